@@ -1,0 +1,74 @@
+# `make` alone tells what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+BIN := .venv/bin
+NATIVE := setup.py $(wildcard ipvsw/*.pyx ipvsw/*.pxd kmod-shim/bpf/*.[ch])
+PROBE := $(wildcard tests/native/*.pyx)
+SAN := build/san
+
+# A stamp says when something was built; without the thing itself the stamp is worth nothing.
+built = $(if $(wildcard $(1)),,always)
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: system .venv/.native  ## install what is missing, make .venv, build
+
+run: setup  ## the embedded lab [SECONDS=10], or the daemon on CONFIG=/etc/ipvsw.toml
+	@$(if $(CONFIG),exec $(BIN)/ipvswd --config '$(CONFIG)',exec $(BIN)/ipvsw-lab $(if $(SECONDS),--seconds '$(SECONDS)'))
+
+test: setup test-packages .venv/.probe  ## every test
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q --durations=15
+
+lint: setup  ## ruff, mypy, cython-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint ipvsw tests
+
+format: setup  ## lay the Python sources out as `make lint` wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+conformance: setup  ## the corpus against the daemon, frame by frame as the kernel's driver did it
+	$(BIN)/python tests/conformance/run.py
+
+bench: setup  ## throughput and cost for each frame, as a table
+	$(BIN)/python tests/bench/run.py
+
+fuzz: setup test-packages .venv/.probe  ## a million random frames through parse and decide
+	$(BIN)/python tests/fuzz/run.py
+
+san: setup  ## the C-level tests under ASan and UBSan
+	scripts/sanitize $(SAN)
+
+clean:  ## remove everything that was built, .venv too
+	rm -rf .venv build kmod-shim/module/build ipvsw/_fast.c *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find ipvsw tests \( -name '*.so' -o -name '*.o' \) -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+system:
+	@scripts/prepare system
+
+test-packages:
+	@scripts/prepare tests
+
+.venv/.python: pyproject.toml setup.py scripts/prepare $(call built,.venv/bin/ipvswd)
+	@scripts/prepare python
+	@touch $@
+
+.venv/.native: .venv/.python $(NATIVE) $(call built,ipvsw/_fast.*.so) $(call built,ipvsw/ipvsw.bpf.o)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+.venv/.probe: .venv/.native $(PROBE) $(call built,tests/native/_probe.*.so)
+	IPVSW_PROBE=1 $(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+always:
+
+.PHONY: help setup run test lint format conformance bench fuzz san clean system test-packages always

@@ -1,0 +1,3 @@
+"""ipvsw: a userspace IP-VLAN switch."""
+
+__version__ = "0.1.0"

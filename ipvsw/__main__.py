@@ -1,0 +1,7 @@
+"""`python -m ipvsw` is ipvswd."""
+
+import sys
+
+from .daemon import main
+
+sys.exit(main())

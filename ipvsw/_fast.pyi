@@ -1,0 +1,101 @@
+"""The data plane's Python face. It knows file descriptors, addresses and small integers only."""
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address
+
+OUTCOMES: tuple[str, ...]
+"""Names of the outcome counters, in the order of `Datapath.traffic`'s `outcomes`."""
+
+MODES: dict[str, int]
+FLAGS: dict[str, int]
+ACCESS: dict[str, int]
+
+EVENT_GONE: int
+"""The port's device is gone (its namespace was deleted): the worker no longer polls it."""
+EVENT_GROUPS: int
+"""The port sent an IGMP or MLD report: its group list may have changed."""
+
+class Datapath:
+    """One switch's frames, on `workers` threads that never take the GIL.
+
+    Changes are collected by the calls below and take effect together at `commit`, between two
+    bursts, in every worker; `commit` returns when all have them, so that what was detached may be
+    closed. File descriptors stay the caller's: the datapath never closes them.
+    Not thread-safe: one control thread calls it.
+    """
+
+    def __init__(self, workers: int = 1) -> None: ...
+    @property
+    def notify_fd(self) -> int:
+        """An eventfd, readable when `events` has something to say."""
+
+    def start(self) -> None:
+        """Start the workers, once. Errors: RuntimeError."""
+
+    def close(self) -> None:
+        """Stop the workers and free everything. Idempotent."""
+
+    def set_mode(self, mode: int, flag: int, access: int = 0) -> None: ...
+    def attach_master(
+        self,
+        fds: Sequence[int],
+        inject_fd: int,
+        mac: bytes,
+        *,
+        index: int = 0,
+        stack_fds: tuple[int, int] = (-1, -1),
+    ) -> None:
+        """AF_PACKET sockets with PACKET_VNET_HDR (10 bytes) and PACKET_AUXDATA, one for each worker;
+        the marked socket whose frames the shim turns round into the host; and for l3 the master's
+        interface index and the raw sockets, IPv4 and IPv6, into the host's IP output."""
+
+    def set_master(self, mac: bytes) -> None:
+        """The master's MAC address changed (6 bytes)."""
+
+    def detach_master(self) -> None: ...
+    def attach_port(self, fd: int, mtu: int) -> int:
+        """A TAP with a 10-byte virtio_net_hdr, non-blocking. Returns the port's number, which stays
+        its own until `detach_port` is committed. The port starts down."""
+
+    def set_port(self, port: int, *, up: bool, mtu: int) -> None:
+        """A port that is down receives nothing; `mtu` bounds what siblings may send it (bytes, without
+        the Ethernet header)."""
+
+    def set_groups(self, port: int, groups: Sequence[bytes], *, everything: bool = False) -> None:
+        """The group MACs that the port's device listens to, besides broadcast; `everything` for a
+        promiscuous or all-multicast device."""
+
+    def detach_port(self, port: int) -> None:
+        """Its addresses must have been unbound before or in the same commit."""
+
+    def bind(self, address: bytes, port: int) -> None:
+        """`address` (4 or 16 bytes) belongs to `port`; replaces an earlier owner."""
+
+    def bind_host(self, address: bytes) -> None:
+        """`address` (4 or 16 bytes) is the master's own; matters where the host may talk to ports."""
+
+    def unbind(self, address: bytes) -> None: ...
+    def attach_host(self, fd: int) -> None:
+        """A TAP through which the host's stack talks to the ports, with a 10-byte virtio_net_hdr, non-blocking."""
+
+    def detach_host(self) -> None: ...
+    def set_route(self, address: bytes, *, mac: bytes = ..., stack: bool = False, mtu: int = 65535) -> None:
+        """l3: packets for `address` (4 or 16 bytes) leave on the master to the neighbour `mac`, or with
+        `stack` through the host's IP output; with neither there is no way there. `mtu` is the path's."""
+
+    def clear_routes(self) -> None: ...
+    def used_routes(self) -> set[IPv4Address | IPv6Address]:
+        """The destinations of `set_route` that frames went to since the last call."""
+
+    def slow(self) -> list[tuple[int, bytes]]:
+        """(port, virtio_net_hdr and frame) of l3 frames whose destination has no route here, or that do
+        not fit its path. At most some hundred wait; `notify_fd` tells."""
+
+    def commit(self) -> None:
+        """Errors: OSError (no memory, or a descriptor that can't be polled): the other changes were made."""
+    def events(self) -> list[tuple[int, int]]:
+        """(port, EVENT_* bits) since the last call; clears `notify_fd`."""
+
+    def traffic(self, port: int | str | None) -> tuple[int, int, int, int, int, tuple[int, ...]]:
+        """(rx_frames, rx_bytes, tx_frames, tx_bytes, tx_errors, outcomes) of a port, of the master
+        for None, or of the host's own door for "host". Bytes include the Ethernet header."""

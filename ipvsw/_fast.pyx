@@ -1,0 +1,621 @@
+"""The data plane: read a burst, decide, carry out.
+
+Theory of operation. One worker is one thread with one epoll, its own buffers, table and counters, and no
+GIL. A round is: wait; for every device that is readable read at most BURST frames and carry each out before
+the next is read; then send what has gathered for the wire with one sendmmsg; then a slice of the group
+frames that wait for their copies. So a flood, however large, costs unicast at most one slice a round.
+
+  master -> port                            port -> master
+    master_rx    recvmmsg                     port_rx      read
+    restore_tag                               decide_from_port
+    decide_from_master                        carry_out
+    carry_out                                   port_tx | queue_flood | queue_master_tx | host_tx
+      port_tx | queue_flood
+
+Frames keep their virtio_net_hdr from door to door, so a TCP super-frame crosses as one read and one write
+and no checksum is computed on the way. Every frame that was read ends in exactly one outcome counter,
+counted where it ends: a frame for the wire when sendmmsg took it. Copies of group frames count as the
+receiving port's tx, not as outcomes.
+
+Functions stand in the order in which a frame meets them.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.errno cimport EAGAIN, EINTR, EIO, ENETDOWN, errno
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memmove, memset
+from posix.unistd cimport close, read
+
+from ._access cimport CLOSED, FLOWS, FROM_HOST_OPENS, TO_HOST_OPENS
+from ._decide cimport (
+    BRIDGE, DROP_ERROR, L2, L3, L3S, N_OUTCOMES, PRIVATE, THE_HOST, TO_HOST, TO_MASTER, TO_PORT, TO_PORTS, TO_ROUTE,
+    VEPA, Verdict, decide_from_host, decide_from_master, decide_from_port,
+)
+from ._flood cimport flood_slice, queue_flood, tell
+from ._l3 cimport route_tx
+from ._route cimport BY_NEXTHOP, BY_STACK, UNREACHABLE
+from ._state cimport (
+    ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BACKLOG, BIND, BUFFER, BURST, CLEAR_ROUTES, CONTROL, CONTROL_EVENT,
+    DETACH_HOST, DETACH_MASTER, DETACH_PORT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, FROM_HOST, FROM_MASTER, HEADER,
+    HOST_EVENT, LONGEST, MASTER_EVENT, ROOM, SET_GROUPS, SET_MASTER, SET_MODE, SET_PORT, SET_ROUTE, SLOW, STOP, UNBIND,
+    Batch, Edit, Port, Slow, Traffic, Worker, poll_fd, take_mail, unpoll_fd,
+)
+from ._sys cimport (
+    CMSG_DATA, CMSG_FIRSTHDR, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA,
+    SOL_PACKET, TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE,
+    cmsghdr, epoll_create1, epoll_event, epoll_wait, eventfd, eventfd_read, eventfd_write, load_u32, mac48, recvmmsg,
+    store_ptr, store_u32, take_u32, tpacket_auxdata, virtio_net_hdr,
+)
+from ._table cimport Slot, table_free, table_init
+from ._tx cimport host_tx, master_tx, port_tx, queue_master_tx
+from ._wire cimport ETH_P_8021Q, IPV4, VLAN_HLEN, Address, ipv4_address, ipv6_address
+
+import os
+import sys
+import threading
+from ipaddress import IPv4Address, IPv6Address
+
+OUTCOMES = (
+    "to_port", "to_ports", "to_master", "to_host", "left_to_host", "drop_runt", "drop_pause", "drop_private",
+    "drop_port_down", "drop_too_big", "drop_backlog", "drop_no_master", "drop_full", "drop_bad_header", "drop_error",
+    "to_stack", "to_slowpath", "drop_group", "drop_not_ip", "drop_no_route", "drop_host_access",
+)
+MODES = {"l2": L2, "l3": L3, "l3s": L3S}
+ACCESS = {"none": CLOSED, "to-host": TO_HOST_OPENS, "from-host": FROM_HOST_OPENS,
+          "both": TO_HOST_OPENS | FROM_HOST_OPENS}
+FLAGS = {"bridge": BRIDGE, "private": PRIVATE, "vepa": VEPA}
+EVENT_GONE = EVENT_GONE_BIT
+EVENT_GROUPS = EVENT_GROUPS_BIT
+
+cdef enum:
+    EVENTS = 64  # devices served in one round
+    CACHED = 1 << 17  # bytes that are surely still in the cache when they are written on
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+
+cdef void port_rx(Worker *w, int32_t port) noexcept nogil:
+    cdef Port *p = &w.ports[port]
+    cdef uint8_t *buffer
+    cdef ssize_t n
+    cdef uint32_t length
+    cdef Verdict v
+    cdef int _i
+    for _i in range(BURST):
+        # Where the next frame for the wire would stay; any other leaves it free, and warm, for the next read.
+        buffer = w.tx_buffers[w.tx_length] + ROOM
+        n = read(p.fd, buffer, HEADER + LONGEST)
+        if n < HEADER:
+            if n >= 0 or errno != EAGAIN:
+                port_rx_failed(w, port, n)
+            return
+        length = n - HEADER
+        p.traffic.rx_frames += 1
+        p.traffic.rx_bytes += length
+        v = decide_from_port(&w.switch_, buffer + HEADER, length,
+                             (<virtio_net_hdr *> buffer).gso_type != VIRTIO_NET_HDR_GSO_NONE)
+        carry_out(w, &p.traffic, port, v, buffer, n)
+        if w.tx_length == BURST:
+            master_tx(w)
+
+
+cdef void port_rx_failed(Worker *w, int32_t port, ssize_t n) noexcept nogil:
+    """End of file, or an error: EBADFD once the device is gone, for good. A packet socket tells once that its device
+    was set down."""
+    if n < 0 and (errno == EINTR or errno == EIO or errno == ENETDOWN):
+        return
+    unpoll_fd(w, w.ports[port].fd)
+    tell(w, port, EVENT_GONE_BIT)
+
+
+cdef void master_rx(Worker *w) noexcept nogil:
+    cdef uint8_t *buffer
+    cdef uint32_t n
+    cdef uint32_t total = 0
+    cdef int count, i
+    cdef Verdict v
+    for i in range(w.rx_burst):
+        w.rx_messages[i].msg_hdr.msg_controllen = CONTROL
+    count = recvmmsg(w.master_fd, w.rx_messages, w.rx_burst, MSG_DONTWAIT, NULL)
+    for i in range(count):
+        buffer = w.rx_buffers[i] + ROOM
+        n = w.rx_messages[i].msg_len
+        total += n
+        if n < HEADER:
+            continue
+        buffer = restore_tag(w, i, buffer, &n)
+        w.master.rx_frames += 1
+        w.master.rx_bytes += n - HEADER
+        if w.rx_messages[i].msg_hdr.msg_flags & MSG_TRUNC:
+            w.master.outcomes[DROP_ERROR] += 1
+            continue
+        v = decide_from_master(&w.switch_, buffer + HEADER, n - HEADER)
+        carry_out(w, &w.master, FROM_MASTER, v, buffer, n)
+    if count > 0:
+        # Super-frames are written on while they are still in the cache: the more bytes, the fewer at once.
+        w.rx_burst = min(BURST, max(2, <int> (CACHED * count / (total + 1))))
+
+
+cdef void host_rx(Worker *w) noexcept nogil:
+    """The host's stack talks to the ports through a TAP of its own."""
+    cdef uint8_t *buffer
+    cdef ssize_t n
+    cdef int _i
+    for _i in range(BURST):
+        buffer = w.tx_buffers[w.tx_length] + ROOM
+        n = read(w.host_fd, buffer, HEADER + LONGEST)
+        if n < HEADER:
+            if n < 0 and errno != EAGAIN and errno != EINTR and errno != EIO:
+                unpoll_fd(w, w.host_fd)
+            return
+        w.host.rx_frames += 1
+        w.host.rx_bytes += n - HEADER
+        carry_out(w, &w.host, FROM_HOST, decide_from_host(&w.switch_, buffer + HEADER, n - HEADER), buffer, n)
+
+
+cdef uint8_t *restore_tag(Worker *w, int i, uint8_t *buffer, uint32_t *n) noexcept nogil:
+    """The kernel hands a VLAN tag over beside the frame: put it back, 4 bytes to the front of `buffer`."""
+    cdef cmsghdr *control = CMSG_FIRSTHDR(&w.rx_messages[i].msg_hdr)
+    cdef tpacket_auxdata *aux
+    cdef virtio_net_hdr *header
+    cdef uint16_t tpid = ETH_P_8021Q
+    if control == NULL or control.cmsg_level != SOL_PACKET or control.cmsg_type != PACKET_AUXDATA:
+        return buffer
+    aux = <tpacket_auxdata *> CMSG_DATA(control)
+    if not aux.tp_status & TP_STATUS_VLAN_VALID or n[0] < HEADER + 12:
+        return buffer
+    if aux.tp_status & TP_STATUS_VLAN_TPID_VALID:
+        tpid = aux.tp_vlan_tpid
+    memmove(buffer - VLAN_HLEN, buffer, HEADER + 12)
+    buffer -= VLAN_HLEN
+    buffer[HEADER + 12] = tpid >> 8
+    buffer[HEADER + 13] = tpid & 0xFF
+    buffer[HEADER + 14] = aux.tp_vlan_tci >> 8
+    buffer[HEADER + 15] = aux.tp_vlan_tci & 0xFF
+    header = <virtio_net_hdr *> buffer
+    if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM:
+        header.csum_start += VLAN_HLEN
+    if header.gso_type != VIRTIO_NET_HDR_GSO_NONE:
+        header.hdr_len += VLAN_HLEN
+    n[0] += VLAN_HLEN
+    return buffer
+
+
+# ------------------------------------------------------------------------------------------ carrying out
+
+
+cdef void carry_out(Worker *w, Traffic *source, int32_t port, Verdict v, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """`buffer` holds header and frame, n bytes; `port` is where it came from, or FROM_MASTER."""
+    cdef int outcome = v.outcome
+    if outcome == TO_PORT:
+        outcome = port_tx(w, v.port, buffer, n)
+    elif outcome == TO_MASTER:
+        queue_master_tx(w, port, n)
+        return  # counted when it is sent
+    elif outcome == TO_PORTS:
+        outcome = queue_flood(w, port, buffer, n)
+    elif outcome == TO_HOST:
+        outcome = host_tx(w, buffer, n)
+    elif outcome == TO_ROUTE:
+        outcome = route_tx(w, port, buffer, n)
+        if outcome == TO_MASTER:
+            return
+    source.outcomes[outcome] += 1
+
+
+# ------------------------------------------------------------------------------------------ the loop
+
+
+cdef void worker_run(Worker *w) noexcept nogil:
+    cdef epoll_event events[EVENTS]
+    cdef uint64_t value
+    cdef int count, i
+    cdef uint32_t tag
+    while not w.stopping:
+        count = epoll_wait(w.epoll_fd, events, EVENTS, 0 if w.backlog_length else -1)
+        for i in range(count):
+            tag = <uint32_t> events[i].data.u64
+            if tag == CONTROL_EVENT:
+                eventfd_read(w.control_fd, &value)
+            elif tag == MASTER_EVENT:
+                master_rx(w)
+            elif tag == HOST_EVENT:
+                host_rx(w)
+            else:
+                port_rx(w, <int32_t> tag)
+        flood_slice(w)
+        if w.tx_length:
+            master_tx(w)
+        take_mail(w)
+
+
+# ------------------------------------------------------------------------------------------ Python's face
+
+
+cdef Worker *worker_new(int number, int workers, int notify_fd, uint64_t key) except NULL:
+    cdef Worker *w = <Worker *> calloc(1, sizeof(Worker))
+    cdef int i
+    if w == NULL:
+        raise MemoryError
+    w.number, w.workers, w.notify_fd, w.rx_burst = number, workers, notify_fd, BURST
+    w.master_fd = w.inject_fd = w.host_fd = w.epoll_fd = w.control_fd = -1
+    w.stack_fds[0] = w.stack_fds[1] = -1
+    try:
+        w.epoll_fd = check(epoll_create1(EPOLL_CLOEXEC))
+        w.control_fd = check(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK))
+        error = poll_fd(w, w.control_fd, CONTROL_EVENT)
+        if error:
+            raise OSError(error, os.strerror(error))
+        if not table_init(&w.switch_.table, key) or not table_init(&w.routes.table, key):
+            raise MemoryError
+        for i in range(BURST):
+            w.tx_buffers[i] = <uint8_t *> malloc(BUFFER)
+            w.rx_buffers[i] = <uint8_t *> malloc(BUFFER)
+            if w.tx_buffers[i] == NULL or w.rx_buffers[i] == NULL:
+                raise MemoryError
+            w.tx_iovecs[i].iov_base = w.tx_buffers[i] + ROOM
+            w.tx_messages[i].msg_hdr.msg_iov = &w.tx_iovecs[i]
+            w.tx_messages[i].msg_hdr.msg_iovlen = 1
+            w.rx_iovecs[i].iov_base = w.rx_buffers[i] + ROOM
+            w.rx_iovecs[i].iov_len = HEADER + LONGEST
+            w.rx_messages[i].msg_hdr.msg_iov = &w.rx_iovecs[i]
+            w.rx_messages[i].msg_hdr.msg_iovlen = 1
+            w.rx_messages[i].msg_hdr.msg_control = w.rx_controls[i]
+    except BaseException:
+        worker_free(w)
+        raise
+    return w
+
+
+cdef void worker_free(Worker *w) noexcept:
+    cdef int32_t i
+    cdef uint32_t k
+    for i in range(w.switch_.n_ports):
+        free(w.switch_.rules[i].groups)
+    free(w.switch_.rules)
+    free(w.ports)
+    table_free(&w.switch_.table)
+    table_free(&w.routes.table)
+    free(w.routes.entries)
+    while w.slow_head != w.slow_tail:
+        free(w.slow[w.slow_head % SLOW].frame)
+        w.slow_head += 1
+    for k in range(w.backlog_length):
+        free(w.backlog[(w.backlog_head + k) % BACKLOG].frame)
+    for i in range(BURST):
+        free(w.tx_buffers[i])
+        free(w.rx_buffers[i])
+    if w.epoll_fd >= 0:
+        close(w.epoll_fd)
+    if w.control_fd >= 0:
+        close(w.control_fd)
+    free(w)
+
+
+cdef int check(int result) except -1:
+    if result < 0:
+        raise OSError(errno, os.strerror(errno))
+    return result
+
+
+cdef Address as_address(bytes raw) except *:
+    if len(raw) == 4:
+        return ipv4_address(<const uint8_t *> PyBytes_AS_STRING(raw))
+    if len(raw) == 16:
+        return ipv6_address(<const uint8_t *> PyBytes_AS_STRING(raw))
+    raise ValueError(f"an address has 4 or 16 bytes, not {len(raw)}")
+
+
+cdef object as_ip(const Slot *s):
+    if s.family == IPV4:
+        return IPv4Address(s.lo)
+    return IPv6Address((<const char *> &s.hi)[:16])
+
+
+cdef uint64_t as_mac(bytes raw) except? 0:
+    if len(raw) != 6:
+        raise ValueError(f"a MAC address has 6 bytes, not {len(raw)}")
+    return mac48(<const uint8_t *> PyBytes_AS_STRING(raw))
+
+
+cdef class Datapath:
+    """See `_fast.pyi`."""
+
+    cdef Worker **workers
+    cdef int n_workers
+    cdef readonly int notify_fd
+    cdef int done_fd
+    cdef uint64_t *flows
+    cdef list threads
+    cdef list edits  # bytes of struct Edit
+    cdef list keep  # what the edits point to
+    cdef set numbers  # of the ports that are attached
+    cdef int32_t next_number
+
+    def __cinit__(self, int workers=1):
+        cdef uint64_t key = int.from_bytes(os.urandom(8), "little")
+        if workers < 1:
+            raise ValueError(f"at least one worker, not {workers}")
+        self.notify_fd = self.done_fd = -1
+        self.threads, self.edits, self.keep, self.numbers = [], [], [], set()
+        self.workers = <Worker **> calloc(workers, sizeof(Worker *))
+        self.flows = <uint64_t *> calloc(FLOWS, sizeof(uint64_t))
+        if self.workers == NULL or self.flows == NULL:
+            raise MemoryError
+        self.notify_fd = check(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK))
+        self.done_fd = check(eventfd(0, EFD_CLOEXEC))
+        while self.n_workers < workers:
+            self.workers[self.n_workers] = worker_new(self.n_workers, workers, self.notify_fd, key)
+            self.workers[self.n_workers].switch_.flows = self.flows
+            self.n_workers += 1
+
+    def __dealloc__(self):
+        self.release()
+
+    def start(self):
+        if self.threads or self.workers == NULL:
+            raise RuntimeError("a datapath starts once")
+        for i in range(self.n_workers):
+            thread = threading.Thread(target=self.run, args=(i,), name=f"ipvsw-{i}", daemon=True)
+            thread.start()
+            self.threads.append(thread)
+
+    def run(self, int number):
+        cdef Worker *w = self.workers[number]
+        with nogil:
+            worker_run(w)
+
+    def close(self):
+        cdef Edit e
+        if self.threads:
+            self.edits, self.keep = [], []
+            memset(&e, 0, sizeof(e))
+            e.kind = STOP
+            self.add(&e)
+            self.commit()
+            for thread in self.threads:
+                thread.join()
+            self.threads = []
+        self.release()
+
+    cdef void release(self):
+        cdef int i
+        if self.workers == NULL:
+            return  # closed, or never made: there the descriptors are not ours
+        for i in range(self.n_workers):
+            worker_free(self.workers[i])
+        free(self.workers)
+        free(self.flows)
+        self.workers = NULL
+        self.flows = NULL
+        self.n_workers = 0
+        if self.notify_fd >= 0:
+            close(self.notify_fd)
+        if self.done_fd >= 0:
+            close(self.done_fd)
+        self.notify_fd = self.done_fd = -1
+
+    # -------------------------------------------------------------------------------- changes
+
+    def set_mode(self, int mode, int flag, int access=CLOSED):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        if mode not in MODES.values() or flag not in FLAGS.values() or access not in ACCESS.values():
+            raise ValueError(f"there is no mode {mode} with flag {flag} and access {access}")
+        e.kind, e.mode, e.flag, e.access = SET_MODE, mode, flag, access
+        self.add(&e)
+
+    def attach_master(self, fds, int inject_fd, bytes mac, *, int index=0, stack_fds=(-1, -1)):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        if len(fds) != self.n_workers:
+            raise ValueError(f"{self.n_workers} workers need as many sockets, not {len(fds)}")
+        e.kind, e.inject_fd, e.mac, e.master_index = ATTACH_MASTER, inject_fd, as_mac(mac), index
+        e.stack_fds[0], e.stack_fds[1] = stack_fds
+        e.fds = <int *> self.lend(b"".join(int(fd).to_bytes(sizeof(int), sys.byteorder, signed=True) for fd in fds))
+        self.add(&e)
+
+    def set_master(self, bytes mac):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        e.kind, e.mac = SET_MASTER, as_mac(mac)
+        self.add(&e)
+
+    def detach_master(self):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        e.kind = DETACH_MASTER
+        self.add(&e)
+
+    def attach_port(self, int fd, uint32_t mtu):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        e.kind, e.port, e.fd, e.mtu = ATTACH_PORT, self.free_number(), fd, mtu
+        self.add(&e)
+        self.numbers.add(e.port)
+        return e.port
+
+    def set_port(self, int32_t port, *, bint up, uint32_t mtu):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        e.kind, e.port, e.up, e.mtu = SET_PORT, self.known(port), up, mtu
+        self.add(&e)
+
+    def set_groups(self, int32_t port, groups, *, bint everything=False):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        e.kind, e.port, e.everything, e.n_groups = SET_GROUPS, self.known(port), everything, len(groups)
+        e.groups = <uint64_t *> self.lend(b"".join(as_mac(g).to_bytes(8, sys.byteorder) for g in groups))
+        self.add(&e)
+
+    def detach_port(self, int32_t port):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        e.kind, e.port = DETACH_PORT, self.known(port)
+        self.add(&e)
+        self.numbers.discard(port)
+
+    def bind_host(self, bytes address):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        e.kind, e.port, e.address = BIND, THE_HOST, as_address(address)
+        self.add(&e)
+
+    def bind(self, bytes address, int32_t port):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        e.kind, e.port, e.address = BIND, self.known(port), as_address(address)
+        self.add(&e)
+
+    def unbind(self, bytes address):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        e.kind, e.address = UNBIND, as_address(address)
+        self.add(&e)
+
+    def attach_host(self, int fd):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        e.kind, e.fd = ATTACH_HOST, fd
+        self.add(&e)
+
+    def detach_host(self):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        e.kind = DETACH_HOST
+        self.add(&e)
+
+    def set_route(self, bytes address, *, bytes mac=bytes(6), bint stack=False, uint32_t mtu=65535):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        e.kind, e.address, e.route.mtu = SET_ROUTE, as_address(address), mtu
+        e.route.kind = BY_STACK if stack else BY_NEXTHOP if any(mac) else UNREACHABLE
+        as_mac(mac)
+        memcpy(e.route.mac, PyBytes_AS_STRING(mac), 6)
+        self.add(&e)
+
+    def clear_routes(self):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        e.kind = CLEAR_ROUTES
+        self.add(&e)
+
+    def commit(self):
+        cdef Batch batch
+        cdef uint64_t value
+        cdef int i
+        if not self.edits:
+            return
+        edits = b"".join(self.edits)
+        batch.edits = <Edit *> PyBytes_AS_STRING(edits)
+        batch.length = len(self.edits)
+        batch.workers_left = self.n_workers
+        batch.failures = 0
+        batch.error = 0
+        batch.done_fd = self.done_fd
+        with nogil:
+            for i in range(self.n_workers):
+                store_ptr(&self.workers[i].mailbox, &batch)
+                eventfd_write(self.workers[i].control_fd, 1)
+        if not self.threads:
+            for i in range(self.n_workers):
+                take_mail(self.workers[i])
+        with nogil:
+            eventfd_read(self.done_fd, &value)
+        self.edits, self.keep = [], []
+        if batch.failures:
+            raise OSError(batch.error, f"{os.strerror(batch.error)}: {batch.failures} changes were not made")
+
+    cdef void add(self, Edit *e):
+        self.edits.append((<const char *> e)[:sizeof(Edit)])
+
+    cdef void *lend(self, bytes raw):
+        """Memory that lives until the commit."""
+        self.keep.append(raw)
+        return <void *> PyBytes_AS_STRING(raw)
+
+    cdef int32_t free_number(self):
+        """The lowest unused one, so that arrays stay short."""
+        cdef int32_t number = 0 if len(self.numbers) < self.next_number else self.next_number
+        while number in self.numbers:
+            number += 1
+        self.next_number = max(self.next_number, number + 1)
+        return number
+
+    cdef int32_t known(self, int32_t port) except -1:
+        if port not in self.numbers:
+            raise ValueError(f"there is no port {port}")
+        return port
+
+    # -------------------------------------------------------------------------------- reports
+
+    def events(self):
+        cdef uint64_t value
+        cdef uint32_t bits
+        cdef int32_t port
+        cdef int i
+        eventfd_read(self.notify_fd, &value)
+        found = []
+        for port in sorted(self.numbers):
+            bits = 0
+            for i in range(self.n_workers):
+                if port < self.workers[i].switch_.n_ports:
+                    bits |= take_u32(&self.workers[i].ports[port].events)
+            if bits:
+                found.append((port, bits))
+        return found
+
+    def slow(self):
+        cdef Worker *w
+        cdef Slow *entry
+        cdef int i
+        found = []
+        for i in range(self.n_workers):
+            w = self.workers[i]
+            while w.slow_head != load_u32(&w.slow_tail):
+                entry = &w.slow[w.slow_head % SLOW]
+                found.append((entry.source, (<const char *> entry.frame)[:entry.length]))
+                free(entry.frame)
+                store_u32(&w.slow_head, w.slow_head + 1)
+        return found
+
+    def used_routes(self):
+        cdef Worker *w
+        cdef uint64_t slot
+        cdef Slot *s
+        cdef int i
+        found = set()
+        for i in range(self.n_workers):
+            w = self.workers[i]
+            for slot in range(w.routes.table.mask + 1):
+                s = &w.routes.table.slots[slot]
+                if s.family and w.routes.entries[s.port].used:
+                    w.routes.entries[s.port].used = False
+                    found.add(as_ip(s))
+        return found
+
+    def traffic(self, port):
+        cdef Traffic total
+        cdef const Traffic *t
+        cdef int i, k
+        memset(&total, 0, sizeof(total))
+        for i in range(self.n_workers):
+            if port is None:
+                t = &self.workers[i].master
+            elif port == "host":
+                t = &self.workers[i].host
+            elif self.known(port) < self.workers[i].switch_.n_ports:
+                t = &self.workers[i].ports[<int32_t> port].traffic
+            else:
+                continue  # attached, but not committed yet
+            total.rx_frames += t.rx_frames
+            total.rx_bytes += t.rx_bytes
+            total.tx_frames += t.tx_frames
+            total.tx_bytes += t.tx_bytes
+            total.tx_errors += t.tx_errors
+            for k in range(N_OUTCOMES):
+                total.outcomes[k] += t.outcomes[k]
+        return (total.rx_frames, total.rx_bytes, total.tx_frames, total.tx_bytes, total.tx_errors,
+                tuple([total.outcomes[k] for k in range(N_OUTCOMES)]))

@@ -1,0 +1,89 @@
+"""Group frames: queued, copied to the ports that listen a slice at a time, then sent on the wire.
+
+The kernel's driver does the same from a work queue (`ipvlan_process_multicast`), with the same limit.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from ._decide cimport BROADCAST, DROP_BACKLOG, TO_PORTS, host_hears_group, port_accepts, port_listens
+from ._state cimport (
+    BACKLOG, BURST, EVENT_GROUPS_BIT, FROM_GONE, FROM_HOST, FROM_MASTER, HEADER, ROOM, Waiting, Worker,
+)
+from ._sys cimport VIRTIO_NET_HDR_GSO_NONE, eventfd_write, mac48, or_u32, virtio_net_hdr
+from ._tx cimport host_tx, master_tx, port_tx, queue_master_tx
+from ._wire cimport Frame, frame_is_membership_report, frame_parse
+
+cdef enum:
+    SLICE = 64  # copies written in one round
+
+
+cdef inline void tell(Worker *w, int32_t port, uint32_t bit) noexcept nogil:
+    if not or_u32(&w.ports[port].events, bit) & bit:
+        eventfd_write(w.notify_fd, 1)
+
+
+cdef inline int queue_flood(Worker *w, int32_t source, uint8_t *buffer, uint32_t n) noexcept nogil:
+    cdef Waiting *entry
+    cdef Frame f
+    if source >= 0 and frame_parse(&f, buffer + HEADER, n - HEADER) and frame_is_membership_report(&f):
+        tell(w, source, EVENT_GROUPS_BIT)
+    if w.backlog_length == BACKLOG:
+        return DROP_BACKLOG
+    entry = &w.backlog[(w.backlog_head + w.backlog_length) % BACKLOG]
+    entry.frame = <uint8_t *> malloc(n)
+    if entry.frame == NULL:
+        return DROP_BACKLOG
+    memcpy(entry.frame, buffer, n)
+    entry.length = n
+    entry.source = source
+    entry.next = 0
+    w.backlog_length += 1
+    return TO_PORTS
+
+
+cdef inline void flood_slice(Worker *w) noexcept nogil:
+    """At most SLICE copies; a frame from a port goes on the wire after its last copy."""
+    cdef int budget = SLICE
+    cdef Waiting *entry
+    while w.backlog_length and budget > 0:
+        entry = &w.backlog[w.backlog_head]
+        budget -= flood_ports(w, entry, budget)
+        if entry.next < w.switch_.n_ports:
+            return
+        if entry.source >= 0 or entry.source == FROM_GONE:
+            tell_host(w, entry)
+            memcpy(w.tx_buffers[w.tx_length] + ROOM, entry.frame, entry.length)
+            queue_master_tx(w, FROM_GONE, entry.length)  # its outcome is counted already
+            if w.tx_length == BURST:
+                master_tx(w)
+        free(entry.frame)
+        w.backlog_head = (w.backlog_head + 1) % BACKLOG
+        w.backlog_length -= 1
+
+
+cdef inline void tell_host(Worker *w, Waiting *entry) noexcept nogil:
+    """A copy for the host's stack, where it is to hear the ports."""
+    cdef Frame f
+    if frame_parse(&f, entry.frame + HEADER, entry.length - HEADER) and host_hears_group(&w.switch_, &f):
+        host_tx(w, entry.frame, entry.length)
+
+
+cdef inline int flood_ports(Worker *w, Waiting *entry, int budget) noexcept nogil:
+    """Copies for the next ports that listen. Returns what it used of the budget."""
+    cdef uint64_t group = mac48(entry.frame + HEADER) if entry.frame[HEADER] & 1 else BROADCAST
+    cdef bint gso = (<virtio_net_hdr *> entry.frame).gso_type != VIRTIO_NET_HDR_GSO_NONE
+    cdef int used = 0
+    cdef int32_t port
+    while entry.next < w.switch_.n_ports and used < budget:
+        port = entry.next
+        entry.next += 1
+        if port == entry.source or not port_listens(&w.switch_.rules[port], group):
+            continue
+        used += 1
+        if entry.source != FROM_MASTER and not port_accepts(&w.switch_.rules[port], entry.length - HEADER, gso):
+            w.ports[port].traffic.tx_errors += 1
+        else:
+            port_tx(w, port, entry.frame, entry.length)
+    return used + 1

@@ -1,0 +1,302 @@
+"""What one worker owns, and how the control thread changes it: batches of edits through a mailbox.
+
+Every worker has a replica of its own (rules, table, counters), so nothing that the hot loop touches is
+shared or locked. The control thread puts one batch into each worker's mailbox and waits; a worker applies
+it whole between two bursts. Only then do the control thread's reads of counters and a worker's
+reallocations of them never meet.
+"""
+
+from libc.errno cimport ENOMEM, errno
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy, memset
+
+from ._decide cimport N_OUTCOMES, PortRule, Switch
+from ._route cimport Route, Routes, route_clear, route_put
+from ._sys cimport (
+    EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL, add_i32, epoll_ctl, epoll_event, eventfd_write, iovec, load_ptr, mmsghdr,
+    store_ptr,
+)
+from ._table cimport table_put, table_remove
+from ._wire cimport Address
+
+cdef enum:
+    BURST = 32  # frames read from one device before the next has its turn
+    HEADER = 10  # sizeof(struct virtio_net_hdr)
+    ROOM = 16  # before the header, so that a VLAN tag can be put back in place
+    LONGEST = 65536 + 64  # a GSO packet with its Ethernet header
+    BUFFER = ROOM + HEADER + LONGEST
+    BACKLOG = 1000  # group frames that may wait; the kernel driver's IPVLAN_QBACKLOG_LIMIT
+    SLOW = 256  # frames that may wait for Python
+    CONTROL = 64  # one cmsg of struct tpacket_auxdata or of struct in6_pktinfo, padded
+
+cdef enum:
+    CONTROL_EVENT = 0xFFFFFFFF  # epoll tags: a port number, or one of these
+    MASTER_EVENT = 0xFFFFFFFE
+    HOST_EVENT = 0xFFFFFFFD
+
+cdef enum:
+    FROM_MASTER = -1  # where a frame came from, else a port number
+    FROM_GONE = -2  # a port that has left since
+    FROM_HOST = -3  # the host's stack, through its own door
+
+cdef enum:
+    EVENT_GONE_BIT = 1
+    EVENT_GROUPS_BIT = 2
+
+cdef struct Traffic:
+    uint64_t rx_frames
+    uint64_t rx_bytes
+    uint64_t tx_frames
+    uint64_t tx_bytes
+    uint64_t tx_errors
+    uint64_t outcomes[N_OUTCOMES]
+
+cdef struct Port:
+    int fd  # -1: no such port
+    uint32_t events  # EVENT_* bits that the control thread has not fetched
+    Traffic traffic
+
+# A group frame on its way to the ports, one after the other.
+cdef struct Waiting:
+    uint8_t *frame  # virtio_net_hdr and frame
+    uint32_t length  # of both
+    int32_t source  # port number, or FROM_*
+    int32_t next  # port to look at next
+
+# A frame that waits for Python.
+cdef struct Slow:
+    uint8_t *frame
+    uint32_t length
+    int32_t source
+
+cdef struct Worker:
+    Switch switch_
+    Routes routes
+    Port *ports  # as long as switch_.rules
+    Traffic master
+    Traffic host
+    int number
+    int workers
+    int epoll_fd
+    int control_fd  # eventfd: the mailbox has something
+    int notify_fd  # eventfd of the control thread: a port has events
+    int master_fd  # -1: none
+    int inject_fd
+    int host_fd  # -1: the host has no door of its own
+    int stack_fds[2]  # raw sockets, IPv4 and IPv6; -1: none
+    int master_index
+    void *mailbox  # Batch *
+    bint stopping
+    Waiting backlog[BACKLOG]
+    uint32_t backlog_head
+    uint32_t backlog_length
+    # Written at the tail by the worker, read at the head by the control thread.
+    Slow slow[SLOW]
+    uint32_t slow_head
+    uint32_t slow_tail
+    # Frames for the wire are collected over a round: tx_buffers[:tx_length] with tx_sources.
+    uint8_t *tx_buffers[BURST]
+    mmsghdr tx_messages[BURST]
+    iovec tx_iovecs[BURST]
+    int32_t tx_sources[BURST]
+    uint32_t tx_length
+    int rx_burst  # frames that the master's socket is asked for at once
+    uint8_t *rx_buffers[BURST]
+    mmsghdr rx_messages[BURST]
+    iovec rx_iovecs[BURST]
+    uint8_t rx_controls[BURST][CONTROL]
+
+cdef enum EditKind:
+    SET_MODE
+    SET_MASTER
+    ATTACH_MASTER
+    DETACH_MASTER
+    ATTACH_PORT
+    SET_PORT
+    SET_GROUPS
+    DETACH_PORT
+    ATTACH_HOST
+    DETACH_HOST
+    SET_ROUTE
+    CLEAR_ROUTES
+    BIND
+    UNBIND
+    STOP
+
+# One change; which members count depends on `kind`.
+cdef struct Edit:
+    EditKind kind
+    int32_t port
+    int fd
+    int inject_fd
+    int *fds  # ATTACH_MASTER: one for each worker
+    int mode
+    int flag
+    int access
+    bint up
+    bint everything
+    uint32_t mtu
+    uint32_t n_groups
+    uint64_t *groups
+    uint64_t mac
+    Address address
+    Route route
+    int stack_fds[2]
+    int master_index
+
+cdef struct Batch:
+    Edit *edits
+    size_t length
+    int32_t workers_left
+    int32_t failures  # edits that a worker could not make
+    int32_t error  # errno of one of them
+    int done_fd  # eventfd: the last worker has it
+
+
+cdef inline int poll_fd(Worker *w, int fd, uint32_t tag) noexcept nogil:
+    """0 or an errno."""
+    cdef epoll_event event
+    event.events = EPOLLIN
+    event.data.u64 = tag
+    return 0 if epoll_ctl(w.epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0 else errno
+
+
+cdef inline void unpoll_fd(Worker *w, int fd) noexcept nogil:
+    epoll_ctl(w.epoll_fd, EPOLL_CTL_DEL, fd, NULL)
+
+
+cdef inline bint reserve_ports(Worker *w, int32_t n) noexcept nogil:
+    """Make room for port numbers below n. False if there is no memory."""
+    cdef int32_t length = w.switch_.n_ports
+    cdef PortRule *rules
+    cdef Port *ports
+    if n <= length:
+        return True
+    n = max(n, length * 2)
+    rules = <PortRule *> realloc(w.switch_.rules, n * sizeof(PortRule))
+    if rules == NULL:
+        return False
+    w.switch_.rules = rules
+    ports = <Port *> realloc(w.ports, n * sizeof(Port))
+    if ports == NULL:
+        return False
+    w.ports = ports
+    memset(&rules[length], 0, (n - length) * sizeof(PortRule))
+    memset(&ports[length], 0, (n - length) * sizeof(Port))
+    for i in range(length, n):
+        ports[i].fd = -1
+    w.switch_.n_ports = n
+    return True
+
+
+cdef inline bint copy_groups(PortRule *rule, const Edit *e) noexcept nogil:
+    cdef uint64_t *groups = NULL
+    if e.n_groups:
+        groups = <uint64_t *> malloc(e.n_groups * sizeof(uint64_t))
+        if groups == NULL:
+            return False
+        memcpy(groups, e.groups, e.n_groups * sizeof(uint64_t))
+    free(rule.groups)
+    rule.groups = groups
+    rule.n_groups = e.n_groups
+    rule.everything = e.everything
+    return True
+
+
+cdef inline void detach_master(Worker *w) noexcept nogil:
+    if w.master_fd >= 0:
+        unpoll_fd(w, w.master_fd)
+    w.master_fd = -1
+    w.inject_fd = -1
+    w.stack_fds[0] = w.stack_fds[1] = -1
+
+
+cdef inline void detach_host(Worker *w) noexcept nogil:
+    if w.host_fd >= 0 and w.number == 0:
+        unpoll_fd(w, w.host_fd)
+    w.host_fd = -1
+
+
+cdef inline void detach_port(Worker *w, int32_t port) noexcept nogil:
+    cdef uint32_t i
+    for i in range(w.backlog_length):
+        if w.backlog[(w.backlog_head + i) % BACKLOG].source == port:
+            w.backlog[(w.backlog_head + i) % BACKLOG].source = FROM_GONE
+    if w.ports[port].fd >= 0 and port % w.workers == w.number:
+        unpoll_fd(w, w.ports[port].fd)
+    free(w.switch_.rules[port].groups)
+    memset(&w.switch_.rules[port], 0, sizeof(PortRule))
+    memset(&w.ports[port], 0, sizeof(Port))
+    w.ports[port].fd = -1
+
+
+cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
+    """0, or the errno of what stood in the way."""
+    if e.kind == ATTACH_PORT:
+        if not reserve_ports(w, e.port + 1):
+            return ENOMEM
+        w.ports[e.port].fd = e.fd
+        w.switch_.rules[e.port].mtu = e.mtu
+        return poll_fd(w, e.fd, e.port) if e.port % w.workers == w.number else 0
+    if e.port >= w.switch_.n_ports and e.kind in (BIND, SET_PORT, SET_GROUPS, DETACH_PORT):
+        return ENOMEM  # there was none for the port itself
+    if e.kind == BIND:
+        return 0 if table_put(&w.switch_.table, &e.address, e.port) else ENOMEM
+    elif e.kind == SET_ROUTE:
+        return 0 if route_put(&w.routes, &e.address, &e.route) else ENOMEM
+    elif e.kind == CLEAR_ROUTES:
+        return 0 if route_clear(&w.routes) else ENOMEM
+    elif e.kind == UNBIND:
+        table_remove(&w.switch_.table, &e.address)
+    elif e.kind == SET_PORT:
+        w.switch_.rules[e.port].up = e.up
+        w.switch_.rules[e.port].mtu = e.mtu
+    elif e.kind == SET_GROUPS:
+        return 0 if copy_groups(&w.switch_.rules[e.port], e) else ENOMEM
+    elif e.kind == DETACH_PORT:
+        detach_port(w, e.port)
+    elif e.kind == SET_MODE:
+        w.switch_.mode = e.mode
+        w.switch_.flag = e.flag
+        w.switch_.access = e.access
+    elif e.kind == SET_MASTER:
+        w.switch_.mac = e.mac
+    elif e.kind == ATTACH_MASTER:
+        detach_master(w)
+        w.switch_.mac = e.mac
+        w.master_fd = e.fds[w.number]
+        w.inject_fd = e.inject_fd
+        w.stack_fds[0] = e.stack_fds[0]
+        w.stack_fds[1] = e.stack_fds[1]
+        w.master_index = e.master_index
+        return poll_fd(w, w.master_fd, MASTER_EVENT)
+    elif e.kind == DETACH_MASTER:
+        detach_master(w)
+    elif e.kind == ATTACH_HOST:
+        detach_host(w)
+        w.host_fd = e.fd
+        if w.number == 0:  # one reader: a flow's order is kept
+            return poll_fd(w, e.fd, HOST_EVENT)
+    elif e.kind == DETACH_HOST:
+        detach_host(w)
+    elif e.kind == STOP:
+        w.stopping = True
+    return 0
+
+
+cdef inline void take_mail(Worker *w) noexcept nogil:
+    """Apply the batch in the mailbox, if any, whole."""
+    cdef Batch *batch = <Batch *> load_ptr(&w.mailbox)
+    cdef size_t i
+    cdef int error
+    if batch == NULL:
+        return
+    store_ptr(&w.mailbox, NULL)
+    for i in range(batch.length):
+        error = apply_edit(w, &batch.edits[i])
+        if error:
+            batch.error = error
+            add_i32(&batch.failures, 1)
+    if add_i32(&batch.workers_left, -1) == 0:
+        eventfd_write(batch.done_fd, 1)

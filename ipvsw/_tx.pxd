@@ -1,0 +1,77 @@
+"""Frames on their way out: to a port, into the host, on the wire. Each tells how it ended."""
+
+from libc.errno cimport EAGAIN, EBADFD, EINVAL, EIO, ENETDOWN, ENOBUFS, ENOMEM, ENXIO, errno
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+from posix.unistd cimport write
+
+from ._decide cimport (
+    DROP_BAD_HEADER, DROP_ERROR, DROP_FULL, DROP_NO_MASTER, DROP_PORT_DOWN, L2, TO_HOST, TO_MASTER, TO_PORT,
+)
+from ._state cimport HEADER, Port, Worker
+from ._sys cimport MSG_DONTWAIT, send, sendmmsg
+
+
+cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    cdef Port *p = &w.ports[port]
+    if write(p.fd, buffer, n) >= 0:
+        p.traffic.tx_frames += 1
+        p.traffic.tx_bytes += n - HEADER
+        return TO_PORT
+    p.traffic.tx_errors += 1
+    return DROP_PORT_DOWN if errno == ENETDOWN or errno == ENXIO else tx_failure()
+
+
+cdef inline int tx_failure() noexcept nogil:
+    """What errno says of a frame that a device did not take."""
+    if errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM:
+        return DROP_FULL
+    if errno == EIO or errno == EBADFD:
+        return DROP_PORT_DOWN
+    if errno == ENETDOWN or errno == ENXIO:
+        return DROP_NO_MASTER
+    if errno == EINVAL:
+        return DROP_BAD_HEADER
+    return DROP_ERROR
+
+
+cdef inline int host_tx(Worker *w, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """Into the host's stack: on the master, or in l3, where the host reaches the ports by routes through its own
+    door, by that door (its reverse path filter would not have it otherwise). Group frames belong to the master."""
+    cdef bint by_door = w.switch_.mode != L2 and not buffer[HEADER] & 1
+    cdef ssize_t sent
+    if (w.host_fd if by_door else w.inject_fd) < 0:
+        return DROP_NO_MASTER
+    sent = write(w.host_fd, buffer, n) if by_door else send(w.inject_fd, buffer, n, MSG_DONTWAIT)
+    return TO_HOST if sent >= 0 else tx_failure()
+
+
+cdef inline void queue_master_tx(Worker *w, int32_t port, uint32_t n) noexcept nogil:
+    """The frame stands in tx_buffers[tx_length], where it was read."""
+    w.tx_iovecs[w.tx_length].iov_len = n
+    w.tx_sources[w.tx_length] = port
+    w.tx_length += 1
+
+
+cdef inline void master_tx(Worker *w) noexcept nogil:
+    """Send what has gathered, count how each frame ended."""
+    cdef uint32_t done = 0
+    cdef int count, _i
+    while done < w.tx_length:
+        count = 0
+        if w.master_fd >= 0:
+            count = sendmmsg(w.master_fd, &w.tx_messages[done], w.tx_length - done, MSG_DONTWAIT)
+        for _i in range(max(count, 0)):
+            w.master.tx_frames += 1
+            w.master.tx_bytes += w.tx_iovecs[done].iov_len - HEADER
+            count_master_tx(w, w.tx_sources[done], TO_MASTER)
+            done += 1
+        if count <= 0:
+            w.master.tx_errors += 1
+            count_master_tx(w, w.tx_sources[done], tx_failure() if count < 0 else DROP_NO_MASTER)
+            done += 1
+    w.tx_length = 0
+
+
+cdef inline void count_master_tx(Worker *w, int32_t source, int outcome) noexcept nogil:
+    if source >= 0:
+        w.ports[source].traffic.outcomes[outcome] += 1

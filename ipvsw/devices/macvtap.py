@@ -1,0 +1,182 @@
+"""The character device of a macvtap: what a virtual machine monitor reads and writes.
+
+Its descriptors are given away and not kept. inotify tells when they are closed for good, whoever has them by then
+and however that process ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import secrets
+import stat
+import struct
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+IN_OPEN, IN_CLOSE = 0x20, 0x08 | 0x10
+CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
+MS_REC, MS_PRIVATE = 0x4000, 0x40000
+_EVENT = struct.Struct("=iIII")  # watch, mask, cookie, length of the name that follows
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def supported() -> bool:
+    """Whether this kernel has macvtap; loads the module."""
+    if _major() is None:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(["modprobe", "--quiet", "macvtap"], check=False, timeout=10)
+    return _major() is not None
+
+
+def free_index() -> int:
+    """An interface index whose character device does not exist yet: two namespaces may give the same index to two
+    macvtaps, and only the first of them gets /dev/tapINDEX."""
+    while True:
+        index = 1 << 29 | secrets.randbits(29)
+        if not os.path.lexists(_path(index)):
+            return index
+
+
+class Node:
+    """The character device of the macvtap with this index, from `free_index`, in the caller's namespace.
+    Errors: OSError."""
+
+    def __init__(self, index: int) -> None:
+        self._opens = 0
+        self._watch = _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+        self._made: Path | None = None
+        try:
+            self._path = _path(index)
+            if not _is_macvtap(self._path):
+                self._path = self._make(index)
+            _checked(_libc.inotify_add_watch(self._watch, os.fsencode(self._path), IN_OPEN | IN_CLOSE))
+        except BaseException:
+            self.close()
+            raise
+
+    def _make(self, index: int) -> str:
+        """Where /dev has no such thing: nobody keeps it up to date, or it belongs to another namespace."""
+        number = _number(index)
+        self._made = Path(tempfile.mkdtemp(prefix="ipvsw-"))
+        os.mknod(self._made / "tap", 0o600 | stat.S_IFCHR, number)
+        return str(self._made / "tap")
+
+    def fileno(self) -> int:
+        """Readable when there is something to `look` at."""
+        return self._watch
+
+    @property
+    def taken(self) -> bool:
+        """Whether anybody has it open, as of the last look."""
+        return self._opens > 0
+
+    def look(self) -> None:
+        for mask in self._events():
+            if mask & IN_OPEN:
+                self._opens += 1
+            elif mask & IN_CLOSE:
+                # Several alike are told as one: then only a census helps.
+                self._opens = _holders(self._path) if self._opens > 1 else 0
+
+    def _events(self) -> Iterator[int]:
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self._watch, 1 << 14):
+                start = 0
+                while start < len(data):
+                    _, mask, _, length = _EVENT.unpack_from(data, start)
+                    start += _EVENT.size + length
+                    yield mask
+
+    def open(self, queues: int) -> list[int]:
+        """Blocking descriptors, one for each queue, with a 10-byte virtio_net_hdr. The caller closes them."""
+        with contextlib.ExitStack() as undo:
+            fds = []
+            for _ in range(queues):
+                fds.append(os.open(self._path, os.O_RDWR | os.O_CLOEXEC))
+                undo.callback(os.close, fds[-1])
+                self.look()  # one by one: inotify makes one event of several alike
+            undo.pop_all()
+            return fds
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._watch >= 0:
+            os.close(self._watch)
+            self._watch = -1
+        if self._made is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._made / "tap")
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(self._made)
+            self._made = None
+
+
+def _path(index: int) -> str:
+    return f"/dev/tap{index}"
+
+
+def _is_macvtap(path: str) -> bool:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) == _major()
+
+
+def _holders(path: str) -> int:
+    """Descriptors that processes have of it. One on its way by a socket is not seen."""
+    count = 0
+    for directory in Path("/proc").glob("[0-9]*/fd"):
+        with contextlib.suppress(OSError):  # the process has ended
+            for name in os.listdir(directory):
+                with contextlib.suppress(OSError):
+                    count += os.readlink(directory / name).removesuffix(" (deleted)") == path
+    return count
+
+
+def _major() -> int | None:
+    for line in Path("/proc/devices").read_text().splitlines():
+        number, _, name = line.strip().partition(" ")
+        if name == "macvtap":
+            return int(number)
+    return None
+
+
+def _number(index: int) -> int:
+    """The device number, from a sysfs that shows the caller's namespace: the one that is mounted need not."""
+    found: list[int] = []
+    failed: list[OSError] = []
+
+    def look() -> None:
+        try:
+            found.append(_look(index))
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=look)  # in the caller's network namespace; its mounts are its own
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]
+
+
+def _look(index: int) -> int:
+    _checked(_libc.unshare(CLONE_NEWNS))
+    _checked(_libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
+    _checked(_libc.mount(b"sysfs", b"/sys", b"sysfs", 0, None))
+    major, _, minor = Path(f"/sys/class/macvtap/tap{index}/dev").read_text().strip().partition(":")
+    return os.makedev(int(major), int(minor))
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result

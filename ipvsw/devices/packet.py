@@ -1,0 +1,132 @@
+"""AF_PACKET sockets on the master and on virtual machines' TAPs. Call inside the device's namespace."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import socket
+import struct
+from collections.abc import Iterable
+
+BUFFER = 8 << 20  # bytes, each way
+
+# linux/if_packet.h, linux/if_ether.h
+SOL_PACKET = 263
+PACKET_ADD_MEMBERSHIP, PACKET_DROP_MEMBERSHIP = 1, 2
+PACKET_AUXDATA, PACKET_VNET_HDR, PACKET_FANOUT, PACKET_QDISC_BYPASS, PACKET_IGNORE_OUTGOING = 8, 15, 18, 20, 23
+PACKET_FANOUT_HASH, PACKET_FANOUT_FLAG_UNIQUEID, PACKET_FANOUT_FLAG_IGNORE_OUTGOING = 0, 0x2000, 0x4000
+PACKET_MR_MULTICAST = 0
+ETH_P_ALL = 3
+
+# asm-generic/socket.h
+SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_MARK, SO_ATTACH_BPF = 26, 27, 32, 33, 36, 50
+
+# struct sock_filter
+_DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # BPF_RET | BPF_K, 0 bytes
+_DROP_TAGGED = (
+    struct.pack("=HBBI", 0x20, 0, 0, 0xFFFFF000 + 48)  # BPF_LD | BPF_W | BPF_ABS, SKF_AD_VLAN_TAG_PRESENT
+    + struct.pack("=HBBI", 0x15, 0, 1, 0)  # BPF_JMP | BPF_JEQ | BPF_K: if it is not 0, pass one over
+    + struct.pack("=HBBI", 0x06, 0, 0, 0xFFFFFFFF)  # BPF_RET | BPF_K: everything
+    + _DROP_ALL
+)
+
+
+def open_master(index: int, workers: int, filter_fd: int, mark: int = 0) -> list[socket.socket]:
+    """Receiving and sending, one for each worker (PACKET_FANOUT above one), with PACKET_VNET_HDR,
+    PACKET_AUXDATA, PACKET_IGNORE_OUTGOING and the BPF program `filter_fd` as filter (-1: none); what
+    they send is marked. Non-blocking. Errors: OSError."""
+    with contextlib.ExitStack() as undo:
+        sockets = []
+        fanout = 0
+        for _ in range(workers):
+            sock = undo.enter_context(_open())
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+            sock.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
+            sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+            sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+            # A socket can join the others only when it hears the device already: until then nothing
+            # may be queued, least of all what another worker has as well.
+            _set_filter(sock, _DROP_ALL)
+            sock.bind((socket.if_indextoname(index), ETH_P_ALL))
+            if workers > 1:
+                fanout = _join(sock, fanout)
+            sockets.append(sock)
+        for sock in sockets:
+            if filter_fd >= 0:
+                sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_BPF, filter_fd)
+            else:
+                sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+        undo.pop_all()
+        return sockets
+
+
+def open_inject(index: int, mark: int) -> socket.socket:
+    """Sending only, every frame marked for the shim. PACKET_VNET_HDR, non-blocking. Errors: OSError."""
+    with contextlib.ExitStack() as undo:
+        sock = undo.enter_context(_open())
+        sock.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
+        sock.bind((socket.if_indextoname(index), 0))
+        undo.pop_all()
+        return sock
+
+
+def open_far_end(index: int) -> socket.socket:
+    """The netdev end of a TAP that somebody else has open: read() and write() take a virtio_net_hdr and a frame, as
+    on the TAP's own descriptor. Tagged frames are dropped: read() would give them without their tag.
+    Non-blocking. Errors: OSError."""
+    with contextlib.ExitStack() as undo:
+        sock = undo.enter_context(_open())
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+        sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        sock.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
+        _set_filter(sock, _DROP_TAGGED)
+        sock.bind((socket.if_indextoname(index), ETH_P_ALL))
+        undo.pop_all()
+        return sock
+
+
+def set_groups(sock: socket.socket, index: int, add: Iterable[bytes], drop: Iterable[bytes]) -> None:
+    """Have the master listen to group MACs (PACKET_ADD_MEMBERSHIP). Counted: as many drops as adds end
+    it. Errors: OSError."""
+    for option, groups in ((PACKET_ADD_MEMBERSHIP, add), (PACKET_DROP_MEMBERSHIP, drop)):
+        for group in groups:
+            # struct packet_mreq
+            sock.setsockopt(SOL_PACKET, option, struct.pack("=iHH8s", index, PACKET_MR_MULTICAST, len(group), group))
+
+
+def claim_master(index: int) -> socket.socket:
+    """Hold the master for this process: an abstract unix socket in the master's namespace, gone with us.
+    Errors: OSError EADDRINUSE if another daemon has it."""
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        claim.bind(f"\0ipvsw/master/{index}")
+    except OSError:
+        claim.close()
+        raise
+    return claim
+
+
+def _open() -> socket.socket:
+    """One that hears nothing yet: protocol 0."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, BUFFER)
+        sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _set_filter(sock: socket.socket, program: bytes) -> None:
+    code = ctypes.create_string_buffer(program, len(program))
+    # struct sock_fprog: count, padding, pointer
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, ctypes.addressof(code)))
+
+
+def _join(sock: socket.socket, fanout: int) -> int:
+    """Share the frames with the sockets of `fanout` (0: a new one), by flow. Returns the fanout's id."""
+    # The fanout listens in place of its sockets, and does not ask them what they ignore.
+    how = PACKET_FANOUT_HASH | PACKET_FANOUT_FLAG_IGNORE_OUTGOING | (0 if fanout else PACKET_FANOUT_FLAG_UNIQUEID)
+    sock.setsockopt(SOL_PACKET, PACKET_FANOUT, fanout | how << 16)
+    return sock.getsockopt(SOL_PACKET, PACKET_FANOUT) & 0xFFFF

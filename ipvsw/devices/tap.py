@@ -1,0 +1,125 @@
+"""TAP devices: the port's fd stays here, the netdev goes into a namespace.
+
+A TAP that is opened inside a namespace keeps that namespace alive for as long as the fd is open; one
+that is made here and moved there does not, and its fd says EBADFD and EPOLLERR when the namespace dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+
+from pytun import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, TunTapDevice
+
+VNET_HEADER = 10  # bytes: struct virtio_net_hdr, without num_buffers
+
+# linux/if_tun.h
+TUNSETOWNER, TUNSETGROUP = 0x400454CC, 0x400454CE
+TUNSETOFFLOAD, TUNSETVNETHDRSZ, TUNSETCARRIER, TUNGETDEVNETNS = 0x400454D0, 0x400454D8, 0x400454E2, 0x54E3
+TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6 = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
+
+IFF_MULTI_QUEUE = 0x0100
+
+_NAMES = {TUN_F_CSUM: "csum", TUN_F_TSO4: "tso4", TUN_F_TSO6: "tso6", TUN_F_USO4: "uso4", TUN_F_USO6: "uso6"}
+
+# From all to nothing. A kernel refuses the whole set for one that it doesn't know (set_offload in
+# tun.c), takes USO for both families or for none (from 6.2), and segmentation with checksums only.
+_OFFLOADS = (
+    TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | TUN_F_USO4 | TUN_F_USO6,
+    TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN,
+    TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6,
+    TUN_F_CSUM,
+    0,
+)
+
+
+class Tap:
+    """A TAP with a 10-byte virtio_net_hdr and every offload that the kernel grants.
+
+    `fd` is non-blocking; `name` is the one the device was made with; `offloads` are those of "csum",
+    "tso4", "tso6", "uso4", "uso6" that frames may come with on the fd.
+    """
+
+    fd: int
+    name: str
+    offloads: tuple[str, ...]
+
+    def __init__(self, device: TunTapDevice) -> None:
+        self._device: TunTapDevice | None = device
+        self.fd = device.fileno()
+        self.name = device.name
+        os.set_inheritable(self.fd, False)
+        os.set_blocking(self.fd, False)
+        self.offloads = prepare(self.fd)
+
+    def set_carrier(self, on: bool) -> None:
+        """Errors: OSError EBADFD if the device's namespace is gone."""
+        fcntl.ioctl(self.fd, TUNSETCARRIER, struct.pack("=i", on))
+
+    def open_namespace(self) -> int:
+        """An fd of the namespace that the device is in now (TUNGETDEVNETNS). The caller closes it.
+        Errors: OSError EBADFD if that namespace is gone."""
+        return fcntl.ioctl(self.fd, TUNGETDEVNETNS)
+
+    def close(self) -> None:
+        """The device goes with it, which takes the kernel some 16 ms. Idempotent."""
+        device, self._device, self.fd = self._device, None, -1
+        if device:
+            device.close()
+
+
+def open_tap() -> Tap:
+    """Create one in the caller's namespace under a name of the kernel's choosing. Errors: OSError."""
+    device = TunTapDevice(flags=IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
+    try:
+        return Tap(device)
+    except BaseException:
+        device.close()
+        raise
+
+
+def make_lasting(name: str, *, owner: int | None, group: int | None, queues: int) -> None:
+    """A TAP in the caller's namespace for somebody else to open, which stays when nobody has it open. An existing one
+    that is ours must be of the same sort. Errors: OSError, EBUSY if somebody has it open."""
+    with contextlib.closing(_open_shared(name, queues)) as device:
+        for request, wanted in ((TUNSETOWNER, owner), (TUNSETGROUP, group)):
+            if wanted is not None:
+                fcntl.ioctl(device.fileno(), request, *struct.unpack("=i", struct.pack("=I", wanted)))
+        device.persist(True)
+
+
+def open_lasting(name: str, queues: int) -> list[int]:
+    """Blocking descriptors of such a TAP, one for each queue. The caller, inside its namespace, closes them.
+    Errors: OSError, EBUSY if somebody has it open."""
+    with contextlib.ExitStack() as undo:
+        fds = []
+        for _ in range(queues):
+            with contextlib.closing(_open_shared(name, queues)) as device:
+                fds.append(os.dup(device.fileno()))
+            undo.callback(os.close, fds[-1])
+        undo.pop_all()
+        return fds
+
+
+def _open_shared(name: str, queues: int) -> TunTapDevice:
+    several = IFF_MULTI_QUEUE if queues > 1 else 0
+    try:
+        return TunTapDevice(name=name, flags=IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | several)
+    except OSError:
+        raise
+    except Exception as error:  # pytun's own, with errno and text as its arguments
+        raise OSError(*error.args) from error
+
+
+def prepare(fd: int) -> tuple[str, ...]:
+    """Have a TAP speak with a virtio_net_hdr of VNET_HEADER bytes, and with all offloads that it grants: their names.
+    Errors: OSError."""
+    fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("=i", VNET_HEADER))
+    for offloads in _OFFLOADS:
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(fd, TUNSETOFFLOAD, offloads)
+            return tuple(name for bit, name in _NAMES.items() if offloads & bit)
+    raise OSError(errno.EINVAL, "the kernel takes no set of TAP offloads, not even none")

@@ -1,0 +1,224 @@
+"""What the daemon is asked to do, and what it reports: frozen, typed structures and nothing else.
+
+The configuration half is what `config.py` reads from TOML and what `plan.py` compares; the status
+half is what the API serves as JSON, field for field, and the command line tool prints.
+"""
+
+from __future__ import annotations
+
+import enum
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+
+from msgspec import Struct
+
+Address = IPv4Address | IPv6Address
+Interface = IPv4Interface | IPv6Interface
+
+DEFAULT_SOCKET = "/run/ipvsw/api.sock"
+
+
+class Mode(enum.StrEnum):
+    """How frames are switched; the kernel's IFLA_IPVLAN_MODE. Belongs to the whole switch."""
+
+    L2 = "l2"
+    L3 = "l3"
+    L3S = "l3s"
+
+
+class Flag(enum.StrEnum):
+    """Whether ports may talk to each other; the kernel's IFLA_IPVLAN_FLAGS. Belongs to the whole switch."""
+
+    BRIDGE = "bridge"
+    PRIVATE = "private"
+    VEPA = "vepa"
+
+
+class L3Output(enum.StrEnum):
+    """How l3 packets leave for the outside."""
+
+    FAST = "fast"  # by what the host's routing said, past its netfilter
+    HOST = "host"  # through the host's IP output, OUTPUT and POSTROUTING, as with the kernel's driver
+
+
+class HostAccess(enum.StrEnum):
+    """Who may open conversations between the host and the ports. The other side may always answer."""
+
+    NONE = "none"  # as with the kernel's driver: nothing that the host sends reaches a port
+    TO_HOST = "to-host"
+    FROM_HOST = "from-host"
+    BOTH = "both"
+
+
+class Kind(enum.StrEnum):
+    """What stands at a port's other end."""
+
+    NETNS = "netns"  # a namespace's own stack, by a TAP inside it
+    MACVTAP = "macvtap"  # a virtual machine, by the character device of a macvtap on a TAP of the daemon's
+    TAP = "tap"  # a virtual machine, by a TAP that it opens by name or descriptor
+    LINK = "link"  # as netns, by a device that `ip link add ... type ipvsw` has made
+
+
+Who = str | int
+"""A user by name or number, or "@group": whom an allow list means."""
+
+
+# ---------------------------------------------------------------------------- configuration
+
+
+class PortConfig(Struct, frozen=True, kw_only=True):
+    """One endpoint: a device named `ifname` inside the namespace `netns`."""
+
+    name: str
+    ifname: str
+    netns: str  # a name under /run/netns, a path, "pid:1234", or "" for the daemon's own
+    kind: Kind = Kind.NETNS
+    addresses: tuple[Interface, ...] = ()
+    gateway: tuple[Address, ...] = ()
+    mtu: int | None = None  # bytes without the Ethernet header; None: the master's
+    queues: int = 1  # of a virtual machine: descriptors that it opens
+    owner: Who | None = None  # kind tap: who may open it by name besides root
+    group: Who | None = None
+    allow: tuple[Who, ...] = ()  # of a virtual machine: who may have its descriptor besides root
+
+
+class SwitchConfig(Struct, frozen=True, kw_only=True):
+    """One master and the ports that share it."""
+
+    name: str
+    master: str
+    netns: str = ""  # where the master lives; "" for the daemon's own namespace
+    mode: Mode = Mode.L2
+    flag: Flag = Flag.BRIDGE
+    l3_output: L3Output = L3Output.FAST
+    host_access: HostAccess = HostAccess.NONE
+    ports: tuple[PortConfig, ...] = ()
+
+
+class DaemonConfig(Struct, frozen=True, kw_only=True):
+    """What concerns the process as a whole."""
+
+    socket: str = DEFAULT_SOCKET
+    workers: int = 1  # data-plane threads of each switch
+    allow: tuple[Who, ...] = ()  # who may have the descriptor of any virtual machine's port besides root
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """A whole configuration file, validated."""
+
+    daemon: DaemonConfig = DaemonConfig()
+    switches: tuple[SwitchConfig, ...] = ()
+
+
+# ---------------------------------------------------------------------------- status
+
+
+class AddressState(enum.StrEnum):
+    """What became of an address that a port asked for."""
+
+    OWNED = "owned"  # in the table: frames for it go to the port
+    DOWN = "down"  # held, but its port is down: frames for it go to the host
+    DUPLICATE = "duplicate"  # another port of the switch has it
+    MASTER = "master"  # the master has it itself
+
+
+class AddressSource(enum.StrEnum):
+    """How the switch came to know an address."""
+
+    CONFIG = "config"  # the configuration asked for it
+    NETLINK = "netlink"  # seen in the port's namespace
+
+
+class AddressStatus(Struct, frozen=True, kw_only=True):
+    switch: str
+    port: str
+    address: str  # without a prefix length
+    state: AddressState
+    source: AddressSource
+
+
+class PortState(enum.StrEnum):
+    WAITING = "waiting"  # for its namespace, for the master, or for a virtual machine
+    UP = "up"
+    DOWN = "down"  # set down inside its namespace
+    FAILED = "failed"  # `reason` says why
+
+
+class PortStatus(Struct, frozen=True, kw_only=True):
+    name: str
+    ifname: str
+    netns: str
+    kind: Kind = Kind.NETNS  # as it is: where the kernel has no macvtap, such a port is a tap
+    state: PortState
+    reason: str = ""
+    index: int = 0  # the interface index inside the namespace, 0 while there is none
+    mac: str = ""  # of the endpoint: what a virtual machine must use
+    mtu: int = 0
+    carrier: bool = False
+    offloads: tuple[str, ...] = ()  # of "csum", "tso4", "tso6", "uso4", "uso6"
+    addresses: tuple[AddressStatus, ...] = ()
+
+
+class HandedOver(Struct, frozen=True, kw_only=True):
+    """What goes with a port's descriptors: what their virtual machine must know."""
+
+    port: str  # SWITCH/PORT
+    mac: str
+    mtu: int
+    queues: int  # as many descriptors
+
+
+class SwitchStatus(Struct, frozen=True, kw_only=True):
+    name: str
+    master: str
+    netns: str
+    mode: Mode
+    flag: Flag
+    l3_output: L3Output = L3Output.FAST
+    host_access: HostAccess = HostAccess.NONE
+    state: PortState  # of the master: waiting until the device exists
+    reason: str = ""
+    index: int = 0
+    mac: str = ""
+    mtu: int = 0
+    carrier: bool = False
+    workers: int = 1
+    ports: tuple[PortStatus, ...] = ()
+
+
+class Traffic(Struct, frozen=True, kw_only=True):
+    """Counters of one door since it was opened, as the switch sees it: rx is what it read.
+
+    `outcomes` has one entry for each way a frame that was read here can end (see `_fast.OUTCOMES`);
+    every frame is counted in exactly one, so `rx_frames == sum(outcomes.values())`.
+    """
+
+    rx_frames: int = 0
+    rx_bytes: int = 0
+    tx_frames: int = 0
+    tx_bytes: int = 0
+    tx_errors: int = 0
+    outcomes: dict[str, int] = {}
+
+
+class SwitchStats(Struct, frozen=True, kw_only=True):
+    name: str
+    master: Traffic
+    host: Traffic = Traffic()  # what the host's stack sent to ports through its own door
+    ports: dict[str, Traffic] = {}
+    duplicates: int = 0  # times an address was refused because another port or the master has it
+    routed: dict[str, int] = {}  # l3: how the frames ended that the data plane handed to the router (`to_slowpath`)
+
+
+# ---------------------------------------------------------------------------- refusals
+
+
+class Refused(Exception):
+    """The daemon won't do what was asked: one line that names the place, and nothing was changed."""
+
+
+class NotFound(Refused):
+    """There is no such switch or port."""
+
+
+class Forbidden(Refused):
+    """Not for this user."""

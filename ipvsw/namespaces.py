@@ -1,0 +1,254 @@
+"""Names of network namespaces, and the news that one has appeared.
+
+No namespace is kept alive: an fd is opened for a piece of work and closed after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import struct
+import threading
+
+NAMED = "/run/netns"
+
+NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
+CLONE_NEWNET = 0x40000000
+
+# linux/inotify.h
+IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE, IN_DELETE = 0x40, 0x80, 0x100, 0x200
+IN_Q_OVERFLOW, IN_IGNORED, IN_ONLYDIR = 0x4000, 0x8000, 0x01000000
+_EVENT = struct.Struct("=iIII")  # struct inotify_event: watch, mask, cookie, length of the name
+
+# `ip netns add` makes a plain file first and mounts the namespace on it within a few milliseconds. A
+# plain file that stays one is looked at this many times in a hurry and then at leisure.
+HURRIED_LOOKS = 40
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def open_namespace(spec: str) -> int | None:
+    """An fd of the namespace that `spec` names (a name under /run/netns, a path, "pid:1234"), or None
+    while there is none. "" is the caller's own. The caller closes it. Errors: OSError, for what is
+    there but can't be opened."""
+    try:
+        # O_NONBLOCK: a FIFO at that path must not hold us up.
+        fd = os.open(path_of(spec), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            return None
+        raise
+    if _is_network_namespace(fd):
+        return fd
+    os.close(fd)
+    return None
+
+
+def find_namespace(inode: int) -> str | None:
+    """What names the namespace with that inode number: a name under /run/netns, else a process in it, else None."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(NAMED) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if os.stat(entry.path).st_ino == inode:
+                    return entry.name
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if os.stat(f"/proc/{pid}/ns/net").st_ino == inode:
+                return f"pid:{pid}"
+    return None
+
+
+def path_of(spec: str) -> str:
+    """Where `spec` is found."""
+    if not spec:
+        return "/proc/thread-self/ns/net"
+    if spec.startswith("pid:"):
+        return f"/proc/{spec[4:]}/ns/net"
+    return spec if spec.startswith("/") else f"{NAMED}/{spec}"
+
+
+def _is_network_namespace(fd: int) -> bool:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        return False
+    try:
+        return fcntl.ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET
+    except OSError:  # ENOTTY: a plain file
+        return False
+
+
+def make_namespace() -> int:
+    """An fd of a new namespace without a name. The caller closes it. Errors: OSError."""
+    found: list[int] = []
+    failed: list[OSError] = []
+
+    def enter() -> None:
+        try:
+            _checked(_libc.unshare(CLONE_NEWNET))
+            found.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=enter)  # nothing else may happen in a thread that has left
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]
+
+
+class Watch:
+    """Tells when namespaces that were asked about may have come or gone.
+
+    - When `fileno()` is readable, `changed()` gives the specs whose names came or went (inotify on
+      their directories). A name comes before the namespace does: the spec is then also `pending`.
+    - Once a second, and every 50 ms while `pending`, the caller calls `poll()`. It gives the specs
+      that became namespaces since, and those for which nobody sends news: processes, and names in
+      directories that don't exist.
+
+    What is given may have changed or not: the caller looks for itself with `open_namespace`.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._names: dict[str, dict[str, set[str]]] = {}  # directory -> name -> specs
+        self._watches: dict[str, tuple[int, tuple[int, int]]] = {}  # directory -> watch, its device and inode
+        self._looks: dict[str, int] = {}  # unfinished names -> looks that were taken
+        self._fd = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+
+    def fileno(self) -> int:
+        return self._fd
+
+    @property
+    def pending(self) -> bool:
+        """Whether a name came whose namespace is to follow in a moment."""
+        return any(looks < HURRIED_LOOKS for looks in self._looks.values())
+
+    def add(self, spec: str) -> None:
+        """Begin to watch `spec`. Counted: as many `discard` as `add` end it."""
+        count = self._counts.get(spec, 0)
+        self._counts[spec] = count + 1
+        if count == 0 and spec:
+            directory, name = os.path.split(path_of(spec))
+            self._names.setdefault(directory, {}).setdefault(name, set()).add(spec)
+            self._follow(directory)
+            self._touch(spec)
+
+    def discard(self, spec: str) -> None:
+        """Take back one `add`. Nothing happens if there was none."""
+        count = self._counts.get(spec, 0)
+        if count > 1:
+            self._counts[spec] = count - 1
+            return
+        self._looks.pop(spec, None)
+        if self._counts.pop(spec, 0) and spec:
+            directory, name = os.path.split(path_of(spec))
+            names = self._names[directory]
+            names[name].discard(spec)
+            if not names[name]:
+                del names[name]
+            if not names:
+                del self._names[directory]
+                self._unfollow(directory)
+
+    def changed(self) -> set[str]:
+        """The specs that inotify has news of. Never blocks."""
+        specs: set[str] = set()
+        for watch, mask, name in self._read():
+            if mask & IN_Q_OVERFLOW:
+                specs.update(spec for spec in self._counts if spec)
+            for directory in [one for one, (other, _) in self._watches.items() if other == watch]:
+                if mask & IN_IGNORED:  # the directory itself is gone
+                    del self._watches[directory]
+                    specs |= self._specs(directory)
+                else:
+                    specs |= self._names[directory].get(name, set())
+        for spec in specs:
+            self._touch(spec)
+        return specs
+
+    def poll(self) -> set[str]:
+        """The specs that inotify can't tell about, or not yet. Never blocks."""
+        specs: set[str] = set()
+        for directory in self._names:
+            if not self._follow(directory):
+                specs |= self._specs(directory)
+        for spec in list(self._looks):
+            if _is_unfinished(spec):
+                self._looks[spec] += 1
+            else:
+                del self._looks[spec]
+                specs.add(spec)
+        return specs
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _specs(self, directory: str) -> set[str]:
+        return set().union(*self._names[directory].values())
+
+    def _touch(self, spec: str) -> None:
+        if _is_unfinished(spec):
+            self._looks[spec] = 0
+
+    def _follow(self, directory: str) -> bool:
+        """Have inotify watch the directory that has this name now; whether it did so already."""
+        if directory.startswith("/proc/"):  # where inotify never says anything
+            return False
+        old = self._watches.get(directory)
+        try:
+            found = os.stat(directory)
+            if old and old[1] == (found.st_dev, found.st_ino):
+                return True
+            mask = IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ONLYDIR
+            watch = _checked(_libc.inotify_add_watch(self._fd, os.fsencode(directory), mask))
+        except OSError:  # not there, or no watches left: its specs are polled
+            self._unfollow(directory)
+            return False
+        if old and old[0] != watch:
+            self._unfollow(directory)
+        self._watches[directory] = (watch, (found.st_dev, found.st_ino))
+        return False
+
+    def _unfollow(self, directory: str) -> None:
+        watch, _ = self._watches.pop(directory, (None, None))
+        # Two names of one directory have one watch.
+        if watch is not None and all(watch != other for other, _ in self._watches.values()):
+            _libc.inotify_rm_watch(self._fd, watch)
+
+    def _read(self) -> list[tuple[int, int, str]]:
+        events = []
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self._fd, 1 << 16):
+                start = 0
+                while start < len(data):
+                    watch, mask, _, length = _EVENT.unpack_from(data, start)
+                    start += _EVENT.size
+                    events.append((watch, mask, os.fsdecode(data[start : start + length].rstrip(b"\0"))))
+                    start += length
+        return events
+
+
+def _is_unfinished(spec: str) -> bool:
+    """Whether a plain file has the name, on which the namespace may be about to be mounted."""
+    with contextlib.suppress(OSError):
+        fd = open_namespace(spec)
+        if fd is None:
+            return os.path.isfile(path_of(spec))
+        os.close(fd)
+    return False
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result

@@ -1,0 +1,239 @@
+"""One switch: its master, its ports, its table, and the data plane under them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from ._fast import ACCESS, EVENT_GONE, EVENT_GROUPS, FLAGS, MODES, Datapath
+from .devices.macvtap import supported
+from .hostdoor import Wish
+from .linkport import Found, LinkPort
+from .master import Master
+from .model import Flag, HostAccess, Kind, L3Output, Mode, PortConfig, SwitchConfig, SwitchStats, SwitchStatus
+from .netlink import Served
+from .netnsport import NetnsPort
+from .plan import ChangePort
+from .port import Port, Uplink
+from .router import Router
+from .shim import Shim
+from .table import Table
+from .vmport import MacvtapPort, TapPort
+from .world import World
+
+log = logging.getLogger("ipvsw")
+
+PORTS: dict[Kind, type[Port]] = {Kind.NETNS: NetnsPort, Kind.MACVTAP: MacvtapPort, Kind.TAP: TapPort}
+
+
+class Switch:
+    """Made, started and stopped on the loop. Its calls are not to be interleaved: the caller has a lock."""
+
+    def __init__(self, world: World, config: SwitchConfig, workers: int) -> None:
+        """`config.ports` are added by `add_port`. Errors: OSError."""
+        self.name = config.name
+        self.ports: dict[str, Port] = {}
+        self.links: dict[str, LinkPort] = {}  # ports that the daemon has not made
+        self._config = msgspec.structs.replace(config, ports=())
+        self._world = world
+        self._workers = workers
+        self._uplink = Uplink(name=config.master)
+        self._leaving: dict[LinkPort, asyncio.Task[None]] = {}
+        self._said: tuple[int, int] | None = None  # mode and flags, as the links' attributes have them
+        self._shim = Shim()
+        self._datapath = Datapath(workers)
+        self._table = Table(config.name, self._datapath, self._shim, self._table_changed)
+        self._router = Router(world, self._datapath, self._answer)
+        self.master = Master(
+            world,
+            self._table,
+            self._shim,
+            self._datapath,
+            name=config.master,
+            netns=config.netns,
+            workers=workers,
+            changed=self._master_changed,
+        )
+
+    @property
+    def config(self) -> SwitchConfig:
+        """As it is now, with its ports."""
+        return msgspec.structs.replace(self._config, ports=tuple(port.config for port in self.ports.values()))
+
+    # ------------------------------------------------------------------------ life
+
+    async def start(self) -> None:
+        """Returns when the master is served or known to be absent, taken or unfit. Errors: OSError."""
+        self._datapath.start()
+        self._router.start()
+        self.set_mode(self._config)
+        asyncio.get_running_loop().add_reader(self._datapath.notify_fd, self._hear)
+        self.master.start()
+        await self.master.settled.wait()
+
+    async def stop(self) -> None:
+        """Nothing is left of the switch when this returns."""
+        await asyncio.gather(*(self.remove_port(name) for name in list(self.ports)))
+        await asyncio.gather(*(self.remove_link(port) for port in list(self.links.values())))
+        await self._router.stop()
+        await self.master.stop()
+        asyncio.get_running_loop().remove_reader(self._datapath.notify_fd)
+        self._datapath.close()
+        self._shim.close()
+
+    # ------------------------------------------------------------------------ changes
+
+    def add_port(self, config: PortConfig) -> Port:
+        """`settled` of what is returned tells when the port is up or has told why it isn't."""
+        kind = config.kind
+        if kind is Kind.MACVTAP and not supported():
+            kind = Kind.TAP
+        port = PORTS[kind](self._world, self._table, self._shim, self._uplink, self.name, config)
+        self.ports[config.name] = port
+        port.start()
+        return port
+
+    async def remove_port(self, name: str) -> None:
+        port = self.ports[name]
+        await port.stop()
+        del self.ports[name]
+        self._table.forget(name)
+
+    def has_master(self, served: Served) -> bool:
+        """Whether the device's master is ours."""
+        return self.master.identity == (served.master_netns, served.master)
+
+    def add_link(self, found: Found, lost: Callable[[LinkPort], None]) -> bool:
+        """Serve a device of the kernel module's if it is one of this master's: whether it is served. `lost` is told
+        when the device is gone, for `remove_link`."""
+        served = found.link.served
+        if served is None or not self.has_master(served):
+            return False
+        if found.name in self.ports or found.name in self.links:
+            return False
+        port = LinkPort(self._world, self._table, self._uplink, self.name, found, lost, self._hear_attributes)
+        self.links[port.name] = port
+        port.start()
+        self._hear_attributes(served)
+        return True
+
+    async def remove_link(self, port: LinkPort) -> None:
+        """May be asked for again before it is done."""
+        if port not in self._leaving:
+            self._leaving[port] = asyncio.create_task(self._remove_link(port), name=f"{port.label} leaves")
+        await self._leaving[port]
+
+    async def _remove_link(self, port: LinkPort) -> None:
+        await port.stop()
+        del self.links[port.name]
+        del self._leaving[port]
+        self._table.forget(port.name)
+        if not self.links:
+            self._said = None
+
+    def change_port(self, action: ChangePort) -> None:
+        self.ports[action.new.name].change(action.new)
+
+    def set_mode(self, config: SwitchConfig) -> None:
+        """Mode, flag and what goes with them, for the whole switch at once. Ports stay."""
+        self._config = msgspec.structs.replace(config, ports=())
+        mode, access = config.mode, config.host_access
+        routed = mode is not Mode.L2
+        self._datapath.set_mode(MODES[mode], FLAGS[config.flag], ACCESS[access])
+        self._datapath.commit()
+        self._shim.set_mode(MODES[mode])
+        self._router.set_mode(routes=routed, exact=mode is Mode.L3S or config.l3_output is L3Output.HOST)
+        talk = access is not HostAccess.NONE
+        self.master.set_host_door(Wish(mode is Mode.L3S or talk, routes=routed, forward=mode is Mode.L3S, talk=talk))
+        self._uplink.noarp = routed
+        self._wake_ports()
+
+    # ------------------------------------------------------------------------ news
+
+    def _master_changed(self) -> None:
+        link = self.master.link
+        self._uplink.present = link is not None
+        self._uplink.carrier = link is not None and link.carrier
+        if link is not None:
+            self._uplink.mac, self._uplink.mtu = link.mac, link.mtu
+        self._router.set_uplink(self.master.uplink)
+        self._wake_ports()
+
+    def _wake_ports(self) -> None:
+        for port in self._all_ports():
+            port.wake()
+
+    def _hear_attributes(self, served: Served) -> None:
+        """Mode and flag can be set through any device of the kernel module's, and are taken over from there once."""
+        said = None if served.mode is None else (served.mode, served.flags or 0)
+        if said is None or said == self._said:
+            return
+        self._said = said
+        mode, flag = tuple(Mode)[said[0]], tuple(Flag)[said[1]]
+        if (mode, flag) != (self._config.mode, self._config.flag):
+            log.info("switch %s: %s %s, as its links say", self.name, mode, flag)
+            self.set_mode(msgspec.structs.replace(self._config, mode=mode, flag=flag))
+
+    def _all_ports(self) -> Iterator[Port | LinkPort]:
+        yield from self.ports.values()
+        yield from self.links.values()
+
+    def _port(self, number: int) -> Port | LinkPort | None:
+        name = self._table.name(number) or ""
+        return self.ports.get(name) or self.links.get(name)
+
+    def _table_changed(self) -> None:
+        self.master.wake()
+
+    def _hear(self) -> None:
+        for number, bits in self._datapath.events():
+            port = self._port(number)
+            if port is None:
+                continue
+            if bits & EVENT_GONE:
+                port.gone()
+            if bits & EVENT_GROUPS and not self._world.groups_told:
+                port.doubt()
+
+        if frames := self._datapath.slow():
+            self._router.take(frames)
+
+    def _answer(self, number: int, frame: bytes) -> None:
+        port = self._port(number)
+        if port is not None:
+            port.write(frame)
+
+    # ------------------------------------------------------------------------ reports
+
+    def status(self) -> SwitchStatus:
+        link = self.master.link
+        return SwitchStatus(
+            name=self.name,
+            master=self._config.master,
+            netns=self._config.netns,
+            mode=self._config.mode,
+            flag=self._config.flag,
+            l3_output=self._config.l3_output,
+            host_access=self._config.host_access,
+            state=self.master.state,
+            reason=self.master.reason,
+            index=link.index if link else 0,
+            mac=link.mac.hex(":") if link else "",
+            mtu=link.mtu if link else 0,
+            carrier=link.carrier if link else False,
+            workers=self._workers,
+            ports=tuple(port.status() for port in self._all_ports()),
+        )
+
+    def stats(self) -> SwitchStats:
+        return SwitchStats(
+            name=self.name,
+            master=self._table.master_traffic(),
+            host=self._table.host_traffic(),
+            ports={name: self._table.traffic(name) for name in (*self.ports, *self.links)},
+            duplicates=self._table.duplicates,
+            routed=dict(self._router.counters),
+        )

@@ -1,0 +1,203 @@
+"""One switch's table carried out: what `addresses` decides goes to the datapath and to the shim.
+
+A frame is stolen from the host only while it can be delivered: an address is bound in the datapath
+before the shim is told, and taken from the shim before it is unbound. What is done within one
+`change` is committed together at its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from ._fast import OUTCOMES, Datapath
+from .addresses import Bind, Change, Claims, Ownership, Unbind
+from .model import Address, AddressSource, AddressStatus, Traffic
+from .shim import Shim
+
+log = logging.getLogger("ipvsw")
+
+
+class Table:
+    """The ports of one switch as its datapath knows them, by name."""
+
+    def __init__(self, switch: str, datapath: Datapath, shim: Shim, changed: Callable[[], None]) -> None:
+        self.duplicates = 0
+        self._switch = switch
+        self._datapath = datapath
+        self._shim = shim
+        self._changed = changed  # groups or addresses are others than before
+        self._ownership = Ownership(switch)
+        self._numbers: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+        self._past: dict[str, Traffic] = {}  # of a port's earlier TAPs
+        self._groups: dict[str, frozenset[bytes]] = {}
+        self._listeners: Counter[bytes] = Counter()  # group -> ports that listen to it
+        self._pending: dict[Address, str | None] = {}
+        self._stolen: set[Address] = set()
+        self._host: frozenset[Address] = frozenset()  # the master's own addresses in the datapath's table
+        self._depth = 0
+
+    @contextlib.contextmanager
+    def change(self) -> Iterator[None]:
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                self._flush()
+
+    # ------------------------------------------------------------------------ ports
+
+    def attach(self, port: str, fd: int, mtu: int) -> None:
+        number = self._datapath.attach_port(fd, mtu)
+        self._numbers[port], self._names[number] = number, port
+
+    def detach(self, port: str) -> None:
+        """Nothing of the port is left but its counters. Nothing happens if it isn't attached."""
+        with self.change():
+            self._apply(self._ownership.forget(port))
+            self.set_groups(port, ())
+        number = self._numbers.pop(port, None)
+        if number is not None:
+            del self._names[number]
+            self._past[port] = self._add(self._past.get(port), self._datapath.traffic(number))
+            self._datapath.detach_port(number)
+            self._datapath.commit()
+
+    def forget(self, port: str) -> None:
+        """The port won't come back: neither will its counters."""
+        self._past.pop(port, None)
+
+    def name(self, number: int) -> str | None:
+        return self._names.get(number)
+
+    def set_port(self, port: str, *, up: bool, mtu: int) -> None:
+        with self.change():
+            self._datapath.set_port(self._numbers[port], up=up, mtu=mtu)
+            self._apply(self._ownership.port_up(port) if up else self._ownership.port_down(port))
+
+    def set_groups(self, port: str, groups: Iterable[bytes], *, everything: bool = False) -> None:
+        with self.change():
+            if port in self._numbers:
+                self._datapath.set_groups(self._numbers[port], tuple(groups), everything=everything)
+            old, new = self._groups.pop(port, frozenset()), frozenset(groups)
+            if new:
+                self._groups[port] = new
+            if old != new:
+                self._listeners.update(new - old)
+                self._listeners.subtract(old - new)
+                for group in old - new:
+                    if not self._listeners[group]:
+                        del self._listeners[group]
+                self._changed()
+
+    def groups(self) -> frozenset[bytes]:
+        """Every group that a port listens to."""
+        return frozenset(self._listeners)
+
+    # ------------------------------------------------------------------------ addresses
+
+    def claim(self, port: str, address: Address, prefix: int, source: AddressSource) -> None:
+        with self.change():
+            self._apply(self._ownership.claim(port, address, prefix, source))
+
+    def release(self, port: str, address: Address, prefix: int) -> None:
+        with self.change():
+            self._apply(self._ownership.release(port, address, prefix))
+
+    def replace(self, port: str, wanted: Claims) -> None:
+        with self.change():
+            self._apply(self._ownership.replace(port, wanted))
+
+    def master_claim(self, address: Address, prefix: int) -> None:
+        with self.change():
+            self._apply(self._ownership.master_claim(address, prefix))
+
+    def master_release(self, address: Address, prefix: int) -> None:
+        with self.change():
+            self._apply(self._ownership.master_release(address, prefix))
+
+    def master_replace(self, wanted: set[tuple[Address, int]]) -> None:
+        with self.change():
+            self._apply(self._ownership.master_replace(wanted))
+
+    def owned(self) -> frozenset[Address]:
+        """The addresses that are in the table."""
+        return frozenset(self._stolen)
+
+    def statuses(self, port: str) -> tuple[AddressStatus, ...]:
+        return self._ownership.statuses(port)
+
+    # ------------------------------------------------------------------------ carrying out
+
+    def _apply(self, changes: list[Change]) -> None:
+        for change in changes:
+            if isinstance(change, Bind):
+                self._pending[change.address] = change.port
+            elif isinstance(change, Unbind):
+                self._pending[change.address] = None
+            else:
+                self.duplicates += 1
+                log.warning("switch %s: %s", self._switch, change)
+
+    def _flush(self) -> None:
+        pending, self._pending = self._pending, {}
+        host, self._host = self._host, self._ownership.master_addresses()
+        for address in host - self._host:
+            self._datapath.unbind(address.packed)
+        for address, port in pending.items():
+            if port is None:
+                self._give_back(address)
+                self._datapath.unbind(address.packed)
+            else:
+                self._datapath.bind(address.packed, self._numbers[port])
+        for address in self._host - host:
+            self._datapath.bind_host(address.packed)
+        self._datapath.commit()
+        for address, port in pending.items():
+            if port is not None:
+                self._steal(address)
+        if pending:
+            self._changed()
+
+    def _steal(self, address: Address) -> None:
+        if address in self._stolen:
+            return
+        try:
+            self._shim.add(address.packed)
+        except OSError as error:
+            log.error("switch %s: the host still hears frames for %s: %s", self._switch, address, error)
+        else:
+            self._stolen.add(address)
+
+    def _give_back(self, address: Address) -> None:
+        if address in self._stolen:
+            self._stolen.remove(address)
+            self._shim.remove(address.packed)
+
+    # ------------------------------------------------------------------------ counters
+
+    def traffic(self, port: str) -> Traffic:
+        """Of all the port's TAPs, one after the other."""
+        number = self._numbers.get(port)
+        return self._add(self._past.get(port), None if number is None else self._datapath.traffic(number))
+
+    def master_traffic(self) -> Traffic:
+        return self._add(None, self._datapath.traffic(None))
+
+    def host_traffic(self) -> Traffic:
+        return self._add(None, self._datapath.traffic("host"))
+
+    def _add(self, past: Traffic | None, now: tuple[int, int, int, int, int, tuple[int, ...]] | None) -> Traffic:
+        *doors, outcomes = now or (0, 0, 0, 0, 0, (0,) * len(OUTCOMES))
+        old = past or Traffic(outcomes={})
+        names = ("rx_frames", "rx_bytes", "tx_frames", "tx_bytes", "tx_errors")
+        sums = {name: getattr(old, name) + count for name, count in zip(names, doors, strict=True)}
+        return Traffic(
+            **sums,
+            outcomes={name: old.outcomes.get(name, 0) + n for name, n in zip(OUTCOMES, outcomes, strict=True)},
+        )

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What userspace cannot do on the master: steal, inject, filter.
+ *
+ * A packet socket gets a copy of each frame, so the host's stack would process the ports' frames as well, and a
+ * frame sent on the master always leaves on the wire. Three programs close that gap; `mine` is the one rule:
+ *
+ *   receive:  packet sockets (filter: is it worth waking the daemon?) -> clsact ingress (steal: keep it from the host)
+ *   transmit: clsact egress (inject: turn a marked frame round, so that the host receives it on the master)
+ *
+ * The rule repeats the data plane's (ipvsw/_decide.pxd, receive path): a frame is stolen if and only if the data
+ * plane delivers it. They fail open: without a daemon the map is empty of owners or the programs are gone.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define MARK 0x69707677 /* SO_MARK of the injecting socket; shim.py has the same */
+#define WIRE_MARK 0x69707678 /* of the sockets that send the ports' frames on the wire */
+#define IPPROTO_ICMP 1
+#define IPPROTO_ICMPV6 58
+#define ICMP_TIME_EXCEEDED 11
+#define ICMPV6_TIME_EXCEEDED 3
+#define ND_NEIGHBOUR_SOLICITATION 135
+
+enum mode { L2, L3, L3S };
+
+struct address {
+	__u32 family; /* 4 or 6; 0: none */
+	__u8 bytes[16]; /* IPv4 in the first four */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536); /* shim.py sets what it needs */
+	__type(key, struct address);
+	__type(value, __u32);
+} owned SEC(".maps");
+
+/* What the switch is set to. */
+enum setting {
+	MODE,
+	DOOR, /* interface index of the host's own door to the ports, 0: it has none */
+	SETTINGS
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SETTINGS);
+	__type(key, __u32);
+	__type(value, __u32);
+} settings SEC(".maps");
+
+/* The address that a frame is for, as the kernel driver's ipvlan_addr_lookup has it; a VLAN tag is off already. */
+static __always_inline void destination(struct __sk_buff *skb, struct address *to)
+{
+	union {
+		__u8 bytes[40];
+		__u64 words[5];
+	} whole;
+	__u8 *head = whole.bytes;
+	__u16 total;
+
+	switch (skb->protocol) {
+	case bpf_htons(ETH_P_IP):
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, head, 20))
+			return;
+		total = (__u16)head[2] << 8 | head[3];
+		if (head[0] >> 4 != 4 || (head[0] & 15) < 5 || total < (head[0] & 15) * 4 || total > skb->len - ETH_HLEN)
+			return;
+		to->family = 4;
+		__builtin_memcpy(to->bytes, head + 16, 4);
+		return;
+	case bpf_htons(ETH_P_IPV6):
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, head, 40) || head[0] >> 4 != 6)
+			return;
+		if (head[6] == IPPROTO_ICMPV6 && !(whole.words[1] | whole.words[2])) {
+			__u8 type;
+
+			/* From :: only a solicitation stands for an address: the one it asks about. */
+			if (bpf_skb_load_bytes(skb, ETH_HLEN + 40, &type, 1) || type != ND_NEIGHBOUR_SOLICITATION ||
+			    bpf_skb_load_bytes(skb, ETH_HLEN + 48, to->bytes, 16))
+				return;
+		} else {
+			__builtin_memcpy(to->bytes, head + 24, 16);
+		}
+		to->family = 6;
+		return;
+	case bpf_htons(ETH_P_ARP):
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + 24, to->bytes, 4))
+			return;
+		to->family = 4;
+		return;
+	}
+}
+
+static __always_inline __u32 setting(__u32 which)
+{
+	__u32 *value = bpf_map_lookup_elem(&settings, &which);
+
+	return value ? *value : 0;
+}
+
+/* In l3s the host's own stack is on the way to every port. */
+static __always_inline int mine(struct __sk_buff *skb)
+{
+	struct address to = {};
+
+	if (setting(MODE) == L3S)
+		return 0;
+	destination(skb, &to);
+	return to.family && bpf_map_lookup_elem(&owned, &to);
+}
+
+static __always_inline int to_group(struct __sk_buff *skb)
+{
+	__u8 first;
+
+	return !bpf_skb_load_bytes(skb, 0, &first, 1) && first & 1;
+}
+
+/* On the daemon's receiving sockets: the whole frame, or nothing. */
+SEC("socket")
+int ipvsw_filter(struct __sk_buff *skb)
+{
+	if (skb->mark == MARK)
+		return 0;
+	if (to_group(skb) && setting(MODE) == L2)
+		return -1;
+	return mine(skb) ? -1 : 0;
+}
+
+/* Master, clsact ingress. */
+SEC("tc")
+int ipvsw_steal(struct __sk_buff *skb)
+{
+	if (skb->mark == MARK) {
+		skb->mark = 0; /* the host's own rules may use marks */
+		return TC_ACT_OK;
+	}
+	if (skb->pkt_type == PACKET_LOOPBACK || (to_group(skb) && setting(MODE) == L2))
+		return TC_ACT_OK;
+	return mine(skb) ? TC_ACT_SHOT : TC_ACT_OK;
+}
+
+/* Whether the host's stack talks to itself by the MAC that it shares with the ports: then it talks to a port. */
+static __always_inline int to_own_mac(struct __sk_buff *skb)
+{
+	__u16 macs[6];
+
+	return !bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)) && macs[0] == macs[3] && macs[1] == macs[4] &&
+	       macs[2] == macs[5];
+}
+
+/* In l3s the host forwards to the ports, which the kernel's driver does not: nobody is to hear of a hop that isn't. */
+static __always_inline int tells_of_hop(struct __sk_buff *skb)
+{
+	struct address to = {};
+	__u8 protocol, type;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		/* The kernel's own errors have no options: ICMP at 20, the packet that it is about at 28. */
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + 9, &protocol, 1) || protocol != IPPROTO_ICMP ||
+		    bpf_skb_load_bytes(skb, ETH_HLEN + 20, &type, 1) || type != ICMP_TIME_EXCEEDED ||
+		    bpf_skb_load_bytes(skb, ETH_HLEN + 28 + 16, to.bytes, 4))
+			return 0;
+		to.family = 4;
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + 6, &protocol, 1) || protocol != IPPROTO_ICMPV6 ||
+		    bpf_skb_load_bytes(skb, ETH_HLEN + 40, &type, 1) || type != ICMPV6_TIME_EXCEEDED ||
+		    bpf_skb_load_bytes(skb, ETH_HLEN + 48 + 24, to.bytes, 16))
+			return 0;
+		to.family = 6;
+	}
+	return to.family && bpf_map_lookup_elem(&owned, &to);
+}
+
+/* Master, clsact egress: what the host itself sends, and the ports' frames with a mark. */
+SEC("tc")
+int ipvsw_inject(struct __sk_buff *skb)
+{
+	__u32 door;
+
+	if (skb->mark == MARK)
+		return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+	if (setting(MODE) == L3S)
+		return tells_of_hop(skb) ? TC_ACT_SHOT : TC_ACT_OK;
+	door = setting(DOOR);
+	if (!door || skb->mark == WIRE_MARK || setting(MODE) != L2)
+		return TC_ACT_OK;
+	if (to_group(skb)) {
+		bpf_clone_redirect(skb, door, 0);
+		return TC_ACT_OK;
+	}
+	return to_own_mac(skb) || mine(skb) ? bpf_redirect(door, 0) : TC_ACT_OK;
+}
+
+/* On a virtual machine's TAP: its frames are the daemon's alone, whose packet socket has had them by now. */
+SEC("tc")
+int ipvsw_mute(struct __sk_buff *skb __attribute__((unused)))
+{
+	return TC_ACT_SHOT;
+}
+
+char _license[] SEC("license") = "GPL";

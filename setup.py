@@ -1,0 +1,101 @@
+"""The native parts: the hot loop (Cython), the kernel-side part (BPF), and on demand the tests' probe.
+
+What is declarative stands in pyproject.toml. Environment: IPVSW_PROBE=1 builds tests/native/_probe.pyx
+as well, IPVSW_SANITIZE=1 compiles everything with ASan and UBSan.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# One place for every unit: the hot loop does its own checks, so that Cython's would be paid for twice.
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "initializedcheck": False,
+    "cdivision": True,
+    "annotation_typing": False,
+    "warn.deprecated.DEF": True,
+}
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function"]
+if os.environ.get("IPVSW_SANITIZE") == "1":
+    COMPILE = ["-O1", "-g", "-fno-omit-frame-pointer", *SANITIZERS, *WARNINGS]
+    LINK = SANITIZERS
+else:
+    COMPILE = ["-O2", *WARNINGS]
+    LINK = []
+
+BPF = "ipvsw.bpf_object"  # the name under which setuptools knows it; the file is ipvsw/ipvsw.bpf.o
+
+
+def unit(name: str) -> Extension:
+    """The Cython extension `name`, from the .pyx of that name."""
+    return Extension(name, [name.replace(".", "/") + ".pyx"], extra_compile_args=COMPILE, extra_link_args=LINK)
+
+
+class Build(build_ext):
+    """Translates Cython when it builds, not when metadata is asked for; and knows one more kind of
+    extension: an object for the kernel, compiled by clang."""
+
+    def finalize_options(self) -> None:
+        units = [extension for extension in self.distribution.ext_modules if extension.name != BPF]
+        others = [extension for extension in self.distribution.ext_modules if extension.name == BPF]
+        translated = cythonize(units, compiler_directives=DIRECTIVES, build_dir="build/cython", include_path=["."])
+        self.distribution.ext_modules[:] = [*translated, *others]
+        super().finalize_options()
+
+    def get_ext_filename(self, fullname: str) -> str:
+        *rooms, name = fullname.split(".")  # asked with and without the package
+        if name == BPF.split(".")[-1]:
+            return "/".join([*rooms, "ipvsw.bpf.o"])
+        return super().get_ext_filename(fullname)
+
+    def build_extension(self, ext: Extension) -> None:
+        if ext.name == BPF:
+            compile_bpf(ext.sources[0], Path(self.get_ext_fullpath(ext.name)))
+        else:
+            super().build_extension(ext)
+
+
+def compile_bpf(source: str, target: Path) -> None:
+    """clang and libbpf's headers make `target` from `source`. Errors: SystemExit with what is missing."""
+    clang = shutil.which("clang")
+    if clang is None:
+        raise SystemExit(f"clang is needed to build {source} (Debian: apt install clang)")
+    if not Path("/usr/include/bpf/bpf_helpers.h").exists():
+        raise SystemExit(f"libbpf's headers are needed to build {source} (Debian: apt install libbpf-dev)")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    command = [clang, "-O2", "-g", "-Wall", "-Wextra", "-target", "bpf", *kernel_headers(), "-c", source]
+    done = subprocess.run([*command, "-o", str(target)], check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"clang could not build {source}: its errors are above")
+
+
+def kernel_headers() -> list[str]:
+    """Where asm/types.h is: clang does not look in the host's directory when it builds for another target."""
+    names = [sysconfig.get_config_var("MULTIARCH")]
+    gcc = shutil.which("gcc")
+    if gcc is not None:
+        names.append(subprocess.run([gcc, "-print-multiarch"], capture_output=True, text=True, check=False).stdout)
+    paths = [Path("/usr/include", name.strip()) for name in names if name and name.strip()]
+    return next(([f"-I{path}"] for path in paths if (path / "asm/types.h").exists()), [])
+
+
+names = ["ipvsw._fast"]
+if os.environ.get("IPVSW_PROBE") == "1":
+    names.append("tests.native._probe")
+setup(
+    ext_modules=[*map(unit, names), Extension(BPF, ["kmod-shim/bpf/ipvsw.bpf.c"])],
+    cmdclass={"build_ext": Build},
+)

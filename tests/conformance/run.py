@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""Replay the corpus against `ipvswd` and compare with what the kernel's driver did: run.py [MODE-FLAG ...]
+
+Without arguments every pair in PAIRS. Prints each case that differs and "N of N cases agree";
+exits 1 if any differs. Needs root, iproute2 and nftables. With `--links` the ports are devices of
+the kernel module (`ip link add ... type ipvsw`), which must be loaded. `--corpus FILE --expected DIRECTORY`
+takes other frames of the same kinds (see generate.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
+
+import rig  # noqa: E402
+import running  # noqa: E402
+from lab import until  # noqa: E402
+
+PAIRS = tuple(f"{m}-{f}" for m in ("l2", "l3", "l3s") for f in ("bridge", "private", "vepa"))
+LOCK = Path(tempfile.gettempdir(), "ipvsw-conformance.lock")
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """The rig's namespaces have fixed names: one run at a time."""
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def seen(pair: str, corpus: Path, links: bool = False) -> dict[str, list[dict[str, str]]]:
+    """What everybody in the rig received while `ipvswd` switched `corpus` in the given mode and flag."""
+    mode, flag = pair.split("-")
+    with alone():
+        try:
+            rig.base()
+            ports = [] if links else [running.port(name, rig.NETNS[name][0]) for name in rig.PORTS]
+            lan = running.switch("m0", rig.HOST, ports, mode=mode, flag=flag)
+            with running.Daemon(lan) as daemon:
+                daemon.wait(60 if links else 15, states=("up", "down"))  # a guest may be slow
+                if links:
+                    rig.links()
+                    until(
+                        lambda: len(daemon.show()[0]["ports"]) == len(rig.PORTS), 30, "the links are ports", every=0.1
+                    )
+                rig.addresses()
+                sightings: dict[str, list[dict[str, str]]] = rig.replay(str(corpus))
+        finally:
+            rig.down()
+    return sightings
+
+
+def compare(
+    pair: str, corpus: Path = HERE / "corpus.json", expected: Path = HERE / "expected", links: bool = False
+) -> tuple[bool, str]:
+    """Whether every case agrees, and compare.py's words."""
+    sightings = seen(pair, corpus, links)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(sightings, file)
+        file.flush()
+        done = subprocess.run(
+            [sys.executable, str(HERE / "compare.py"), str(expected / f"{pair}.json"), file.name],
+            capture_output=True,
+            text=True,
+        )
+    return done.returncode == 0, done.stdout + done.stderr
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Compare ipvswd with the kernel's ipvlan, frame by frame.")
+    parser.add_argument("pairs", nargs="*", metavar="MODE-FLAG", help=f"of {', '.join(PAIRS)} (default: all)")
+    parser.add_argument("--corpus", type=Path, default=HERE / "corpus.json", help="other frames to replay")
+    parser.add_argument("--expected", type=Path, default=HERE / "expected", help="directory of what to expect")
+    parser.add_argument("--links", action="store_true", help="ports that the kernel module makes")
+    arguments = parser.parse_args()
+    for pair in arguments.pairs:
+        if pair not in PAIRS:
+            parser.error(f"{pair!r} is not one of {', '.join(PAIRS)}")
+    differing = False
+    for pair in arguments.pairs or PAIRS:
+        agree, words = compare(pair, arguments.corpus, arguments.expected, arguments.links)
+        print(f"{pair}\n{words}", end="", flush=True)
+        differing |= not agree
+    return int(differing)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""Every frame of the corpus, and others of the same kinds, end where the kernel's driver puts them, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import generate  # noqa: E402
+import model  # noqa: E402
+import run  # noqa: E402
+from compare import sightings  # noqa: E402
+
+SEEDS = (1, 2)
+COUNT = 300
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces, veth, TAP, BPF")
+
+
+@pytest.mark.parametrize("pair", [pair for pair in run.PAIRS if pair.startswith("l2-")])
+def test_the_model_of_l2_agrees_with_the_kernel(pair: str) -> None:
+    corpus = json.loads((HERE / "corpus.json").read_text())
+    expected = json.loads((HERE / "expected" / f"{pair}.json").read_text())
+    handled = model.handled_by(corpus)
+    for case in corpus:
+        seen = model.expect(case, pair.removeprefix("l2-"), handled)
+        assert sightings(seen) == sightings(expected[case["id"]]), case["id"]
+
+
+@as_root
+@pytest.mark.parametrize("pair", run.PAIRS)
+def test_corpus(pair: str) -> None:
+    agree, words = run.compare(pair)
+    assert agree, words
+
+
+@as_root
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("pair", [pair for pair in run.PAIRS if pair.startswith("l2-")])
+def test_other_frames_of_the_same_kinds(pair: str, seed: int, tmp_path: Path) -> None:
+    agree, words = run.compare(pair, generate.generate(seed, COUNT, tmp_path), tmp_path)
+    assert agree, words

@@ -1,0 +1,111 @@
+"""A libFuzzer target over parse and decide: no Python runs in it, Cython only translates it.
+
+The first byte of an input chooses direction, mode, flag, GSO and access; the rest is the frame. What is to be routed
+gets another header, behind an offload header that is made of its own bytes. `tests/fuzz/run.py` builds and drives it.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport abort, calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+from ipvsw._access cimport FLOWS, FROM_HOST_OPENS, TO_HOST_OPENS
+from ipvsw._decide cimport (
+    L2, L3S, N_OUTCOMES, THE_HOST, TO_PORT, TO_ROUTE, VEPA, PortRule, Switch, Verdict, decide_from_host,
+    decide_from_master, decide_from_port,
+)
+from ipvsw._route cimport Route, route_key, route_rewrite, wire_length
+from ipvsw._sys cimport mac48, virtio_net_hdr
+from ipvsw._table cimport table_init, table_put
+from ipvsw._wire cimport NO_ADDRESS, Address, Frame, frame_is_membership_report, frame_parse, ipv4_address, ipv6_address
+
+cdef enum:
+    PORTS = 4
+    BOTH = TO_HOST_OPENS | FROM_HOST_OPENS
+
+cdef Switch switch_
+
+
+cdef void set_up() noexcept nogil:
+    """The corpus's addresses: 10.1.0.11 and fd00:1::11 upwards, the last port down, the master's MAC 02:..:01."""
+    cdef uint8_t v4[4]
+    cdef uint8_t v6[16]
+    cdef uint8_t mac[6]
+    cdef Address a
+    cdef int32_t i
+    for i in range(16):
+        v6[i] = 0
+    for i in range(6):
+        mac[i] = 0
+    v4[0], v4[1], v4[2] = 10, 1, 0
+    v6[0], v6[3] = 0xFD, 1
+    mac[0], mac[5] = 2, 1
+    switch_.mode = L2
+    switch_.mac = mac48(mac)
+    switch_.n_ports = PORTS
+    switch_.rules = <PortRule *> calloc(PORTS, sizeof(PortRule))
+    switch_.flows = <uint64_t *> calloc(FLOWS, sizeof(uint64_t))
+    if switch_.rules == NULL or switch_.flows == NULL or not table_init(&switch_.table, 1):
+        abort()
+    for i in range(PORTS):
+        switch_.rules[i].up = i < PORTS - 1
+        switch_.rules[i].mtu = 100 if i == 1 else 1500
+        v4[3] = 11 + i
+        a = ipv4_address(v4)
+        table_put(&switch_.table, &a, i)
+        v6[15] = 0x11 + i
+        a = ipv6_address(v6)
+        table_put(&switch_.table, &a, i)
+    v4[3] = v6[15] = 1
+    a = ipv4_address(v4)
+    table_put(&switch_.table, &a, THE_HOST)
+    a = ipv6_address(v6)
+    table_put(&switch_.table, &a, THE_HOST)
+
+
+cdef void route(const uint8_t *data, uint32_t length) noexcept nogil:
+    """On a block of exactly the frame's size: libFuzzer's is not to be written."""
+    cdef uint8_t *block = <uint8_t *> malloc(length)
+    cdef Frame f
+    cdef Route way
+    cdef virtio_net_hdr header
+    if block == NULL:
+        abort()
+    memcpy(block, data, length)
+    if not frame_parse(&f, block, length) or route_key(&f).family == NO_ADDRESS:
+        abort()
+    memset(&way, 2, sizeof(way))
+    memcpy(&header, f.l3 + 2, sizeof(header))
+    if wire_length(&f, &header) > f.l3_length + header.gso_size + 65536:
+        abort()
+    route_rewrite(&f, &way, switch_.mac)
+    if block[0] != 2 or block[5] != 2:
+        abort()
+    free(block)
+
+
+cdef public int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) noexcept nogil:
+    cdef Verdict v
+    cdef Frame f
+    if switch_.rules == NULL:
+        set_up()
+    if size == 0:
+        return 0
+    switch_.flag = (data[0] >> 3) % (VEPA + 1)
+    switch_.mode = (data[0] >> 3) // (VEPA + 1) % (L3S + 1)
+    switch_.access = (data[0] >> 3) % (BOTH + 1)
+    if data[0] & 1:
+        v = decide_from_master(&switch_, data + 1, size - 1)
+    elif data[0] & 4:
+        v = decide_from_host(&switch_, data + 1, size - 1)
+    else:
+        v = decide_from_port(&switch_, data + 1, size - 1, data[0] & 2)
+        if v.outcome == TO_ROUTE:
+            route(data + 1, size - 1)
+            return 0
+    if v.outcome < 0 or v.outcome >= N_OUTCOMES or v.port < -1 or v.port >= PORTS:
+        abort()
+    if v.outcome == TO_PORT and (v.port < 0 or not switch_.rules[v.port].up):
+        abort()
+    if frame_parse(&f, data + 1, size - 1):
+        frame_is_membership_report(&f)
+    return 0

@@ -1,0 +1,366 @@
+"""The data plane's header-only helpers as plain Python calls, for the tests alone; never shipped.
+
+Every frame is copied to a heap block of exactly its size before it is looked at, so that under
+AddressSanitizer a read of one byte too many is an error.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+from ipvsw._access cimport FLOWS, fingerprint as c_fingerprint, flow_known, is_fragment
+from ipvsw._decide cimport (
+    N_OUTCOMES, THE_HOST, TO_PORT, TO_ROUTE, PortRule, Switch, Verdict, decide_from_host, decide_from_master,
+    decide_from_port, port_accepts, port_listens,
+)
+from ipvsw._route cimport (
+    Route, Routes as CRoutes, route_clear, route_find, route_put, route_rewrite as c_route_rewrite,
+    wire_length as c_wire_length,
+)
+from ipvsw._sys cimport mac48, virtio_net_hdr
+from ipvsw._table cimport Table as CTable, table_find, table_free, table_init, table_put, table_remove
+from ipvsw._wire cimport (
+    ETH_HLEN, ETH_P_IP, ETH_P_IPV6, IPV4, NO_ADDRESS, Address, Frame, frame_address, frame_is_membership_report,
+    frame_parse, frame_receive, ipv4_address, ipv6_address,
+)
+
+
+cdef uint8_t *exact_copy(bytes frame) except NULL:
+    cdef uint8_t *block = <uint8_t *> malloc(len(frame))
+    if block == NULL:
+        raise MemoryError
+    memcpy(block, PyBytes_AS_STRING(frame), len(frame))
+    return block
+
+
+cdef Address address_from(bytes raw) except *:
+    cdef const uint8_t *p = <const uint8_t *> PyBytes_AS_STRING(raw)
+    return ipv4_address(p) if len(raw) == 4 else ipv6_address(p)
+
+
+cdef object address_bytes(const Address *a):
+    if a.family == NO_ADDRESS:
+        return None
+    if a.family == IPV4:
+        return int(a.lo).to_bytes(4, "big")
+    return PyBytes_FromStringAndSize(<const char *> &a.hi, 8) + PyBytes_FromStringAndSize(<const char *> &a.lo, 8)
+
+
+def address_of(bytes frame, *, bint received, bint source):
+    """The address that a frame goes by, as 4 or 16 bytes or None; `received`: as the receive path sees it."""
+    cdef uint8_t *block = exact_copy(frame)
+    cdef Frame f
+    cdef Address a
+    try:
+        if not frame_parse(&f, block, len(frame)):
+            return None
+        if received:
+            frame_receive(&f)
+        a = frame_address(&f, source)
+        return address_bytes(&a)
+    finally:
+        free(block)
+
+
+def is_membership_report(bytes frame):
+    cdef uint8_t *block = exact_copy(frame)
+    cdef Frame f
+    try:
+        return bool(frame_parse(&f, block, len(frame)) and frame_is_membership_report(&f))
+    finally:
+        free(block)
+
+
+cdef Frame routable(uint8_t *block, uint32_t length) except *:
+    """What the rules hand to the route cache: IPv4 or IPv6 with a whole header, whatever it says."""
+    cdef Frame f
+    if not frame_parse(&f, block, length):
+        raise ValueError("a runt")
+    if f.l3_length < <uint32_t> {ETH_P_IP: 20, ETH_P_IPV6: 40}.get(f.ethertype, 65536):
+        raise ValueError("nothing to route")
+    return f
+
+
+def wire_length(bytes frame, bytes header):
+    """`header` is the frame's virtio_net_hdr."""
+    cdef uint8_t *block = exact_copy(frame)
+    cdef Frame f
+    try:
+        if len(header) != sizeof(virtio_net_hdr):
+            raise ValueError("a virtio_net_hdr has 10 bytes")
+        f = routable(block, len(frame))
+        return c_wire_length(&f, <const virtio_net_hdr *> PyBytes_AS_STRING(header))
+    finally:
+        free(block)
+
+
+def route_rewrite(bytes frame, bytes mac, bytes source):
+    """The frame as it leaves to the neighbour `mac`."""
+    cdef uint8_t *block = exact_copy(frame)
+    cdef Frame f
+    cdef Route route
+    try:
+        f = routable(block, len(frame))
+        memcpy(route.mac, PyBytes_AS_STRING(mac), 6)
+        c_route_rewrite(&f, &route, mac48(<const uint8_t *> PyBytes_AS_STRING(source)))
+        return PyBytes_FromStringAndSize(<const char *> block, len(frame))
+    finally:
+        free(block)
+
+
+cdef class Routes:
+    """A route cache."""
+
+    cdef CRoutes routes
+
+    def __cinit__(self, uint64_t key=1):
+        if not table_init(&self.routes.table, key):
+            raise MemoryError
+
+    def __dealloc__(self):
+        table_free(&self.routes.table)
+        free(self.routes.entries)
+
+    def put(self, bytes address, int kind, bytes mac, uint32_t mtu):
+        cdef Address a = address_from(address)
+        cdef Route route
+        memset(&route, 0, sizeof(route))
+        route.kind, route.mtu = kind, mtu
+        memcpy(route.mac, PyBytes_AS_STRING(mac), 6)
+        if not route_put(&self.routes, &a, &route):
+            raise MemoryError
+
+    def find(self, bytes frame):
+        """(kind, mac, mtu), or None."""
+        cdef uint8_t *block = exact_copy(frame)
+        cdef Frame f
+        cdef const Route *route
+        try:
+            f = routable(block, len(frame))
+            route = route_find(&self.routes, &f)
+            return None if route == NULL else (route.kind, (<const char *> route.mac)[:6], route.mtu)
+        finally:
+            free(block)
+
+    def clear(self):
+        if not route_clear(&self.routes):
+            raise MemoryError
+
+    def __len__(self):
+        return self.routes.length
+
+
+cdef class Table:
+    """An address table with a given hash key."""
+
+    cdef CTable table
+
+    def __cinit__(self, uint64_t key):
+        if not table_init(&self.table, key):
+            raise MemoryError
+
+    def __dealloc__(self):
+        table_free(&self.table)
+
+    def put(self, bytes address, int32_t port):
+        cdef Address a = address_from(address)
+        if not table_put(&self.table, &a, port):
+            raise MemoryError
+
+    def remove(self, bytes address):
+        cdef Address a = address_from(address)
+        table_remove(&self.table, &a)
+
+    def find(self, bytes address):
+        cdef Address a = address_from(address)
+        return table_find(&self.table, &a)
+
+    @property
+    def slots(self):
+        return self.table.mask + 1
+
+    def __len__(self):
+        return self.table.used
+
+    def items(self):
+        """Every used slot, in the order of the slots."""
+        cdef Address a
+        cdef uint64_t i
+        found = []
+        for i in range(self.table.mask + 1):
+            if self.table.slots[i].family:
+                a = Address(self.table.slots[i].hi, self.table.slots[i].lo, self.table.slots[i].family)
+                found.append((address_bytes(&a), self.table.slots[i].port))
+        return found
+
+    def longest_run(self):
+        """Of used slots, next to each other."""
+        cdef uint64_t i, run = 0, longest = 0
+        for i in range(2 * (self.table.mask + 1)):
+            run = run + 1 if self.table.slots[i & self.table.mask].family else 0
+            longest = max(longest, run)
+        return longest
+
+
+cdef class Decider:
+    """A switch without its doors. `ports` are (up, mtu, everything, groups), `table` is {address: port}, `host` are
+    the master's own addresses."""
+
+    cdef Switch s
+
+    def __cinit__(self, int mode, int flag, bytes mac, ports, table, host=(), int access=0,
+                  uint64_t key=0x5B5C31F2A97D4E63u):  # as good as the random ones of a datapath
+        cdef Address a
+        cdef int32_t i
+        cdef uint32_t k
+        self.s.mode, self.s.flag, self.s.mac = mode, flag, mac48(<const uint8_t *> PyBytes_AS_STRING(mac))
+        self.s.access = access
+        self.s.flows = <uint64_t *> calloc(FLOWS, sizeof(uint64_t))
+        if self.s.flows == NULL or not table_init(&self.s.table, key):
+            raise MemoryError
+        self.s.rules = <PortRule *> calloc(max(len(ports), 1), sizeof(PortRule))
+        if self.s.rules == NULL:
+            raise MemoryError
+        for i, (up, mtu, everything, groups) in enumerate(ports):
+            self.s.rules[i].up, self.s.rules[i].mtu, self.s.rules[i].everything = up, mtu, everything
+            self.s.rules[i].groups = <uint64_t *> malloc(len(groups) * sizeof(uint64_t))
+            for k, group in enumerate(groups):
+                self.s.rules[i].groups[k] = mac48(<const uint8_t *> PyBytes_AS_STRING(group))
+            self.s.rules[i].n_groups = len(groups)
+            self.s.n_ports = i + 1
+        for address, port in [*table.items(), *((address, THE_HOST) for address in host)]:
+            a = address_from(address)
+            if not table_put(&self.s.table, &a, port):
+                raise MemoryError
+
+    def __dealloc__(self):
+        for i in range(self.s.n_ports):
+            free(self.s.rules[i].groups)
+        free(self.s.rules)
+        free(self.s.flows)
+        table_free(&self.s.table)
+
+    def fingerprint(self, bytes frame):
+        """Of the frame's conversation, and whether that is remembered."""
+        cdef uint8_t *block = exact_copy(frame)
+        cdef Frame f
+        cdef uint64_t mark = 0
+        if frame_parse(&f, block, len(frame)):
+            mark = c_fingerprint(&f, self.s.table.key, is_fragment(&f))
+        free(block)
+        return mark, mark != 0 and bool(flow_known(self.s.flows, mark))
+
+    def from_port(self, bytes frame, bint gso=False):
+        """(outcome, port or -1) of a frame that a port sends."""
+        cdef uint8_t *block = exact_copy(frame)
+        cdef Verdict v = decide_from_port(&self.s, block, len(frame), gso)
+        free(block)
+        return v.outcome, v.port
+
+    def from_master(self, bytes frame):
+        cdef uint8_t *block = exact_copy(frame)
+        cdef Verdict v = decide_from_master(&self.s, block, len(frame))
+        free(block)
+        return v.outcome, v.port
+
+    def from_host(self, bytes frame):
+        cdef uint8_t *block = exact_copy(frame)
+        cdef Verdict v = decide_from_host(&self.s, block, len(frame))
+        free(block)
+        return v.outcome, v.port
+
+    def listeners(self, bytes group):
+        """The ports that a group frame for this MAC is for."""
+        cdef uint64_t mac = mac48(<const uint8_t *> PyBytes_AS_STRING(group))
+        return [i for i in range(self.s.n_ports) if port_listens(&self.s.rules[i], mac)]
+
+    def accepts(self, int32_t port, uint32_t length, bint gso):
+        return bool(port_accepts(&self.s.rules[port], length, gso))
+
+    def storm(self, seeds, uint64_t count, uint64_t seed):
+        """Decide about `count` mutated frames, every way, and put another header on what is to be routed. Returns
+        how many ended in each outcome; raises AssertionError with the frame if a verdict makes no sense."""
+        cdef uint64_t state = seed * 2 + 1
+        cdef uint64_t _n
+        cdef uint64_t totals[TO_ROUTE + 1]
+        cdef uint32_t length = 0
+        cdef uint8_t *block
+        cdef Verdict v
+        cdef int way
+        cdef bytes raw
+        memset(totals, 0, sizeof(totals))
+        for _n in range(count):
+            raw = seeds[random_below(&state, len(seeds))]
+            block = mutated(raw, &state, &length)
+            if block == NULL:
+                raise MemoryError
+            for way in range(4):
+                if way < 2:
+                    v = decide_from_port(&self.s, block, length, way == 0)
+                elif way == 2:
+                    v = decide_from_master(&self.s, block, length)
+                else:
+                    v = decide_from_host(&self.s, block, length)
+                if not (0 <= v.outcome < (TO_ROUTE + 1 if way < 2 else N_OUTCOMES) and -1 <= v.port < self.s.n_ports
+                        and (v.outcome != TO_PORT or (v.port >= 0 and self.s.rules[v.port].up
+                                                      and length >= ETH_HLEN))):
+                    culprit = PyBytes_FromStringAndSize(<const char *> block, length)
+                    free(block)
+                    raise AssertionError(f"way {way}: outcome {v.outcome}, port {v.port}: {culprit.hex()}")
+                totals[v.outcome] += 1
+                if way == 1 and v.outcome == TO_ROUTE:
+                    route(block, length, &state)
+            free(block)
+        return [totals[k] for k in range(TO_ROUTE + 1)]
+
+
+cdef void route(uint8_t *block, uint32_t length, uint64_t *state) noexcept:
+    """All that is done to a frame for the outside before it is sent, with an offload header that lies."""
+    cdef Frame f
+    cdef virtio_net_hdr header
+    cdef Route way
+    if not frame_parse(&f, block, length):
+        return
+    memset(&way, 2, sizeof(way))
+    memset(&header, 0, sizeof(header))
+    header.gso_type = random_below(state, 8)
+    header.gso_size = random_below(state, 2000)
+    header.csum_start = random_below(state, length + 32) if random_below(state, 8) else random_below(state, 65536)
+    if c_wire_length(&f, &header) > 20:
+        c_route_rewrite(&f, &way, random_below(state, 65536))
+
+
+cdef uint32_t random_below(uint64_t *state, uint32_t bound) noexcept:
+    """SplitMix64, reduced."""
+    cdef uint64_t z
+    state[0] += 0x9E3779B97F4A7C15u
+    z = state[0]
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu
+    return <uint32_t> (((z ^ (z >> 31)) >> 32) * bound >> 32)
+
+
+cdef uint8_t *mutated(bytes raw, uint64_t *state, uint32_t *length) noexcept:
+    """A heap block of exactly `length` bytes: the seed cut short or lengthened, a few bytes changed, of which
+    most are among the first 80, where everything is that anybody looks at. NULL if there is no memory."""
+    cdef uint32_t n = len(raw), i
+    cdef uint8_t *block
+    cdef uint32_t what = random_below(state, 4)
+    if what == 0:
+        n = random_below(state, n + 1)
+    elif what == 1:
+        n = n + random_below(state, 64)
+    block = <uint8_t *> malloc(n)
+    if block == NULL:
+        return NULL
+    length[0] = n
+    memcpy(block, PyBytes_AS_STRING(raw), min(n, <uint32_t> len(raw)))
+    for i in range(<uint32_t> len(raw), n):
+        block[i] = random_below(state, 256)
+    if n:
+        for _i in range(random_below(state, 4)):
+            block[random_below(state, min(n, 80) if random_below(state, 8) else n)] = random_below(state, 256)
+        if n > 12 and random_below(state, 16) == 0:
+            memcpy(block, block + 6, 6)  # to the sender's own MAC
+    return block

@@ -1,0 +1,106 @@
+"""The address table against a dict: growth, replacement, deletion by shifting back."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from _probe import Table
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from synth import seed_from_environment
+
+# Few enough to meet again; each IPv4 address comes with the IPv6 address whose key has the same 128 bits.
+NUMBERS = st.integers(0, 99)
+FAMILIES = st.sampled_from([4, 16])
+
+
+def address(number: int, family: int) -> bytes:
+    v4 = bytes([10, 0, 0, number])
+    return v4 if family == 4 else bytes(8) + v4[::-1] + bytes(4)
+
+
+class AgainstDict(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.model = Table(0), dict[bytes, int]()
+
+    @rule(number=NUMBERS, family=FAMILIES, port=st.integers(0, 2**31 - 1))
+    def put(self, number: int, family: int, port: int) -> None:
+        self.table.put(address(number, family), port)
+        self.model[address(number, family)] = port
+
+    @rule(first=st.integers(0, 90), count=st.integers(0, 40), family=FAMILIES)
+    def put_many(self, first: int, count: int, family: int) -> None:
+        for number in range(first, min(first + count, 100)):
+            self.put(number, family, number)
+
+    @rule(number=NUMBERS, family=FAMILIES)
+    def remove(self, number: int, family: int) -> None:
+        self.table.remove(address(number, family))
+        self.model.pop(address(number, family), None)
+
+    @rule(number=NUMBERS, family=FAMILIES)
+    def find(self, number: int, family: int) -> None:
+        assert self.table.find(address(number, family)) == self.model.get(address(number, family), -1)
+
+    @invariant()
+    def same(self) -> None:
+        assert dict(self.table.items()) == self.model
+        assert len(self.table.items()) == len(self.table) == len(self.model)
+        assert all(self.table.find(key) == port for key, port in self.model.items())
+
+    @invariant()
+    def at_most_three_quarters_full(self) -> None:
+        assert len(self.table) * 4 <= self.table.slots * 3
+
+
+TestAgainstDict = AgainstDict.TestCase
+TestAgainstDict.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+
+
+def test_a_long_life_with_every_key() -> None:
+    rng = random.Random(seed_from_environment())
+    for _ in range(20):
+        table, model = Table(rng.getrandbits(64)), dict[bytes, int]()
+        pool = [rng.randbytes(rng.choice([4, 16])) for _ in range(rng.choice([8, 12, 100, 3000]))]
+        for step in range(20_000):
+            key = rng.choice(pool)
+            if rng.random() < (0.7 if step % 4000 < 2000 else 0.3):
+                model[key] = step
+                table.put(key, step)
+            else:
+                model.pop(key, None)
+                table.remove(key)
+            assert table.find(key) == model.get(key, -1)
+        assert dict(table.items()) == model
+        assert all(table.find(key) == model.get(key, -1) for key in pool)
+
+
+def test_removing_where_the_chain_wraps_round_leaves_the_rest_to_be_found() -> None:
+    """Twelve of sixteen slots used: with many keys every way of wrapping comes up."""
+    rng = random.Random(1)
+    for key in range(3000):
+        table = Table(key)
+        addresses = [rng.randbytes(4) for _ in range(12)]
+        for port, a in enumerate(addresses):
+            table.put(a, port)
+        assert table.slots == 16
+        for gone in rng.sample(range(12), 12):
+            table.remove(addresses[gone])
+            addresses[gone] = b""
+            assert all(table.find(a) == port for port, a in enumerate(addresses) if a)
+        assert len(table) == 0
+
+
+@pytest.mark.parametrize("family", [4, 16])
+def test_ten_thousand_addresses_need_no_long_search(family: int) -> None:
+    """A linear table this full has short runs unless the hash is bad."""
+    table = Table(0x1234)
+    for number in range(10_000):
+        table.put(number.to_bytes(family, "big"), number)
+    assert len(table) == 10_000
+    assert table.slots == 16384
+    assert all(table.find(number.to_bytes(family, "big")) == number for number in range(10_000))
+    assert table.longest_run() < 400

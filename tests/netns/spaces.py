@@ -1,0 +1,121 @@
+"""Namespaces, commands and patience for tests, under names that no other run uses. Fixtures: `conftest.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import pytest
+
+from ipvsw.netlink import enter_namespace
+
+T = TypeVar("T")
+
+_numbers = itertools.count(1)
+
+
+def unique(prefix: str = "ivt") -> str:
+    """A name that no other run uses, short enough for a network device (15 characters)."""
+    return f"{prefix}{os.getpid():x}x{next(_numbers):x}"
+
+
+def ip(*words: str) -> str:
+    """`ip WORDS`, its standard output. Errors: CalledProcessError, with what ip said in its notes."""
+    return _checked(["ip", *words])
+
+
+def _checked(argv: list[str], **options: Any) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, **options)
+    if done.returncode:
+        error = subprocess.CalledProcessError(done.returncode, argv, done.stdout, done.stderr)
+        error.add_note(done.stderr.strip())
+        raise error
+    return done.stdout
+
+
+def wait_for(condition: Callable[[], T], *, seconds: float = 5.0, what: str = "condition") -> T:
+    """Poll until `condition()` is true and return its value; fail the test after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what}: not within {seconds} s")
+        time.sleep(0.005)
+    return value
+
+
+class Namespace:
+    """A network namespace under /run/netns, loopback up."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._processes: list[subprocess.Popen[str]] = []
+        self._exists = False
+
+    def create(self) -> None:
+        ip("netns", "add", self.name)
+        self._exists = True
+        self.ip("link", "set", "lo", "up")
+
+    def ip(self, *words: str) -> str:
+        """`ip -n NAME WORDS`."""
+        return ip("-n", self.name, *words)
+
+    def run(self, *argv: str, **options: Any) -> str:
+        """A command inside, to its end; its standard output."""
+        return _checked(["ip", "netns", "exec", self.name, *argv], **options)
+
+    def start(self, *argv: str, **options: Any) -> subprocess.Popen[str]:
+        """A command inside that goes on; killed at the end of the test."""
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | options
+        process = subprocess.Popen(["ip", "netns", "exec", self.name, *argv], start_new_session=True, **options)
+        self._processes.append(process)
+        return process
+
+    def inside(self, work: Callable[[], T]) -> T:
+        """Call `work` in a thread that is inside."""
+        results: list[T] = []
+        failures: list[BaseException] = []
+
+        def enter() -> None:
+            try:
+                with self.opened() as fd:
+                    enter_namespace(fd)
+                results.append(work())
+            except BaseException as failure:
+                failures.append(failure)
+
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join()
+        if failures:
+            raise failures[0]
+        return results[0]
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[int]:
+        """An fd of the namespace."""
+        fd = os.open(f"/run/netns/{self.name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def delete(self) -> None:
+        """Kill what was started inside and delete the namespace. Idempotent."""
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+        self._processes.clear()
+        if self._exists:
+            self._exists = False
+            ip("netns", "del", self.name)

@@ -1,0 +1,440 @@
+"""ipvswd as a process: what it does about changes of its configuration and of the world.
+
+The daemon runs in a namespace of its own, where the master is too, so that all it leaves is seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from spaces import Namespace, wait_for
+
+from ipvsw.client import ApiError, Client, Unreachable
+
+ROOT = Path(__file__).resolve().parents[2]
+MASTER = "m0"
+MASTER_MAC = "02:00:00:00:00:01"
+
+
+class Daemon:
+    """One that is started with `text` as its configuration; `port` and `switch` read its API."""
+
+    def __init__(self, home: Namespace, directory: Path, text: str) -> None:
+        self.home = home
+        self.file = directory / "ipvsw.toml"
+        self.socket = directory / "api.sock"
+        self.log = directory / "log"
+        self.client = Client(str(self.socket))
+        self.process: subprocess.Popen[bytes] | None = None
+        self.write(text)
+
+    def write(self, text: str) -> None:
+        self.file.write_text(f'[daemon]\nsocket = "{self.socket}"\n{text}')
+
+    def command(self, *more: str) -> list[str]:
+        enter = ["nsenter", f"--net=/run/netns/{self.home.name}"]
+        return [*enter, sys.executable, "-m", "ipvsw", "--config", str(self.file), *more]
+
+    def start(self, **environment: str) -> Daemon:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command(), cwd=ROOT, stderr=log, env=os.environ | environment)
+        wait_for(self.answers, seconds=15, what="the API answers")
+        return self
+
+    def answers(self) -> bool:
+        assert self.process and self.process.poll() is None, self.log.read_text()
+        with contextlib.suppress(Unreachable):
+            self.client.switches()
+            return True
+        return False
+
+    def once(self, *more: str) -> tuple[int, list[str]]:
+        """A run that ends by itself: exit status and lines on stderr."""
+        done = subprocess.run(self.command(*more), cwd=ROOT, capture_output=True, text=True, timeout=20)
+        return done.returncode, done.stderr.splitlines()
+
+    def switch(self, name: str = "lan") -> dict[str, Any]:
+        return next(one for one in self.client.switches() if one["name"] == name)
+
+    def port(self, name: str) -> dict[str, Any]:
+        return next(one for switch in self.client.switches() for one in switch["ports"] if one["name"] == name)
+
+    def until(self, state: str, *names: str) -> Daemon:
+        for name in names:
+            wait_for(lambda: self.port(name)["state"] == state, seconds=15, what=f"{name} is {state}")  # noqa: B023
+        return self
+
+    def until_owned(self, name: str, *addresses: str) -> None:
+        def owned() -> bool:
+            found = [one["address"] for one in self.port(name)["addresses"] if one["state"] == "owned"]
+            return {one for one in found if not one.startswith("fe80")} == set(addresses)
+
+        wait_for(owned, what=f"{name} owns {addresses}")
+
+    def reload(self, text: str) -> list[str]:
+        self.write(text)
+        return self.client.reload()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process
+        process, self.process = self.process, None
+        process.send_signal(number)
+        return process.wait(20)
+
+    def close(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def home(netns: Callable[..., Namespace]) -> Namespace:
+    """The master m0 and its other end, w0, with 10.7.0.254."""
+    home, wire = netns(), netns()
+    home.ip("link", "add", MASTER, "address", MASTER_MAC, "type", "veth", "peer", "name", "w0", "netns", wire.name)
+    wire.ip("address", "add", "10.7.0.254/24", "dev", "w0")
+    wire.ip("link", "set", "w0", "up")
+    home.ip("link", "set", MASTER, "up")
+    return home
+
+
+@pytest.fixture
+def daemon(home: Namespace, tmp_path: Path) -> Iterator[Callable[[str], Daemon]]:
+    """Factory of daemons that are not started yet."""
+    with contextlib.ExitStack() as cleanup:
+
+        def make(text: str) -> Daemon:
+            made = Daemon(home, tmp_path, text)
+            cleanup.callback(made.close)
+            return made
+
+        yield make
+
+
+Make = Callable[[str], Daemon]
+Spaces = Callable[..., Namespace]
+
+
+def switch(*ports: str, **more: object) -> str:
+    lines = [f"{key} = {json.dumps(value)}" for key, value in ({"name": "lan", "master": MASTER} | more).items()]
+    return "\n".join(["[[switch]]", *lines, *ports, ""])
+
+
+def port(name: str, netns: Namespace | str, *addresses: str, **more: object) -> str:
+    where = netns if isinstance(netns, str) else netns.name
+    keys = {"name": name, "netns": where, "addresses": addresses} | more
+    return "\n".join(["[[switch.port]]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items()), ""])
+
+
+def ping(source: Namespace, address: str) -> None:
+    source.run("ping", "-c", "1", "-W", "2", address)
+
+
+def devices(namespace: Namespace) -> set[str]:
+    return {link["ifname"] for link in json.loads(namespace.ip("-j", "link", "show"))}
+
+
+def attributes(namespace: Namespace, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(namespace.ip("-j", "link", "show", "dev", name))[0]
+    return found
+
+
+# ------------------------------------------------------------------------------------ life
+
+
+def test_ports_talk_and_a_clean_end_leaves_nothing(home: Namespace, netns: Spaces, daemon: Make) -> None:
+    a, b = netns(), netns()
+    before = devices(home)
+    running = daemon(switch(port("a", a, "10.7.0.1/24"), port("b", b, "10.7.0.2/24"))).start().until("up", "a", "b")
+    ping(a, "10.7.0.2")
+    ping(b, "10.7.0.254")
+    assert attributes(a, "a")["address"] == MASTER_MAC
+    assert attributes(a, "a")["ifalias"] == "ipvsw lan/a"
+    assert running.stop() == 0
+    assert devices(home) == before and devices(a) == devices(b) == {"lo"}
+    assert "clsact" not in home.run("tc", "qdisc", "show", "dev", MASTER)
+    assert not running.socket.exists()
+
+
+def test_an_end_while_ports_are_coming_up(home: Namespace, netns: Spaces, daemon: Make) -> None:
+    spaces = [netns() for _ in range(20)]
+    running = daemon(switch(*(port(f"p{k}", space) for k, space in enumerate(spaces)))).start()
+    assert running.stop() == 0
+    assert all(devices(space) == {"lo"} for space in spaces)
+    assert devices(home) == {"lo", MASTER}
+
+
+def test_systemd_is_told(daemon: Make, tmp_path: Path) -> None:
+    running = daemon(switch())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(tmp_path / "notify"))
+        heard.settimeout(10)
+        running.start(NOTIFY_SOCKET=str(tmp_path / "notify"))
+        assert heard.recv(100) == b"READY=1"
+        assert running.stop(signal.SIGINT) == 0
+        assert heard.recv(100) == b"STOPPING=1"
+
+
+def test_a_killed_daemon_is_replaced(home: Namespace, netns: Spaces, daemon: Make) -> None:
+    a, b = netns(), netns()
+    running = daemon(switch(port("a", a, "10.7.0.1/24"), port("b", b, "10.7.0.2/24"))).start().until("up", "a", "b")
+    running.stop(signal.SIGKILL)
+    running.start().until("up", "a", "b")
+    ping(a, "10.7.0.2")
+    assert running.stop() == 0
+    assert "clsact" not in home.run("tc", "qdisc", "show", "dev", MASTER)
+
+
+# ------------------------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize("more", [(), ("--check",)])
+def test_what_the_machine_can_not_do(home: Namespace, netns: Spaces, daemon: Make, more: tuple[str, ...]) -> None:
+    home.ip("link", "add", "br0", "type", "bridge")
+    home.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1")
+    home.ip("link", "set", "v0", "master", "br0")
+    cases = {
+        switch(master="nowhere"): "switch[0].master: nowhere does not exist",
+        switch(master="v0"): "switch[0].master: v0 is part of another device, as of a bridge or a bond",
+        switch(port("a", "none"), port("b", "none", ifname="c", mtu=9000)): (
+            "switch[0].port[1].mtu: 9000 is larger than the master's 1500"
+        ),
+    }
+    before = devices(home)
+    for text, line in cases.items():
+        status, lines = daemon(text).once(*more)
+        assert (status, lines) == (2, [f"ipvswd: {line}"])
+    assert devices(home) == before
+    assert "clsact" not in home.run("tc", "qdisc", "show")
+
+
+def test_a_good_configuration_is_only_looked_at(home: Namespace, netns: Spaces, daemon: Make) -> None:
+    a = netns()
+    assert daemon(switch(port("a", a, "10.7.0.1/24"))).once("--check") == (0, [])
+    assert devices(a) == {"lo"}
+
+
+def test_a_master_that_is_served_is_refused(daemon: Make) -> None:
+    running = daemon(switch()).start()
+    status, lines = running.once("--socket", f"{running.socket}2")
+    assert (status, lines) == (2, ["ipvswd: switch[0].master: m0 is already served by another ipvswd"])
+    assert running.once("--check", "--socket", f"{running.socket}2") == (0, [])
+    assert running.switch()["state"] == "up"
+
+
+# ------------------------------------------------------------------------------------ the world changes
+
+
+def test_a_name_that_is_taken_fails_until_it_is_free(netns: Spaces, daemon: Make) -> None:
+    a, b = netns(), netns()
+    a.ip("link", "add", "name", "a", "type", "bridge")
+    running = daemon(switch(port("a", a), port("b", b))).start().until("failed", "a").until("up", "b")
+    assert "exists" in running.port("a")["reason"].lower()
+    a.ip("link", "del", "dev", "a")
+    running.until("up", "a")
+
+
+def test_a_port_is_made_again_for_the_namespace_that_has_the_name_now(netns: Spaces, daemon: Make) -> None:
+    a = netns()
+    running = daemon(switch(port("a", a, "10.7.0.1/24"))).start().until("up", "a")
+    with a.opened():  # which keeps the old one alive
+        a.delete()
+        a.create()
+        wait_for(lambda: "a" in devices(a), what="the port is in the new namespace")
+        running.until("up", "a").until_owned("a", "10.7.0.1")
+    ping(a, "10.7.0.254")
+
+
+def test_a_device_that_is_deleted_inside_comes_back(netns: Spaces, daemon: Make) -> None:
+    a = netns()
+    running = daemon(switch(port("a", a, "10.7.0.1/24"))).start().until("up", "a")
+    ping(a, "10.7.0.254")
+    a.ip("link", "del", "dev", "a")
+    wait_for(lambda: "a" in devices(a), what="the device is there again")
+    running.until("up", "a").until_owned("a", "10.7.0.1")
+    before = running.client.stats()[0]["ports"]["a"]["rx_frames"]
+    assert before >= 2, "the counters of the first device are kept"
+    ping(a, "10.7.0.254")
+
+
+def test_a_device_that_is_renamed_is_followed(netns: Spaces, daemon: Make) -> None:
+    a = netns()
+    running = daemon(switch(port("a", a, "10.7.0.1/24"))).start().until("up", "a")
+    a.ip("link", "set", "dev", "a", "down")
+    running.until("down", "a")
+    assert [one["state"] for one in running.port("a")["addresses"] if "." in one["address"]] == ["down"]
+    a.ip("link", "set", "dev", "a", "name", "other")
+    a.ip("link", "set", "other", "up")
+    running.until("up", "a").until_owned("a", "10.7.0.1")
+    assert running.port("a")["ifname"] == "other"
+    a.ip("address", "add", "10.7.0.9/24", "dev", "other")
+    running.until_owned("a", "10.7.0.1", "10.7.0.9")
+
+
+def test_the_first_keeps_an_address_and_hands_it_over(netns: Spaces, daemon: Make) -> None:
+    a, b = netns(), netns()
+    running = daemon(switch(port("a", a, "10.7.0.1/24"), port("b", b))).start().until("up", "a", "b")
+    b.ip("address", "add", "10.7.0.1/24", "dev", "b")
+    states = lambda: {one["address"]: one["state"] for one in running.port("b")["addresses"]}  # noqa: E731
+    wait_for(lambda: states().get("10.7.0.1") == "duplicate", what="the second is refused")
+    assert running.client.stats()[0]["duplicates"] == 1
+    a.ip("address", "del", "10.7.0.1/24", "dev", "a")
+    running.until_owned("b", "10.7.0.1")
+    ping(b, "10.7.0.254")
+
+
+def test_the_masters_attributes_are_followed(home: Namespace, netns: Spaces, daemon: Make) -> None:
+    a, b = netns(), netns()
+    running = daemon(switch(port("a", a, "10.7.0.1/24"), port("b", b, mtu=1400))).start().until("up", "a", "b")
+    home.ip("link", "set", MASTER, "address", "02:00:00:00:00:77")
+    wait_for(lambda: attributes(a, "a")["address"] == "02:00:00:00:00:77", what="the MAC is followed")
+    home.ip("link", "set", MASTER, "mtu", "1450")
+    wait_for(lambda: attributes(a, "a")["mtu"] == 1450, what="the MTU is followed")
+    assert attributes(b, "b")["mtu"] == 1400
+    home.ip("link", "set", MASTER, "mtu", "1300")
+    wait_for(lambda: attributes(b, "b")["mtu"] == 1300, what="the MTU is never above the master's")
+    ping(a, "10.7.0.254")
+    assert running.switch()["mac"] == "02:00:00:00:00:77"
+
+
+def test_a_master_in_a_namespace_comes_goes_and_holds_nothing(netns: Spaces, daemon: Make) -> None:
+    place, a = netns(create=False), netns()
+    running = daemon(switch(port("a", a), netns=place.name)).start().until("waiting", "a")
+    for _ in range(2):
+        place.create()
+        place.ip("link", "add", MASTER, "type", "veth", "peer", "name", "w1")
+        place.ip("link", "set", "w1", "up")
+        place.ip("link", "set", MASTER, "up")
+        running.until("up", "a")
+        wait_for(lambda: running.port("a")["carrier"], what="the port has a carrier")
+        inode = os.stat(f"/run/netns/{place.name}").st_ino
+        place.delete()
+        wait_for(lambda: running.switch()["state"] == "waiting", what="the master is gone")
+        wait_for(lambda: not running.port("a")["carrier"], what="the port has no carrier")
+        assert running.process
+        fds = Path(f"/proc/{running.process.pid}/fd")
+        held = [os.stat(fd).st_ino for fd in fds.iterdir()]
+        assert inode not in held
+        a.ip("link", "del", "dev", "a")
+        running.until("waiting", "a")
+
+
+def test_a_port_in_the_daemons_own_namespace(home: Namespace, daemon: Make) -> None:
+    running = daemon(switch(port("a", f"/run/netns/{home.name}", "10.7.0.1/24"))).start().until("up", "a")
+    running.until_owned("a", "10.7.0.1")
+    home.ip("address", "add", "10.7.0.3/24", "dev", "a")
+    running.until_owned("a", "10.7.0.1", "10.7.0.3")
+
+
+# ------------------------------------------------------------------------------------ the configuration changes
+
+
+def test_a_port_changes_in_place(netns: Spaces, daemon: Make) -> None:
+    a = netns()
+    first = port("a", a, "10.7.0.1/24", "fd07::1/64", gateway=["10.7.0.254"])
+    running = daemon(switch(first)).start().until("up", "a")
+    index = running.port("a")["index"]
+    lines = running.reload(switch(port("a", a, "10.7.0.2/24", "fd07::1/64", gateway=["10.7.0.253"], mtu=1400)))
+    assert lines == [
+        "change port lan/a: address -10.7.0.1/24, address +10.7.0.2/24, "
+        "gateway -10.7.0.254, gateway +10.7.0.253, mtu 1400"
+    ]
+    running.until_owned("a", "10.7.0.2", "fd07::1")
+    wait_for(lambda: attributes(a, "a")["mtu"] == 1400, what="the MTU")
+    routes = a.ip("route", "show", "default")
+    assert "10.7.0.253" in routes and "10.7.0.254" not in routes
+    assert (running.port("a")["index"], running.port("a")["reason"]) == (index, "")
+    ping(a, "10.7.0.254")
+
+
+def test_a_hangup_reads_the_file_again(netns: Spaces, daemon: Make) -> None:
+    a, b = netns(), netns()
+    running = daemon(switch(port("a", a))).start().until("up", "a")
+    running.write(switch(port("b", b), flag="private"))
+    assert running.process
+    running.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: [one["name"] for one in running.switch()["ports"]] == ["b"], what="b instead of a")
+    running.until("up", "b")
+    assert (running.switch()["flag"], devices(a)) == ("private", {"lo"})
+
+
+def test_a_bad_file_changes_nothing(netns: Spaces, daemon: Make) -> None:
+    a = netns()
+    running = daemon(switch(port("a", a))).start().until("up", "a")
+    before = running.client.switches()
+    for text in ("nonsense", switch(master="nowhere"), switch(port("a", a), port("a", a))):
+        with pytest.raises(ApiError):
+            running.reload(text)
+    assert running.client.switches() == before
+
+
+def test_the_api_adds_and_the_file_does_not_take_away(home: Namespace, netns: Spaces, daemon: Make) -> None:
+    a, b, c = netns(), netns(), netns()
+    running = daemon(switch(port("a", a))).start().until("up", "a")
+    added = running.client.add_port(master=MASTER, name="b", netns=b.name, addresses=["10.7.0.2/24"])
+    assert (added["state"], running.switch()["flag"]) == ("up", "bridge")
+    running.client.add_port(master=MASTER, name="c", netns=c.name, flag="vepa")
+    assert running.switch()["flag"] == "vepa"
+    assert running.reload(switch()) == [
+        "remove port lan/a",
+        "set switch lan to l2 bridge, l3_output fast, host_access none",
+    ]
+    assert [one["name"] for one in running.switch()["ports"]] == ["b", "c"]
+    ping(b, "10.7.0.254")
+
+
+def test_a_switch_of_the_api_lives_with_its_ports(home: Namespace, netns: Spaces, daemon: Make) -> None:
+    a, b = netns(), netns()
+    running = daemon("").start()
+    assert running.client.add_port(master=MASTER, name="a", netns=a.name, flag="private")["state"] == "up"
+    assert running.client.add_port(master=MASTER, name="b", netns="ivt-none")["state"] == "waiting"
+    assert (running.switch(MASTER)["flag"], running.switch(MASTER)["mode"]) == ("private", "l2")
+    assert running.client.set_mode("a", flag="bridge")["flag"] == "bridge"
+    running.client.delete_port("a")
+    running.client.delete_port(f"{MASTER}/b")
+    assert running.client.switches() == []
+    assert "clsact" not in home.run("tc", "qdisc", "show", "dev", MASTER)
+    with pytest.raises(ApiError, match="there is no port"):
+        running.client.delete_port("a")
+    b.ip("link", "add", "name", "b", "type", "bridge")
+    for more in ({"netns": b.name}, {"netns": b.name, "mtu": 9000}, {"netns": b.name, "master": "nowhere"}):
+        with pytest.raises(ApiError):
+            running.client.add_port(**({"master": MASTER, "name": "b"} | more))
+        assert running.client.switches() == []
+
+
+def test_nothing_is_left_open(home: Namespace, netns: Spaces, daemon: Make) -> None:
+    a = netns()
+    running = daemon(switch(port("a", a, "10.7.0.1/24"))).start().until("up", "a")
+    assert running.process
+    pid = running.process.pid
+
+    def held() -> int:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+
+    def cycle() -> None:
+        a.ip("link", "del", "dev", "a")
+        wait_for(lambda: "a" in devices(a), what="the device is there again")
+        running.until("up", "a")
+        home.ip("link", "set", MASTER, "down")
+        home.ip("link", "set", MASTER, "up")
+        running.reload(switch(port("a", a, "10.7.0.1/24"), port("b", a)))
+        running.until("up", "b")
+        running.reload(switch(port("a", a, "10.7.0.1/24")))
+
+    for _ in range(8):  # until every helper thread has been started
+        cycle()
+    files = held()
+    for _ in range(5):
+        cycle()
+    wait_for(lambda: held() <= files, what="no more files are open than before")

@@ -1,0 +1,394 @@
+"""TAPs and packet sockets, against the real kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import select
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from spaces import Namespace, ip, wait_for
+
+from ipvsw.devices import packet, tap
+from ipvsw.netlink import Handle, Netlink
+
+Make = Callable[..., Namespace]
+Pair = Callable[..., tuple[str, str]]
+
+HEADER = bytes(tap.VNET_HEADER)
+
+
+def frame(destination: str = "ff:ff:ff:ff:ff:ff", kind: int = 0x88B5, text: bytes = b"") -> bytes:
+    """An Ethernet frame of a local experimental type (IEEE 802, 88b5)."""
+    source = bytes.fromhex("020000000001")
+    return (bytes.fromhex(destination.replace(":", "")) + source + struct.pack("!H", kind) + text).ljust(60, b"\0")
+
+
+# ---------------------------------------------------------------------------- TAP
+
+
+@pytest.fixture
+def door() -> Iterator[tap.Tap]:
+    opened = tap.open_tap()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def netlink() -> Iterator[Netlink]:
+    opened = Netlink()
+    yield opened
+    opened.close()
+
+
+def move(netlink: Netlink, door: tap.Tap, there: Namespace, name: str) -> None:
+    def work(handle: Handle) -> None:
+        link = handle.link(door.name)
+        assert link
+        with there.opened() as fd:
+            handle.set_link(link.index, netns_fd=fd, name=name)
+
+    asyncio.run(netlink.run(None, work))
+
+
+def read_frame(fd: int, wanted: bytes, *, seconds: float = 2.0) -> bytes:
+    """The first frame with `wanted` in it, with its virtio_net_hdr; others (IPv6's own) are passed over."""
+
+    def read() -> bytes | None:
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(fd, 65600):
+                if wanted in data:
+                    return data
+        return None
+
+    found = wait_for(read, seconds=seconds, what="frame")
+    assert found
+    return found
+
+
+def test_a_tap_has_every_offload_and_does_not_block(door: tap.Tap) -> None:
+    expected: tuple[str, ...] = ("csum", "tso4", "tso6")
+    release = os.uname().release.split(".")
+    if (int(release[0]), int(release[1])) >= (6, 2):
+        expected += ("uso4", "uso6")
+    assert door.offloads == expected
+    assert not os.get_inheritable(door.fd)
+    with pytest.raises(BlockingIOError):
+        os.read(door.fd, 100)
+    size = fcntl.ioctl(door.fd, 0x800454D7, bytes(4))  # TUNGETVNETHDRSZ
+    assert struct.unpack("=i", size)[0] == tap.VNET_HEADER
+
+
+def test_a_kernel_without_uso_grants_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = fcntl.ioctl
+
+    def older(fd: int, request: int, argument: int = 0) -> object:
+        if request == tap.TUNSETOFFLOAD and argument & (tap.TUN_F_USO4 | tap.TUN_F_TSO_ECN):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(fd, request, argument)
+
+    monkeypatch.setattr(tap.fcntl, "ioctl", older)
+    door = tap.open_tap()
+    door.close()
+    assert door.offloads == ("csum", "tso4", "tso6")
+
+
+def test_a_tap_is_closed_once_and_its_device_goes(door: tap.Tap) -> None:
+    fd = door.fd
+    assert Path(f"/sys/class/net/{door.name}").exists()
+    door.close()
+    assert not Path(f"/sys/class/net/{door.name}").exists()
+    other = os.open("/dev/null", os.O_RDONLY)
+    assert other == fd  # the number is free again
+    door.close()
+    os.close(other)
+
+
+def test_a_tap_that_is_moved_and_renamed_goes_on_working(door: tap.Tap, netlink: Netlink, netns: Make) -> None:
+    there = netns()
+    move(netlink, door, there, "port0")
+    fd = door.open_namespace()
+    with there.opened() as expected:
+        assert os.path.samestat(os.fstat(fd), os.fstat(expected))
+    os.close(fd)
+    there.ip("link", "set", "port0", "up")
+
+    def hear() -> socket.socket:
+        ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5))
+        ear.bind(("port0", 0x88B5))
+        ear.settimeout(2)
+        return ear
+
+    with there.inside(hear) as ear:
+        assert os.write(door.fd, HEADER + frame(text=b"to the namespace")) == 70
+        assert b"to the namespace" in ear.recv(100)
+        ear.send(frame(text=b"from the namespace"))
+        assert read_frame(door.fd, b"from the namespace") == HEADER + frame(text=b"from the namespace")
+
+
+def test_a_super_frame_comes_whole_with_its_header(door: tap.Tap, netlink: Netlink, netns: Make) -> None:
+    there = netns()
+    move(netlink, door, there, "port0")
+    there.ip("addr", "add", "10.77.0.1/24", "dev", "port0")
+    there.ip("link", "set", "port0", "up")
+    there.ip("neigh", "add", "10.77.0.2", "lladdr", "02:00:00:00:00:09", "dev", "port0")
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.setsockopt(socket.IPPROTO_UDP, 103, 1000)  # UDP_SEGMENT
+            sender.sendto(b"whole" * 800, ("10.77.0.2", 9))
+
+    there.inside(send)
+    data = read_frame(door.fd, b"wholewhole")
+    flags, kind, _, segment, start, offset = struct.unpack_from("=BBHHHH", data)
+    assert len(data) == 10 + 14 + 20 + 8 + 4000
+    assert (flags & 1, kind, segment, start, offset) == (1, 5, 1000, 34, 6)  # NEEDS_CSUM, UDP_L4
+
+
+def test_the_namespaces_death_is_seen_at_the_fd_and_not_hindered(
+    door: tap.Tap, netlink: Netlink, netns: Make, veth: Pair
+) -> None:
+    there = netns()
+    near, _ = veth(None, there)
+    move(netlink, door, there, "port0")
+    there.ip("link", "set", "port0", "up")
+    poll = select.poll()
+    poll.register(door.fd, select.POLLERR)
+    assert not poll.poll(0)
+    there.delete()
+    assert poll.poll(5000) == [(door.fd, select.POLLERR)]
+    wait_for(lambda: not Path(f"/sys/class/net/{near}").exists(), what="death of the namespace")
+    for use in (lambda: os.write(door.fd, HEADER + frame()), door.open_namespace, lambda: door.set_carrier(True)):
+        with pytest.raises(OSError) as refusal:
+            use()
+        assert refusal.value.errno == errno.EBADFD
+
+
+def test_the_carrier_is_set_from_here(door: tap.Tap, netlink: Netlink, netns: Make) -> None:
+    there = netns()
+    move(netlink, door, there, "port0")
+    there.ip("link", "set", "port0", "up")
+    for on in (False, True):
+        door.set_carrier(on)
+        assert ("NO-CARRIER" not in there.ip("link", "show", "port0")) is on
+
+
+# ---------------------------------------------------------------------------- AF_PACKET
+
+
+@pytest.fixture
+def wire(netns: Make, veth: Pair) -> Iterator[tuple[Namespace, int, socket.socket]]:
+    """A namespace with a master, the master's index, and a socket at the far end of the wire."""
+    here, far = netns(), netns()
+    near_end, far_end = veth(here, far)
+    for namespace, end in ((here, near_end), (far, far_end)):
+        wait_for(lambda namespace=namespace, end=end: "LOWER_UP" in namespace.ip("link", "show", end))
+
+    def open_far() -> socket.socket:
+        end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5))
+        end.bind((far_end, 0x88B5))
+        end.settimeout(2)
+        return end
+
+    with far.inside(open_far) as far_socket:
+        yield here, here.inside(lambda: socket.if_nametoindex(near_end)), far_socket
+
+
+@contextlib.contextmanager
+def master(here: Namespace, index: int, workers: int = 1, filter_fd: int = -1) -> Iterator[list[socket.socket]]:
+    sockets = here.inside(lambda: packet.open_master(index, workers, filter_fd))
+    try:
+        yield sockets
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def received(sock: socket.socket) -> list[bytes]:
+    """The test's own frames that are queued, with their virtio_net_hdr."""
+    found = []
+    with contextlib.suppress(BlockingIOError):
+        while data := sock.recv(65600):
+            if data[22:24] == b"\x88\xb5":
+                found.append(data)
+    return found
+
+
+def test_a_master_receives_with_header_and_auxdata_and_sends(wire: tuple[Namespace, int, socket.socket]) -> None:
+    here, index, far = wire
+    with master(here, index) as (sock,):
+        assert not sock.getblocking() and not sock.get_inheritable()
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= packet.BUFFER
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) >= packet.BUFFER
+        assert sock.getsockname()[1] == packet.ETH_P_ALL
+        far.send(frame(text=b"ping"))
+
+        def read() -> tuple[bytes, list[tuple[int, int, bytes]]] | None:
+            with contextlib.suppress(BlockingIOError):
+                data, control, _, _ = sock.recvmsg(100, 100)
+                return (data, control) if b"ping" in data else None
+            return None
+
+        found = wait_for(read)
+        assert found
+        data, control = found
+        assert data == HEADER + frame(text=b"ping")
+        assert [entry[:2] for entry in control] == [(packet.SOL_PACKET, packet.PACKET_AUXDATA)]
+        assert sock.send(HEADER + frame(text=b"pong")) == 70
+        assert far.recv(100) == frame(text=b"pong")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_the_host_sends_is_not_received(wire: tuple[Namespace, int, socket.socket], workers: int) -> None:
+    here, index, far = wire
+    inject = here.inside(lambda: packet.open_inject(index, 7))
+    with inject, master(here, index, workers) as sockets:
+        inject.send(HEADER + frame(text=b"out"))
+        assert b"out" in far.recv(100)
+        far.send(frame(text=b"in"))
+        got = wait_for(lambda: [data for sock in sockets for data in received(sock)])
+        assert got == [HEADER + frame(text=b"in")]
+
+
+def test_the_injecting_socket_is_marked_and_receives_nothing(wire: tuple[Namespace, int, socket.socket]) -> None:
+    here, index, far = wire
+    inject = here.inside(lambda: packet.open_inject(index, 0x69707677))
+    with inject, master(here, index) as (sock,):
+        assert inject.getsockopt(socket.SOL_SOCKET, packet.SO_MARK) == 0x69707677
+        far.send(frame())
+        wait_for(lambda: received(sock))
+        assert received(inject) == []
+
+
+def test_workers_share_the_frames_and_none_comes_twice(wire: tuple[Namespace, int, socket.socket]) -> None:
+    here, index, far = wire
+    with master(here, index, workers=3) as sockets:
+        for number in range(200):
+            # IPv4 with another source each, so that the flow hash spreads them.
+            header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 46, 0, 0, 64, 17, 0, number.to_bytes(4, "big"), bytes(4))
+            far.send(frame(kind=0x0800, text=header + b"spread" + number.to_bytes(2, "big")))
+        found: list[list[int]] = [[] for _ in sockets]
+
+        def all_found() -> bool:
+            for sock, numbers in zip(sockets, found, strict=True):
+                with contextlib.suppress(BlockingIOError):
+                    while data := sock.recv(200):
+                        if b"spread" in data:
+                            numbers.append(int.from_bytes(data.partition(b"spread")[2][:2], "big"))
+            return sum(map(len, found)) >= 200
+
+        wait_for(all_found)
+        assert sorted(number for numbers in found for number in numbers) == list(range(200)), list(map(len, found))
+        assert all(found)
+
+
+def test_the_filter_is_there_before_the_first_frame(wire: tuple[Namespace, int, socket.socket]) -> None:
+    here, index, far = wire
+    program = _load_filter()
+    done = threading.Event()
+
+    def flood() -> None:
+        while not done.is_set():
+            far.send(frame(text=b"no"))
+
+    flooding = threading.Thread(target=flood)
+    flooding.start()
+    try:
+        for _ in range(20):
+            with master(here, index, workers=2, filter_fd=program) as sockets:
+                far.send(frame(text=b"yes"))
+                got = wait_for(lambda: [data for sock in sockets for data in received(sock)])
+                assert got == [HEADER + frame(text=b"yes")]
+    finally:
+        done.set()
+        flooding.join()
+        os.close(program)
+
+
+def _load_filter() -> int:
+    """A socket filter that takes frames whose 15th byte is "y"."""
+    code = b"".join(
+        struct.pack("=BBhi", *instruction)
+        for instruction in (
+            (0xBF, 0x16, 0, 0),  # r6 = r1
+            (0x30, 0, 0, 14),  # r0 = frame[14]
+            (0x15, 0, 2, ord("y")),  # if r0 == "y" goto take
+            (0xB7, 0, 0, 0),  # r0 = 0
+            (0x95, 0, 0, 0),  # exit
+            (0xB7, 0, 0, -1),  # take: r0 = everything
+            (0x95, 0, 0, 0),
+        )
+    )
+    instructions, license_text = ctypes.create_string_buffer(code), ctypes.create_string_buffer(b"GPL")
+    # union bpf_attr for BPF_PROG_LOAD: type SOCKET_FILTER, count, instructions, licence
+    attributes = ctypes.create_string_buffer(
+        struct.pack("=IIQQ", 1, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(license_text)), 128
+    )
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall({"x86_64": 321, "aarch64": 280}[os.uname().machine], 5, attributes, 128)
+    assert fd >= 0, os.strerror(ctypes.get_errno())
+    return fd
+
+
+def test_a_filter_that_is_refused_leaves_no_socket(wire: tuple[Namespace, int, socket.socket]) -> None:
+    here, index, _ = wire
+    before = len(os.listdir("/proc/self/fd"))
+    with open("/dev/null") as null, pytest.raises(OSError):
+        here.inside(lambda: packet.open_master(index, 2, null.fileno()))
+    with pytest.raises(OSError):
+        here.inside(lambda: packet.open_master(999999, 1, -1))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_master_listens_to_groups_and_stops(wire: tuple[Namespace, int, socket.socket]) -> None:
+    here, index, _ = wire
+    groups = [bytes.fromhex("01005e010203"), bytes.fromhex("3333ff000001")]
+
+    def listed() -> list[bool]:
+        known = here.inside(lambda: Path("/proc/thread-self/net/dev_mcast").read_text())
+        return [group.hex() in known for group in groups]
+
+    with master(here, index) as (sock,):
+        packet.set_groups(sock, index, groups, [])
+        assert listed() == [True, True]
+        packet.set_groups(sock, index, [], groups[:1])
+        assert listed() == [False, True]
+    assert listed() == [False, False]
+
+
+def test_one_process_holds_a_master(netns: Make) -> None:
+    here, other = netns(), netns()
+    with here.inside(lambda: packet.claim_master(7)):
+        with pytest.raises(OSError) as refusal:
+            here.inside(lambda: packet.claim_master(7))
+        assert refusal.value.errno == errno.EADDRINUSE
+        here.inside(lambda: packet.claim_master(8)).close()
+        other.inside(lambda: packet.claim_master(7)).close()
+    here.inside(lambda: packet.claim_master(7)).close()
+
+
+def test_a_master_that_goes_down_and_up_is_heard_again(wire: tuple[Namespace, int, socket.socket]) -> None:
+    here, index, far = wire
+    with master(here, index) as (sock,):
+        name = here.inside(lambda: socket.if_indextoname(index))
+        ip("-n", here.name, "link", "set", name, "down")
+        with pytest.raises(OSError) as down:
+            wait_for(lambda: received(sock) or None, seconds=1)
+        assert down.value.errno == errno.ENETDOWN
+        ip("-n", here.name, "link", "set", name, "up")
+
+        def heard() -> list[bytes]:
+            with contextlib.suppress(OSError):  # ENETDOWN: the far end's carrier is on its way
+                far.send(frame(text=b"again"))
+            return received(sock)
+
+        assert wait_for(heard)[0] == HEADER + frame(text=b"again")

@@ -1,0 +1,505 @@
+"""The event socket and the thread that enters namespaces, against the real kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import os
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address, ip_interface
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from spaces import Namespace, ip, unique, wait_for
+
+from ipvsw.netlink import (
+    AddressEvent,
+    GroupsEvent,
+    Handle,
+    LinkEvent,
+    NamespaceGone,
+    Netlink,
+    Overrun,
+)
+
+T = TypeVar("T")
+Make = Callable[..., Namespace]
+Pair = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture
+def netlink() -> Iterator[Netlink]:
+    door = Netlink()
+    yield door
+    door.close()
+
+
+def run(netlink: Netlink, namespace: Namespace | None, work: Callable[[Handle], T]) -> T:
+    if namespace is None:
+        return asyncio.run(netlink.run(None, work))
+    with namespace.opened() as fd:
+        return asyncio.run(netlink.run(fd, work))
+
+
+def hear(netlink: Netlink, wanted: Callable[[Any], bool], *, seconds: float = 2.0) -> Any:
+    """The first event that is `wanted`; what came before it is lost."""
+    return wait_for(lambda: next(filter(wanted, netlink.events()), None), seconds=seconds, what="event")
+
+
+def known(netlink: Netlink, namespace: Namespace) -> int:
+    with namespace.opened() as fd:
+        nsid = asyncio.run(netlink.run(None, lambda handle: handle.nsid(fd)))
+    assert nsid is not None
+    return nsid
+
+
+# ---------------------------------------------------------------------------- events
+
+
+def test_link_events_tell_the_namespace_and_what_the_link_is(netlink: Netlink, netns: Make, veth: Pair) -> None:
+    there = netns()
+    nsid = known(netlink, there)
+    near, far = veth(None, there)
+    event = hear(netlink, lambda e: isinstance(e, LinkEvent) and e.link.name == far and e.nsid == nsid and e.link.up)
+    assert (event.gone, event.link.kind, event.link.mtu, event.link.ethernet) == (False, "veth", 1500, True)
+    assert event.link == run(netlink, there, lambda handle: handle.link_at(event.link.index)) or not event.link.carrier
+    assert hear(netlink, lambda e: isinstance(e, LinkEvent) and e.link.name == far and e.link.carrier).nsid == nsid
+
+    ip("link", "set", near, "promisc", "on")
+    assert hear(netlink, lambda e: isinstance(e, LinkEvent) and e.link.name == near and e.link.everything).nsid is None
+    there.ip("link", "del", far)
+    gone = hear(netlink, lambda e: isinstance(e, LinkEvent) and e.nsid == nsid and e.gone)
+    assert gone.link.name == far
+
+
+@pytest.mark.parametrize("address", ["10.77.0.1/24", "fd77::1/64"])
+def test_an_address_in_another_namespace_is_heard_within_100_ms(
+    netlink: Netlink, netns: Make, veth: Pair, address: str
+) -> None:
+    there = netns()
+    nsid = known(netlink, there)
+    _, far = veth(None, there)
+    index = run(netlink, there, lambda handle: handle.link(far)).index  # type: ignore[union-attr]
+    list(netlink.events())
+    wanted = ip_interface(address)
+    for verb, gone in (("add", False), ("del", True)):
+        there.ip("addr", verb, address, "dev", far)
+        done = time.monotonic()
+        event = hear(netlink, lambda e: isinstance(e, AddressEvent) and e.address == wanted.ip, seconds=0.1)
+        assert time.monotonic() - done < 0.1
+        assert event == AddressEvent(nsid, index, wanted.ip, wanted.network.prefixlen, gone)
+
+
+def test_an_address_with_a_peer_is_the_one_that_the_kernels_driver_owns(
+    netlink: Netlink, netns: Make, veth: Pair
+) -> None:
+    there = netns()
+    known(netlink, there)
+    _, far = veth(None, there)
+    there.ip("addr", "add", "10.77.0.1", "peer", "10.77.0.9/32", "dev", far)
+    there.ip("addr", "add", "fd77::1", "peer", "fd77::9/128", "dev", far)
+    for owned in ("10.77.0.9", "fd77::1"):
+        hear(netlink, lambda e, owned=owned: isinstance(e, AddressEvent) and e.address == ip_address(owned))
+    index = run(netlink, there, lambda handle: handle.link(far)).index  # type: ignore[union-attr]
+    listed = [str(address) for address, _ in run(netlink, there, lambda handle: handle.addresses(index))]
+    assert listed.count("10.77.0.9") == listed.count("fd77::1") == 1
+    assert "10.77.0.1" not in listed and "fd77::9" not in listed
+
+
+def test_a_group_that_is_joined_in_another_namespace_is_heard(netlink: Netlink, netns: Make, veth: Pair) -> None:
+    there = netns()
+    nsid = known(netlink, there)
+    _, far = veth(None, there)
+    index = run(netlink, there, lambda handle: handle.link(far)).index  # type: ignore[union-attr]
+    list(netlink.events())
+
+    def join() -> socket.socket:
+        member = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        # struct ip_mreqn: group, local address, interface
+        request = struct.pack("=4s4si", socket.inet_aton("239.1.2.3"), bytes(4), index)
+        member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
+        return member
+
+    with there.inside(join):
+        if _tells_groups():
+            hear(netlink, lambda e: e == GroupsEvent(nsid, index), seconds=0.1)
+        assert bytes.fromhex("01005e010203") in run(netlink, there, lambda handle: handle.groups(far))
+    wait_for(lambda: bytes.fromhex("01005e010203") not in run(netlink, there, lambda handle: handle.groups(far)))
+
+
+def _tells_groups() -> bool:
+    release = os.uname().release.split(".")
+    return (int(release[0]), int(release[1])) >= (6, 14)
+
+
+def test_a_namespace_that_dies_is_told_by_its_id(netlink: Netlink, netns: Make) -> None:
+    there = netns()
+    nsid = known(netlink, there)
+    assert known(netlink, there) == nsid
+    there.delete()
+    hear(netlink, lambda e: e == NamespaceGone(nsid), seconds=5)
+
+
+def test_a_port_that_leaves_a_bridge_is_not_a_link_that_is_gone(netlink: Netlink, netns: Make) -> None:
+    name, tap = unique("ivr"), unique("ivp")
+    try:
+        ip("link", "add", name, "type", "bridge")
+    except subprocess.CalledProcessError:
+        pytest.skip("this kernel has no bridges")
+    try:
+        ip("tuntap", "add", tap, "mode", "tap")
+        try:
+            ip("link", "set", tap, "master", name)
+            ip("link", "set", tap, "nomaster")
+            hear(netlink, lambda e: isinstance(e, LinkEvent) and e.link.name == tap)
+            assert not [e for e in netlink.events() if isinstance(e, LinkEvent) and e.gone]
+        finally:
+            ip("link", "del", tap)
+    finally:
+        ip("link", "del", name)
+
+
+def test_lost_events_are_told_and_later_ones_are_heard(netlink: Netlink, netns: Make, veth: Pair) -> None:
+    netlink._events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    near, _ = veth()
+    for mtu in range(1400, 1420):
+        ip("link", "set", near, "mtu", str(mtu))
+    assert Overrun() in list(netlink.events())
+    ip("link", "set", near, "mtu", "1300")
+    hear(netlink, lambda e: isinstance(e, LinkEvent) and e.link.mtu == 1300)
+
+
+def test_thousands_of_events_are_read_fast(netlink: Netlink, netns: Make, veth: Pair) -> None:
+    near, _ = veth()
+    toggles = [f"link set {near} mtu {1300 + n % 2}\n" for n in range(2000)]
+    list(netlink.events())
+    subprocess.run(["ip", "-batch", "-"], input="".join(toggles), text=True, check=True)
+    begun = time.process_time()
+    events = list(netlink.events())
+    assert Overrun() not in events
+    assert len([e for e in events if isinstance(e, LinkEvent) and e.link.name == near]) >= 2000
+    assert (time.process_time() - begun) / len(events) < 100e-6
+
+
+# ---------------------------------------------------------------------------- namespaces are not kept
+
+
+def test_neither_the_events_nor_the_thread_keep_a_namespace_alive(netlink: Netlink, netns: Make, veth: Pair) -> None:
+    there = netns()
+    known(netlink, there)
+    near, far = veth(None, there)
+    assert run(netlink, there, lambda handle: handle.link(far))
+    there.delete()
+    # The end here goes with the one there, and that goes when nobody holds the namespace.
+    wait_for(lambda: not Path(f"/sys/class/net/{near}").exists(), what="death of the namespace")
+
+
+def test_run_leaves_no_file_open(netlink: Netlink, netns: Make) -> None:
+    there = netns()
+    run(netlink, there, lambda handle: None)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        run(netlink, there, lambda handle: handle.link("lo"))
+        with pytest.raises(ZeroDivisionError):
+            run(netlink, there, lambda handle: 1 / 0)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_thread_returns_home_after_a_failure(netlink: Netlink, netns: Make) -> None:
+    there = netns()
+
+    def where(handle: Handle) -> int:
+        return os.stat("/proc/thread-self/ns/net").st_ino
+
+    def fail(handle: Handle) -> None:
+        assert where(handle) == inside
+        raise LookupError
+
+    inside = run(netlink, there, where)
+    home = run(netlink, None, where)
+    assert home == os.stat("/proc/self/ns/net").st_ino != inside
+    with pytest.raises(LookupError):
+        run(netlink, there, fail)
+    assert run(netlink, None, where) == home
+
+
+def test_what_is_no_namespace_is_refused_and_nothing_runs(netlink: Netlink) -> None:
+    ran: list[Handle] = []
+    with open("/dev/null") as null, pytest.raises(OSError) as refusal:
+        asyncio.run(netlink.run(null.fileno(), ran.append))
+    assert refusal.value.errno == errno.EINVAL and not ran
+
+
+def test_work_that_is_cancelled_in_the_queue_never_runs_and_leaks_nothing(netlink: Netlink, netns: Make) -> None:
+    there = netns()
+    ran = []
+
+    async def cancel() -> int:
+        with there.opened() as fd:
+            first = asyncio.create_task(netlink.run(fd, lambda handle: time.sleep(0.2)))
+            second = asyncio.create_task(netlink.run(fd, lambda handle: ran.append(1)))
+            await asyncio.sleep(0.05)
+            second.cancel()
+            await asyncio.gather(first, second, return_exceptions=True)
+            await netlink.run(None, lambda handle: None)
+            return len(os.listdir("/proc/self/fd"))
+
+    before = asyncio.run(cancel())
+    assert asyncio.run(cancel()) == before
+    assert not ran
+
+
+def test_an_error_names_its_place_and_has_the_kernels_number(netlink: Netlink) -> None:
+    with pytest.raises(OSError) as refusal:
+        run(netlink, None, lambda handle: handle.set_link(999999, up=True))
+    assert refusal.value.errno == errno.ENODEV
+    assert refusal.value.strerror == "link 999999: No such device"
+
+
+# ---------------------------------------------------------------------------- requests
+
+
+def test_a_link_is_changed_and_moved_with_a_new_name(netlink: Netlink, netns: Make, veth: Pair) -> None:
+    there = netns()
+    near, _ = veth()
+    index = run(netlink, None, lambda handle: handle.link(near)).index  # type: ignore[union-attr]
+    mac = bytes.fromhex("020000000007")
+
+    def change(handle: Handle) -> None:
+        handle.set_link(index, up=False, mac=mac, mtu=1400, alias="ipvsw:test", noarp=True)
+        with there.opened() as fd:
+            handle.set_link(index, netns_fd=fd, name="port0")
+
+    run(netlink, None, change)
+    assert run(netlink, None, lambda handle: handle.link(near)) is None
+    link = run(netlink, there, lambda handle: handle.link("port0"))
+    assert link is not None
+    assert (link.mac, link.mtu, link.up, link.kind) == (mac, 1400, False, "veth")
+    shown = there.ip("link", "show", "port0")
+    assert "NOARP" in shown and "ipvsw:test" in shown
+    run(netlink, there, lambda handle: handle.set_link(link.index, up=True, noarp=False))
+    shown = there.ip("link", "show", "port0")
+    assert "NOARP" not in shown and ",UP" in shown
+    run(netlink, there, lambda handle: handle.delete_link(link.index))
+    assert run(netlink, there, lambda handle: handle.link_at(link.index)) is None
+
+
+def test_a_name_that_is_taken_where_a_link_is_moved_is_an_error(netlink: Netlink, netns: Make, veth: Pair) -> None:
+    there = netns()
+    near, _ = veth()
+    _, taken = veth(None, there)
+
+    def move(handle: Handle) -> None:
+        link = handle.link(near)
+        assert link
+        with there.opened() as fd:
+            handle.set_link(link.index, netns_fd=fd, name=taken)
+
+    with pytest.raises(FileExistsError):
+        run(netlink, None, move)
+
+
+def test_addresses_and_default_routes(netlink: Netlink, netns: Make, veth: Pair) -> None:
+    there = netns()
+    _, far = veth(None, there)
+
+    def configure(handle: Handle) -> list[tuple[Any, int]]:
+        link = handle.link(far)
+        assert link
+        for _ in range(2):
+            for address in ("10.77.0.2/24", "fd77::2/64"):
+                handle.add_address(link.index, ip_interface(address))
+        for gateway in ("10.77.0.1", "10.77.0.254", "10.77.0.254", "fd77::1", "fe80::1", "fe80::1"):
+            handle.add_default_route(link.index, ip_address(gateway))
+        return handle.addresses(link.index)
+
+    addresses = run(netlink, there, configure)
+    assert (ip_address("10.77.0.2"), 24) in addresses and (ip_address("fd77::2"), 64) in addresses
+    assert there.ip("-4", "route", "show", "default").split()[:5] == ["default", "via", "10.77.0.254", "dev", far]
+    assert len(there.ip("-4", "route", "show", "default").splitlines()) == 1
+    assert there.ip("-6", "route", "show", "default").split()[:5] == ["default", "via", "fe80::1", "dev", far]
+    assert len(there.ip("-6", "route", "show", "default").splitlines()) == 1
+
+
+@pytest.mark.parametrize("gateway", ["192.0.2.1", "2001:db8::1"])
+def test_a_gateway_outside_every_prefix_is_on_the_link(netlink: Netlink, netns: Make, veth: Pair, gateway: str) -> None:
+    there = netns()
+    _, far = veth(None, there)
+
+    def configure(handle: Handle) -> None:
+        link = handle.link(far)
+        assert link
+        for address in ("10.77.0.2/32", "fd77::2/128"):
+            handle.add_address(link.index, ip_interface(address))
+        handle.add_default_route(link.index, ip_address(gateway))
+
+    run(netlink, there, configure)
+    shown = there.ip("-6" if ":" in gateway else "-4", "route", "show", "default")
+    assert f"via {gateway} dev {far}" in shown and "onlink" in shown
+
+
+def test_a_default_route_of_another_device_stays(netlink: Netlink, netns: Make, veth: Pair) -> None:
+    there = netns()
+    _, first = veth(None, there)
+    _, second = veth(None, there)
+    there.ip("addr", "add", "10.78.0.2/24", "dev", first)
+    there.ip("route", "add", "default", "via", "10.78.0.1")
+
+    def configure(handle: Handle) -> None:
+        link = handle.link(second)
+        assert link
+        handle.add_address(link.index, ip_interface("10.77.0.2/24"))
+        handle.add_default_route(link.index, ip_address("10.77.0.1"))
+
+    run(netlink, there, configure)
+    assert [line.split()[2] for line in there.ip("route", "show", "default").splitlines()] == ["10.78.0.1", "10.77.0.1"]
+
+
+def test_the_stable_secret_is_the_threads_namespaces(netlink: Netlink, netns: Make, veth: Pair) -> None:
+    there = netns()
+    _, far = veth(None, there)
+    index = run(netlink, there, lambda handle: handle.link(far)).index  # type: ignore[union-attr]
+    eui64 = run(netlink, there, lambda handle: handle.addresses(index))
+    there.ip("link", "set", far, "down")
+    run(netlink, there, lambda handle: handle.set_stable_secret(far, bytes(range(16))))
+    there.ip("link", "set", far, "up")
+    stable = run(netlink, there, lambda handle: handle.addresses(index))
+    assert len(stable) == 1 and stable != eui64
+    assert there.run("cat", f"/proc/sys/net/ipv6/conf/{far}/stable_secret").strip() == (
+        "0001:0203:0405:0607:0809:0a0b:0c0d:0e0f"
+    )
+
+
+def test_a_stable_secret_where_there_is_no_ipv6_does_nothing(netlink: Netlink, netns: Make, veth: Pair) -> None:
+    there = netns()
+    _, far = veth(None, there)
+    there.ip("link", "set", far, "mtu", "1000")  # too small for IPv6: the device has none
+    run(netlink, there, lambda handle: handle.set_stable_secret(far, bytes(16)))
+    assert bytes.fromhex("01005e000001") in run(netlink, there, lambda handle: handle.groups(far))
+
+
+# ---------------------------------------------------------------------------- clsact
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]:
+    """fds of two BPF programs: one lets everything pass, one drops everything."""
+    directory = tmp_path_factory.mktemp("bpf")
+    source, compiled = directory / "two.c", directory / "two.o"
+    source.write_text(
+        '__attribute__((section("tc"))) int pass(void *frame) { return 0; }\n'
+        '__attribute__((section("tc"))) int drop(void *frame) { return 2; }\n'
+        'char _license[] __attribute__((section("license"))) = "GPL";\n'
+    )
+    subprocess.run(["clang", "-O2", "-g", "-target", "bpf", "-c", str(source), "-o", str(compiled)], check=True)
+    libbpf = ctypes.CDLL("libbpf.so.1")
+    for function in ("bpf_object__open_file", "bpf_object__find_program_by_name"):
+        getattr(libbpf, function).restype = ctypes.c_void_p
+    loaded = ctypes.c_void_p(libbpf.bpf_object__open_file(os.fsencode(compiled), None))
+    assert libbpf.bpf_object__load(loaded) == 0
+    found = (ctypes.c_void_p(libbpf.bpf_object__find_program_by_name(loaded, name)) for name in (b"pass", b"drop"))
+    yield tuple(libbpf.bpf_program__fd(program) for program in found)  # type: ignore[misc]
+    libbpf.bpf_object__close(loaded)
+
+
+def filters(there: Namespace, device: str) -> str:
+    return "".join(there.run("tc", "filter", "show", "dev", device, side) for side in ("ingress", "egress"))
+
+
+def index_of(netlink: Netlink, namespace: Namespace, name: str) -> int:
+    link = run(netlink, namespace, lambda handle: handle.link(name))
+    assert link
+    return link.index
+
+
+def test_two_programs_are_attached_replaced_and_removed(
+    netlink: Netlink, netns: Make, veth: Pair, programs: tuple[int, int]
+) -> None:
+    letting, dropping = programs
+    here, there = netns(), netns()
+    near, far = veth(here, there)
+    here.ip("addr", "add", "10.77.0.1/24", "dev", near)
+    there.ip("addr", "add", "10.77.0.2/24", "dev", far)
+    index = index_of(netlink, here, near)
+
+    def pings() -> bool:
+        try:
+            here.run("ping", "-c1", "-W0.3", "10.77.0.2")
+        except subprocess.CalledProcessError:
+            return False
+        return True
+
+    assert pings()
+    for ingress, egress, passes in ((letting, letting, True), (dropping, letting, False), (letting, dropping, False)):
+        run(netlink, here, lambda handle, i=ingress, e=egress: handle.attach_clsact(index, i, e))
+        shown = filters(here, near)
+        assert shown.count("direct-action") == shown.count("handle 0x69707677 ipvsw") == 2
+        assert pings() is passes
+    run(netlink, here, lambda handle: handle.detach_clsact(index))
+    assert pings()
+    assert filters(here, near) == "" and "clsact" not in here.run("tc", "qdisc", "show", "dev", near)
+    run(netlink, here, lambda handle: handle.detach_clsact(index))
+
+
+def test_filters_of_others_stay_and_so_does_their_qdisc(
+    netlink: Netlink, netns: Make, veth: Pair, programs: tuple[int, int]
+) -> None:
+    here = netns()
+    near, _ = veth(here, here)
+    index = index_of(netlink, here, near)
+    here.run("tc", "qdisc", "add", "dev", near, "clsact")
+
+    def other(handle: Handle) -> None:
+        handle._route.tc(
+            "add-filter",
+            "bpf",
+            index,
+            handle=1,
+            fd=programs[0],
+            name="other",
+            parent=0xFFFFFFF3,
+            prio=118,
+            protocol=3,
+            direct_action=True,
+        )
+
+    run(netlink, here, other)
+    run(netlink, here, lambda handle: handle.attach_clsact(index, *programs))
+    assert filters(here, near).count("ipvsw") == 2
+    run(netlink, here, lambda handle: handle.detach_clsact(index))
+    shown = filters(here, near)
+    assert "other" in shown and "ipvsw" not in shown
+    assert "clsact" in here.run("tc", "qdisc", "show", "dev", near)
+
+
+def test_an_ingress_qdisc_in_the_way_is_named(
+    netlink: Netlink, netns: Make, veth: Pair, programs: tuple[int, int]
+) -> None:
+    here = netns()
+    near, _ = veth(here, here)
+    index = index_of(netlink, here, near)
+    here.run("tc", "qdisc", "add", "dev", near, "ingress")
+    with pytest.raises(FileExistsError, match="a qdisc of kind ingress is in the way"):
+        run(netlink, here, lambda handle: handle.attach_clsact(index, *programs))
+    assert "ingress" in here.run("tc", "qdisc", "show", "dev", near)
+
+
+def test_a_program_that_is_refused_leaves_nothing(
+    netlink: Netlink, netns: Make, veth: Pair, programs: tuple[int, int]
+) -> None:
+    here = netns()
+    near, _ = veth(here, here)
+    index = index_of(netlink, here, near)
+    with open("/dev/null") as null, pytest.raises(OSError, match=f"tc filters on link {index}: "):
+        run(netlink, here, lambda handle: handle.attach_clsact(index, programs[0], null.fileno()))
+    assert filters(here, near) == "" and "clsact" not in here.run("tc", "qdisc", "show", "dev", near)
+
+
+def test_detaching_from_a_device_that_is_gone_does_nothing(netlink: Netlink) -> None:
+    run(netlink, None, lambda handle: handle.detach_clsact(999999))

@@ -1,0 +1,244 @@
+"""Broken configurations, each with the whole line that it gets."""
+
+from __future__ import annotations
+
+
+def _switch(lines: str) -> str:
+    return f'[[switch]]\nmaster = "eth0"\n{lines}\n'
+
+
+def _port(lines: str) -> str:
+    return _switch(f'[[switch.port]]\nname = "a"\n{lines}')
+
+
+def _ports(first: str, second: str) -> str:
+    return _switch(f"[[switch.port]]\n{first}\n[[switch.port]]\n{second}")
+
+
+BROKEN: tuple[tuple[str, str], ...] = (
+    # TOML
+    ("[daemon\n", "line 1, column 8: Expected ']' at the end of a table declaration"),
+    ("[daemon]\nworkers = \n", "line 2, column 11: Invalid value"),
+    ("workers", "line 1, column 8: Expected '=' after a key in a key/value pair"),
+    ("[daemon]\nworkers = 1\nworkers = 2\n", "line 3, column 12: Cannot overwrite a value"),
+    ("[daemon]\n[daemon]\n", "line 2, column 8: Cannot declare ('daemon',) twice"),
+    ('[daemon]\nsocket = "/run/x\n', "line 2, column 17: Illegal character '\\n'"),
+    ("[daemon]\nworkers = 0x" + "f" * 9999, "daemon.workers: a number of 39996 bits is not between 1 and 64"),
+    ("[daemon]\nworkers = " + "9" * 9999, "the document: a number in it has too many digits"),
+    # the frame
+    ("[demon]\n", "demon: unknown key; did you mean daemon?"),
+    ("xyz = 1\n", "xyz: unknown key; known are daemon, switch"),
+    ('"a b" = 1\n', '"a b": unknown key; known are daemon, switch'),
+    ("daemon = 1\n", "daemon: must be a table, not an integer"),
+    ("[[daemon]]\n", "daemon: must be a table, not an array"),
+    ("[switch]\nmaster = 'eth0'\n", "switch: must be an array of tables, written [[switch]], not a table"),
+    ("switch = 'eth0'\n", "switch: must be an array, not a string"),
+    ("switch = ['eth0']\n", "switch[0]: must be a table, not a string"),
+    # [daemon]
+    ("[daemon]\nsockets = '/run/x'\n", "daemon.sockets: unknown key; did you mean socket?"),
+    ("[daemon]\nsocket = 7\n", "daemon.socket: must be a string, not an integer"),
+    ("[daemon]\nsocket = ''\n", "daemon.socket: is empty"),
+    ("[daemon]\nsocket = 'api.sock'\n", 'daemon.socket: "api.sock" is not an absolute path'),
+    (
+        f"[daemon]\nsocket = '/{'x' * 104}'\n",
+        f'daemon.socket: "/{"x" * 104}" is longer than 104 bytes',
+    ),
+    ('[daemon]\nsocket = "/run/\\n"\n', 'daemon.socket: "/run/\\n" has an unprintable character'),
+    ("[daemon]\nworkers = 0\n", "daemon.workers: 0 is not between 1 and 64"),
+    ("[daemon]\nworkers = 65\n", "daemon.workers: 65 is not between 1 and 64"),
+    ("[daemon]\nworkers = '2'\n", "daemon.workers: must be an integer, not a string"),
+    ("[daemon]\nworkers = true\n", "daemon.workers: must be an integer, not a boolean"),
+    ("[daemon]\nworkers = 2.0\n", "daemon.workers: must be an integer, not a float"),
+    ("[daemon]\nworkers = 1979-05-27\n", "daemon.workers: must be an integer, not a date"),
+    # [[switch]]
+    ("[[switch]]\nname = 'lan'\n", "switch[0].master: is missing"),
+    ("[[switch]]\nmaster = ''\n", "switch[0].master: is empty"),
+    ("[[switch]]\nmaster = ['eth0']\n", "switch[0].master: must be a string, not an array"),
+    ("[[switch]]\nmaster = 'lo'\n", "switch[0].master: the loopback device cannot be a master"),
+    (
+        "[[switch]]\nmaster = 'a-master-too-long'\n",
+        'switch[0].master: "a-master-too-long" is not an interface name: it is longer than 15 bytes',
+    ),
+    ("[[switch]]\nmaster = 'a/b'\n", 'switch[0].master: "a/b" is not an interface name: it has a "/"'),
+    ("[[switch]]\nmasters = 'eth0'\n", "switch[0].masters: unknown key; did you mean master?"),
+    (_switch("ports = []"), "switch[0].ports: unknown key; did you mean port?"),
+    (_switch("name = 'a/b'"), 'switch[0].name: "a/b" cannot be a name: it reads as a path'),
+    (_switch("name = '..'"), 'switch[0].name: ".." cannot be a name: it reads as a path'),
+    (_switch("name = 'the lan'"), 'switch[0].name: "the lan" has a space or an unprintable character'),
+    (_switch(f"name = '{'n' * 256}'"), f'switch[0].name: "{"n" * 117}..." is longer than 255 bytes'),
+    (_switch("mode = 'l4'"), 'switch[0].mode: "l4" is not a mode; known are l2, l3, l3s'),
+    (_switch("mode = 2"), "switch[0].mode: must be a string, not an integer"),
+    (_switch("mode = 'L3'"), 'switch[0].mode: "L3" is not a mode; known are l2, l3, l3s'),
+    (_switch("mode = ['l3', 'bridge']"), "switch[0].mode: must be a string, not an array"),
+    (
+        _switch("host_access = 'all'"),
+        'switch[0].host_access: "all" is not an access; known are none, to-host, from-host, both',
+    ),
+    (_switch("host_access = true"), "switch[0].host_access: must be a string, not a boolean"),
+    (_switch("host_acces = 'both'"), "switch[0].host_acces: unknown key; did you mean host_access?"),
+    (_switch("l3_output = 'slow'"), 'switch[0].l3_output: "slow" is not a way out; known are fast, host'),
+    (_switch("l3_output = 1"), "switch[0].l3_output: must be a string, not an integer"),
+    (_switch("flag = 'privat'"), 'switch[0].flag: "privat" is not a flag; known are bridge, private, vepa'),
+    (_switch("netns = ''"), "switch[0].netns: is empty; leave it out for the daemon's own namespace"),
+    (_switch("") + _switch(""), 'switch[1].master: "eth0" is taken by switch[0].master'),
+    (
+        "[[switch]]\nmaster = 'a'\nname = 'lan'\n[[switch]]\nmaster = 'b'\nname = 'lan'\n",
+        'switch[1].name: "lan" is taken by switch[0].name',
+    ),
+    (
+        "[[switch]]\nmaster = 'a'\nnetns = 'x'\n[[switch]]\nmaster = 'a'\nnetns = 'y'\n",
+        'switch[1].name: "a" is taken by switch[0].name',
+    ),
+    (
+        "[[switch]]\nmaster = 'a'\nnetns = 'x'\n[[switch]]\nname = 'b'\nmaster = 'a'\nnetns = '/run/netns/x'\n",
+        'switch[1].master: "a" is taken by switch[0].master',
+    ),
+    # [[switch.port]]
+    (
+        _switch("[switch.port]\nname = 'a'"),
+        "switch[0].port: must be an array of tables, written [[switch.port]], not a table",
+    ),
+    (_switch("port = [1]"), "switch[0].port[0]: must be a table, not an integer"),
+    (_switch("[[switch.port]]\nifname = 'a'"), "switch[0].port[0].name: is missing"),
+    (_switch("[[switch.port]]\nname = 1"), "switch[0].port[0].name: must be a string, not an integer"),
+    (
+        _switch("[[switch.port]]\nname = 'a-very-long-name'"),
+        'switch[0].port[0].name: "a-very-long-name" is not an interface name: it is longer than 15 bytes;'
+        " set ifname, or choose another name",
+    ),
+    (_port("adresses = []"), "switch[0].port[0].adresses: unknown key; did you mean addresses?"),
+    (
+        _port("kind = 'ipvtap'"),
+        'switch[0].port[0].kind: "ipvtap" is not a kind; known are netns, macvtap, tap',
+    ),
+    (_port("queues = 2"), "switch[0].port[0].queues: is for kind macvtap and tap; this port's is netns"),
+    (_port("kind = 'tap'\nqueues = 0"), "switch[0].port[0].queues: 0 is not between 1 and 16"),
+    (
+        _port("kind = 'macvtap'\nowner = 'alice'"),
+        "switch[0].port[0].owner: is for kind tap; this port's is macvtap",
+    ),
+    (_port("kind = 'tap'\nowner = -1"), "switch[0].port[0].owner: -1 is not between 0 and 4294967294"),
+    (_port("kind = 'tap'\nallow = ['@']"), "switch[0].port[0].allow[0]: the name of a group is missing after the @"),
+    (_port("kind = 'tap'\nallow = [1.5]"), "switch[0].port[0].allow[0]: must be a name or a number, not a float"),
+    (
+        _port("kind = 'tap'\naddresses = ['10.0.0.2/24']\ngateway = ['10.0.0.1']"),
+        "switch[0].port[0].gateway: is for kind netns; this port's is tap",
+    ),
+    (_port("ifname = 'a:0'"), 'switch[0].port[0].ifname: "a:0" is not an interface name: it has a ":"'),
+    (_port("ifname = 'a%d'"), 'switch[0].port[0].ifname: "a%d" is not an interface name: it has a "%"'),
+    (
+        _port("ifname = 'a b'"),
+        'switch[0].port[0].ifname: "a b" is not an interface name: it has a space or an unprintable character',
+    ),
+    (
+        _port("ifname = '.'"),
+        'switch[0].port[0].ifname: "." is not an interface name: the kernel keeps it for itself',
+    ),
+    (
+        _port("ifname = 'all'"),
+        'switch[0].port[0].ifname: "all" is not an interface name: the kernel keeps it for itself',
+    ),
+    (
+        _port("ifname = 'ääääääää'"),
+        'switch[0].port[0].ifname: "ääääääää" is not an interface name: it is longer than 15 bytes',
+    ),
+    (_port("netns = 1234"), "switch[0].port[0].netns: must be a string, not an integer"),
+    (_port("netns = 'pid:x'"), 'switch[0].port[0].netns: "pid:x" does not name a process, as pid:1234 would'),
+    (_port("netns = 'pid:0'"), 'switch[0].port[0].netns: "pid:0" does not name a process, as pid:1234 would'),
+    (
+        _port("netns = 'netns/ns0'"),
+        'switch[0].port[0].netns: "netns/ns0" is not a name, an absolute path or pid:N',
+    ),
+    (_port("netns = '..'"), 'switch[0].port[0].netns: ".." cannot be a name: it reads as a path'),
+    (
+        _port('netns = "/run/\\u0000"'),
+        'switch[0].port[0].netns: "/run/\\u0000" has an unprintable character',
+    ),
+    (_port("mtu = 67"), "switch[0].port[0].mtu: 67 is not between 68 and 65535"),
+    (_port("mtu = 65536"), "switch[0].port[0].mtu: 65536 is not between 68 and 65535"),
+    (_port("mtu = '1500'"), "switch[0].port[0].mtu: must be an integer, not a string"),
+    (
+        _port("mtu = 1279\naddresses = ['10.0.0.2/24', 'fd00::2/64']"),
+        "switch[0].port[0].mtu: 1279 is less than 1280, which IPv6 addresses need",
+    ),
+    # addresses
+    (_port("addresses = '10.0.0.2/24'"), "switch[0].port[0].addresses: must be an array, not a string"),
+    (_port("addresses = [5]"), "switch[0].port[0].addresses[0]: must be a string, not an integer"),
+    (
+        _ports("name = 'a'\naddresses = ['10.0.0.2/24']", "name = 'b'\naddresses = ['10.0.0.300/24']"),
+        'switch[0].port[1].addresses[0]: "10.0.0.300/24" is not an IPv4 or IPv6 interface address',
+    ),
+    (
+        _port("addresses = ['10.0.0.2/33']"),
+        'switch[0].port[0].addresses[0]: "10.0.0.2/33" is not an IPv4 or IPv6 interface address',
+    ),
+    (
+        _port("addresses = ['10.0.0.2/255.255.255.0']"),
+        'switch[0].port[0].addresses[0]: "10.0.0.2/255.255.255.0" is not an IPv4 or IPv6 interface address',
+    ),
+    (
+        _port("addresses = ['10.0.0.2/24', 'fe80::1%eth0/64']"),
+        'switch[0].port[0].addresses[1]: "fe80::1%eth0/64" is not an IPv4 or IPv6 interface address',
+    ),
+    (
+        _port("addresses = ['fd00:::2/64']"),
+        'switch[0].port[0].addresses[0]: "fd00:::2/64" is not an IPv4 or IPv6 interface address',
+    ),
+    (_port("addresses = ['0.0.0.0/24']"), "switch[0].port[0].addresses[0]: 0.0.0.0 stands for no address at all"),
+    (_port("addresses = ['::/64']"), "switch[0].port[0].addresses[0]: :: stands for no address at all"),
+    (
+        _port("addresses = ['255.255.255.255/32']"),
+        "switch[0].port[0].addresses[0]: 255.255.255.255 is everybody's address",
+    ),
+    (_port("addresses = ['ff02::1/64']"), "switch[0].port[0].addresses[0]: ff02::1 is a group, which no port can own"),
+    (_port("addresses = ['::1/128']"), "switch[0].port[0].addresses[0]: ::1 belongs to the loopback device"),
+    (
+        _port("addresses = ['10.0.0.2/24', '10.0.0.2/24']"),
+        'switch[0].port[0].addresses[1]: "10.0.0.2" is taken by switch[0].port[0].addresses[0]',
+    ),
+    (
+        _ports("name = 'a'\naddresses = ['10.9.9.9/8', 'fd00::2/64']", "name = 'b'\naddresses = ['fd00:0::2/48']"),
+        'switch[0].port[1].addresses[0]: "fd00::2" is taken by switch[0].port[0].addresses[1]',
+    ),
+    # gateway
+    (_port("gateway = '10.0.0.1'"), "switch[0].port[0].gateway: must be an array, not a string"),
+    (_port("gateway = ['10.0.0.1/24']"), 'switch[0].port[0].gateway[0]: "10.0.0.1/24" is not an IPv4 or IPv6 address'),
+    (_port("gateway = ['router']"), 'switch[0].port[0].gateway[0]: "router" is not an IPv4 or IPv6 address'),
+    (
+        _port("gateway = ['fe80::1%eth0']"),
+        'switch[0].port[0].gateway[0]: "fe80::1%eth0" is not an IPv4 or IPv6 address',
+    ),
+    (_port("gateway = ['0.0.0.0']"), "switch[0].port[0].gateway[0]: 0.0.0.0 stands for no address at all"),
+    (_port("gateway = ['224.0.0.1']"), "switch[0].port[0].gateway[0]: 224.0.0.1 cannot be a gateway"),
+    (_port("gateway = ['127.0.0.1']"), "switch[0].port[0].gateway[0]: 127.0.0.1 cannot be a gateway"),
+    (
+        _port("gateway = ['10.0.0.1']"),
+        "switch[0].port[0].gateway[0]: 10.0.0.1 needs an IPv4 address in addresses",
+    ),
+    (
+        _port("addresses = ['10.0.0.2/24']\ngateway = ['10.0.0.1', 'fd00::1']"),
+        "switch[0].port[0].gateway[1]: fd00::1 needs an IPv6 address in addresses",
+    ),
+    (
+        _port("addresses = ['10.0.0.2/24']\ngateway = ['10.0.0.1', '10.0.0.3']"),
+        "switch[0].port[0].gateway[1]: 10.0.0.3 is a second IPv4 gateway; the first is switch[0].port[0].gateway[0]",
+    ),
+    (
+        _port("addresses = ['10.0.0.2/24']\ngateway = ['10.0.0.2']"),
+        "switch[0].port[0].gateway[0]: 10.0.0.2 is the port's own address",
+    ),
+    # names across ports
+    (
+        _ports("name = 'a'", "name = 'a'\nifname = 'b'"),
+        'switch[0].port[1].name: "a" is taken by switch[0].port[0].name',
+    ),
+    (
+        _ports("name = 'a'\nnetns = 'ns0'", "name = 'b'\nifname = 'a'\nnetns = '/var/run/netns/ns0'"),
+        'switch[0].port[1].ifname: "a" is taken by switch[0].port[0].ifname',
+    ),
+    (
+        _port("netns = 'ns0'") + "[[switch]]\nmaster = 'eth1'\n[[switch.port]]\nname = 'a'\nnetns = 'ns0'\n",
+        'switch[1].port[0].ifname: "a" is taken by switch[0].port[0].ifname',
+    ),
+    (_port("ifname = 'eth0'"), 'switch[0].port[0].ifname: "eth0" is taken by switch[0].master'),
+)

@@ -1,0 +1,177 @@
+"""A daemon without a switch: what the API asks of it is remembered, what it reports is made up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from ipvsw import api
+from ipvsw.model import (
+    AddressSource,
+    AddressState,
+    AddressStatus,
+    Flag,
+    HandedOver,
+    Mode,
+    NotFound,
+    PortConfig,
+    PortState,
+    PortStatus,
+    Refused,
+    SwitchStats,
+    SwitchStatus,
+    Traffic,
+)
+from ipvsw.peers import Peer
+
+T = TypeVar("T")
+
+
+def _address(port: str, address: str, state: AddressState, source: AddressSource) -> AddressStatus:
+    return AddressStatus(switch="lan", port=port, address=address, state=state, source=source)
+
+
+LAN = SwitchStatus(
+    name="lan",
+    master="eth0",
+    netns="",
+    mode=Mode.L2,
+    flag=Flag.BRIDGE,
+    state=PortState.UP,
+    index=2,
+    mac="02:00:00:00:00:01",
+    mtu=1500,
+    carrier=True,
+    ports=(
+        PortStatus(
+            name="ipvl0",
+            ifname="ipvl0",
+            netns="ns0",
+            state=PortState.UP,
+            index=5,
+            mac="02:00:00:00:00:01",
+            mtu=1500,
+            carrier=True,
+            offloads=("csum", "tso4", "tso6"),
+            addresses=(
+                _address("ipvl0", "10.0.0.2", AddressState.OWNED, AddressSource.CONFIG),
+                _address("ipvl0", "fe80::1234", AddressState.OWNED, AddressSource.NETLINK),
+            ),
+        ),
+        PortStatus(
+            name="ipvl1",
+            ifname="net0",
+            netns="ns1",
+            state=PortState.DOWN,
+            index=7,
+            mac="02:00:00:00:00:01",
+            mtu=1400,
+            addresses=(_address("ipvl1", "10.0.0.2", AddressState.DUPLICATE, AddressSource.NETLINK),),
+        ),
+    ),
+)
+DMZ = SwitchStatus(
+    name="dmz",
+    master="eth1",
+    netns="host1",
+    mode=Mode.L2,
+    flag=Flag.VEPA,
+    state=PortState.WAITING,
+    reason="there is no eth1 in host1",
+    ports=(PortStatus(name="ipvl0", ifname="ipvl0", netns="ns9", state=PortState.WAITING, reason="there is no ns9"),),
+)
+STATS = (
+    SwitchStats(
+        name="lan",
+        master=Traffic(
+            rx_frames=3, rx_bytes=180, tx_frames=1, tx_bytes=60, outcomes={"to_port": 2, "runt": 1, "vlan": 0}
+        ),
+        ports={
+            "ipvl0": Traffic(rx_frames=1, rx_bytes=60, tx_frames=2, tx_bytes=120, outcomes={"to_master": 1, "runt": 0}),
+            "ipvl1": Traffic(),
+        },
+        duplicates=4,
+    ),
+    SwitchStats(name="dmz", master=Traffic(), ports={"ipvl0": Traffic()}),
+)
+
+
+class FakeControl:
+    """Remembers calls in `calls`; raises `error`, once it is set, instead of changing anything."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.error: Exception | None = None
+
+    def switches(self) -> tuple[SwitchStatus, ...]:
+        return (LAN, DMZ)
+
+    def stats(self) -> tuple[SwitchStats, ...]:
+        return STATS
+
+    async def add_port(self, master: str, port: PortConfig, mode: Mode | None, flag: Flag | None) -> PortStatus:
+        self._called("add_port", master, port, mode, flag)
+        return PortStatus(name=port.name, ifname=port.ifname, netns=port.netns, state=PortState.UP)
+
+    async def delete_port(self, port: str, switch: str | None) -> None:
+        self._called("delete_port", port, switch)
+
+    async def set_mode(self, name: str, mode: Mode | None, flag: Flag | None) -> SwitchStatus:
+        self._called("set_mode", name, mode, flag)
+        found = next((one for one in self.switches() if one.name == name), None)
+        if found is None:
+            raise NotFound(f"there is no switch {name}")
+        return msgspec.structs.replace(found, mode=mode or found.mode, flag=flag or found.flag)
+
+    async def hand_over(self, name: str, peer: Peer) -> tuple[HandedOver, list[int]]:
+        """A pipe's end with the name in it."""
+        self._called("hand_over", name, peer)
+        reading, writing = os.pipe()
+        os.write(writing, name.encode())
+        os.close(writing)
+        return HandedOver(port=f"lan/{name}", mac="02:00:00:00:00:01", mtu=1500, queues=1), [reading]
+
+    async def reload(self) -> tuple[str, ...]:
+        self._called("reload")
+        return ("attach lan/ipvl2", "detach lan/ipvl1")
+
+    def refuse(self, text: str) -> None:
+        self.error = Refused(text)
+
+    def _called(self, *call: Any) -> None:
+        if self.error is not None:
+            raise self.error
+        self.calls.append(call)
+
+
+class Daemon:
+    """An API that serves `control` from a thread of its own. Errors: what `api.serve` raises."""
+
+    def __init__(self, path: Path, new_loop: Any = asyncio.new_event_loop) -> None:
+        self.path = path
+        self.control = FakeControl()
+        self._loop = new_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._server: api.Server | None = None
+        try:
+            self._server = self.run(api.serve(self.control, path))
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self.run(self._server.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10)
+        self._loop.close()

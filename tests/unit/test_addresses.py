@@ -1,0 +1,189 @@
+"""Ownership against a model that keeps nothing but the history, and the rules one by one."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from ipvsw.addresses import Bind, Change, Duplicate, Ownership, Unbind
+from ipvsw.model import Address, AddressSource, AddressState
+
+A = ip_address("10.0.0.1")
+B = ip_address("fe80::1")
+NETLINK, CONFIG = AddressSource.NETLINK, AddressSource.CONFIG
+
+ports = st.sampled_from(("p", "q", "r"))
+addresses = st.sampled_from((A, B))
+prefixes = st.sampled_from((24, 32))
+
+
+class Model(RuleBasedStateMachine):
+    """Claims are one list in the order of arrival; everything else is worked out from it each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.real = Ownership("lan")
+        self.claims: list[tuple[str, Address, int]] = []
+        self.master: set[tuple[Address, int]] = set()
+        self.up: set[str] = set()
+        self.table: dict[Address, str] = {}
+
+    def line(self, address: Address) -> list[str]:
+        """Ports that claim the address, the first first."""
+        return list(dict.fromkeys(port for port, claimed, _ in self.claims if claimed == address))
+
+    def masters(self) -> set[Address]:
+        return {address for address, _ in self.master}
+
+    def take(self, changes: list[Change]) -> list[Duplicate]:
+        for change in changes:
+            if isinstance(change, Bind):
+                self.table[change.address] = change.port
+            elif isinstance(change, Unbind):
+                del self.table[change.address]
+        return [change for change in changes if isinstance(change, Duplicate)]
+
+    @rule(port=ports, address=addresses, prefix=prefixes)
+    def claim(self, port: str, address: Address, prefix: int) -> None:
+        line = self.line(address)
+        reports = self.take(self.real.claim(port, address, prefix, NETLINK))
+        if (port, address, prefix) not in self.claims:
+            self.claims.append((port, address, prefix))
+        owner = None if address in self.masters() else (line or [port])[0]
+        assert reports == ([Duplicate(address, port, owner)] if port not in line and owner != port else [])
+
+    @rule(port=ports, address=addresses, prefix=prefixes)
+    def release(self, port: str, address: Address, prefix: int) -> None:
+        assert self.take(self.real.release(port, address, prefix)) == []
+        if (port, address, prefix) in self.claims:
+            place = self.line(address)
+            self.claims.remove((port, address, prefix))
+            if port in self.line(address):  # another prefix length of the same address keeps the place in the line
+                self.claims.sort(key=lambda claim: place.index(claim[0]) if claim[1] == address else 0)
+
+    @rule(port=ports)
+    def up_(self, port: str) -> None:
+        self.up.add(port)
+        assert self.take(self.real.port_up(port)) == []
+
+    @rule(port=ports)
+    def down(self, port: str) -> None:
+        self.up.discard(port)
+        assert self.take(self.real.port_down(port)) == []
+
+    @rule(port=ports)
+    def forget(self, port: str) -> None:
+        self.up.discard(port)
+        self.claims = [claim for claim in self.claims if claim[0] != port]
+        assert self.take(self.real.forget(port)) == []
+
+    @rule(port=ports, wanted=st.lists(st.tuples(addresses, prefixes), unique=True))
+    def replace(self, port: str, wanted: list[tuple[Address, int]]) -> None:
+        reports = self.take(self.real.replace(port, dict.fromkeys(wanted, NETLINK)))
+        lines = {address: self.line(address) for address in (A, B)}
+        others = {address: [each for each in line if each != port] for address, line in lines.items()}
+        keep = {address for claimer, address, prefix in self.claims if claimer == port and (address, prefix) in wanted}
+        self.claims = [claim for claim in self.claims if claim[0] != port]
+        for address in {address for address, _ in wanted}:
+            place = lines[address] if address in keep else [*others[address], port]
+            self.claims += [(port, address, prefix) for claimed, prefix in wanted if claimed == address]
+            self.claims.sort(key=lambda claim: place.index(claim[0]) if claim[1] == address else 0)
+        new = {address for address, _ in wanted} - keep
+        refused = {address for address in new if others[address] or address in self.masters()}
+        assert {report.address for report in reports} == refused and len(reports) == len(refused)
+
+    @rule(address=addresses, prefix=prefixes)
+    def master_claim(self, address: Address, prefix: int) -> None:
+        new = address not in self.masters()
+        reports = self.take(self.real.master_claim(address, prefix))
+        self.master.add((address, prefix))
+        line = self.line(address)
+        assert reports == ([Duplicate(address, line[0], None)] if new and line else [])
+
+    @rule(address=addresses, prefix=prefixes)
+    def master_release(self, address: Address, prefix: int) -> None:
+        assert self.take(self.real.master_release(address, prefix)) == []
+        self.master.discard((address, prefix))
+
+    @rule(wanted=st.sets(st.tuples(addresses, prefixes)))
+    def master_replace(self, wanted: set[tuple[Address, int]]) -> None:
+        self.take(self.real.master_replace(wanted))
+        self.master = set(wanted)
+
+    @invariant()
+    def table_is_right(self) -> None:
+        wanted = {}
+        for address in (A, B):
+            line = self.line(address)
+            if line and line[0] in self.up and address not in self.masters():
+                wanted[address] = line[0]
+        assert self.table == wanted
+
+    @invariant()
+    def statuses_are_right(self) -> None:
+        for port in ("p", "q", "r"):
+            shown = {status.address: status.state for status in self.real.statuses(port)}
+            wanted = {}
+            for address in (A, B):
+                line = self.line(address)
+                if port not in line:
+                    continue
+                if address in self.masters():
+                    wanted[str(address)] = AddressState.MASTER
+                elif line[0] != port:
+                    wanted[str(address)] = AddressState.DUPLICATE
+                else:
+                    wanted[str(address)] = AddressState.OWNED if port in self.up else AddressState.DOWN
+            assert shown == wanted
+
+
+TestModel = Model.TestCase
+TestModel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def owner(*up: str) -> Ownership:
+    ownership = Ownership("lan")
+    for port in up:
+        assert ownership.port_up(port) == []
+    return ownership
+
+
+def test_the_second_gets_it_when_the_first_gives_it_up() -> None:
+    table = owner("p", "q")
+    assert table.claim("p", A, 24, NETLINK) == [Bind(A, "p")]
+    assert table.claim("q", A, 24, NETLINK) == [Duplicate(A, "q", "p")]
+    assert table.release("p", A, 24) == [Bind(A, "q")]
+
+
+def test_a_port_that_is_down_keeps_its_address_from_others() -> None:
+    table = owner("p", "q")
+    table.claim("p", A, 24, NETLINK)
+    assert table.port_down("p") == [Unbind(A)]
+    assert table.claim("q", A, 24, NETLINK) == [Duplicate(A, "q", "p")]
+    assert [status.state for status in table.statuses("p")] == [AddressState.DOWN]
+    assert table.forget("p") == [Bind(A, "q")]
+
+
+def test_two_prefix_lengths_count_twice() -> None:
+    table = owner("p")
+    table.claim("p", A, 24, NETLINK)
+    assert table.claim("p", A, 32, NETLINK) == []
+    assert table.release("p", A, 24) == []
+    assert table.release("p", A, 32) == [Unbind(A)]
+
+
+def test_the_master_wins_and_gives_way() -> None:
+    table = owner("p")
+    table.claim("p", A, 24, CONFIG)
+    assert table.master_claim(A, 24) == [Unbind(A), Duplicate(A, "p", None)]
+    assert table.claim("p", A, 32, NETLINK) == []
+    assert [(status.state, status.source) for status in table.statuses("p")] == [(AddressState.MASTER, CONFIG)]
+    assert table.master_release(A, 24) == [Bind(A, "p")]
+
+
+def test_a_report_is_one_line() -> None:
+    assert str(Duplicate(A, "q", "p")) == "10.0.0.1 is refused to port q: port p has it"
+    assert str(Duplicate(B, "q", None)) == "fe80::1 is refused to port q: the master has it"

@@ -1,0 +1,216 @@
+"""The order in which the table is carried out: a frame is stolen only while it can be delivered."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipvsw._fast import OUTCOMES
+from ipvsw.model import Address, AddressSource, AddressState
+from ipvsw.table import Table
+
+A, B = ip_address("10.0.0.1"), ip_address("fd00::1")
+NETLINK = AddressSource.NETLINK
+
+
+HOST = -1  # the number of nobody's port
+
+
+class Machine:
+    """A datapath and a shim in one, which write down what they are told and check what they promise."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.batch: list[str] = []
+        self.bound: dict[bytes, int] = {}
+        self.hosts: set[bytes] = set()  # bound to the host
+        self.pending: dict[bytes, int | None] = {}
+        self.stolen: set[bytes] = set()
+        self.attached: set[int] = set()
+        self.full = False
+        self.frames = 0
+
+    def attach_port(self, fd: int, mtu: int) -> int:
+        number = min(set(range(100)) - self.attached)
+        self.attached.add(number)
+        return number
+
+    def detach_port(self, number: int) -> None:
+        assert number not in self.bound.values(), "an address of the port is still bound"
+        self.attached.remove(number)
+
+    def set_port(self, number: int, *, up: bool, mtu: int) -> None:
+        assert number in self.attached
+
+    def set_groups(self, number: int, groups: tuple[bytes, ...], *, everything: bool = False) -> None:
+        assert number in self.attached
+
+    def bind(self, address: bytes, number: int) -> None:
+        assert number in self.attached
+        self.pending[address] = number
+
+    def bind_host(self, address: bytes) -> None:
+        self.pending[address] = HOST
+
+    def unbind(self, address: bytes) -> None:
+        self.pending[address] = None
+
+    def commit(self) -> None:
+        for address, number in self.pending.items():
+            self.bound.pop(address, None)
+            self.hosts.discard(address)
+            if number == HOST:
+                self.hosts.add(address)
+            elif number is not None:
+                self.bound[address] = number
+        self.pending = {}
+        assert self.stolen <= set(self.bound), "stolen, but nobody's"
+
+    def traffic(self, number: int | None) -> tuple[int, int, int, int, int, tuple[int, ...]]:
+        self.frames += 1
+        return (self.frames, 0, 0, 0, 0, (self.frames, *[0] * (len(OUTCOMES) - 1)))
+
+    def add(self, address: bytes) -> None:
+        if self.full:
+            raise OSError(7, "the map is full")
+        assert address in self.bound, "stolen before it is bound"
+        self.stolen.add(address)
+
+    def remove(self, address: bytes) -> None:
+        assert address in self.bound, "unbound before it is given back"
+        self.stolen.remove(address)
+
+
+def made() -> tuple[Table, Machine, list[frozenset[bytes]]]:
+    machine = Machine()
+    unions: list[frozenset[bytes]] = []
+    table = Table("lan", cast(Any, machine), cast(Any, machine), lambda: unions.append(table.groups()))
+    return table, machine, unions
+
+
+def up(table: Table, port: str) -> None:
+    with table.change():
+        table.attach(port, 3, 1500)
+        table.set_port(port, up=True, mtu=1500)
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(("claim", "release", "up", "down", "again", "master", "free")), st.sampled_from("pq")),
+    max_size=40,
+)
+
+
+@given(STEPS, STEPS)
+def test_what_is_stolen_is_bound_at_every_moment(alone: list[tuple[str, str]], together: list[tuple[str, str]]) -> None:
+    table, machine, _ = made()
+    up(table, "p")
+    up(table, "q")
+    for step in alone:
+        do(table, *step)
+        assert machine.stolen == set(machine.bound)
+    with table.change():
+        for step in together:
+            if step[0] != "again":
+                do(table, *step)
+    assert machine.stolen == set(machine.bound)
+    assert table.owned() == {ip_address(address) for address in machine.bound}
+    owned = {status.address for port in "pq" for status in table.statuses(port) if status.state is AddressState.OWNED}
+    assert {ip_address(address) for address in machine.bound} == {ip_address(address) for address in owned}
+    table.detach("p")
+    table.detach("q")
+    assert not machine.bound and not machine.stolen and not machine.attached
+
+
+def do(table: Table, what: str, port: str) -> None:
+    match what:
+        case "claim":
+            table.claim(port, A, 24, NETLINK)
+            table.claim(port, B, 64, NETLINK)
+        case "release":
+            table.release(port, A, 24)
+        case "up" | "down":
+            table.set_port(port, up=what == "up", mtu=1500)
+        case "again":
+            table.detach(port)
+            up(table, port)
+        case "master":
+            table.master_claim(A, 24)
+        case "free":
+            table.master_replace(set())
+
+
+def test_the_hosts_addresses_are_known_as_its_own() -> None:
+    """Bound as no port's, never stolen; one that the host gives up goes to the port that waits for it."""
+    table, machine, _ = made()
+    up(table, "p")
+    table.master_claim(A, 24)
+    table.master_claim(B, 64)
+    assert machine.hosts == {A.packed, B.packed} and not table.owned()
+    table.claim("p", A, 24, NETLINK)
+    assert machine.hosts == {A.packed, B.packed} and not table.owned()
+    table.master_release(A, 24)
+    assert machine.hosts == {B.packed} and table.owned() == machine_addresses(machine) == {A}
+    with table.change():
+        table.release("p", A, 24)
+        table.master_claim(A, 24)
+    assert machine.hosts == {A.packed, B.packed} and not table.owned() and not machine.bound
+    table.master_replace(set())
+    assert not machine.hosts
+
+
+def machine_addresses(machine: Machine) -> set[Address]:
+    return {ip_address(address) for address in machine.bound}
+
+
+def test_a_handed_over_address_is_stolen_throughout() -> None:
+    table, machine, _ = made()
+    up(table, "p")
+    up(table, "q")
+    table.claim("p", A, 24, NETLINK)
+    table.claim("q", A, 24, NETLINK)
+    machine.full = True  # another add would fail
+    table.release("p", A, 24)
+    assert machine.stolen == {A.packed} and machine.bound == {A.packed: 1}
+    assert table.duplicates == 1
+
+
+def test_an_address_that_can_not_be_stolen_works_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    table, machine, _ = made()
+    up(table, "p")
+    machine.full = True
+    table.claim("p", A, 24, NETLINK)
+    assert machine.bound == {A.packed: 0}
+    assert "the host still hears frames for 10.0.0.1" in caplog.text
+    table.release("p", A, 24)
+    assert not machine.bound
+
+
+def test_groups_are_counted() -> None:
+    table, _, unions = made()
+    up(table, "p")
+    up(table, "q")
+    one, two = bytes.fromhex("01005e000001"), bytes.fromhex("333300000001")
+    table.set_groups("p", [one, two])
+    table.set_groups("q", [one])
+    table.set_groups("q", [one])
+    table.set_groups("p", [])
+    table.detach("q")
+    assert unions == [{one, two}, {one, two}, {one}, set()]
+
+
+def test_counters_outlive_a_device_but_not_its_port() -> None:
+    table, machine, _ = made()
+    up(table, "p")
+    machine.frames = 10
+    table.detach("p")
+    assert table.traffic("p").rx_frames == 11
+    up(table, "p")
+    traffic = table.traffic("p")
+    assert traffic.rx_frames == 11 + 12 and traffic.outcomes[OUTCOMES[0]] == 11 + 12
+    table.detach("p")
+    table.forget("p")
+    assert table.traffic("p").rx_frames == 0
