@@ -1,9 +1,4 @@
-"""The data plane: read a burst, decide, carry out.
-
-Theory of operation. One worker is one thread with one epoll, its own buffers, table and counters, and no
-GIL. A round is: wait; for every device that is readable read at most BURST frames and carry each out before
-the next is read; then send what has gathered for the wire with one sendmmsg; then a slice of the group
-frames that wait for their copies. So a flood, however large, costs unicast at most one slice a round.
+"""The data plane: workers that read, decide and carry out frames, and their Python face.
 
   master -> port                            port -> master
     master_rx    recvmmsg                     port_rx      read
@@ -13,43 +8,32 @@ frames that wait for their copies. So a flood, however large, costs unicast at m
       port_tx | queue_flood
 
 Frames keep their virtio_net_hdr from door to door, so a TCP super-frame crosses as one read and one write
-and no checksum is computed on the way. Every frame that was read ends in exactly one outcome counter,
-counted where it ends: a frame for the wire when sendmmsg took it. Copies of group frames count as the
-receiving port's tx, not as outcomes.
-
-Functions stand in the order in which a frame meets them.
+and no checksum is computed on the way. The parts stand beside this file: `_loop` the round of a worker, `_rx`
+reading, `_decide` the rules, `_tx`, `_flood` and `_l3` carrying out, `_state` what a worker owns.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING
-from libc.errno cimport EAGAIN, EINTR, EIO, ENETDOWN, errno
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.errno cimport errno
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memmove, memset
-from posix.unistd cimport close, read
+from libc.string cimport memcpy, memset
+from posix.unistd cimport close
 
 from ._access cimport CLOSED, FLOWS, FROM_HOST_OPENS, TO_HOST_OPENS
-from ._decide cimport (
-    BRIDGE, DROP_ERROR, L2, L3, L3S, N_OUTCOMES, PRIVATE, THE_HOST, TO_HOST, TO_MASTER, TO_PORT, TO_PORTS, TO_ROUTE,
-    VEPA, Verdict, decide_from_host, decide_from_master, decide_from_port,
-)
-from ._flood cimport flood_slice, queue_flood, tell
-from ._l3 cimport route_tx
+from ._decide cimport BRIDGE, L2, L3, L3S, N_OUTCOMES, PRIVATE, THE_HOST, VEPA
+from ._loop cimport worker_run
 from ._route cimport BY_NEXTHOP, BY_STACK, UNREACHABLE
 from ._state cimport (
-    ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BACKLOG, BIND, BUFFER, BURST, CLEAR_ROUTES, CONTROL, CONTROL_EVENT,
-    DETACH_HOST, DETACH_MASTER, DETACH_PORT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, FROM_HOST, FROM_MASTER, HEADER,
-    HOST_EVENT, LONGEST, MASTER_EVENT, ROOM, SET_GROUPS, SET_MASTER, SET_MODE, SET_PORT, SET_ROUTE, SLOW, STOP, UNBIND,
-    Batch, Edit, Port, Slow, Traffic, Worker, poll_fd, take_mail, unpoll_fd,
+    ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BACKLOG, BIND, BUFFER, BURST, CLEAR_ROUTES, CONTROL_EVENT, DETACH_HOST,
+    DETACH_MASTER, DETACH_PORT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, HEADER, LONGEST, ROOM, SET_GROUPS, SET_MASTER,
+    SET_MODE, SET_PORT, SET_ROUTE, SLOW, STOP, UNBIND, Batch, Edit, Slow, Traffic, Worker, poll_fd, take_mail,
 )
 from ._sys cimport (
-    CMSG_DATA, CMSG_FIRSTHDR, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA,
-    SOL_PACKET, TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE,
-    cmsghdr, epoll_create1, epoll_event, epoll_wait, eventfd, eventfd_read, eventfd_write, load_u32, mac48, recvmmsg,
-    store_ptr, store_u32, take_u32, tpacket_auxdata, virtio_net_hdr,
+    EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, epoll_create1, eventfd, eventfd_read, eventfd_write, load_u32, mac48,
+    store_ptr, store_u32, take_u32,
 )
 from ._table cimport Slot, table_free, table_init
-from ._tx cimport host_tx, master_tx, port_tx, queue_master_tx
-from ._wire cimport ETH_P_8021Q, IPV4, VLAN_HLEN, Address, ipv4_address, ipv6_address
+from ._wire cimport IPV4, Address, ipv4_address, ipv6_address
 
 import os
 import sys
@@ -67,171 +51,6 @@ ACCESS = {"none": CLOSED, "to-host": TO_HOST_OPENS, "from-host": FROM_HOST_OPENS
 FLAGS = {"bridge": BRIDGE, "private": PRIVATE, "vepa": VEPA}
 EVENT_GONE = EVENT_GONE_BIT
 EVENT_GROUPS = EVENT_GROUPS_BIT
-
-cdef enum:
-    EVENTS = 64  # devices served in one round
-    CACHED = 1 << 17  # bytes that are surely still in the cache when they are written on
-
-
-# ------------------------------------------------------------------------------------------ reading
-
-
-cdef void port_rx(Worker *w, int32_t port) noexcept nogil:
-    cdef Port *p = &w.ports[port]
-    cdef uint8_t *buffer
-    cdef ssize_t n
-    cdef uint32_t length
-    cdef Verdict v
-    cdef int _i
-    for _i in range(BURST):
-        # Where the next frame for the wire would stay; any other leaves it free, and warm, for the next read.
-        buffer = w.tx_buffers[w.tx_length] + ROOM
-        n = read(p.fd, buffer, HEADER + LONGEST)
-        if n < HEADER:
-            if n >= 0 or errno != EAGAIN:
-                port_rx_failed(w, port, n)
-            return
-        length = n - HEADER
-        p.traffic.rx_frames += 1
-        p.traffic.rx_bytes += length
-        v = decide_from_port(&w.switch_, buffer + HEADER, length,
-                             (<virtio_net_hdr *> buffer).gso_type != VIRTIO_NET_HDR_GSO_NONE)
-        carry_out(w, &p.traffic, port, v, buffer, n)
-        if w.tx_length == BURST:
-            master_tx(w)
-
-
-cdef void port_rx_failed(Worker *w, int32_t port, ssize_t n) noexcept nogil:
-    """End of file, or an error: EBADFD once the device is gone, for good. A packet socket tells once that its device
-    was set down."""
-    if n < 0 and (errno == EINTR or errno == EIO or errno == ENETDOWN):
-        return
-    unpoll_fd(w, w.ports[port].fd)
-    tell(w, port, EVENT_GONE_BIT)
-
-
-cdef void master_rx(Worker *w) noexcept nogil:
-    cdef uint8_t *buffer
-    cdef uint32_t n
-    cdef uint32_t total = 0
-    cdef int count, i
-    cdef Verdict v
-    for i in range(w.rx_burst):
-        w.rx_messages[i].msg_hdr.msg_controllen = CONTROL
-    count = recvmmsg(w.master_fd, w.rx_messages, w.rx_burst, MSG_DONTWAIT, NULL)
-    for i in range(count):
-        buffer = w.rx_buffers[i] + ROOM
-        n = w.rx_messages[i].msg_len
-        total += n
-        if n < HEADER:
-            continue
-        buffer = restore_tag(w, i, buffer, &n)
-        w.master.rx_frames += 1
-        w.master.rx_bytes += n - HEADER
-        if w.rx_messages[i].msg_hdr.msg_flags & MSG_TRUNC:
-            w.master.outcomes[DROP_ERROR] += 1
-            continue
-        v = decide_from_master(&w.switch_, buffer + HEADER, n - HEADER)
-        carry_out(w, &w.master, FROM_MASTER, v, buffer, n)
-    if count > 0:
-        # Super-frames are written on while they are still in the cache: the more bytes, the fewer at once.
-        w.rx_burst = min(BURST, max(2, <int> (CACHED * count / (total + 1))))
-
-
-cdef void host_rx(Worker *w) noexcept nogil:
-    """The host's stack talks to the ports through a TAP of its own."""
-    cdef uint8_t *buffer
-    cdef ssize_t n
-    cdef int _i
-    for _i in range(BURST):
-        buffer = w.tx_buffers[w.tx_length] + ROOM
-        n = read(w.host_fd, buffer, HEADER + LONGEST)
-        if n < HEADER:
-            if n < 0 and errno != EAGAIN and errno != EINTR and errno != EIO:
-                unpoll_fd(w, w.host_fd)
-            return
-        w.host.rx_frames += 1
-        w.host.rx_bytes += n - HEADER
-        carry_out(w, &w.host, FROM_HOST, decide_from_host(&w.switch_, buffer + HEADER, n - HEADER), buffer, n)
-
-
-cdef uint8_t *restore_tag(Worker *w, int i, uint8_t *buffer, uint32_t *n) noexcept nogil:
-    """The kernel hands a VLAN tag over beside the frame: put it back, 4 bytes to the front of `buffer`."""
-    cdef cmsghdr *control = CMSG_FIRSTHDR(&w.rx_messages[i].msg_hdr)
-    cdef tpacket_auxdata *aux
-    cdef virtio_net_hdr *header
-    cdef uint16_t tpid = ETH_P_8021Q
-    if control == NULL or control.cmsg_level != SOL_PACKET or control.cmsg_type != PACKET_AUXDATA:
-        return buffer
-    aux = <tpacket_auxdata *> CMSG_DATA(control)
-    if not aux.tp_status & TP_STATUS_VLAN_VALID or n[0] < HEADER + 12:
-        return buffer
-    if aux.tp_status & TP_STATUS_VLAN_TPID_VALID:
-        tpid = aux.tp_vlan_tpid
-    memmove(buffer - VLAN_HLEN, buffer, HEADER + 12)
-    buffer -= VLAN_HLEN
-    buffer[HEADER + 12] = tpid >> 8
-    buffer[HEADER + 13] = tpid & 0xFF
-    buffer[HEADER + 14] = aux.tp_vlan_tci >> 8
-    buffer[HEADER + 15] = aux.tp_vlan_tci & 0xFF
-    header = <virtio_net_hdr *> buffer
-    if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM:
-        header.csum_start += VLAN_HLEN
-    if header.gso_type != VIRTIO_NET_HDR_GSO_NONE:
-        header.hdr_len += VLAN_HLEN
-    n[0] += VLAN_HLEN
-    return buffer
-
-
-# ------------------------------------------------------------------------------------------ carrying out
-
-
-cdef void carry_out(Worker *w, Traffic *source, int32_t port, Verdict v, uint8_t *buffer, uint32_t n) noexcept nogil:
-    """`buffer` holds header and frame, n bytes; `port` is where it came from, or FROM_MASTER."""
-    cdef int outcome = v.outcome
-    if outcome == TO_PORT:
-        outcome = port_tx(w, v.port, buffer, n)
-    elif outcome == TO_MASTER:
-        queue_master_tx(w, port, n)
-        return  # counted when it is sent
-    elif outcome == TO_PORTS:
-        outcome = queue_flood(w, port, buffer, n)
-    elif outcome == TO_HOST:
-        outcome = host_tx(w, buffer, n)
-    elif outcome == TO_ROUTE:
-        outcome = route_tx(w, port, buffer, n)
-        if outcome == TO_MASTER:
-            return
-    source.outcomes[outcome] += 1
-
-
-# ------------------------------------------------------------------------------------------ the loop
-
-
-cdef void worker_run(Worker *w) noexcept nogil:
-    cdef epoll_event events[EVENTS]
-    cdef uint64_t value
-    cdef int count, i
-    cdef uint32_t tag
-    while not w.stopping:
-        count = epoll_wait(w.epoll_fd, events, EVENTS, 0 if w.backlog_length else -1)
-        for i in range(count):
-            tag = <uint32_t> events[i].data.u64
-            if tag == CONTROL_EVENT:
-                eventfd_read(w.control_fd, &value)
-            elif tag == MASTER_EVENT:
-                master_rx(w)
-            elif tag == HOST_EVENT:
-                host_rx(w)
-            else:
-                port_rx(w, <int32_t> tag)
-        flood_slice(w)
-        if w.tx_length:
-            master_tx(w)
-        take_mail(w)
-
-
-# ------------------------------------------------------------------------------------------ Python's face
 
 
 cdef Worker *worker_new(int number, int workers, int notify_fd, uint64_t key) except NULL:

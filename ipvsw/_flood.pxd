@@ -1,6 +1,8 @@
 """Group frames: queued, copied to the ports that listen a slice at a time, then sent on the wire.
 
-The kernel's driver does the same from a work queue (`ipvlan_process_multicast`), with the same limit.
+The kernel's driver does the same from a work queue (`ipvlan_process_multicast`), with the same limit for what one
+sender may have in it. But where the driver's senders share the queue, here nobody's flood takes the last free place:
+a door may hold as many as are free, so that others can still ask for their neighbours.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -26,10 +28,11 @@ cdef inline void tell(Worker *w, int32_t port, uint32_t bit) noexcept nogil:
 
 cdef inline int queue_flood(Worker *w, int32_t source, uint8_t *buffer, uint32_t n) noexcept nogil:
     cdef Waiting *entry
+    cdef uint32_t *waiting = waiting_of(w, source)
     cdef Frame f
     if source >= 0 and frame_parse(&f, buffer + HEADER, n - HEADER) and frame_is_membership_report(&f):
         tell(w, source, EVENT_GROUPS_BIT)
-    if w.backlog_length == BACKLOG:
+    if waiting[0] >= BACKLOG - w.backlog_length:
         return DROP_BACKLOG
     entry = &w.backlog[(w.backlog_head + w.backlog_length) % BACKLOG]
     entry.frame = <uint8_t *> malloc(n)
@@ -39,8 +42,16 @@ cdef inline int queue_flood(Worker *w, int32_t source, uint8_t *buffer, uint32_t
     entry.length = n
     entry.source = source
     entry.next = 0
+    waiting[0] += 1
     w.backlog_length += 1
     return TO_PORTS
+
+
+cdef inline uint32_t *waiting_of(Worker *w, int32_t source) noexcept nogil:
+    """How many of a door's frames are in the backlog."""
+    if source >= 0:
+        return &w.ports[source].waiting
+    return &w.host_waiting if source == FROM_HOST else &w.master_waiting
 
 
 cdef inline void flood_slice(Worker *w) noexcept nogil:
@@ -58,6 +69,8 @@ cdef inline void flood_slice(Worker *w) noexcept nogil:
             queue_master_tx(w, FROM_GONE, entry.length)  # its outcome is counted already
             if w.tx_length == BURST:
                 master_tx(w)
+        if entry.source != FROM_GONE:
+            waiting_of(w, entry.source)[0] -= 1
         free(entry.frame)
         w.backlog_head = (w.backlog_head + 1) % BACKLOG
         w.backlog_length -= 1

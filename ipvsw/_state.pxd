@@ -26,7 +26,7 @@ cdef enum:
     ROOM = 16  # before the header, so that a VLAN tag can be put back in place
     LONGEST = 65536 + 64  # a GSO packet with its Ethernet header
     BUFFER = ROOM + HEADER + LONGEST
-    BACKLOG = 1000  # group frames that may wait; the kernel driver's IPVLAN_QBACKLOG_LIMIT
+    BACKLOG = 2000  # group frames that may wait; from one door half of it, the kernel driver's IPVLAN_QBACKLOG_LIMIT
     SLOW = 256  # frames that may wait for Python
     CONTROL = 64  # one cmsg of struct tpacket_auxdata or of struct in6_pktinfo, padded
 
@@ -55,6 +55,7 @@ cdef struct Traffic:
 cdef struct Port:
     int fd  # -1: no such port
     uint32_t events  # EVENT_* bits that the control thread has not fetched
+    uint32_t waiting  # its group frames in the backlog
     Traffic traffic
 
 # A group frame on its way to the ports, one after the other.
@@ -91,6 +92,8 @@ cdef struct Worker:
     Waiting backlog[BACKLOG]
     uint32_t backlog_head
     uint32_t backlog_length
+    uint32_t master_waiting
+    uint32_t host_waiting
     # Written at the tail by the worker, read at the head by the control thread.
     Slow slow[SLOW]
     uint32_t slow_head

@@ -121,7 +121,9 @@ class Switch:
         return True
 
     async def remove_link(self, port: LinkPort) -> None:
-        """May be asked for again before it is done."""
+        """May be asked for again, before it is done and after."""
+        if self.links.get(port.name) is not port:
+            return
         if port not in self._leaving:
             self._leaving[port] = asyncio.create_task(self._remove_link(port), name=f"{port.label} leaves")
         await self._leaving[port]

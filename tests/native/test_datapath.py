@@ -202,19 +202,32 @@ def test_copies_above_a_siblings_mtu_are_lost_there_alone() -> None:
         assert it.doors[1].receive() == arrival
 
 
-def test_the_backlog_takes_a_thousand_and_counts_the_rest() -> None:
+def test_the_backlog_takes_a_thousand_of_a_door_and_has_room_for_others() -> None:
     with lab(70, start=False) as it:
-        sent = 400
-        for door in it.doors[:6]:
-            door.room(1 << 22)
-            for _ in range(sent):
-                door.send(broadcast(0))
+        flooder, other = 0, 1
+        it.doors[flooder].room(1 << 22)
+        for _ in range(1500):
+            it.doors[flooder].send(broadcast(0))
         it.datapath.start()
-        ends = [it.settled(port, sent).outcomes for port in range(6)]
-        queued = sum(end["to_ports"] for end in ends)
-        dropped = sum(end.get("drop_backlog", 0) for end in ends)
-        assert queued + dropped == 6 * sent
-        assert 1000 <= queued <= 1100, "while all were read, only a few floods can have ended"
+        until(lambda: it.counted(flooder).outcomes.get("drop_backlog", 0) > 0, "the backlog is full")
+        for _ in range(20):
+            it.doors[other].send(broadcast(1))
+        assert it.settled(other, 20).outcomes == {"to_ports": 20}
+        ends = it.settled(flooder, 1500).outcomes
+        assert ends["to_ports"] + ends["drop_backlog"] == 1500
+        assert 1000 <= ends["to_ports"] <= 1150, "while all were read, only a few floods can have ended"
+
+
+def test_a_backlog_that_has_emptied_takes_a_thousand_again() -> None:
+    with lab(2, start=False) as it:
+        it.datapath.start()
+        it.doors[0].room(1 << 22)
+        for turn in range(1, 4):
+            for _ in range(900):
+                it.doors[0].send(broadcast(0))
+            assert it.settled(0, 900 * turn).outcomes == {"to_ports": 900 * turn}
+            while it.doors[1].waiting():
+                pass
 
 
 def test_unicast_passes_between_the_slices_of_a_flood() -> None:
