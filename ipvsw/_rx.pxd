@@ -18,7 +18,7 @@ from ._decide cimport (
 from ._flood cimport queue_flood, tell
 from ._l3 cimport route_tx
 from ._state cimport (
-    BURST, CONTROL, EVENT_GONE_BIT, FROM_HOST, FROM_MASTER, HEADER, LONGEST, ROOM, Port, Traffic, Worker, unpoll_fd,
+    BURST, CONTROL, EVENT_GONE_BIT, FROM_HOST, FROM_MASTER, HEADER, LONGEST, ROOM, Traffic, Worker, unpoll_fd,
 )
 from ._sys cimport (
     CMSG_DATA, CMSG_FIRSTHDR, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA, SOL_PACKET, TP_STATUS_VLAN_TPID_VALID,
@@ -33,28 +33,31 @@ cdef enum:
 
 
 cdef inline void port_rx(Worker *w, int32_t port) noexcept nogil:
-    cdef Port *p = &w.ports[port]
     cdef uint8_t *buffer
     cdef ssize_t n
-    cdef uint32_t length
-    cdef Verdict v
     cdef int _i
     for _i in range(BURST):
         # Where the next frame for the wire would stay; any other leaves it free, and warm, for the next read.
         buffer = w.tx_buffers[w.tx_length] + ROOM
-        n = read(p.fd, buffer, HEADER + LONGEST)
+        n = read(w.ports[port].fd, buffer, HEADER + LONGEST)
         if n < HEADER:
             if n >= 0 or errno != EAGAIN:
                 port_rx_failed(w, port, n)
             return
-        length = n - HEADER
-        p.traffic.rx_frames += 1
-        p.traffic.rx_bytes += length
-        v = decide_from_port(&w.switch_, buffer + HEADER, length,
-                             (<virtio_net_hdr *> buffer).gso_type != VIRTIO_NET_HDR_GSO_NONE)
-        carry_out(w, &p.traffic, port, v, buffer, n)
+        port_frame(w, port, buffer, n)
         if w.tx_length == BURST:
             master_tx(w)
+
+
+cdef inline void port_frame(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """A port's frame, with its header n bytes, in the next of the buffers for the wire."""
+    cdef Traffic *traffic = &w.ports[port].traffic
+    cdef Verdict v
+    traffic.rx_frames += 1
+    traffic.rx_bytes += n - HEADER
+    v = decide_from_port(&w.switch_, buffer + HEADER, n - HEADER,
+                         (<virtio_net_hdr *> buffer).gso_type != VIRTIO_NET_HDR_GSO_NONE)
+    carry_out(w, traffic, port, v, buffer, n)
 
 
 cdef inline void port_rx_failed(Worker *w, int32_t port, ssize_t n) noexcept nogil:
