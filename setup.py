@@ -1,6 +1,6 @@
-"""The native parts: the hot loop (Cython), the kernel-side part (BPF), and on demand the tests' probe.
+"""The native parts: the hot loop (Cython), the kernel-side part (BPF), and on demand the tests' probes.
 
-What is declarative stands in pyproject.toml. Environment: IPVSW_PROBE=1 builds tests/native/_probe.pyx
+What is declarative stands in pyproject.toml. Environment: IPVSW_PROBE=1 builds those of tests/native
 as well, IPVSW_SANITIZE=1 compiles everything with ASan and UBSan.
 """
 
@@ -94,7 +94,7 @@ def kernel_headers() -> list[str]:
 
 names = ["ipvsw._fast"]
 if os.environ.get("IPVSW_PROBE") == "1":
-    names.append("tests.native._probe")
+    names += ["tests.native._probe", "tests.native._hot"]
 setup(
     ext_modules=[*map(unit, names), Extension(BPF, ["kmod-shim/bpf/ipvsw.bpf.c"])],
     cmdclass={"build_ext": Build},
