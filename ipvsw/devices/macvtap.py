@@ -49,6 +49,7 @@ class Node:
 
     def __init__(self, index: int) -> None:
         self._opens = 0
+        self._several = False  # opens at the same time, since it was last free
         self._watch = _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
         self._made: Path | None = None
         try:
@@ -80,9 +81,11 @@ class Node:
         for mask in self._events():
             if mask & IN_OPEN:
                 self._opens += 1
+                self._several = self._several or self._opens > 1
             elif mask & IN_CLOSE:
-                # Several alike are told as one: then only a census helps.
-                self._opens = _holders(self._path) if self._opens > 1 else 0
+                # Several alike are told as one, or one by one after all have happened: then only a census helps.
+                self._opens = _holders(self._path) if self._several else 0
+                self._several = self._several and self._opens > 0
 
     def _events(self) -> Iterator[int]:
         with contextlib.suppress(BlockingIOError):
