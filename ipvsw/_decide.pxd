@@ -53,6 +53,7 @@ cdef enum:
 # What the rules need to know of a port.
 cdef struct PortRule:
     bint up
+    uint64_t *own  # the MAC of its own that its endpoint uses, shared by all workers; NULL: it uses the master's
     uint32_t mtu  # bytes without the Ethernet header
     bint everything  # listens to every group
     uint32_t n_groups

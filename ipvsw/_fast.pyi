@@ -53,9 +53,10 @@ class Datapath:
         """The master's MAC address changed (6 bytes)."""
 
     def detach_master(self) -> None: ...
-    def attach_port(self, fd: int, mtu: int) -> int:
+    def attach_port(self, fd: int, mtu: int, *, own: bytes | None = None) -> int:
         """A TAP with a 10-byte virtio_net_hdr, non-blocking. Returns the port's number, which stays
-        its own until `detach_port` is committed. The port starts down."""
+        its own until `detach_port` is committed. The port starts down. `own`: its endpoint uses a MAC
+        address of its own, this one until its frames say another."""
 
     def set_port(self, port: int, *, up: bool, mtu: int) -> None:
         """A port that is down receives nothing; `mtu` bounds what siblings may send it (bytes, without
@@ -95,6 +96,9 @@ class Datapath:
         """Errors: OSError (no memory, or a descriptor that can't be polled): the other changes were made."""
     def events(self) -> list[tuple[int, int]]:
         """(port, EVENT_* bits) since the last call; clears `notify_fd`."""
+
+    def own_mac(self, port: int) -> bytes | None:
+        """The MAC address that a port's endpoint uses, None if it is the master's."""
 
     def traffic(self, port: int | str | None) -> tuple[int, int, int, int, int, tuple[int, ...]]:
         """(rx_frames, rx_bytes, tx_frames, tx_bytes, tx_errors, outcomes) of a port, of the master

@@ -29,8 +29,8 @@ from ._state cimport (
     SET_MODE, SET_PORT, SET_ROUTE, SLOW, STOP, UNBIND, Batch, Edit, Slow, Traffic, Worker, poll_fd, take_mail,
 )
 from ._sys cimport (
-    EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, epoll_create1, eventfd, eventfd_read, eventfd_write, load_u32, mac48,
-    store_ptr, store_u32, take_u32,
+    EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, epoll_create1, eventfd, eventfd_read, eventfd_write, load_u32, load_u64,
+    mac48, store_ptr, store_u32, take_u32,
 )
 from ._table cimport Slot, table_free, table_init
 from ._wire cimport IPV4, Address, ipv4_address, ipv6_address
@@ -150,6 +150,8 @@ cdef class Datapath:
     cdef list threads
     cdef list edits  # bytes of struct Edit
     cdef list keep  # what the edits point to
+    cdef dict own  # port number -> address of the MAC that its endpoint uses
+    cdef list left  # such addresses of ports that are detached with the next commit
     cdef set numbers  # of the ports that are attached
     cdef int32_t next_number
 
@@ -159,6 +161,7 @@ cdef class Datapath:
             raise ValueError(f"at least one worker, not {workers}")
         self.notify_fd = self.done_fd = -1
         self.threads, self.edits, self.keep, self.numbers = [], [], [], set()
+        self.own, self.left = {}, []
         self.workers = <Worker **> calloc(workers, sizeof(Worker *))
         self.flows = <uint64_t *> calloc(FLOWS, sizeof(uint64_t))
         if self.workers == NULL or self.flows == NULL:
@@ -205,6 +208,9 @@ cdef class Datapath:
             return  # closed, or never made: there the descriptors are not ours
         for i in range(self.n_workers):
             worker_free(self.workers[i])
+        self.left += self.own.values()
+        self.own = {}
+        self.free_left()
         free(self.workers)
         free(self.flows)
         self.workers = NULL
@@ -248,10 +254,17 @@ cdef class Datapath:
         e.kind = DETACH_MASTER
         self.add(&e)
 
-    def attach_port(self, int fd, uint32_t mtu):
+    def attach_port(self, int fd, uint32_t mtu, *, bytes own=None):
         cdef Edit e
         memset(&e, 0, sizeof(e))
         e.kind, e.port, e.fd, e.mtu = ATTACH_PORT, self.free_number(), fd, mtu
+        if own is not None:
+            as_mac(own)
+            e.own = <uint64_t *> malloc(sizeof(uint64_t))
+            if e.own == NULL:
+                raise MemoryError
+            e.own[0] = as_mac(own)
+            self.own[e.port] = <size_t> e.own
         self.add(&e)
         self.numbers.add(e.port)
         return e.port
@@ -275,6 +288,8 @@ cdef class Datapath:
         e.kind, e.port = DETACH_PORT, self.known(port)
         self.add(&e)
         self.numbers.discard(port)
+        if port in self.own:
+            self.left.append(self.own.pop(port))
 
     def bind_host(self, bytes address):
         cdef Edit e
@@ -344,11 +359,18 @@ cdef class Datapath:
         with nogil:
             eventfd_read(self.done_fd, &value)
         self.edits, self.keep = [], []
+        self.free_left()
         if batch.failures:
             raise OSError(batch.error, f"{os.strerror(batch.error)}: {batch.failures} changes were not made")
 
     cdef void add(self, Edit *e):
         self.edits.append((<const char *> e)[:sizeof(Edit)])
+
+    cdef void free_left(self):
+        cdef size_t place
+        for place in self.left:
+            free(<void *> place)
+        self.left = []
 
     cdef void *lend(self, bytes raw):
         """Memory that lives until the commit."""
@@ -414,6 +436,10 @@ cdef class Datapath:
                     w.routes.entries[s.port].used = False
                     found.add(as_ip(s))
         return found
+
+    def own_mac(self, int32_t port):
+        cdef size_t place = self.own.get(self.known(port), 0)
+        return load_u64(<uint64_t *> place).to_bytes(6, "little") if place else None
 
     def traffic(self, port):
         cdef Traffic total

@@ -142,6 +142,7 @@ cdef struct Edit:
     uint32_t mtu
     uint32_t n_groups
     uint64_t *groups
+    uint64_t *own
     uint64_t mac
     Address address
     Route route
@@ -241,6 +242,7 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
             return ENOMEM
         w.ports[e.port].fd = e.fd
         w.switch_.rules[e.port].mtu = e.mtu
+        w.switch_.rules[e.port].own = e.own
         return poll_fd(w, e.fd, e.port) if e.port % w.workers == w.number else 0
     if e.port >= w.switch_.n_ports and e.kind in (BIND, SET_PORT, SET_GROUPS, DETACH_PORT):
         return ENOMEM  # there was none for the port itself

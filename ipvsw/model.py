@@ -58,6 +58,13 @@ class Kind(enum.StrEnum):
     LINK = "link"  # as netns, by a device that `ip link add ... type ipvsw` has made
 
 
+class MacSource(enum.StrEnum):
+    """Which MAC address a port's endpoint uses. The wire sees the master's alone."""
+
+    MASTER = "master"  # the master's, as with the kernel's driver
+    OWN = "own"  # one of its own, which the switch replaces on the way out and puts back on the way in
+
+
 Who = str | int
 """A user by name or number, or "@group": whom an allow list means."""
 
@@ -72,6 +79,7 @@ class PortConfig(Struct, frozen=True, kw_only=True):
     ifname: str
     netns: str  # a name under /run/netns, a path, "pid:1234", or "" for the daemon's own
     kind: Kind = Kind.NETNS
+    mac: MacSource = MacSource.MASTER
     addresses: tuple[Interface, ...] = ()
     gateway: tuple[Address, ...] = ()
     mtu: int | None = None  # bytes without the Ethernet header; None: the master's
@@ -151,7 +159,8 @@ class PortStatus(Struct, frozen=True, kw_only=True):
     state: PortState
     reason: str = ""
     index: int = 0  # the interface index inside the namespace, 0 while there is none
-    mac: str = ""  # of the endpoint: what a virtual machine must use
+    mac: str = ""  # of the endpoint; with `mac_source` master, what a virtual machine must use
+    mac_source: MacSource = MacSource.MASTER
     mtu: int = 0
     carrier: bool = False
     offloads: tuple[str, ...] = ()  # of "csum", "tso4", "tso6", "uso4", "uso6"

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from .addresses import Claims
 from .devices.tap import Tap, open_tap
 from .door import Sight, look
-from .model import AddressSource, Kind, PortConfig, PortState
+from .model import AddressSource, Kind, MacSource, PortConfig, PortState
 from .netlink import AddressEvent, Handle, Link
 from .port import Port, Uplink
 from .world import DeviceEvent
@@ -104,7 +104,7 @@ class NetnsPort(Port):
             self._tap.set_carrier(wanted.carrier)
         handle.set_link(
             self._index,
-            mac=wanted.mac,
+            mac=wanted.mac if config.mac is MacSource.MASTER else None,
             # The namespace may set another MTU, which stays until the master's changes.
             mtu=wanted.mtu if wanted.mtu != had.mtu else None,
             noarp=wanted.noarp if wanted.noarp != had.noarp else None,

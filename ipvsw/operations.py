@@ -17,6 +17,7 @@ from .model import (
     Flag,
     HandedOver,
     Kind,
+    MacSource,
     Mode,
     NotFound,
     PortConfig,
@@ -69,6 +70,7 @@ class AddPort(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     gateway: tuple[str, ...] = ()
     mtu: int | msgspec.UnsetType = msgspec.UNSET
     kind: Kind | msgspec.UnsetType = msgspec.UNSET
+    mac: MacSource | msgspec.UnsetType = msgspec.UNSET
     queues: int | msgspec.UnsetType = msgspec.UNSET
     owner: Who | msgspec.UnsetType = msgspec.UNSET
     group: Who | msgspec.UnsetType = msgspec.UNSET

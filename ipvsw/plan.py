@@ -114,7 +114,7 @@ def _same_master(old: SwitchConfig, new: SwitchConfig) -> bool:
 
 
 def _same_device(old: PortConfig, new: PortConfig) -> bool:
-    keys = ("netns", "ifname", "kind", "queues", "owner", "group")
+    keys = ("netns", "ifname", "kind", "mac", "queues", "owner", "group")
     return all(getattr(old, key) == getattr(new, key) for key in keys)
 
 

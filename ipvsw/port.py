@@ -10,12 +10,13 @@ import contextlib
 import os
 from abc import abstractmethod
 from collections.abc import Iterable
+from hashlib import blake2b
 
 from msgspec import Struct
 
 from .addresses import Claims
 from .door import RETRY, Door, Sight, identity
-from .model import Kind, PortConfig, PortState, PortStatus
+from .model import Kind, MacSource, PortConfig, PortState, PortStatus
 from .namespaces import open_namespace
 from .netlink import Handle, Link, LinkEvent
 from .shim import Shim
@@ -50,6 +51,7 @@ class Port(Door):
         self._index = 0
         self._place: tuple[int, int] | None = None  # the identity of its namespace
         self._gone = False
+        self._own_mac: bytes | None = None  # that the device is given, once it is known
         self._installed = config  # what the device has of the configuration
         self._pushed = uplink  # what the device has of the uplink
         self._attached: tuple[bool, int] | None = None  # what the table knows: up, MTU
@@ -81,6 +83,7 @@ class Port(Door):
             reason=self.reason,
             index=self._index,
             mac=self._mac(link).hex(":") if link else "",
+            mac_source=self.config.mac,
             mtu=link.mtu if link else 0,
             carrier=link.carrier if link else False,
             offloads=self._offloads(),
@@ -216,7 +219,8 @@ class Port(Door):
 
     def _arrive(self, sight: Sight) -> None:
         with self._table.change():
-            self._table.attach(self.config.name, self._fd, sight.link.mtu)
+            own = None if self.config.mac is MacSource.MASTER else self._pushed.mac
+            self._table.attach(self.config.name, self._fd, sight.link.mtu, own)
             self._attached = None
             self._see(sight)
 
@@ -227,16 +231,26 @@ class Port(Door):
         mtu = min(self.config.mtu or self._uplink.mtu, self._uplink.mtu)
         return Uplink(
             name=self._uplink.name,
-            mac=self._uplink.mac,
+            mac=self._uplink.mac if self.config.mac is MacSource.MASTER else self._make_own_mac(),
             mtu=mtu,
             carrier=self._uplink.carrier,
             noarp=self._uplink.noarp,
         )
 
+    def _make_own_mac(self) -> bytes:
+        """Locally administered (IEEE 802 section 8.4), the same after a restart, and nobody else's."""
+        if self._own_mac is None:
+            name = f"{self._switch}/{self.config.name}".encode()
+            digest = blake2b(name, digest_size=6, key=self._uplink.mac, person=b"ipvsw").digest()
+            self._own_mac = bytes([digest[0] & 0xFC | 2]) + digest[1:]
+        return self._own_mac
+
     async def _adapt(self) -> None:
         """Bring the device up to date with the master and with the configuration."""
         wanted, had, installed = self._wanted_uplink(), self._pushed, self._installed
-        foreign_mac = self.link is not None and self._mac(self.link) != wanted.mac
+        foreign_mac = (
+            self.link is not None and self.config.mac is MacSource.MASTER and self._mac(self.link) != wanted.mac
+        )
         if wanted == had and installed == self.config and not foreign_mac:
             return
         self._pushed, self._installed = wanted, self.config

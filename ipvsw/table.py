@@ -52,8 +52,9 @@ class Table:
 
     # ------------------------------------------------------------------------ ports
 
-    def attach(self, port: str, fd: int, mtu: int) -> None:
-        number = self._datapath.attach_port(fd, mtu)
+    def attach(self, port: str, fd: int, mtu: int, own: bytes | None = None) -> None:
+        """`own`: the MAC address that the endpoint is expected to use in the place of the master's."""
+        number = self._datapath.attach_port(fd, mtu, own=own)
         self._numbers[port], self._names[number] = number, port
 
     def detach(self, port: str) -> None:
@@ -71,6 +72,11 @@ class Table:
     def forget(self, port: str) -> None:
         """The port won't come back: neither will its counters."""
         self._past.pop(port, None)
+
+    def own_mac(self, port: str) -> bytes | None:
+        """The MAC address that its endpoint uses; None if it is the master's, or the port isn't attached."""
+        number = self._numbers.get(port)
+        return None if number is None else self._datapath.own_mac(number)
 
     def name(self, number: int) -> str | None:
         return self._names.get(number)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from .model import Address, Flag, HostAccess, Interface, Kind, L3Output, Mode, Refused, Who
+from .model import Address, Flag, HostAccess, Interface, Kind, L3Output, MacSource, Mode, Refused, Who
 
 IFNAME_MAX = 15  # bytes; IFNAMSIZ in linux/if.h, less the closing NUL
 SOCKET_PATH_MAX = 104  # bytes; sun_path in linux/un.h, less the closing NUL and the ".fd" of the other socket
@@ -25,7 +25,7 @@ QUEUES_MAX = 16
 ID_MAX = 0xFFFFFFFE  # (uid_t) -1 is nobody
 
 Reader = Callable[[object, str], Any]
-Choice = TypeVar("Choice", Mode, Flag, L3Output, HostAccess, Kind)
+Choice = TypeVar("Choice", Mode, Flag, L3Output, HostAccess, Kind, MacSource)
 
 
 class ConfigError(Refused):
@@ -151,6 +151,11 @@ def read_netns(value: object, place: str) -> str:
 def read_kind(value: object, place: str) -> Kind:
     """Of a port that the daemon makes."""
     return _read_choice(value, place, Kind, "a kind", but=Kind.LINK)
+
+
+def read_mac_source(value: object, place: str) -> MacSource:
+    """`l2macnat` is what others call "own"."""
+    return MacSource.OWN if value == "l2macnat" else _read_choice(value, place, MacSource, "a MAC address to use")
 
 
 def read_queues(value: object, place: str) -> int:

@@ -45,7 +45,7 @@ class VmPort(Port):
             raise Refused(f"{self.label}: a virtual machine has it already")
         words = HandedOver(
             port=f"{self._switch}/{self.config.name}",
-            mac=self._uplink.mac.hex(":"),
+            mac=self._wanted_uplink().mac.hex(":"),
             mtu=self.link.mtu,
             queues=self.config.queues,
         )
@@ -65,7 +65,7 @@ class VmPort(Port):
         """Whether a monitor has the device."""
 
     def _mac(self, link: Link) -> bytes:
-        return self._uplink.mac
+        return self._table.own_mac(self.config.name) or self._uplink.mac
 
     def _claims(self, sight: Sight) -> Claims:
         return {(one.ip, one.network.prefixlen): AddressSource.CONFIG for one in self.config.addresses}

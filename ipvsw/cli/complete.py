@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..client import ApiError, Client, Unreachable
-from ..model import DEFAULT_SOCKET, Flag, Mode
+from ..model import DEFAULT_SOCKET, Flag, MacSource, Mode
 from .words import (
     COMMANDS,
     LINK_COMMANDS,
@@ -105,7 +105,12 @@ class _Next:
     def _in_keys(
         self, words: list[str], known: tuple[str, ...], values: dict[str, Callable[[], Iterable[str]]]
     ) -> Iterable[str]:
-        values = values | {"type": lambda: TYPES, "kind": lambda: TYPES["ipvtap"], "mode": lambda: Mode}
+        values = values | {
+            "type": lambda: TYPES,
+            "kind": lambda: TYPES["ipvtap"],
+            "mac": lambda: MacSource,
+            "mode": lambda: Mode,
+        }
         said = set()
         waiting = None  # the keyword whose value comes next
         for word in words:

@@ -85,6 +85,8 @@ namespace, ipvtap for a virtual machine.
                  [the daemon's own]
   ifname IF      the name of the interface inside the namespace [NAME]
   mtu N          bytes, at most the master's [the master's]
+  mac WHICH      the MAC address that the endpoint uses: master, or own, which the wire never sees
+                 [master]
   address A/LEN  an address to set; may be repeated. Without one the namespace sets its own
   gateway A      the default gateway; may be repeated, once for IPv4 and once for IPv6
   mode MODE      l2, l3 or l3s. Mode and flag belong to the switch: one that has ports already

@@ -43,7 +43,7 @@ VALUED = {  # options with a value, of one command each
 }
 PORT_KEYS = (
     *("link", "name", "netns", "ifname", "mtu", "address", "gateway", "type"),
-    *("kind", "queues", "owner", "group", "allow"),
+    *("kind", "mac", "queues", "owner", "group", "allow"),
 )
 """What may stand in `link add`, each with a word after it."""
 MODE_KEYS = ("mode", *Flag)

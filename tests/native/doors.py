@@ -88,8 +88,8 @@ class Lab:
         self.numbers = [self.add(door, k) for k, door in enumerate(self.doors)]
         self.datapath.commit()
 
-    def add(self, door: Door, k: int) -> int:
-        number = self.datapath.attach_port(door.inside.fileno(), 1500)
+    def add(self, door: Door, k: int, *, own: bytes | None = None) -> int:
+        number = self.datapath.attach_port(door.inside.fileno(), 1500, own=own)
         self.datapath.set_port(number, up=True, mtu=1500)
         self.datapath.bind(v4(k), number)
         self.datapath.bind(v6(k), number)

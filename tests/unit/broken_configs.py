@@ -111,6 +111,11 @@ BROKEN: tuple[tuple[str, str], ...] = (
         _port("kind = 'ipvtap'"),
         'switch[0].port[0].kind: "ipvtap" is not a kind; known are netns, macvtap, tap',
     ),
+    (
+        _port("mac = '02:00:00:00:00:01'"),
+        'switch[0].port[0].mac: "02:00:00:00:00:01" is not a MAC address to use; known are master, own',
+    ),
+    (_port("mac = true"), "switch[0].port[0].mac: must be a string, not a boolean"),
     (_port("queues = 2"), "switch[0].port[0].queues: is for kind macvtap and tap; this port's is netns"),
     (_port("kind = 'tap'\nqueues = 0"), "switch[0].port[0].queues: 0 is not between 1 and 16"),
     (

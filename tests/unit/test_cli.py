@@ -452,12 +452,14 @@ def test_starts_quickly() -> None:
         ("link set ipvl1 type ipvlan vepa ", "mode"),
         (
             "link add ",
-            "address allow bridge gateway group ifname kind link mode mtu name netns owner private queues type vepa",
+            "address allow bridge gateway group ifname kind link mac mode mtu name netns owner private queues type"
+            " vepa",
         ),
         ("link add link e", "eth0 eth1"),
         ("link add link eth0 name x netns ", "ns0 ns1"),
         ("link add link eth0 name x address 10.0.0.2/24 a", "address allow"),
-        ("link add link eth0 name x m", "mode mtu"),
+        ("link add link eth0 name x m", "mac mode mtu"),
+        ("link add link eth0 name x mac ", "master own"),
         ("link add link eth0 name ", ""),
         ("show ", "dmz lan"),
         ("show --", "--help --json --socket --version"),

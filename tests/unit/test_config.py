@@ -13,7 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipvsw import config
-from ipvsw.model import Config, DaemonConfig, Flag, HostAccess, L3Output, Mode, PortConfig, Refused, SwitchConfig
+from ipvsw.model import (
+    Config,
+    DaemonConfig,
+    Flag,
+    HostAccess,
+    Kind,
+    L3Output,
+    MacSource,
+    Mode,
+    PortConfig,
+    Refused,
+    SwitchConfig,
+)
 
 EVERYTHING = """
 [daemon]
@@ -40,6 +52,7 @@ mtu = 1400
 [[switch.port]]
 name = "ipvl1"
 netns = "pid:1234"
+mac = "own"
 
 [[switch]]
 master = "eth1"
@@ -67,12 +80,18 @@ def test_everything_is_read() -> None:
                         gateway=(ip_address("192.0.2.1"), ip_address("fe80::1")),
                         mtu=1400,
                     ),
-                    PortConfig(name="ipvl1", ifname="ipvl1", netns="pid:1234"),
+                    PortConfig(name="ipvl1", ifname="ipvl1", netns="pid:1234", mac=MacSource.OWN),
                 ),
             ),
             SwitchConfig(name="eth1", master="eth1"),
         ),
     )
+
+
+@pytest.mark.parametrize(("word", "meant"), [("master", "master"), ("own", "own"), ("l2macnat", "own")])
+def test_mac_source(word: str, meant: str) -> None:
+    read = config.parse(f'[[switch]]\nmaster = "eth0"\n[[switch.port]]\nname = "a"\nmac = "{word}"\n')
+    assert read.switches[0].ports[0].mac == meant
 
 
 def test_nothing_is_a_configuration() -> None:
@@ -215,6 +234,8 @@ PORTS = _some(
         "addresses": ADDRESSES,
         "gateway": ADDRESSES,
         "mtu": st.integers(60, 70000),
+        "kind": st.sampled_from(list(Kind)),
+        "mac": st.sampled_from(list(MacSource)),
     },
 )
 SWITCHES = _some(

@@ -34,7 +34,7 @@ class Machine:
         self.full = False
         self.frames = 0
 
-    def attach_port(self, fd: int, mtu: int) -> int:
+    def attach_port(self, fd: int, mtu: int, *, own: bytes | None = None) -> int:
         number = min(set(range(100)) - self.attached)
         self.attached.add(number)
         return number
