@@ -134,6 +134,11 @@ class AddressSource(enum.StrEnum):
 
     CONFIG = "config"  # the configuration asked for it
     NETLINK = "netlink"  # seen in the port's namespace
+    DHCP = "dhcp"  # a server has leased it to the port's virtual machine
+    DAD = "dad"  # the machine has asked whether somebody else has it, before it took it
+    ARP = "arp"  # the machine speaks ARP in its name
+    ND = "nd"  # the same for IPv6, neighbour discovery
+    TRAFFIC = "traffic"  # the machine sends from it
 
 
 class AddressStatus(Struct, frozen=True, kw_only=True):
