@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -91,6 +92,17 @@ def guided_target(build: Path) -> Path | None:
     return program
 
 
+def super_frame(kind: int, protocol: int) -> bytes:
+    """A virtio_net_hdr and a frame whose checksum is begun, and which, for a gso_type, is to be cut."""
+    if kind == 4:
+        packet = struct.pack("!IHBB32x", 6 << 28, 300, protocol, 64)
+    else:
+        packet = struct.pack("!BBHHHBBH8x", 0x45, 0, 320, 0, 0, 64, protocol, 0)
+    header = struct.pack("<BBHHHH", 1, kind, 0, 100, 14 + len(packet), 6 if protocol == 17 else 16)
+    ethertype = b"\x86\xdd" if kind == 4 else b"\x08\0"
+    return header + bytes(12) + ethertype + packet + bytes(12) + b"\x50" + bytes(287)
+
+
 def guided(seconds: int, seed: int) -> str:
     """Coverage-guided fuzzing. Returns libFuzzer's closing line, or "" where there is none. Errors:
     CalledProcessError with what was found in its stderr."""
@@ -102,7 +114,9 @@ def guided(seconds: int, seed: int) -> str:
         corpus = build / "corpus"
         corpus.mkdir()
         for number, frame in enumerate(seeds()):
-            (corpus / str(number)).write_bytes(bytes([number * 5 % 256]) + frame)
+            (corpus / str(number)).write_bytes(bytes([number * 5 % 255]) + frame)
+        for number, (kind, protocol) in enumerate([(1, 6), (4, 6), (5, 17), (0, 17)]):
+            (corpus / f"super{number}").write_bytes(b"\xff" + super_frame(kind, protocol))
         limits = [f"-max_total_time={seconds}", f"-seed={seed}", "-max_len=512", f"-artifact_prefix={BUILD}/"]
         done = subprocess.run([program, *limits, corpus], check=True, capture_output=True, text=True)
         return done.stderr.strip().splitlines()[-1]

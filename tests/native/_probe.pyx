@@ -14,6 +14,9 @@ from ipvsw._decide cimport (
     N_OUTCOMES, THE_HOST, TO_PORT, TO_ROUTE, PortRule, Switch, Verdict, decide_from_host, decide_from_master,
     decide_from_port, port_accepts, port_listens,
 )
+from ipvsw._offload cimport (
+    HEAD, Cut, cut_bytes, cut_checksum, cut_head, cut_parse, cut_payload, ones_sum as c_ones_sum,
+)
 from ipvsw._route cimport (
     Route, Routes as CRoutes, route_clear, route_find, route_put, route_rewrite as c_route_rewrite,
     wire_length as c_wire_length,
@@ -69,6 +72,49 @@ def is_membership_report(bytes frame):
     try:
         return bool(frame_parse(&f, block, len(frame)) and frame_is_membership_report(&f))
     finally:
+        free(block)
+
+
+def ones_sum(bytes data):
+    cdef uint8_t *block = exact_copy(data)
+    try:
+        return c_ones_sum(block, len(data))
+    finally:
+        free(block)
+
+
+def offloaded(bytes data):
+    """The frames that leave a door without offloads, of a virtio_net_hdr and a frame; None if the header lies."""
+    cdef uint8_t *block
+    cdef uint8_t *head
+    cdef Cut c
+    cdef uint32_t number, at
+    if <uint32_t> len(data) < sizeof(virtio_net_hdr):
+        raise ValueError("a frame has a virtio_net_hdr of 10 bytes before it")
+    block = exact_copy(data)
+    head = NULL
+    try:
+        if not cut_parse(&c, block, len(data)):
+            return None
+        if not c.size:
+            frame = data[sizeof(virtio_net_hdr):]
+            assert c.count == 1 and cut_bytes(&c) == <uint64_t> len(frame)
+            if not c.sum_at:
+                return [frame]
+            return [frame[:c.sum_at] + int(cut_checksum(&c)).to_bytes(2, "big") + frame[c.sum_at + 2:]]
+        assert c.head <= HEAD
+        head = <uint8_t *> malloc(c.head)
+        found = []
+        for number in range(c.count):
+            cut_head(&c, number, head)
+            at = c.head + number * c.size
+            found.append(PyBytes_FromStringAndSize(<const char *> head, c.head)
+                         + PyBytes_FromStringAndSize(<const char *> c.frame + at, cut_payload(&c, number)))
+        assert sum(map(len, found)) == cut_bytes(&c)
+        assert PyBytes_FromStringAndSize(<const char *> block, len(data)) == data, "the frame itself is not written"
+        return found
+    finally:
+        free(head)
         free(block)
 
 
@@ -311,6 +357,7 @@ cdef class Decider:
                 totals[v.outcome] += 1
                 if way == 1 and v.outcome == TO_ROUTE:
                     route(block, length, &state)
+            cut(block, length, &state)
             free(block)
         return [totals[k] for k in range(TO_ROUTE + 1)]
 
@@ -329,6 +376,33 @@ cdef void route(uint8_t *block, uint32_t length, uint64_t *state) noexcept:
     header.csum_start = random_below(state, length + 32) if random_below(state, 8) else random_below(state, 65536)
     if c_wire_length(&f, &header) > 20:
         c_route_rewrite(&f, &way, random_below(state, 65536))
+
+
+cdef void cut(const uint8_t *frame, uint32_t length, uint64_t *state) noexcept:
+    """Have it completed or segmented, as an offload header wants that lies, or only nearly tells the truth."""
+    cdef uint32_t n = sizeof(virtio_net_hdr) + length
+    cdef uint8_t *block = <uint8_t *> malloc(n)
+    cdef uint8_t head[HEAD]
+    cdef virtio_net_hdr *header = <virtio_net_hdr *> block
+    cdef Cut c
+    cdef uint32_t number
+    if block == NULL:
+        return
+    memcpy(block + sizeof(virtio_net_hdr), frame, length)
+    header.flags = random_below(state, 4) > 0
+    header.gso_type = (0, 1, 4, 5, 0x81, 3)[random_below(state, 6)]
+    header.hdr_len = random_below(state, 100) if random_below(state, 8) else random_below(state, 65536)
+    header.gso_size = random_below(state, 40)
+    header.csum_start = (14, 34, 38, 54, 58)[random_below(state, 5)]
+    header.csum_offset = (6, 16)[random_below(state, 2)] if random_below(state, 8) else random_below(state, 65536)
+    if cut_parse(&c, block, n):
+        if c.size:
+            for number in range(c.count):
+                cut_head(&c, number, head)
+                c_ones_sum(c.frame + c.head + number * c.size, cut_payload(&c, number))
+        elif c.sum_at:
+            cut_checksum(&c)
+    free(block)
 
 
 cdef uint32_t random_below(uint64_t *state, uint32_t bound) noexcept:
