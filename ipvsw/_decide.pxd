@@ -47,8 +47,9 @@ cdef enum:
     DROP_NOT_IP = 18  # l3: neither IPv4 nor IPv6, or not a whole header
     DROP_NO_ROUTE = 19  # l3: the host has no way there
     DROP_HOST_ACCESS = 20  # between the host and a port, and `host_access` doesn't let it
-    N_OUTCOMES = 21
-    TO_ROUTE = 21  # not an outcome: carried out by what the route cache says
+    DROP_OWN_MAC = 21  # from an endpoint with a MAC address of its own, which can't be taken out of it
+    N_OUTCOMES = 22
+    TO_ROUTE = 22  # not an outcome: carried out by what the route cache says
 
 # What the rules need to know of a port.
 cdef struct PortRule:

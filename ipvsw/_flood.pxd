@@ -10,6 +10,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from ._decide cimport BROADCAST, DROP_BACKLOG, TO_PORTS, host_hears_group, port_accepts, port_listens
+from ._own cimport put_mac
 from ._state cimport (
     BACKLOG, BURST, EVENT_GROUPS_BIT, FROM_GONE, FROM_HOST, FROM_MASTER, HEADER, ROOM, Waiting, Worker,
 )
@@ -85,7 +86,8 @@ cdef inline void tell_host(Worker *w, Waiting *entry) noexcept nogil:
 
 cdef inline int flood_ports(Worker *w, Waiting *entry, int budget) noexcept nogil:
     """Copies for the next ports that listen. Returns what it used of the budget."""
-    cdef uint64_t group = mac48(entry.frame + HEADER) if entry.frame[HEADER] & 1 else BROADCAST
+    cdef uint64_t destination = mac48(entry.frame + HEADER)
+    cdef uint64_t group = destination if entry.frame[HEADER] & 1 else BROADCAST
     cdef bint gso = (<virtio_net_hdr *> entry.frame).gso_type != VIRTIO_NET_HDR_GSO_NONE
     cdef int used = 0
     cdef int32_t port
@@ -99,4 +101,5 @@ cdef inline int flood_ports(Worker *w, Waiting *entry, int budget) noexcept nogi
             w.ports[port].traffic.tx_errors += 1
         else:
             port_tx(w, port, entry.frame, entry.length)
+            put_mac(entry.frame + HEADER, destination)  # which was made the port's own, if it is no group
     return used + 1

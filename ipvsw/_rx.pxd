@@ -7,7 +7,7 @@ Functions stand in the order in which a frame meets them.
 """
 
 from libc.errno cimport EAGAIN, EINTR, EIO, ENETDOWN, errno
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memmove
 from posix.unistd cimport read
 
@@ -17,6 +17,7 @@ from ._decide cimport (
 )
 from ._flood cimport queue_flood, tell
 from ._l3 cimport route_tx
+from ._own cimport CLEAN, own_to_master
 from ._state cimport (
     BURST, CONTROL, EVENT_GONE_BIT, FROM_HOST, FROM_MASTER, HEADER, LONGEST, ROOM, Traffic, Worker, unpoll_fd,
 )
@@ -52,9 +53,16 @@ cdef inline void port_rx(Worker *w, int32_t port) noexcept nogil:
 cdef inline void port_frame(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
     """A port's frame, with its header n bytes, in the next of the buffers for the wire."""
     cdef Traffic *traffic = &w.ports[port].traffic
+    cdef uint64_t *own = w.switch_.rules[port].own
     cdef Verdict v
+    cdef int outcome
     traffic.rx_frames += 1
     traffic.rx_bytes += n - HEADER
+    if own != NULL:
+        outcome = own_to_master(own, w.switch_.mac, <virtio_net_hdr *> buffer, buffer + HEADER, n - HEADER)
+        if outcome != CLEAN:
+            traffic.outcomes[outcome] += 1
+            return
     v = decide_from_port(&w.switch_, buffer + HEADER, n - HEADER,
                          (<virtio_net_hdr *> buffer).gso_type != VIRTIO_NET_HDR_GSO_NONE)
     carry_out(w, traffic, port, v, buffer, n)

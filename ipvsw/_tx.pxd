@@ -1,18 +1,22 @@
 """Frames on their way out: to a port, into the host, on the wire. Each tells how it ended."""
 
 from libc.errno cimport EAGAIN, EBADFD, EINVAL, EIO, ENETDOWN, ENOBUFS, ENOMEM, ENXIO, errno
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from posix.unistd cimport write
 
 from ._decide cimport (
     DROP_BAD_HEADER, DROP_ERROR, DROP_FULL, DROP_NO_MASTER, DROP_PORT_DOWN, L2, TO_HOST, TO_MASTER, TO_PORT,
 )
+from ._own cimport master_to_own
 from ._state cimport HEADER, Port, Worker
 from ._sys cimport MSG_DONTWAIT, send, sendmmsg
 
 
 cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
     cdef Port *p = &w.ports[port]
+    cdef uint64_t *own = w.switch_.rules[port].own
+    if own != NULL:
+        master_to_own(own, w.switch_.mac, w.switch_.mode != L2, buffer + HEADER, n - HEADER)
     if write(p.fd, buffer, n) >= 0:
         p.traffic.tx_frames += 1
         p.traffic.tx_bytes += n - HEADER

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .model import Address, Config, DaemonConfig, Flag, Kind, Mode, PortConfig, SwitchConfig
+from .model import Address, Config, DaemonConfig, Flag, Kind, MacSource, Mode, PortConfig, SwitchConfig
 from .values import (
     MTU_MIN_IPV6,
     ConfigError,
@@ -145,7 +145,8 @@ def _make_port(found: dict[str, Any], place: str) -> PortConfig:
     if "ifname" not in found and (fault := ifname_fault(found["name"])):
         at = join(place, "name")
         raise ConfigError(f"{at}: {quoted(found['name'])} {fault}; set ifname, or choose another name")
-    port = PortConfig(**({"ifname": found["name"], "netns": ""} | found))
+    mac = MacSource.MASTER if found.get("kind", Kind.NETNS) is Kind.NETNS else MacSource.OWN
+    port = PortConfig(**({"ifname": found["name"], "netns": "", "mac": mac} | found))
     _check_kind(port, found, place)
     _check_gateways(port, place)
     if port.mtu is not None and port.mtu < MTU_MIN_IPV6 and any(one.version == 6 for one in port.addresses):

@@ -79,7 +79,7 @@ class PortConfig(Struct, frozen=True, kw_only=True):
     ifname: str
     netns: str  # a name under /run/netns, a path, "pid:1234", or "" for the daemon's own
     kind: Kind = Kind.NETNS
-    mac: MacSource = MacSource.MASTER
+    mac: MacSource = MacSource.MASTER  # `config` makes it OWN for virtual machines, unless they say otherwise
     addresses: tuple[Interface, ...] = ()
     gateway: tuple[Address, ...] = ()
     mtu: int | None = None  # bytes without the Ethernet header; None: the master's

@@ -15,6 +15,7 @@ from hashlib import blake2b
 from msgspec import Struct
 
 from .addresses import Claims
+from .devices.tap import VNET_HEADER
 from .door import RETRY, Door, Sight, identity
 from .model import Kind, MacSource, PortConfig, PortState, PortStatus
 from .namespaces import open_namespace
@@ -69,6 +70,8 @@ class Port(Door):
 
     def write(self, frame: bytes) -> None:
         """Give the port a frame, its virtio_net_hdr before it, unless it can't take one now."""
+        if own := self._table.own_mac(self.config.name):
+            frame = frame[:VNET_HEADER] + own + frame[VNET_HEADER + len(own) :]
         with contextlib.suppress(OSError):
             os.write(self._fd, frame)
 

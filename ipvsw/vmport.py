@@ -1,7 +1,7 @@
 """Ports whose endpoint is a virtual machine: a monitor has the other end of the device, and comes and goes.
 
 What the guest does inside can't be seen, so that the configuration says which addresses are its own; they are in the
-table while a monitor has the device open. The guest must use the master's MAC address.
+table while a monitor has the device open. Its MAC address is its own, or the master's if the configuration says so.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ namespace, ipvtap for a virtual machine.
   ifname IF      the name of the interface inside the namespace [NAME]
   mtu N          bytes, at most the master's [the master's]
   mac WHICH      the MAC address that the endpoint uses: master, or own, which the wire never sees
-                 [master]
+                 [master; for type ipvtap own]
   address A/LEN  an address to set; may be repeated. Without one the namespace sets its own
   gateway A      the default gateway; may be repeated, once for IPv4 and once for IPv6
   mode MODE      l2, l3 or l3s. Mode and flag belong to the switch: one that has ports already
@@ -119,8 +119,8 @@ Remove a port. Its interface disappears from its namespace.
 usage: ipvsw exec PORT -- COMMAND [WORDS]
 
 Run COMMAND with the descriptor of a virtual machine's port. In its words {fd} becomes the number of
-the descriptor, {fds} those of a port with several queues, as 3:4, {mac} the MAC address that the
-guest must use, {mtu} the MTU.
+the descriptor, {fds} those of a port with several queues, as 3:4, {mac} a MAC address for the guest
+(with `mac master` the one it must use), {mtu} the MTU.
 
 Example: ipvsw exec vm1 -- qemu-system-x86_64 -netdev tap,id=n0,fd={fd}
            -device virtio-net-pci,netdev=n0,mac={mac} ...
@@ -133,7 +133,7 @@ Plug a virtual machine's port into a running QEMU. On an error nothing is change
   --qmp PATH       its QMP socket
   --device DRIVER  the device that the guest sees [virtio-net-pci]
   --id ID          what it is called in QEMU [ipvsw-PORT]
-  --mac MAC        [the master's]
+  --mac MAC        [one made for the port; with `mac master` the master's]
   --bus BUS        where to plug it in; machine q35 needs a pcie-root-port for each device
 """,
     "detach": """\

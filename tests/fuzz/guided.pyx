@@ -15,10 +15,13 @@ from ipvsw._decide cimport (
     decide_from_master, decide_from_port,
 )
 from ipvsw._offload cimport HEAD, Cut, cut_bytes, cut_checksum, cut_head, cut_parse, cut_payload
+from ipvsw._own cimport CLEAN, master_to_own, own_to_master
 from ipvsw._route cimport Route, route_key, route_rewrite, wire_length
 from ipvsw._sys cimport mac48, virtio_net_hdr
 from ipvsw._table cimport table_init, table_put
-from ipvsw._wire cimport NO_ADDRESS, Address, Frame, frame_is_membership_report, frame_parse, ipv4_address, ipv6_address
+from ipvsw._wire cimport (
+    ETH_HLEN, NO_ADDRESS, Address, Frame, frame_is_membership_report, frame_parse, ipv4_address, ipv6_address,
+)
 
 cdef enum:
     PORTS = 4
@@ -103,6 +106,24 @@ cdef void cut(const uint8_t *data, uint32_t size) noexcept nogil:
         cut_checksum(&c)
 
 
+cdef void own(const uint8_t *data, uint32_t length) noexcept nogil:
+    """In from an endpoint with a MAC address of its own, behind an offload header of the frame's last bytes."""
+    cdef uint8_t *block = <uint8_t *> malloc(length)
+    cdef uint64_t cell = 0xAA0000000002
+    cdef virtio_net_hdr header
+    if block == NULL:
+        abort()
+    memcpy(block, data, length)
+    memset(&header, 0, sizeof(header))
+    if length and data[length - 1] & 1 and length > sizeof(header):
+        memcpy(&header, data + length - sizeof(header), sizeof(header))
+    if own_to_master(&cell, switch_.mac, &header, block, length) == CLEAN and length >= ETH_HLEN:
+        if mac48(block + 6) != switch_.mac:
+            abort()
+        master_to_own(&cell, switch_.mac, switch_.mode != L2, block, length)
+    free(block)
+
+
 cdef public int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) noexcept nogil:
     cdef Verdict v
     cdef Frame f
@@ -113,6 +134,7 @@ cdef public int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) noexcep
     if data[0] == 0xFF:
         cut(data + 1, size - 1)
         return 0
+    own(data + 1, size - 1)
     switch_.flag = (data[0] >> 3) % (VEPA + 1)
     switch_.mode = (data[0] >> 3) // (VEPA + 1) % (L3S + 1)
     switch_.access = (data[0] >> 3) % (BOTH + 1)

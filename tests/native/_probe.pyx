@@ -17,6 +17,7 @@ from ipvsw._decide cimport (
 from ipvsw._offload cimport (
     HEAD, Cut, cut_bytes, cut_checksum, cut_head, cut_parse, cut_payload, ones_sum as c_ones_sum,
 )
+from ipvsw._own cimport CLEAN, master_to_own as c_master_to_own, own_to_master as c_own_to_master
 from ipvsw._route cimport (
     Route, Routes as CRoutes, route_clear, route_find, route_put, route_rewrite as c_route_rewrite,
     wire_length as c_wire_length,
@@ -150,6 +151,34 @@ def route_rewrite(bytes frame, bytes mac, bytes source):
         f = routable(block, len(frame))
         memcpy(route.mac, PyBytes_AS_STRING(mac), 6)
         c_route_rewrite(&f, &route, mac48(<const uint8_t *> PyBytes_AS_STRING(source)))
+        return PyBytes_FromStringAndSize(<const char *> block, len(frame))
+    finally:
+        free(block)
+
+
+def own_to_master(bytes frame, bytes header, bytes own, bytes master):
+    """(outcome or -1, the frame that goes on, the endpoint's MAC address from now on)"""
+    cdef uint8_t *block = exact_copy(frame)
+    cdef uint64_t cell = mac48(<const uint8_t *> PyBytes_AS_STRING(own))
+    cdef int outcome
+    try:
+        if len(header) != sizeof(virtio_net_hdr):
+            raise ValueError("a virtio_net_hdr has 10 bytes")
+        outcome = c_own_to_master(&cell, mac48(<const uint8_t *> PyBytes_AS_STRING(master)),
+                                  <const virtio_net_hdr *> PyBytes_AS_STRING(header), block, len(frame))
+        return outcome, PyBytes_FromStringAndSize(<const char *> block, len(frame)), cell.to_bytes(6, "little")
+    finally:
+        free(block)
+
+
+def master_to_own(bytes frame, bytes own, bytes master, *, bint routed):
+    """The frame as the endpoint gets it."""
+    cdef uint8_t *block = exact_copy(frame)
+    cdef uint64_t cell = mac48(<const uint8_t *> PyBytes_AS_STRING(own))
+    try:
+        if len(frame) < ETH_HLEN:
+            raise ValueError("a runt")
+        c_master_to_own(&cell, mac48(<const uint8_t *> PyBytes_AS_STRING(master)), routed, block, len(frame))
         return PyBytes_FromStringAndSize(<const char *> block, len(frame))
     finally:
         free(block)
@@ -358,7 +387,10 @@ cdef class Decider:
                 if way == 1 and v.outcome == TO_ROUTE:
                     route(block, length, &state)
             cut(block, length, &state)
+            good = own(block, length, &state, self.s.mac)
             free(block)
+            if not good:
+                raise AssertionError(f"a foreign MAC address got through: {raw.hex()}, seed {seed}, frame {_n}")
         return [totals[k] for k in range(TO_ROUTE + 1)]
 
 
@@ -403,6 +435,22 @@ cdef void cut(const uint8_t *frame, uint32_t length, uint64_t *state) noexcept:
         elif c.sum_at:
             cut_checksum(&c)
     free(block)
+
+
+cdef bint own(uint8_t *block, uint32_t length, uint64_t *state, uint64_t master) noexcept:
+    """In from an endpoint with a MAC address of its own, and out to one; whether the former was seen to."""
+    cdef virtio_net_hdr header
+    cdef uint64_t cell = 0xAA0000000002
+    cdef bint lies = random_below(state, 2)
+    memset(&header, 0, sizeof(header))
+    if lies:
+        header.flags, header.gso_type = random_below(state, 2), random_below(state, 8)
+        header.csum_start, header.csum_offset = random_below(state, length + 32), random_below(state, 24)
+    if c_own_to_master(&cell, master, &header, block, length) == CLEAN and length >= ETH_HLEN:
+        if mac48(block + 6) != master:
+            return False
+        c_master_to_own(&cell, master, lies, block, length)
+    return True
 
 
 cdef uint32_t random_below(uint64_t *state, uint32_t bound) noexcept:

@@ -68,7 +68,7 @@ def total(data: bytes) -> int:
 class Machine:
     """The far end of a port, and as much of a guest as a test needs."""
 
-    def __init__(self, fd: int, mac: bytes = MAC) -> None:
+    def __init__(self, fd: int, mac: bytes) -> None:
         self.fd = fd
         self.mac = mac
         os.set_blocking(fd, False)
@@ -120,8 +120,8 @@ def arp(operation: int, source: str, target: bytes, to: bytes, mac: bytes) -> by
 @contextlib.contextmanager
 def machine(running: Daemon, port: str = "vm1") -> Iterator[Machine]:
     handed, fds = running.client.hand_over(port)
-    assert handed["mac"] == MASTER_MAC and len(fds) == 1
-    one = Machine(fds[0])
+    assert len(fds) == 1
+    one = Machine(fds[0], bytes.fromhex(handed["mac"].replace(":", "")))
     try:
         running.until("up", port.rpartition("/")[2])
         yield one
@@ -146,14 +146,22 @@ def running(home: Namespace, daemon: Callable[[str], Daemon]) -> Callable[..., D
 
 
 @KINDS
-def test_a_machine_talks_to_the_wire(running: Callable[..., Daemon], kind: str) -> None:
-    lan = running(vm(kind))
+@pytest.mark.parametrize("mac", ["own", "master"])
+def test_a_machine_talks_to_the_wire(running: Callable[..., Daemon], home: Namespace, kind: str, mac: str) -> None:
+    lan = running(vm(kind, f'mac = "{mac}"'))
     assert lan.port("vm1")["kind"] == kind and "virtual machine" in lan.port("vm1")["reason"]
     assert [one["state"] for one in lan.port("vm1")["addresses"]] == ["down"]
     with machine(lan) as one:
         lan.until_owned("vm1", GUEST)
         assert lan.port("vm1")["addresses"][0]["source"] == "config"
+        assert (one.mac == MAC) == (mac == "master")
         one.ping(WIRE)
+        port = lan.port("vm1")
+        assert (port["mac_source"], port["mac"]) == (mac, one.mac.hex(":"))
+        if mac == "own":
+            one.mac = bytes.fromhex("525400000012")
+            one.ping(WIRE)
+            assert lan.port("vm1")["mac"] == "52:54:00:00:00:12"
     idle(lan, "vm1")
 
 
@@ -214,13 +222,13 @@ def test_offloads_survive(
             partial = total(addresses + struct.pack("!HH", 6, len(tcp)))
             tcp = tcp[:16] + struct.pack("!H", partial) + tcp[18:]
             header = struct.pack("=BBHHHH", 1, 1, 54, 1448, 34, 16)
-            frame = to + MAC + b"\x08\x00" + ipv4(GUEST, "10.7.0.2", 6, tcp)
-            one.send(frame, header)
+            packet = b"\x08\x00" + ipv4(GUEST, "10.7.0.2", 6, tcp)
+            one.send(to + one.mac + packet, header)
             while not frames:
                 data = sniffer.recv(1 << 17)
                 if body in data:
                     frames.append((data[:10], data[10:]))
-        assert frames == [(header, frame)]
+        assert frames == [(header, to + MAC + packet)]
         # And back: the sibling's own stack sends what is longer than the MTU.
         sender = box.start(
             sys.executable,
@@ -229,7 +237,7 @@ def test_offloads_survive(
             "c.sendall(b'x' * 20000); time.sleep(5)",
         )
         syn = connect(one, to, 4242)
-        header, frame = one.receive(lambda frame: len(frame) > 1600)
+        header, _ = one.receive(lambda frame: len(frame) > 1600)
         assert header[0] == 1 and header[1] == 1 and struct.unpack_from("=H", header, 4)[0] <= 1460
         sender.kill()
         del syn
@@ -239,14 +247,14 @@ def connect(one: Machine, to: bytes, port: int) -> int:
     """A handshake by hand with port 7 of 10.7.0.2, which listens soon; the sequence number."""
     deadline = time.monotonic() + 5
     while True:
-        one.send(to + MAC + b"\x08\x00" + segment(port, 100, 0, 0x02, b"\x02\x04\x05\xb4"))
+        one.send(to + one.mac + b"\x08\x00" + segment(port, 100, 0, 0x02, b"\x02\x04\x05\xb4"))
         got = one.receive(lambda frame: frame[12:14] == b"\x08\x00" and frame[23] == 6)[1]
         if got[47] & 0x12 == 0x12:
             break
         assert time.monotonic() < deadline
         time.sleep(0.02)
     theirs = struct.unpack_from("!I", got, 38)[0]
-    one.send(to + MAC + b"\x08\x00" + segment(port, 101, theirs + 1, 0x10))
+    one.send(to + one.mac + b"\x08\x00" + segment(port, 101, theirs + 1, 0x10))
     return theirs
 
 
@@ -267,7 +275,7 @@ def test_the_host_sees_nothing_of_a_machine(running: Callable[..., Daemon], home
     home.ip("address", "add", "10.99.0.1/24", "dev", "lo")
     with machine(lan) as one:
         before = received(home, "vm1")
-        one.send(arp(1, GUEST, socket.inet_aton("10.99.0.1"), b"\xff" * 6, MAC))
+        one.send(arp(1, GUEST, socket.inet_aton("10.99.0.1"), b"\xff" * 6, one.mac))
         one.ping(WIRE)
         with pytest.raises(pytest.fail.Exception):
             one.receive(lambda frame: frame[12:14] == b"\x08\x06" and frame[28:32] == bytes([10, 99, 0, 1]), 0.3)
@@ -285,7 +293,7 @@ def test_tagged_frames_of_a_tap_go_nowhere(running: Callable[..., Daemon]) -> No
     lan = running(vm("tap"))
     with machine(lan) as one:
         before = lan.client.stats()[0]["ports"]["vm1"]["rx_frames"]
-        one.send(b"\xff" * 6 + MAC + b"\x81\x00\x00\x05\x08\x06" + bytes(46))
+        one.send(b"\xff" * 6 + one.mac + b"\x81\x00\x00\x05\x08\x06" + bytes(46))
         one.ping(WIRE)
         assert lan.client.stats()[0]["ports"]["vm1"]["rx_frames"] == before + 2
 
@@ -385,7 +393,8 @@ def test_addresses_and_mtu_change_in_place(running: Callable[..., Daemon], home:
         lan.until_owned("vm1", "10.7.0.19")
         wait_for(lambda: lan.port("vm1")["mtu"] == 1400, what="the MTU")
         home.ip("link", "set", "m0", "address", "02:00:00:00:00:07")
-        wait_for(lambda: lan.port("vm1")["mac"] == "02:00:00:00:00:07", what="the MAC address")
+        wait_for(lambda: lan.client.switches()[0]["mac"] == "02:00:00:00:00:07", what="the master's MAC address")
+        assert lan.port("vm1")["mac"] == one.mac.hex(":")
         assert os.fstat(one.fd)
 
 
@@ -465,7 +474,7 @@ def test_who_reads_without_wanting_descriptors_gets_the_answer(running: Callable
     said = subprocess.run(
         ["curl", "-sS", "--unix-socket", str(lan.socket), url], capture_output=True, text=True, check=True
     )
-    assert json.loads(said.stdout)["mac"] == MASTER_MAC
+    assert json.loads(said.stdout)["mac"] == lan.port("vm1")["mac"] != MASTER_MAC
     idle(lan, "vm1")
 
 

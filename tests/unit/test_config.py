@@ -94,6 +94,13 @@ def test_mac_source(word: str, meant: str) -> None:
     assert read.switches[0].ports[0].mac == meant
 
 
+def test_virtual_machines_have_their_own_mac() -> None:
+    text = '[[switch]]\nmaster = "eth0"\n' + "".join(
+        f'[[switch.port]]\nname = "{kind}"\nkind = "{kind}"\n' for kind in ("netns", "macvtap", "tap")
+    )
+    assert [port.mac for port in config.parse(text).switches[0].ports] == ["master", "own", "own"]
+
+
 def test_nothing_is_a_configuration() -> None:
     assert config.parse("") == Config()
 

@@ -22,11 +22,11 @@ from .wiretap import clean_wire
 pytestmark = pytest.mark.usefixtures("bootable")
 
 GUEST4, GUEST6 = "10.1.0.50", "fd00:1::50"
+ANY_MAC = "52:54:00:12:34:56"  # which a guest may use without asking
 NIC = "virtio-net-pci,netdev=n0,mac={mac}"
 ROOT_PORT = "pcie-root-port,id=rp0,chassis=1,slot=1"
 UP = f"""
 set -e
-echo 1 >/proc/sys/net/ipv6/conf/$1/addr_gen_mode
 ip link set $1 up
 ip addr add {GUEST4}/16 dev $1
 ip addr add {GUEST6}/64 dev $1 nodad
@@ -96,12 +96,14 @@ def features(guest: Guest) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "by_name"), [("macvtap", False), ("tap", False), ("tap", True)], ids=["macvtap", "tap-fd", "tap-name"]
+    ("kind", "by_name", "mac_source"),
+    [("macvtap", False, "own"), ("macvtap", False, "master"), ("tap", False, "own"), ("tap", True, "own")],
+    ids=["macvtap", "macvtap-master", "tap-fd", "tap-name"],
 )
-def test_a_guest_on_the_lan(lab: Lab, start: Callable[..., Daemon], kind: str, by_name: bool) -> None:
-    lan = start(kind)
+def test_a_guest_on_the_lan(lab: Lab, start: Callable[..., Daemon], kind: str, by_name: bool, mac_source: str) -> None:
+    lan = start(kind, mac=mac_source)
     if by_name:
-        netdev, mac = "tap,id=n0,ifname=vm1,script=no,downscript=no", MASTER_MAC
+        netdev, mac = "tap,id=n0,ifname=vm1,script=no,downscript=no", ANY_MAC
         prefix = ["nsenter", f"--net=/run/netns/{lab.home}"]
     else:
         netdev, mac, prefix = "tap,id=n0,fd={fd}", "{mac}", by_descriptor(lan)
@@ -110,6 +112,8 @@ def test_a_guest_on_the_lan(lab: Lab, start: Callable[..., Daemon], kind: str, b
         lan.wait()
         configure(guest)
         converse(lab, guest)
+        assert guest.run("cat /sys/class/net/eth0/address").strip() == lan.port("vm1")["mac"]
+        assert (lan.port("vm1")["mac"] == MASTER_MAC) == (mac_source == "master")
         has = features(guest)
         assert has["tx-checksumming"] == has["tcp-segmentation-offload"] == has["rx-checksumming"] == "on"
         for netns, address in ((lab.wire, WIRE4), (lab.ports[0], port6(1))):
@@ -144,7 +148,7 @@ def test_hot_plug(lab: Lab, start: Callable[..., Daemon], tmp_path: Path, kind: 
             assert done.returncode == 0, done.stderr
             lan.wait()
             guest.run("until [ -e /sys/class/net/eth0 ]; do sleep 0.05; done", timeout=20)
-            assert guest.run("cat /sys/class/net/eth0/address").strip() == MASTER_MAC
+            assert guest.run("cat /sys/class/net/eth0/address").strip() == lan.port("vm1")["mac"] != MASTER_MAC
             configure(guest)
             converse(lab, guest)
             done = cli(lan, "detach", "vm1", "--qmp", str(path))
@@ -193,7 +197,7 @@ def test_an_unprivileged_user_gets_a_port_by_the_helper(
         *("setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"),
         *(programs()["qemu-system-x86_64"], "-M", "q35", "-accel", "tcg", "-m", "64", "-nographic", "-nodefaults"),
         *("-netdev", f"tap,id=n0,br={name},helper={helper}"),
-        *("-device", f"virtio-net-pci,netdev=n0,bootindex=0,mac={MASTER_MAC}"),
+        *("-device", f"virtio-net-pci,netdev=n0,bootindex=0,mac={ANY_MAC}"),
     ]
     with sniffing(lab.wire, "w0") as wire:
         environment = {"PYTHONPATH": ":".join([str(ROOT), *[one for one in sys.path if "site-packages" in one]])}
@@ -202,6 +206,7 @@ def test_an_unprivileged_user_gets_a_port_by_the_helper(
             until(lambda: lan.port("vm1")["state"] == "up" or qemu.poll() is not None, 15, "QEMU has the port")
             assert qemu.poll() is None, qemu.stderr and qemu.stderr.read()
             wire.wait(b"PXEClient", seconds=20)
+            assert lan.port("vm1")["mac"] == ANY_MAC
         finally:
             qemu.kill()
             qemu.wait()
