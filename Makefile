@@ -37,8 +37,9 @@ format: setup  ## lay the Python sources out as `make lint` wants them
 conformance: setup  ## the corpus against the daemon, frame by frame as the kernel's driver did it
 	$(BIN)/python tests/conformance/run.py
 
-bench: setup  ## throughput and cost for each frame, as a table
-	$(BIN)/python tests/bench/run.py
+bench: setup bench-packages .venv/.probe  ## beside what else there is, as table and picture [ROWS="T1 P1"] [ROUNDS=7] [KEEP=1]
+	@set -f; $(BIN)/python tests/bench/run.py --out build/bench $(if $(ROUNDS),--rounds '$(ROUNDS)') \
+	$(if $(KEEP),--keep docs/benchmarks.md) $(ROWS)
 
 fuzz: setup test-packages .venv/.probe  ## a million random frames through parse and decide
 	$(BIN)/python tests/fuzz/run.py
@@ -57,6 +58,9 @@ system:
 test-packages:
 	@scripts/prepare tests
 
+bench-packages:
+	@scripts/prepare bench
+
 .venv/.python: pyproject.toml setup.py scripts/prepare $(call built,.venv/bin/ipvswd)
 	@scripts/prepare python
 	@touch $@
@@ -71,4 +75,4 @@ test-packages:
 
 always:
 
-.PHONY: help setup run test lint format conformance bench fuzz san clean system test-packages always
+.PHONY: help setup run test lint format conformance bench fuzz san clean system test-packages bench-packages always
