@@ -15,6 +15,10 @@ EVENT_GONE: int
 EVENT_GROUPS: int
 """The port sent an IGMP or MLD report: its group list may have changed."""
 
+def uring_error() -> int:
+    """0 if the kernel grants an io_uring with all that the data plane needs of it, else an errno: ENOSYS or EPERM
+    where it is switched off, EINVAL or EOPNOTSUPP before Linux 6.7."""
+
 class Datapath:
     """One switch's frames, on `workers` threads that never take the GIL.
 
@@ -24,7 +28,13 @@ class Datapath:
     Not thread-safe: one control thread calls it.
     """
 
-    def __init__(self, workers: int = 1) -> None: ...
+    def __init__(self, workers: int = 1, io: str = "auto") -> None:
+        """`io`: "epoll", "uring" (Errors: OSError if the kernel grants none), or "auto": the latter where it can be
+        had."""
+
+    @property
+    def io(self) -> str:
+        """ "epoll" or "uring": what is in use."""
     @property
     def notify_fd(self) -> int:
         """An eventfd, readable when `events` has something to say."""

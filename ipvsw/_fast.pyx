@@ -33,6 +33,7 @@ from ._sys cimport (
     mac48, store_ptr, store_u32, take_u32,
 )
 from ._table cimport Slot, table_free, table_init
+from ._uring cimport Ring, ring_close, ring_open
 from ._wire cimport IPV4, Address, ipv4_address, ipv6_address
 
 import os
@@ -59,7 +60,8 @@ cdef Worker *worker_new(int number, int workers, int notify_fd, uint64_t key) ex
     if w == NULL:
         raise MemoryError
     w.number, w.workers, w.notify_fd, w.rx_burst = number, workers, notify_fd, BURST
-    w.master_fd = w.inject_fd = w.host_fd = w.epoll_fd = w.control_fd = -1
+    w.master_fd = w.inject_fd = w.host_fd = w.epoll_fd = w.control_fd = w.ring.fd = -1
+    w.hungry[0] = w.hungry[1] = -1
     w.stack_fds[0] = w.stack_fds[1] = -1
     try:
         w.epoll_fd = check(epoll_create1(EPOLL_CLOEXEC))
@@ -74,7 +76,6 @@ cdef Worker *worker_new(int number, int workers, int notify_fd, uint64_t key) ex
             w.rx_buffers[i] = <uint8_t *> malloc(BUFFER)
             if w.tx_buffers[i] == NULL or w.rx_buffers[i] == NULL:
                 raise MemoryError
-            w.tx_iovecs[i].iov_base = w.tx_buffers[i] + ROOM
             w.tx_messages[i].msg_hdr.msg_iov = &w.tx_iovecs[i]
             w.tx_messages[i].msg_hdr.msg_iovlen = 1
             w.rx_iovecs[i].iov_base = w.rx_buffers[i] + ROOM
@@ -106,6 +107,7 @@ cdef void worker_free(Worker *w) noexcept:
     for i in range(BURST):
         free(w.tx_buffers[i])
         free(w.rx_buffers[i])
+    ring_close(&w.ring)
     if w.epoll_fd >= 0:
         close(w.epoll_fd)
     if w.control_fd >= 0:
@@ -139,6 +141,13 @@ cdef uint64_t as_mac(bytes raw) except? 0:
     return mac48(<const uint8_t *> PyBytes_AS_STRING(raw))
 
 
+def uring_error():
+    cdef Ring ring
+    cdef int error = ring_open(&ring, BUFFER, ROOM)
+    ring_close(&ring)
+    return error
+
+
 cdef class Datapath:
     """See `_fast.pyi`."""
 
@@ -155,10 +164,12 @@ cdef class Datapath:
     cdef set numbers  # of the ports that are attached
     cdef int32_t next_number
 
-    def __cinit__(self, int workers=1):
+    def __cinit__(self, int workers=1, io="auto"):
         cdef uint64_t key = int.from_bytes(os.urandom(8), "little")
         if workers < 1:
             raise ValueError(f"at least one worker, not {workers}")
+        if io not in ("auto", "epoll", "uring"):
+            raise ValueError(f"there is no way to read and write called {io}")
         self.notify_fd = self.done_fd = -1
         self.threads, self.edits, self.keep, self.numbers = [], [], [], set()
         self.own, self.left = {}, []
@@ -171,7 +182,21 @@ cdef class Datapath:
         while self.n_workers < workers:
             self.workers[self.n_workers] = worker_new(self.n_workers, workers, self.notify_fd, key)
             self.workers[self.n_workers].switch_.flows = self.flows
+            if io != "epoll":
+                self.open_ring(self.workers[self.n_workers], io == "uring")
             self.n_workers += 1
+
+    cdef void open_ring(self, Worker *w, bint needed) except *:
+        """A ring for a worker that has none, or if none can be had and none is needed, the epoll alone."""
+        cdef int error = ring_open(&w.ring, BUFFER, ROOM)
+        if error:
+            ring_close(&w.ring)
+            if needed:
+                raise OSError(error, f"io_uring: {os.strerror(error)}")
+
+    @property
+    def io(self):
+        return "uring" if self.workers != NULL and self.workers[0].ring.fd >= 0 else "epoll"
 
     def __dealloc__(self):
         self.release()

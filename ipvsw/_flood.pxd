@@ -67,7 +67,8 @@ cdef inline void flood_slice(Worker *w) noexcept nogil:
         if entry.source >= 0 or entry.source == FROM_GONE:
             tell_host(w, entry)
             memcpy(w.tx_buffers[w.tx_length] + ROOM, entry.frame, entry.length)
-            queue_master_tx(w, FROM_GONE, entry.length)  # its outcome is counted already
+            # Its outcome is counted already.
+            queue_master_tx(w, FROM_GONE, w.tx_buffers[w.tx_length] + ROOM, entry.length)
             if w.tx_length == BURST:
                 master_tx(w)
         if entry.source != FROM_GONE:

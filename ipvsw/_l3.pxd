@@ -34,7 +34,7 @@ cdef inline int route_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) n
         return queue_slow(w, port, buffer, n)
     if route.kind == BY_NEXTHOP:
         route_rewrite(&f, route, w.switch_.mac)
-        queue_master_tx(w, port, n)
+        queue_master_tx(w, port, buffer, n)
         return TO_MASTER
     if header.gso_type != VIRTIO_NET_HDR_GSO_NONE or header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM:
         return queue_slow(w, port, buffer, n)

@@ -42,8 +42,10 @@ cdef inline void port_rx(Worker *w, int32_t port) noexcept nogil:
         buffer = w.tx_buffers[w.tx_length] + ROOM
         n = read(w.ports[port].fd, buffer, HEADER + LONGEST)
         if n < HEADER:
-            if n >= 0 or errno != EAGAIN:
-                port_rx_failed(w, port, n)
+            if n >= 0:
+                port_rx_over(w, port, 0)
+            elif errno != EAGAIN:
+                port_rx_over(w, port, errno)
             return
         port_frame(w, port, buffer, n)
         if w.tx_length == BURST:
@@ -68,13 +70,14 @@ cdef inline void port_frame(Worker *w, int32_t port, uint8_t *buffer, uint32_t n
     carry_out(w, traffic, port, v, buffer, n)
 
 
-cdef inline void port_rx_failed(Worker *w, int32_t port, ssize_t n) noexcept nogil:
-    """End of file, or an error: EBADFD once the device is gone, for good. A packet socket tells once that its device
-    was set down."""
-    if n < 0 and (errno == EINTR or errno == EIO or errno == ENETDOWN):
-        return
+cdef inline bint port_rx_over(Worker *w, int32_t port, int error) noexcept nogil:
+    """End of file (0), or an error: EBADFD once the device is gone, for good. A packet socket tells once that its
+    device was set down. False if there will be more."""
+    if error == EINTR or error == EIO or error == ENETDOWN:
+        return False
     unpoll_fd(w, w.ports[port].fd)
     tell(w, port, EVENT_GONE_BIT)
+    return True
 
 
 cdef inline void master_rx(Worker *w) noexcept nogil:
@@ -86,6 +89,7 @@ cdef inline void master_rx(Worker *w) noexcept nogil:
     for i in range(w.rx_burst):
         w.rx_messages[i].msg_hdr.msg_controllen = CONTROL
     count = recvmmsg(w.master_fd, w.rx_messages, w.rx_burst, MSG_DONTWAIT, NULL)
+    w.stays = w.ring.running
     for i in range(count):
         buffer = w.rx_buffers[i] + ROOM
         n = w.rx_messages[i].msg_len
@@ -100,6 +104,7 @@ cdef inline void master_rx(Worker *w) noexcept nogil:
             continue
         v = decide_from_master(&w.switch_, buffer + HEADER, n - HEADER)
         carry_out(w, &w.master, FROM_MASTER, v, buffer, n)
+    w.stays = False
     if count > 0:
         # Super-frames are written on while they are still in the cache: the more bytes, the fewer at once.
         w.rx_burst = min(BURST, max(2, <int> (CACHED * count / (total + 1))))
@@ -156,9 +161,10 @@ cdef inline void carry_out(
     """`buffer` holds header and frame, n bytes; `port` is where it came from, or FROM_MASTER."""
     cdef int outcome = v.outcome
     if outcome == TO_PORT:
+        w.source = port
         outcome = port_tx(w, v.port, buffer, n)
     elif outcome == TO_MASTER:
-        queue_master_tx(w, port, n)
+        queue_master_tx(w, port, buffer, n)
         return  # counted when it is sent
     elif outcome == TO_PORTS:
         outcome = queue_flood(w, port, buffer, n)

@@ -18,6 +18,7 @@ from ._sys cimport (
     store_ptr,
 )
 from ._table cimport table_put, table_remove
+from ._uring cimport Ring, ring_read
 from ._wire cimport Address
 
 cdef enum:
@@ -34,6 +35,14 @@ cdef enum:
     CONTROL_EVENT = 0xFFFFFFFF  # epoll tags: a port number, or one of these
     MASTER_EVENT = 0xFFFFFFFE
     HOST_EVENT = 0xFFFFFFFD
+
+# What an answer of the ring is about: one of these bits, with a number below them.
+cdef enum:
+    RING_READ = 0  # a port's number
+    RING_WRITE = 0x100000000  # an index of `written`
+    RING_DOORS = 0x200000000
+    RING_CANCEL = 0x400000000
+    WRITTEN = 256  # frames that may be queued for ports: more than a round has buffers for
 
 cdef enum:
     FROM_MASTER = -1  # where a frame came from, else a port number
@@ -56,6 +65,10 @@ cdef struct Port:
     int fd  # -1: no such port
     uint32_t events  # EVENT_* bits that the control thread has not fetched
     uint32_t waiting  # its group frames in the backlog
+    bint armed  # the ring reads it
+    bint fed  # and has, since it began to
+    bint leaving  # and is told not to
+    int32_t next_hungry
     Traffic traffic
 
 # A group frame on its way to the ports, one after the other.
@@ -70,6 +83,12 @@ cdef struct Slow:
     uint8_t *frame
     uint32_t length
     int32_t source
+
+# A frame that is queued for a port.
+cdef struct Written:
+    int32_t source  # port number, or FROM_*
+    int32_t port
+    uint32_t length  # with its header
 
 cdef struct Worker:
     Switch switch_
@@ -104,6 +123,16 @@ cdef struct Worker:
     iovec tx_iovecs[BURST]
     int32_t tx_sources[BURST]
     uint32_t tx_length
+    # With an io_uring: which port's read is to begin anew, and what was queued last for ports.
+    Ring ring
+    bint doors_ready  # the epoll has something
+    bint stays  # the frame in hand stays in its place until the round is over, and may be queued
+    uint32_t leaving  # ports that the ring has not let go of yet
+    int32_t hungry[2]  # first of two lines: ports that got nothing, and those that got something; -1: empty
+    int32_t hungry_last[2]
+    int32_t source  # whose frame is carried out
+    Written written[WRITTEN]
+    uint32_t n_written
     int rx_burst  # frames that the master's socket is asked for at once
     uint8_t *rx_buffers[BURST]
     mmsghdr rx_messages[BURST]
@@ -168,6 +197,21 @@ cdef inline int poll_fd(Worker *w, int fd, uint32_t tag) noexcept nogil:
 
 cdef inline void unpoll_fd(Worker *w, int fd) noexcept nogil:
     epoll_ctl(w.epoll_fd, EPOLL_CTL_DEL, fd, NULL)
+
+
+cdef inline void read_by_ring(Worker *w, int32_t port) noexcept nogil:
+    w.ports[port].armed = True
+    w.ports[port].fed = False
+    ring_read(&w.ring, w.ports[port].fd, RING_READ | <uint32_t> port)
+
+
+cdef inline int watch_port(Worker *w, int32_t port) noexcept nogil:
+    """0 or an errno: what can't be read when it is ready, epoll says at once."""
+    cdef int error = poll_fd(w, w.ports[port].fd, port)
+    if not error and w.ring.running:
+        unpoll_fd(w, w.ports[port].fd)
+        read_by_ring(w, port)
+    return error
 
 
 cdef inline bint reserve_ports(Worker *w, int32_t n) noexcept nogil:
@@ -243,7 +287,7 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
         w.ports[e.port].fd = e.fd
         w.switch_.rules[e.port].mtu = e.mtu
         w.switch_.rules[e.port].own = e.own
-        return poll_fd(w, e.fd, e.port) if e.port % w.workers == w.number else 0
+        return watch_port(w, e.port) if e.port % w.workers == w.number else 0
     if e.port >= w.switch_.n_ports and e.kind in (BIND, SET_PORT, SET_GROUPS, DETACH_PORT):
         return ENOMEM  # there was none for the port itself
     if e.kind == BIND:

@@ -68,6 +68,7 @@ cdef extern from *:
     int32_t add_i32 "ipvsw_add"(int32_t *p, int32_t v) noexcept nogil
     uint32_t or_u32 "ipvsw_or"(uint32_t *p, uint32_t v) noexcept nogil
     uint32_t take_u32 "ipvsw_take"(uint32_t *p) noexcept nogil
+    void store_u16 "ipvsw_store"(uint16_t *p, uint16_t v) noexcept nogil
 
 cdef extern from "sys/epoll.h" nogil:
     enum: EPOLLIN

@@ -8,32 +8,69 @@ from ._decide cimport (
     DROP_BAD_HEADER, DROP_ERROR, DROP_FULL, DROP_NO_MASTER, DROP_PORT_DOWN, L2, TO_HOST, TO_MASTER, TO_PORT,
 )
 from ._own cimport master_to_own
-from ._state cimport HEADER, Port, Worker
+from ._state cimport FROM_HOST, HEADER, RING_WRITE, WRITTEN, Port, Traffic, Worker, Written
 from ._sys cimport MSG_DONTWAIT, send, sendmmsg
+from ._uring cimport ring_write
 
 
 cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """Where the frame stays in its place until the round is over, it is only queued, and counted as if it had left."""
     cdef Port *p = &w.ports[port]
     cdef uint64_t *own = w.switch_.rules[port].own
     if own != NULL:
         master_to_own(own, w.switch_.mac, w.switch_.mode != L2, buffer + HEADER, n - HEADER)
-    if write(p.fd, buffer, n) >= 0:
-        p.traffic.tx_frames += 1
-        p.traffic.tx_bytes += n - HEADER
-        return TO_PORT
-    p.traffic.tx_errors += 1
-    return DROP_PORT_DOWN if errno == ENETDOWN or errno == ENXIO else tx_failure()
+    if w.stays:
+        queue_port_tx(w, port, buffer, n)
+    elif write(p.fd, buffer, n) < 0:
+        p.traffic.tx_errors += 1
+        return port_failure(errno)
+    p.traffic.tx_frames += 1
+    p.traffic.tx_bytes += n - HEADER
+    return TO_PORT
+
+
+cdef inline void queue_port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    cdef uint32_t i = w.n_written % WRITTEN
+    w.written[i] = Written(w.source, port, n)
+    w.n_written += 1
+    ring_write(&w.ring, w.ports[port].fd, buffer, n, RING_WRITE | i)
+
+
+cdef inline void port_tx_failed(Worker *w, uint32_t i, int error) noexcept nogil:
+    """A queued frame did not leave: it is counted anew."""
+    cdef const Written *frame = &w.written[i]
+    cdef Traffic *to = &w.ports[frame.port].traffic
+    cdef Traffic *source = traffic_of(w, frame.source)
+    to.tx_frames -= 1
+    to.tx_bytes -= frame.length - HEADER
+    to.tx_errors += 1
+    source.outcomes[TO_PORT] -= 1
+    source.outcomes[port_failure(error)] += 1
+
+
+cdef inline Traffic *traffic_of(Worker *w, int32_t source) noexcept nogil:
+    if source >= 0:
+        return &w.ports[source].traffic
+    return &w.host if source == FROM_HOST else &w.master
+
+
+cdef inline int port_failure(int error) noexcept nogil:
+    return DROP_PORT_DOWN if error == ENETDOWN or error == ENXIO else failure(error)
 
 
 cdef inline int tx_failure() noexcept nogil:
-    """What errno says of a frame that a device did not take."""
-    if errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM:
+    return failure(errno)
+
+
+cdef inline int failure(int error) noexcept nogil:
+    """What an errno says of a frame that a device did not take."""
+    if error == EAGAIN or error == ENOBUFS or error == ENOMEM:
         return DROP_FULL
-    if errno == EIO or errno == EBADFD:
+    if error == EIO or error == EBADFD:
         return DROP_PORT_DOWN
-    if errno == ENETDOWN or errno == ENXIO:
+    if error == ENETDOWN or error == ENXIO:
         return DROP_NO_MASTER
-    if errno == EINVAL:
+    if error == EINVAL:
         return DROP_BAD_HEADER
     return DROP_ERROR
 
@@ -49,8 +86,9 @@ cdef inline int host_tx(Worker *w, uint8_t *buffer, uint32_t n) noexcept nogil:
     return TO_HOST if sent >= 0 else tx_failure()
 
 
-cdef inline void queue_master_tx(Worker *w, int32_t port, uint32_t n) noexcept nogil:
-    """The frame stands in tx_buffers[tx_length], where it was read."""
+cdef inline void queue_master_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """The frame stays in `buffer` until the round is over: in tx_buffers[tx_length], or where the ring has read it."""
+    w.tx_iovecs[w.tx_length].iov_base = buffer
     w.tx_iovecs[w.tx_length].iov_len = n
     w.tx_sources[w.tx_length] = port
     w.tx_length += 1

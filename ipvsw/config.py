@@ -28,6 +28,7 @@ from .values import (
     read_gateways,
     read_host_access,
     read_ifname,
+    read_io,
     read_kind,
     read_l3_output,
     read_list,
@@ -178,7 +179,7 @@ def _check_gateways(port: PortConfig, place: str) -> None:
         seen[gateway.version] = at
 
 
-_DAEMON: dict[str, Reader] = {"socket": read_socket, "workers": read_workers, "allow": read_allow}
+_DAEMON: dict[str, Reader] = {"socket": read_socket, "workers": read_workers, "io": read_io, "allow": read_allow}
 _PORT: dict[str, Reader] = {
     "name": read_name,
     "ifname": read_ifname,

@@ -276,7 +276,7 @@ class Daemon:
 
     async def _add_switch(self, config: SwitchConfig) -> None:
         try:
-            switch = Switch(self._world, config, self._settings.workers)
+            switch = Switch(self._world, config, self._settings)
             self._switches[config.name] = switch
             await switch.start()
         except OSError as error:

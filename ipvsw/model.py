@@ -49,6 +49,14 @@ class HostAccess(enum.StrEnum):
     BOTH = "both"
 
 
+class Io(enum.StrEnum):
+    """How the data plane reads and writes its ports."""
+
+    AUTO = "auto"  # uring where the kernel grants it
+    EPOLL = "epoll"
+    URING = "uring"
+
+
 class Kind(enum.StrEnum):
     """What stands at a port's other end."""
 
@@ -107,6 +115,7 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
 
     socket: str = DEFAULT_SOCKET
     workers: int = 1  # data-plane threads of each switch
+    io: Io = Io.AUTO
     allow: tuple[Who, ...] = ()  # who may have the descriptor of any virtual machine's port besides root
 
 
@@ -196,6 +205,7 @@ class SwitchStatus(Struct, frozen=True, kw_only=True):
     mtu: int = 0
     carrier: bool = False
     workers: int = 1
+    io: Io = Io.EPOLL  # what is in use, never "auto"
     ports: tuple[PortStatus, ...] = ()
 
 

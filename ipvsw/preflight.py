@@ -6,8 +6,9 @@ import errno
 import os
 from collections.abc import Callable
 
+from ._fast import uring_error
 from .devices.packet import claim_master
-from .model import Config, Refused, SwitchConfig
+from .model import Config, Io, Refused, SwitchConfig
 from .namespaces import open_namespace
 from .netlink import Handle, Link, Netlink
 
@@ -22,6 +23,8 @@ async def preflight(
 ) -> None:
     """`name` gives the place of a switch, or of a port, from its indexes; `untaken`: a master that is
     served already, be it by this process, is refused. Errors: Refused."""
+    if config.daemon.io is Io.URING and (error := uring_error()):
+        raise Refused(f"daemon.io: the kernel grants no io_uring: {os.strerror(error)}")
     for index, switch in enumerate(config.switches):
         place = name(index, None)
         link = await _master(netlink, switch, place, untaken)

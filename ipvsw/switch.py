@@ -13,7 +13,19 @@ from .devices.macvtap import supported
 from .hostdoor import Wish
 from .linkport import Found, LinkPort
 from .master import Master
-from .model import Flag, HostAccess, Kind, L3Output, Mode, PortConfig, SwitchConfig, SwitchStats, SwitchStatus
+from .model import (
+    DaemonConfig,
+    Flag,
+    HostAccess,
+    Io,
+    Kind,
+    L3Output,
+    Mode,
+    PortConfig,
+    SwitchConfig,
+    SwitchStats,
+    SwitchStatus,
+)
 from .netlink import Served
 from .netnsport import NetnsPort
 from .plan import ChangePort
@@ -32,19 +44,19 @@ PORTS: dict[Kind, type[Port]] = {Kind.NETNS: NetnsPort, Kind.MACVTAP: MacvtapPor
 class Switch:
     """Made, started and stopped on the loop. Its calls are not to be interleaved: the caller has a lock."""
 
-    def __init__(self, world: World, config: SwitchConfig, workers: int) -> None:
+    def __init__(self, world: World, config: SwitchConfig, settings: DaemonConfig) -> None:
         """`config.ports` are added by `add_port`. Errors: OSError."""
         self.name = config.name
         self.ports: dict[str, Port] = {}
         self.links: dict[str, LinkPort] = {}  # ports that the daemon has not made
         self._config = msgspec.structs.replace(config, ports=())
         self._world = world
-        self._workers = workers
+        self._workers = settings.workers
         self._uplink = Uplink(name=config.master)
         self._leaving: dict[LinkPort, asyncio.Task[None]] = {}
         self._said: tuple[int, int] | None = None  # mode and flags, as the links' attributes have them
         self._shim = Shim()
-        self._datapath = Datapath(workers)
+        self._datapath = Datapath(settings.workers, settings.io)
         self._table = Table(config.name, self._datapath, self._shim, self._table_changed)
         self._router = Router(world, self._datapath, self._answer)
         self.master = Master(
@@ -54,7 +66,7 @@ class Switch:
             self._datapath,
             name=config.master,
             netns=config.netns,
-            workers=workers,
+            workers=settings.workers,
             changed=self._master_changed,
         )
 
@@ -227,6 +239,7 @@ class Switch:
             mtu=link.mtu if link else 0,
             carrier=link.carrier if link else False,
             workers=self._workers,
+            io=Io(self._datapath.io),
             ports=tuple(port.status() for port in self._all_ports()),
         )
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from .model import Address, Flag, HostAccess, Interface, Kind, L3Output, MacSource, Mode, Refused, Who
+from .model import Address, Flag, HostAccess, Interface, Io, Kind, L3Output, MacSource, Mode, Refused, Who
 
 IFNAME_MAX = 15  # bytes; IFNAMSIZ in linux/if.h, less the closing NUL
 SOCKET_PATH_MAX = 104  # bytes; sun_path in linux/un.h, less the closing NUL and the ".fd" of the other socket
@@ -25,7 +25,7 @@ QUEUES_MAX = 16
 ID_MAX = 0xFFFFFFFE  # (uid_t) -1 is nobody
 
 Reader = Callable[[object, str], Any]
-Choice = TypeVar("Choice", Mode, Flag, L3Output, HostAccess, Kind, MacSource)
+Choice = TypeVar("Choice", Mode, Flag, L3Output, HostAccess, Io, Kind, MacSource)
 
 
 class ConfigError(Refused):
@@ -188,6 +188,10 @@ def read_l3_output(value: object, place: str) -> L3Output:
 
 def read_host_access(value: object, place: str) -> HostAccess:
     return _read_choice(value, place, HostAccess, "an access")
+
+
+def read_io(value: object, place: str) -> Io:
+    return _read_choice(value, place, Io, "a way to read and write")
 
 
 def read_flag(value: object, place: str) -> Flag:

@@ -50,6 +50,7 @@ def show(switches: Sequence[SwitchStatus]) -> str:
                 "MAC",
                 "MTU",
                 "WORKERS",
+                "IO",
                 "PORTS",
                 "REASON",
             ),
@@ -81,6 +82,7 @@ def _switch_row(switch: SwitchStatus) -> Sequence[str]:
         switch.mac,
         _number(switch.mtu),
         str(switch.workers),
+        switch.io,
         str(len(switch.ports)),
         switch.reason,
     )

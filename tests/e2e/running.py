@@ -26,6 +26,7 @@ import state
 from lab import exec_in, until
 
 ROOT = Path(__file__).resolve().parents[2]
+IO = os.environ.get("IPVSW_IO", "auto")  # how the daemon is to read and write its ports
 
 
 def words(variable: str, module: str) -> list[str]:
@@ -47,9 +48,9 @@ def switch(master: str, netns: str, ports: Sequence[dict[str, Any]] = (), **more
     return {"name": "lan", "master": master, "netns": netns, **more, "port": list(ports)}
 
 
-def toml(socket_path: Path, switches: Sequence[dict[str, Any]], workers: int = 1) -> str:
+def toml(socket_path: Path, switches: Sequence[dict[str, Any]], workers: int = 1, io: str | None = None) -> str:
     """The text of a configuration file."""
-    lines = ["[daemon]", f'socket = "{socket_path}"', f"workers = {workers}"]
+    lines = ["[daemon]", f'socket = "{socket_path}"', f"workers = {workers}", f'io = "{io or IO}"']
     for table in switches:
         lines += ["", "[[switch]]", *_keys(table)]
         for one in table.get("port", ()):
@@ -75,11 +76,13 @@ class _UnixConnection(http.client.HTTPConnection):
 class Daemon:
     """A running `ipvswd`. As a context manager it is stopped, and its exit status asserted, at the end."""
 
-    def __init__(self, *switches: dict[str, Any], home: str | None = None, workers: int = 1) -> None:
+    def __init__(
+        self, *switches: dict[str, Any], home: str | None = None, workers: int = 1, io: str | None = None
+    ) -> None:
         self.directory = tempfile.TemporaryDirectory(prefix="ivt")
         self.socket = Path(self.directory.name, "api.sock")
         self.config = Path(self.directory.name, "ipvsw.toml")
-        self.config.write_text(toml(self.socket, switches, workers))
+        self.config.write_text(toml(self.socket, switches, workers, io))
         self.home = home
         self.log = Path(self.directory.name, "log")
         self.process: subprocess.Popen[bytes] | None = None

@@ -18,6 +18,7 @@ FOREIGN = bytes.fromhex("0200000000fe")
 BROADCAST = b"\xff" * 6
 SO_SNDBUFFORCE = 32
 LONGEST = 70_000  # header and frame
+IO = "auto"  # of every lab; see conftest.py
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = 10.0) -> None:
@@ -78,7 +79,7 @@ class Lab:
     def __init__(
         self, ports: int = 3, *, workers: int = 1, mode: str = "l2", flag: str = "bridge", master: bool = True
     ) -> None:
-        self.datapath = Datapath(workers)
+        self.datapath = Datapath(workers, IO)
         self.doors = [Door() for _ in range(ports)]
         self.master = [Door() for _ in range(workers)]
         self.host = Door()

@@ -44,6 +44,7 @@ BROKEN: tuple[tuple[str, str], ...] = (
         f'daemon.socket: "/{"x" * 104}" is longer than 104 bytes',
     ),
     ('[daemon]\nsocket = "/run/\\n"\n', 'daemon.socket: "/run/\\n" has an unprintable character'),
+    ("[daemon]\nio = 'poll'\n", 'daemon.io: "poll" is not a way to read and write; known are auto, epoll, uring'),
     ("[daemon]\nworkers = 0\n", "daemon.workers: 0 is not between 1 and 64"),
     ("[daemon]\nworkers = 65\n", "daemon.workers: 65 is not between 1 and 64"),
     ("[daemon]\nworkers = '2'\n", "daemon.workers: must be an integer, not a string"),

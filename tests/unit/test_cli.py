@@ -60,9 +60,9 @@ def test_show(run: Run) -> None:
     assert run("show") == (
         0,
         """\
-SWITCH  MASTER  NETNS  MODE  FLAG    STATE    MAC                MTU   WORKERS  PORTS  REASON
-lan     eth0    -      l2    bridge  up       02:00:00:00:00:01  1500  1        2      -
-dmz     eth1    host1  l2    vepa    waiting  -                  -     1        1      there is no eth1 in host1
+SWITCH  MASTER  NETNS  MODE  FLAG    STATE    MAC                MTU   WORKERS  IO     PORTS  REASON
+lan     eth0    -      l2    bridge  up       02:00:00:00:00:01  1500  1        epoll  2      -
+dmz     eth1    host1  l2    vepa    waiting  -                  -     1        epoll  1      there is no eth1 in host1
 
 PORT       STATE    NETNS  IFNAME  MTU   OFFLOADS        REASON
 lan/ipvl0  up       ns0    ipvl0   1500  csum,tso4,tso6  -

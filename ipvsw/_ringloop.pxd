@@ -1,0 +1,151 @@
+"""The round of a worker over an io_uring: ports are read without being asked, frames for them leave in one go.
+
+A port's reads go on by themselves into buffers that all ports share. What they brought is carried out frame by frame;
+frames for ports are queued where they stand and leave with the call that waits for the next ones, so that a round has
+one system call however many frames and ports it has. Everything else (master, host, mailbox) stays with the epoll,
+which is one more thing that the ring waits for.
+
+Order is kept: a port's frames come in order, leave in the order in which they were queued, and nothing is written past
+the queue without emptying it first.
+"""
+
+from libc.errno cimport ENOBUFS
+from libc.stdint cimport int32_t, uint32_t
+
+from ._epoll cimport serve_doors
+from ._flood cimport flood_slice
+from ._rx cimport port_frame, port_rx_over
+from ._state cimport (
+    BURST, DETACH_PORT, HEADER, RING_CANCEL, RING_DOORS, RING_READ, RING_WRITE, STOP, Batch, Port, Worker,
+    read_by_ring, take_mail, unpoll_fd,
+)
+from ._sys cimport EPOLLIN, load_ptr
+from ._tx cimport master_tx, port_tx_failed
+from ._uring cimport (
+    IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, io_uring_cqe, ring_answers, ring_buffer,
+    ring_cancel, ring_enter, ring_give_back, ring_poll, ring_publish, ring_submit, ring_take,
+)
+
+
+cdef inline void ring_run(Worker *w) noexcept nogil:
+    cdef Batch *batch
+    ring_begin(w)
+    while not w.stopping:
+        ring_enter(&w.ring, w.backlog_length == 0 and not w.doors_ready)
+        ring_reap(w)
+        if w.doors_ready:
+            serve_doors(w, 0)
+            ring_await_doors(w)
+        if w.backlog_length:
+            ring_submit(&w.ring)  # unicast frames that came before a group frame leave before it
+            flood_slice(w)
+        if w.tx_length:
+            master_tx(w)
+        batch = <Batch *> load_ptr(&w.mailbox)
+        if batch != NULL:
+            ring_feed(w)  # who leaves may not stand in line
+            ring_settle(w, batch)
+            take_mail(w)
+        ring_publish(&w.ring)
+        ring_feed(w)
+
+
+cdef inline void ring_begin(Worker *w) noexcept nogil:
+    """The ports that were attached before there was a thread."""
+    cdef int32_t port
+    for port in range(w.switch_.n_ports):
+        if w.ports[port].fd >= 0 and port % w.workers == w.number:
+            unpoll_fd(w, w.ports[port].fd)
+            read_by_ring(w, port)
+    ring_await_doors(w)
+
+
+cdef inline void ring_await_doors(Worker *w) noexcept nogil:
+    w.doors_ready = False
+    ring_poll(&w.ring, w.epoll_fd, EPOLLIN, RING_DOORS)
+
+
+cdef inline void ring_reap(Worker *w) noexcept nogil:
+    """Carry out what has come, in the order in which it came. A frame alone is written at once: that has the receiver
+    run a little earlier."""
+    cdef io_uring_cqe answer
+    w.stays = ring_answers(&w.ring) > 1
+    while ring_take(&w.ring, &answer):
+        if answer.user_data & RING_WRITE:
+            port_tx_failed(w, <uint32_t> answer.user_data, -answer.res)
+        elif answer.user_data & RING_DOORS:
+            w.doors_ready = True
+        elif not answer.user_data & RING_CANCEL:
+            ring_rx(w, <int32_t> <uint32_t> answer.user_data, &answer)
+    w.stays = False
+
+
+cdef inline void ring_rx(Worker *w, int32_t port, const io_uring_cqe *answer) noexcept nogil:
+    """One frame of a port's, or why there are no more."""
+    cdef Port *p = &w.ports[port]
+    cdef uint32_t number = answer.flags >> IORING_CQE_BUFFER_SHIFT
+    if answer.flags & IORING_CQE_F_BUFFER:
+        ring_give_back(&w.ring, number)  # for the next round
+    if answer.res >= HEADER:
+        p.fed = True
+        port_frame(w, port, ring_buffer(&w.ring, number), answer.res)
+        if w.tx_length == BURST:
+            master_tx(w)
+    if answer.flags & IORING_CQE_F_MORE:
+        return
+    p.armed = False
+    if p.leaving:
+        w.leaving -= 1
+    elif answer.res >= HEADER or answer.res == -ENOBUFS or not port_rx_over(w, port, max(0, -answer.res)):
+        ring_hungry(w, port)
+
+
+cdef inline void ring_hungry(Worker *w, int32_t port) noexcept nogil:
+    """The pool was empty: read on when the round is over. Who got nothing has its turn before who got something, so
+    that a flood takes nobody's."""
+    cdef int line = w.ports[port].fed
+    w.ports[port].next_hungry = -1
+    if w.hungry[line] < 0:
+        w.hungry[line] = port
+    else:
+        w.ports[w.hungry_last[line]].next_hungry = port
+    w.hungry_last[line] = port
+
+
+cdef inline void ring_feed(Worker *w) noexcept nogil:
+    cdef int32_t port
+    cdef int line
+    for line in range(2):
+        port = w.hungry[line]
+        w.hungry[line] = -1
+        while port >= 0:
+            if w.ports[port].fd >= 0 and not w.ports[port].armed:
+                read_by_ring(w, port)
+            port = w.ports[port].next_hungry
+
+
+cdef inline void ring_settle(Worker *w, const Batch *batch) noexcept nogil:
+    """Before edits are made: what was queued is written, and the ring has let go of the ports that leave. The pool
+    gets nothing back meanwhile, so that this ends."""
+    cdef size_t i
+    cdef int32_t port
+    for i in range(batch.length):
+        if batch.edits[i].kind == DETACH_PORT and batch.edits[i].port < w.switch_.n_ports:
+            ring_leave(w, batch.edits[i].port)
+        elif batch.edits[i].kind == STOP:
+            for port in range(w.switch_.n_ports):
+                ring_leave(w, port)
+    while True:
+        ring_enter(&w.ring, w.leaving > 0)
+        ring_reap(w)
+        if w.tx_length:
+            master_tx(w)
+        if not w.leaving and not w.ring.queued:
+            return
+
+
+cdef inline void ring_leave(Worker *w, int32_t port) noexcept nogil:
+    if w.ports[port].armed and not w.ports[port].leaving:
+        w.ports[port].leaving = True
+        w.leaving += 1
+        ring_cancel(&w.ring, RING_READ | <uint32_t> port, RING_CANCEL)
