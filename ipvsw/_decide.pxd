@@ -56,6 +56,7 @@ cdef struct PortRule:
     bint up
     uint64_t *own  # the MAC of its own that its endpoint uses, shared by all workers; NULL: it uses the master's
     uint32_t mtu  # bytes without the Ethernet header
+    bint learn  # its addresses are found out from its frames
     bint everything  # listens to every group
     uint32_t n_groups
     uint64_t *groups  # MACs in memory order

@@ -102,6 +102,26 @@ class Datapath:
         """(port, virtio_net_hdr and frame) of l3 frames whose destination has no route here, or that do
         not fit its path. At most some hundred wait; `notify_fd` tells."""
 
+    def set_learning(self, port: int, learning: bool) -> None:
+        """Frames of the port that speak of an address which it isn't bound to are shown."""
+
+    def shown(self) -> list[tuple[int, bytes]]:
+        """(source, virtio_net_hdr and frame) of DHCP, and of what ports that learn say of new addresses; the source
+        is a port, or a negative number that `give_back` takes. Each waits until it is given back. `notify_fd` tells.
+        Every one costs its source a credit; without any left a frame goes on unseen."""
+
+    def give_credit(self, source: int) -> None:
+        """For further frames, at once: 8 for a port, whatever is missing to 128 for the others. A port has 32 at
+        most, and starts with as many."""
+
+    def give_back(self, source: int, frame: bytes, to: int = -1) -> None:
+        """A frame that was `shown` goes on where the rules send it, or to the port `to` alone; counted for its
+        source. It may have been changed."""
+
+    def used(self, port: int, addresses: Sequence[bytes]) -> list[bytes]:
+        """Those of `addresses` that a port which learns, and is bound to them, has sent from since the last call;
+        now and then one more."""
+
     def commit(self) -> None:
         """Errors: OSError (no memory, or a descriptor that can't be polled): the other changes were made."""
     def events(self) -> list[tuple[int, int]]:

@@ -23,14 +23,16 @@ from ._access cimport CLOSED, FLOWS, FROM_HOST_OPENS, TO_HOST_OPENS
 from ._decide cimport BRIDGE, L2, L3, L3S, N_OUTCOMES, PRIVATE, THE_HOST, VEPA
 from ._loop cimport worker_run
 from ._route cimport BY_NEXTHOP, BY_STACK, UNREACHABLE
+from ._show cimport place_of
 from ._state cimport (
-    ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BACKLOG, BIND, BUFFER, BURST, CLEAR_ROUTES, CONTROL_EVENT, DETACH_HOST,
-    DETACH_MASTER, DETACH_PORT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, HEADER, LONGEST, ROOM, SET_GROUPS, SET_MASTER,
-    SET_MODE, SET_PORT, SET_ROUTE, SLOW, STOP, UNBIND, Batch, Edit, Slow, Traffic, Worker, poll_fd, take_mail,
+    ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BACKLOG, BIND, BUFFER, BURST, CLEAR_ROUTES, CONTROL_EVENT, CREDIT,
+    DETACH_HOST, DETACH_MASTER, DETACH_PORT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, FROM_HOST, FROM_MASTER, HEADER, LONGEST,
+    MARKS, MASTER_CREDIT, RETURN, ROOM, SET_GROUPS, SET_LEARNING, SET_MASTER, SET_MODE, SET_PORT, SET_ROUTE, SLOW, STOP,
+    UNBIND, Batch, Edit, Port, Queue, Returned, Slow, Traffic, Worker, poll_fd, take_mail,
 )
 from ._sys cimport (
-    EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, epoll_create1, eventfd, eventfd_read, eventfd_write, load_u32, load_u64,
-    mac48, store_ptr, store_u32, take_u32,
+    EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, add_i32, epoll_create1, eventfd, eventfd_read, eventfd_write, load_i32,
+    load_u32, load_u64, mac48, store_ptr, store_u32, take_u32, take_u64,
 )
 from ._table cimport Slot, table_free, table_init
 from ._uring cimport Ring, ring_close, ring_open
@@ -63,6 +65,7 @@ cdef Worker *worker_new(int number, int workers, int notify_fd, uint64_t key) ex
     w.master_fd = w.inject_fd = w.host_fd = w.epoll_fd = w.control_fd = w.ring.fd = -1
     w.hungry[0] = w.hungry[1] = -1
     w.stack_fds[0] = w.stack_fds[1] = -1
+    w.credit = MASTER_CREDIT
     try:
         w.epoll_fd = check(epoll_create1(EPOLL_CLOEXEC))
         w.control_fd = check(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK))
@@ -89,8 +92,27 @@ cdef Worker *worker_new(int number, int workers, int notify_fd, uint64_t key) ex
     return w
 
 
+cdef void queue_free(Queue *q) noexcept:
+    while q.head != q.tail:
+        free(q.entries[q.head % SLOW].frame)
+        q.head += 1
+
+
+cdef list queue_take(Queue *q):
+    """(source, frame) of all that wait."""
+    cdef Slow *entry
+    found = []
+    while q.head != load_u32(&q.tail):
+        entry = &q.entries[q.head % SLOW]
+        found.append((entry.source, (<const char *> entry.frame)[:entry.length]))
+        free(entry.frame)
+        store_u32(&q.head, q.head + 1)
+    return found
+
+
 cdef void worker_free(Worker *w) noexcept:
     cdef int32_t i
+    cdef Returned *returned
     cdef uint32_t k
     for i in range(w.switch_.n_ports):
         free(w.switch_.rules[i].groups)
@@ -99,9 +121,12 @@ cdef void worker_free(Worker *w) noexcept:
     table_free(&w.switch_.table)
     table_free(&w.routes.table)
     free(w.routes.entries)
-    while w.slow_head != w.slow_tail:
-        free(w.slow[w.slow_head % SLOW].frame)
-        w.slow_head += 1
+    queue_free(&w.slow)
+    queue_free(&w.shown)
+    while w.returned != NULL:
+        returned = w.returned
+        w.returned = returned.next
+        free(returned)
     for k in range(w.backlog_length):
         free(w.backlog[(w.backlog_head + k) % BACKLOG].frame)
     for i in range(BURST):
@@ -307,6 +332,24 @@ cdef class Datapath:
         e.groups = <uint64_t *> self.lend(b"".join(as_mac(g).to_bytes(8, sys.byteorder) for g in groups))
         self.add(&e)
 
+    def set_learning(self, int32_t port, bint learning):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        e.kind, e.port, e.up = SET_LEARNING, self.known(port), learning
+        self.add(&e)
+
+    def give_back(self, int32_t source, bytes frame, int32_t to=-1):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        if not HEADER <= len(frame) <= HEADER + LONGEST:
+            raise ValueError(f"a frame with its header has not {len(frame)} bytes")
+        if source < 0 and source not in (FROM_MASTER, FROM_HOST):
+            raise ValueError(f"there is no door {source}")
+        e.kind, e.port, e.length = RETURN, source if source < 0 else self.known(source), len(frame)
+        e.to = self.known(to) if to >= 0 else -1
+        e.frame = <uint8_t *> self.lend(frame)
+        self.add(&e)
+
     def detach_port(self, int32_t port):
         cdef Edit e
         memset(&e, 0, sizeof(e))
@@ -434,18 +477,52 @@ cdef class Datapath:
         return found
 
     def slow(self):
-        cdef Worker *w
-        cdef Slow *entry
         cdef int i
         found = []
         for i in range(self.n_workers):
-            w = self.workers[i]
-            while w.slow_head != load_u32(&w.slow_tail):
-                entry = &w.slow[w.slow_head % SLOW]
-                found.append((entry.source, (<const char *> entry.frame)[:entry.length]))
-                free(entry.frame)
-                store_u32(&w.slow_head, w.slow_head + 1)
+            found += queue_take(&self.workers[i].slow)
         return found
+
+    def shown(self):
+        cdef int i
+        found = []
+        for i in range(self.n_workers):
+            found += queue_take(&self.workers[i].shown)
+        return found
+
+    def give_credit(self, int32_t source):
+        cdef Port *p
+        cdef int i
+        if source >= 0:
+            p = self.port_of(source)
+            if p != NULL:
+                add_i32(&p.credit, min(CREDIT // 4, CREDIT - load_i32(&p.credit)))
+            return
+        for i in range(self.n_workers):
+            add_i32(&self.workers[i].credit, MASTER_CREDIT - load_i32(&self.workers[i].credit))
+
+    def used(self, int32_t port, addresses):
+        cdef Port *p = self.port_of(port)
+        cdef uint64_t marks[MARKS]
+        cdef uint64_t place
+        cdef Address a
+        cdef int i
+        if p == NULL:
+            return []
+        for i in range(MARKS):
+            marks[i] = take_u64(&p.marks[i])
+        found = []
+        for address in addresses:
+            a = as_address(address)
+            place = place_of(&a)
+            if marks[place >> 6] >> (place & 63) & 1:
+                found.append(address)
+        return found
+
+    cdef Port *port_of(self, int32_t port) except? NULL:
+        """As the worker has it that reads it; NULL if it is attached, but not committed yet."""
+        cdef Worker *w = self.workers[self.known(port) % self.n_workers]
+        return &w.ports[port] if port < w.switch_.n_ports else NULL
 
     def used_routes(self):
         cdef Worker *w

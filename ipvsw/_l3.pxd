@@ -2,16 +2,16 @@
 
 from libc.errno cimport EACCES, EHOSTUNREACH, ENETUNREACH, errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t
-from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
 
 from ._decide cimport DROP_BACKLOG, DROP_NO_ROUTE, DROP_RUNT, TO_MASTER, TO_SLOWPATH, TO_STACK
 from ._route cimport BY_NEXTHOP, UNREACHABLE, Route, ipv6_payload, put16, route_find, route_rewrite, wire_length
-from ._state cimport CONTROL, HEADER, SLOW, Slow, Worker
+from ._show cimport queue_frame
+from ._state cimport CONTROL, HEADER, Worker
 from ._sys cimport (
     AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6,
-    IPV6_PKTINFO, MSG_DONTWAIT, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, cmsghdr, eventfd_write,
-    in6_pktinfo, in_pktinfo, iovec, load_u32, msghdr, sendmsg, sockaddr_in, sockaddr_in6, store_u32, virtio_net_hdr,
+    IPV6_PKTINFO, MSG_DONTWAIT, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, cmsghdr, in6_pktinfo,
+    in_pktinfo, iovec, msghdr, sendmsg, sockaddr_in, sockaddr_in6, virtio_net_hdr,
 )
 from ._tx cimport queue_master_tx, tx_failure
 from ._wire cimport ETH_P_IP, Frame, frame_parse
@@ -26,19 +26,24 @@ cdef inline int route_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) n
         return DROP_RUNT
     route = route_find(&w.routes, &f)
     if route == NULL:
-        return queue_slow(w, port, buffer, n)
+        return route_slow(w, port, buffer, n)
     route.used = True
     if route.kind == UNREACHABLE:
         return DROP_NO_ROUTE
     if wire_length(&f, header) > route.mtu:
-        return queue_slow(w, port, buffer, n)
+        return route_slow(w, port, buffer, n)
     if route.kind == BY_NEXTHOP:
         route_rewrite(&f, route, w.switch_.mac)
         queue_master_tx(w, port, buffer, n)
         return TO_MASTER
     if header.gso_type != VIRTIO_NET_HDR_GSO_NONE or header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM:
-        return queue_slow(w, port, buffer, n)
+        return route_slow(w, port, buffer, n)
     return stack_tx(w, &f)
+
+
+cdef inline int route_slow(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """For the router, which answers in milliseconds: few may wait."""
+    return TO_SLOWPATH if queue_frame(w, &w.slow, port, buffer, n) else DROP_BACKLOG
 
 
 cdef inline int stack_tx(Worker *w, const Frame *f) noexcept nogil:
@@ -85,20 +90,3 @@ cdef inline int stack_tx(Worker *w, const Frame *f) noexcept nogil:
     if errno == ENETUNREACH or errno == EHOSTUNREACH or errno == EACCES:
         return DROP_NO_ROUTE
     return tx_failure()
-
-
-cdef inline int queue_slow(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
-    """For Python, which answers in milliseconds: few may wait."""
-    cdef Slow *entry
-    if w.slow_tail - load_u32(&w.slow_head) == SLOW:
-        return DROP_BACKLOG
-    entry = &w.slow[w.slow_tail % SLOW]
-    entry.frame = <uint8_t *> malloc(n)
-    if entry.frame == NULL:
-        return DROP_BACKLOG
-    memcpy(entry.frame, buffer, n)
-    entry.length = n
-    entry.source = port
-    store_u32(&w.slow_tail, w.slow_tail + 1)
-    eventfd_write(w.notify_fd, 1)
-    return TO_SLOWPATH

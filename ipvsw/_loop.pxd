@@ -8,6 +8,7 @@ that wait for their copies. So a flood, however large, costs unicast at most one
 from ._epoll cimport serve_doors
 from ._flood cimport flood_slice
 from ._ringloop cimport ring_run
+from ._rx cimport take_returned
 from ._state cimport Worker, take_mail
 from ._tx cimport master_tx
 from ._uring cimport ring_start
@@ -27,3 +28,4 @@ cdef inline void epoll_run(Worker *w) noexcept nogil:
         if w.tx_length:
             master_tx(w)
         take_mail(w)
+        take_returned(w)

@@ -14,7 +14,7 @@ from libc.stdint cimport int32_t, uint32_t
 
 from ._epoll cimport serve_doors
 from ._flood cimport flood_slice
-from ._rx cimport port_frame, port_rx_over
+from ._rx cimport port_frame, port_rx_over, take_returned
 from ._state cimport (
     BURST, DETACH_PORT, HEADER, RING_CANCEL, RING_DOORS, RING_READ, RING_WRITE, STOP, Batch, Port, Worker,
     read_by_ring, take_mail, unpoll_fd,
@@ -46,6 +46,7 @@ cdef inline void ring_run(Worker *w) noexcept nogil:
             ring_feed(w)  # who leaves may not stand in line
             ring_settle(w, batch)
             take_mail(w)
+            take_returned(w)
         ring_publish(&w.ring)
         ring_feed(w)
 

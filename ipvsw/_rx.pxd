@@ -1,14 +1,16 @@
 """Frames on their way in: read a burst from one door, decide, carry each out before the next.
 
 Every frame that was read ends in exactly one outcome counter, counted where it ends: a frame for the wire when
-sendmmsg took it. Copies of group frames count as the receiving port's tx, not as outcomes.
+sendmmsg took it, one that Python must see when it has come back. Copies of group frames count as the
+receiving port's tx, not as outcomes.
 
 Functions stand in the order in which a frame meets them.
 """
 
 from libc.errno cimport EAGAIN, EINTR, EIO, ENETDOWN, errno
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memmove
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memmove
 from posix.unistd cimport read
 
 from ._decide cimport (
@@ -18,15 +20,16 @@ from ._decide cimport (
 from ._flood cimport queue_flood, tell
 from ._l3 cimport route_tx
 from ._own cimport CLEAN, own_to_master
+from ._show cimport show_from_port, show_to_port
 from ._state cimport (
-    BURST, CONTROL, EVENT_GONE_BIT, FROM_HOST, FROM_MASTER, HEADER, LONGEST, ROOM, Traffic, Worker, unpoll_fd,
+    BURST, CONTROL, EVENT_GONE_BIT, FROM_HOST, FROM_MASTER, HEADER, LONGEST, ROOM, Returned, Traffic, Worker, unpoll_fd,
 )
 from ._sys cimport (
     CMSG_DATA, CMSG_FIRSTHDR, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA, SOL_PACKET, TP_STATUS_VLAN_TPID_VALID,
     TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, cmsghdr, recvmmsg, tpacket_auxdata,
     virtio_net_hdr,
 )
-from ._tx cimport host_tx, master_tx, port_tx, queue_master_tx
+from ._tx cimport host_tx, master_tx, port_tx, queue_master_tx, traffic_of
 from ._wire cimport ETH_P_8021Q, VLAN_HLEN
 
 cdef enum:
@@ -56,7 +59,6 @@ cdef inline void port_frame(Worker *w, int32_t port, uint8_t *buffer, uint32_t n
     """A port's frame, with its header n bytes, in the next of the buffers for the wire."""
     cdef Traffic *traffic = &w.ports[port].traffic
     cdef uint64_t *own = w.switch_.rules[port].own
-    cdef Verdict v
     cdef int outcome
     traffic.rx_frames += 1
     traffic.rx_bytes += n - HEADER
@@ -65,9 +67,15 @@ cdef inline void port_frame(Worker *w, int32_t port, uint8_t *buffer, uint32_t n
         if outcome != CLEAN:
             traffic.outcomes[outcome] += 1
             return
-    v = decide_from_port(&w.switch_, buffer + HEADER, n - HEADER,
-                         (<virtio_net_hdr *> buffer).gso_type != VIRTIO_NET_HDR_GSO_NONE)
-    carry_out(w, traffic, port, v, buffer, n)
+    if not show_from_port(w, port, buffer, n):
+        port_frame_on(w, port, buffer, n)
+
+
+cdef inline void port_frame_on(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """The frame goes where the rules send it."""
+    cdef Verdict v = decide_from_port(&w.switch_, buffer + HEADER, n - HEADER,
+                                      (<virtio_net_hdr *> buffer).gso_type != VIRTIO_NET_HDR_GSO_NONE)
+    carry_out(w, &w.ports[port].traffic, port, v, buffer, n)
 
 
 cdef inline bint port_rx_over(Worker *w, int32_t port, int error) noexcept nogil:
@@ -85,7 +93,6 @@ cdef inline void master_rx(Worker *w) noexcept nogil:
     cdef uint32_t n
     cdef uint32_t total = 0
     cdef int count, i
-    cdef Verdict v
     for i in range(w.rx_burst):
         w.rx_messages[i].msg_hdr.msg_controllen = CONTROL
     count = recvmmsg(w.master_fd, w.rx_messages, w.rx_burst, MSG_DONTWAIT, NULL)
@@ -102,12 +109,16 @@ cdef inline void master_rx(Worker *w) noexcept nogil:
         if w.rx_messages[i].msg_hdr.msg_flags & MSG_TRUNC:
             w.master.outcomes[DROP_ERROR] += 1
             continue
-        v = decide_from_master(&w.switch_, buffer + HEADER, n - HEADER)
-        carry_out(w, &w.master, FROM_MASTER, v, buffer, n)
+        if not show_to_port(w, FROM_MASTER, buffer, n):
+            master_frame_on(w, buffer, n)
     w.stays = False
     if count > 0:
         # Super-frames are written on while they are still in the cache: the more bytes, the fewer at once.
         w.rx_burst = min(BURST, max(2, <int> (CACHED * count / (total + 1))))
+
+
+cdef inline void master_frame_on(Worker *w, uint8_t *buffer, uint32_t n) noexcept nogil:
+    carry_out(w, &w.master, FROM_MASTER, decide_from_master(&w.switch_, buffer + HEADER, n - HEADER), buffer, n)
 
 
 cdef inline void host_rx(Worker *w) noexcept nogil:
@@ -124,7 +135,36 @@ cdef inline void host_rx(Worker *w) noexcept nogil:
             return
         w.host.rx_frames += 1
         w.host.rx_bytes += n - HEADER
-        carry_out(w, &w.host, FROM_HOST, decide_from_host(&w.switch_, buffer + HEADER, n - HEADER), buffer, n)
+        if not show_to_port(w, FROM_HOST, buffer, n):
+            host_frame_on(w, buffer, n)
+
+
+cdef inline void host_frame_on(Worker *w, uint8_t *buffer, uint32_t n) noexcept nogil:
+    carry_out(w, &w.host, FROM_HOST, decide_from_host(&w.switch_, buffer + HEADER, n - HEADER), buffer, n)
+
+
+cdef inline void take_returned(Worker *w) noexcept nogil:
+    """Frames that Python has seen go on from where they were, each as from the door that it was read from."""
+    cdef Returned *entry
+    cdef uint8_t *buffer
+    while w.returned != NULL:
+        entry = w.returned
+        w.returned = entry.next
+        buffer = w.tx_buffers[w.tx_length] + ROOM
+        memcpy(buffer, entry.frame, entry.length)
+        if entry.to >= 0 and w.switch_.rules[entry.to].up:
+            traffic_of(w, entry.source).outcomes[port_tx(w, entry.to, buffer, entry.length)] += 1
+        elif entry.source == FROM_MASTER:
+            master_frame_on(w, buffer, entry.length)
+        elif entry.source == FROM_HOST:
+            host_frame_on(w, buffer, entry.length)
+        elif w.ports[entry.source].fd >= 0:
+            port_frame_on(w, entry.source, buffer, entry.length)
+        free(entry)
+        if w.tx_length == BURST:
+            master_tx(w)
+    if w.tx_length:
+        master_tx(w)
 
 
 cdef inline uint8_t *restore_tag(Worker *w, int i, uint8_t *buffer, uint32_t *n) noexcept nogil:

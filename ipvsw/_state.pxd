@@ -28,7 +28,10 @@ cdef enum:
     LONGEST = 65536 + 64  # a GSO packet with its Ethernet header
     BUFFER = ROOM + HEADER + LONGEST
     BACKLOG = 2000  # group frames that may wait; from one door half of it, the kernel driver's IPVLAN_QBACKLOG_LIMIT
-    SLOW = 256  # frames that may wait for Python
+    SLOW = 256  # frames that may wait for Python in one queue
+    MARKS = 4  # words in which a port's addresses in use are marked
+    CREDIT = 32  # frames of one port that may be shown to the learner before it gives more
+    MASTER_CREDIT = 128  # the same for what comes from the master and from the host
     CONTROL = 64  # one cmsg of struct tpacket_auxdata or of struct in6_pktinfo, padded
 
 cdef enum:
@@ -69,6 +72,8 @@ cdef struct Port:
     bint fed  # and has, since it began to
     bint leaving  # and is told not to
     int32_t next_hungry
+    int32_t credit  # frames that may be shown to Python before Python gives more
+    uint64_t marks[MARKS]  # of the addresses that it has sent from, for a port that learns
     Traffic traffic
 
 # A group frame on its way to the ports, one after the other.
@@ -89,6 +94,20 @@ cdef struct Written:
     int32_t source  # port number, or FROM_*
     int32_t port
     uint32_t length  # with its header
+
+# Written at the tail by the worker, read at the head by the control thread.
+cdef struct Queue:
+    Slow entries[SLOW]
+    uint32_t head
+    uint32_t tail
+
+# A frame that Python has seen and gives back, to go on as if just read.
+cdef struct Returned:
+    Returned *next
+    int32_t source
+    int32_t to  # the port that is to have it, or -1 for where the rules send it
+    uint32_t length
+    uint8_t *frame  # behind this
 
 cdef struct Worker:
     Switch switch_
@@ -113,10 +132,11 @@ cdef struct Worker:
     uint32_t backlog_length
     uint32_t master_waiting
     uint32_t host_waiting
-    # Written at the tail by the worker, read at the head by the control thread.
-    Slow slow[SLOW]
-    uint32_t slow_head
-    uint32_t slow_tail
+    Queue slow  # for the router
+    Queue shown  # for the learner
+    int32_t credit  # frames from the master and the host that may be shown
+    Returned *returned  # the first, in the order in which they came back
+    Returned *returned_last
     # Frames for the wire are collected over a round: tx_buffers[:tx_length] with tx_sources.
     uint8_t *tx_buffers[BURST]
     mmsghdr tx_messages[BURST]
@@ -147,6 +167,8 @@ cdef enum EditKind:
     ATTACH_PORT
     SET_PORT
     SET_GROUPS
+    SET_LEARNING
+    RETURN
     DETACH_PORT
     ATTACH_HOST
     DETACH_HOST
@@ -171,6 +193,9 @@ cdef struct Edit:
     uint32_t mtu
     uint32_t n_groups
     uint64_t *groups
+    uint8_t *frame  # RETURN
+    uint32_t length
+    int32_t to
     uint64_t *own
     uint64_t mac
     Address address
@@ -266,8 +291,39 @@ cdef inline void detach_host(Worker *w) noexcept nogil:
     w.host_fd = -1
 
 
+cdef inline bint keep_returned(Worker *w, const Edit *e) noexcept nogil:
+    """A frame of this worker's, for the loop to carry out. False if there is no memory."""
+    cdef Returned *entry
+    if (e.port % w.workers if e.port >= 0 else 0) != w.number:
+        return True
+    entry = <Returned *> malloc(sizeof(Returned) + e.length)
+    if entry == NULL:
+        return False
+    entry.next = NULL
+    entry.source = e.port
+    entry.to = e.to
+    entry.length = e.length
+    entry.frame = <uint8_t *> &entry[1]
+    memcpy(entry.frame, e.frame, e.length)
+    if w.returned == NULL:
+        w.returned = entry
+    else:
+        w.returned_last.next = entry
+    w.returned_last = entry
+    return True
+
+
+cdef inline void disown(Queue *q, int32_t port) noexcept nogil:
+    cdef uint32_t i
+    for i in range(q.tail - q.head):
+        if q.entries[(q.head + i) % SLOW].source == port:
+            q.entries[(q.head + i) % SLOW].source = FROM_GONE
+
+
 cdef inline void detach_port(Worker *w, int32_t port) noexcept nogil:
     cdef uint32_t i
+    disown(&w.slow, port)
+    disown(&w.shown, port)
     for i in range(w.backlog_length):
         if w.backlog[(w.backlog_head + i) % BACKLOG].source == port:
             w.backlog[(w.backlog_head + i) % BACKLOG].source = FROM_GONE
@@ -287,8 +343,9 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
         w.ports[e.port].fd = e.fd
         w.switch_.rules[e.port].mtu = e.mtu
         w.switch_.rules[e.port].own = e.own
+        w.ports[e.port].credit = CREDIT
         return watch_port(w, e.port) if e.port % w.workers == w.number else 0
-    if e.port >= w.switch_.n_ports and e.kind in (BIND, SET_PORT, SET_GROUPS, DETACH_PORT):
+    if e.port >= w.switch_.n_ports and e.kind in (BIND, SET_PORT, SET_GROUPS, SET_LEARNING, DETACH_PORT):
         return ENOMEM  # there was none for the port itself
     if e.kind == BIND:
         return 0 if table_put(&w.switch_.table, &e.address, e.port) else ENOMEM
@@ -303,6 +360,10 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
         w.switch_.rules[e.port].mtu = e.mtu
     elif e.kind == SET_GROUPS:
         return 0 if copy_groups(&w.switch_.rules[e.port], e) else ENOMEM
+    elif e.kind == SET_LEARNING:
+        w.switch_.rules[e.port].learn = e.up
+    elif e.kind == RETURN:
+        return 0 if keep_returned(w, e) else ENOMEM
     elif e.kind == DETACH_PORT:
         detach_port(w, e.port)
     elif e.kind == SET_MODE:

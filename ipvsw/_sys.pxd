@@ -65,10 +65,13 @@ cdef extern from *:
     void store_u64 "ipvsw_store"(uint64_t *p, uint64_t v) noexcept nogil
     uint32_t load_u32 "ipvsw_load"(uint32_t *p) noexcept nogil
     void store_u32 "ipvsw_store"(uint32_t *p, uint32_t v) noexcept nogil
+    int32_t load_i32 "ipvsw_load"(int32_t *p) noexcept nogil
     int32_t add_i32 "ipvsw_add"(int32_t *p, int32_t v) noexcept nogil
     uint32_t or_u32 "ipvsw_or"(uint32_t *p, uint32_t v) noexcept nogil
     uint32_t take_u32 "ipvsw_take"(uint32_t *p) noexcept nogil
     void store_u16 "ipvsw_store"(uint16_t *p, uint16_t v) noexcept nogil
+    uint64_t or_u64 "ipvsw_or"(uint64_t *p, uint64_t v) noexcept nogil
+    uint64_t take_u64 "ipvsw_take"(uint64_t *p) noexcept nogil
 
 cdef extern from "sys/epoll.h" nogil:
     enum: EPOLLIN

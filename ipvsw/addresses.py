@@ -150,6 +150,14 @@ class Ownership:
 
     # ------------------------------------------------------------------------ questions
 
+    def objection(self, port: str, address: Address) -> Duplicate | None:
+        """What a claim of the port's would be refused with, None if it wouldn't be."""
+        if address in self._master:
+            return Duplicate(address, port, None)
+        if address in self._claims and self._first(address) != port:
+            return Duplicate(address, port, self._first(address))
+        return None
+
     def statuses(self, port: str) -> tuple[AddressStatus, ...]:
         """What became of each address that `port` claims, in the order of its claims."""
         return tuple(self._status(port, address) for address in self._addresses.get(port, ()))
@@ -161,8 +169,7 @@ class Ownership:
             state = AddressState.DUPLICATE
         else:
             state = AddressState.OWNED if port in self._up else AddressState.DOWN
-        configured = AddressSource.CONFIG in self._claims[address][port].values()
-        source = AddressSource.CONFIG if configured else AddressSource.NETLINK
+        source = min(self._claims[address][port].values(), key=list(AddressSource).index)
         return AddressStatus(switch=self._switch, port=port, address=str(address), state=state, source=source)
 
     # ------------------------------------------------------------------------ the rules

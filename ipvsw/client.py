@@ -58,6 +58,9 @@ class Client:
     def addresses(self) -> list[Record]:
         return cast("list[Record]", self.request("GET", "/v1/addresses"))
 
+    def leases(self) -> list[Record]:
+        return cast("list[Record]", self.request("GET", "/v1/leases"))
+
     def add_port(self, **port: Any) -> Record:
         """The keys of `AddPort` in openapi.json; those that are None are left out."""
         return cast("Record", self.request("POST", "/v1/ports", _given(port)))

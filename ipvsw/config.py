@@ -31,9 +31,11 @@ from .values import (
     read_io,
     read_kind,
     read_l3_output,
+    read_learn,
     read_list,
     read_mac_source,
     read_master,
+    read_max_learned,
     read_mode,
     read_mtu,
     read_name,
@@ -160,6 +162,8 @@ def _check_kind(port: PortConfig, found: Mapping[str, object], place: str) -> No
     for key, kinds in _KINDS.items():
         if key in found and port.kind not in kinds:
             raise ConfigError(f"{join(place, key)}: is for kind {' and '.join(kinds)}; this port's is {port.kind}")
+    if "max_learned" in found and not port.learn:
+        raise ConfigError(f"{join(place, 'max_learned')}: says nothing without learn = true")
 
 
 def _check_gateways(port: PortConfig, place: str) -> None:
@@ -193,6 +197,8 @@ _PORT: dict[str, Reader] = {
     "owner": read_who,
     "group": read_who,
     "allow": read_allow,
+    "learn": read_learn,
+    "max_learned": read_max_learned,
 }
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "gateway": (Kind.NETNS,),
@@ -200,6 +206,8 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     "owner": (Kind.TAP,),
     "group": (Kind.TAP,),
     "allow": (Kind.MACVTAP, Kind.TAP),
+    "learn": (Kind.MACVTAP, Kind.TAP),
+    "max_learned": (Kind.MACVTAP, Kind.TAP),
 }
 _SWITCH: dict[str, Reader] = {
     "name": read_name,

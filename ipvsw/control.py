@@ -20,6 +20,7 @@ from .model import (
     Flag,
     Forbidden,
     HandedOver,
+    LeaseStatus,
     Mode,
     NotFound,
     PortConfig,
@@ -106,6 +107,9 @@ class Daemon:
 
     def stats(self) -> tuple[SwitchStats, ...]:
         return tuple(switch.stats() for switch in self._switches.values())
+
+    def leases(self) -> tuple[LeaseStatus, ...]:
+        return tuple(lease for switch in self._switches.values() for lease in switch.leases())
 
     # ------------------------------------------------------------------------ virtual machines
 

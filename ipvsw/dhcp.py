@@ -1,7 +1,8 @@
 """DHCP for IPv4, read and touched up on its way (RFC 2131, 2132, 3396, 6842). Pure.
 
-All ports share one MAC address, so that a server's unicast to a client that has no address yet would reach nobody:
-such a client is made to ask for a broadcast answer. Nothing else of a message is changed.
+A server's unicast to a client that has no address yet goes to the MAC address that the client calls its own. Where that
+isn't the master's, it would reach nobody: such a client is made to ask for a broadcast answer. Nothing else of a
+message is changed.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface
 
 DEFAULT_SOCKET = "/run/ipvsw/api.sock"
+DEFAULT_LEARNED = 16
+"""Addresses: a guest with IPv4, a link-local address and a week of temporary ones (RFC 8981) needs some ten."""
 
 
 class Mode(enum.StrEnum):
@@ -95,6 +97,8 @@ class PortConfig(Struct, frozen=True, kw_only=True):
     owner: Who | None = None  # kind tap: who may open it by name besides root
     group: Who | None = None
     allow: tuple[Who, ...] = ()  # of a virtual machine: who may have its descriptor besides root
+    learn: bool = False  # of a virtual machine: its addresses are learned from what it sends
+    max_learned: int = DEFAULT_LEARNED
 
 
 class SwitchConfig(Struct, frozen=True, kw_only=True):
@@ -156,6 +160,20 @@ class AddressStatus(Struct, frozen=True, kw_only=True):
     address: str  # without a prefix length
     state: AddressState
     source: AddressSource
+
+
+class LeaseStatus(Struct, frozen=True, kw_only=True):
+    """An address that a DHCP server has leased to a port's client."""
+
+    switch: str
+    port: str
+    address: str
+    state: AddressState | None  # what became of the address; None: the port doesn't have it
+    client_id: str = ""  # as it was sent, or for IPv6 the DUID: bytes in hexadecimal
+    mac: str = ""  # that the client calls its own; IPv6 tells none
+    hostname: str = ""  # that the client calls itself
+    server: str = ""  # its address, for IPv6 its DUID
+    remaining: int | None  # seconds; None: for ever
 
 
 class PortState(enum.StrEnum):
@@ -230,6 +248,7 @@ class SwitchStats(Struct, frozen=True, kw_only=True):
     host: Traffic = Traffic()  # what the host's stack sent to ports through its own door
     ports: dict[str, Traffic] = {}
     duplicates: int = 0  # times an address was refused because another port or the master has it
+    learned: dict[str, int] = {}  # what became of what virtual machines said of their addresses
     routed: dict[str, int] = {}  # l3: how the frames ended that the data plane handed to the router (`to_slowpath`)
 
 

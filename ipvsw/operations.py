@@ -17,6 +17,7 @@ from .model import (
     Flag,
     HandedOver,
     Kind,
+    LeaseStatus,
     MacSource,
     Mode,
     NotFound,
@@ -41,6 +42,7 @@ class Control(Protocol):
 
     def switches(self) -> tuple[SwitchStatus, ...]: ...
     def stats(self) -> tuple[SwitchStats, ...]: ...
+    def leases(self) -> tuple[LeaseStatus, ...]: ...
     async def add_port(self, master: str, port: PortConfig, mode: Mode | None, flag: Flag | None) -> PortStatus:
         """Attach a port to the switch of `master`, which is made if there is none."""
 
@@ -75,6 +77,8 @@ class AddPort(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     owner: Who | msgspec.UnsetType = msgspec.UNSET
     group: Who | msgspec.UnsetType = msgspec.UNSET
     allow: tuple[Who, ...] = ()
+    learn: bool | msgspec.UnsetType = msgspec.UNSET
+    max_learned: int | msgspec.UnsetType = msgspec.UNSET
     mode: Mode | msgspec.UnsetType = msgspec.UNSET
     flag: Flag | msgspec.UnsetType = msgspec.UNSET
 
@@ -127,6 +131,10 @@ async def _list_stats(control: Control, call: Call) -> tuple[SwitchStats, ...]:
 
 async def _list_addresses(control: Control, call: Call) -> tuple[AddressStatus, ...]:
     return tuple(one for switch in control.switches() for port in switch.ports for one in port.addresses)
+
+
+async def _list_leases(control: Control, call: Call) -> tuple[LeaseStatus, ...]:
+    return control.leases()
 
 
 async def _add_port(control: Control, call: Call) -> PortStatus:
@@ -243,6 +251,14 @@ ROUTES = (
         summary="The address table",
         handler=_list_addresses,
         returns=tuple[AddressStatus, ...],
+    ),
+    Route(
+        method="GET",
+        path="/v1/leases",
+        name="listLeases",
+        summary="What DHCP servers have leased to the ports' clients",
+        handler=_list_leases,
+        returns=tuple[LeaseStatus, ...],
     ),
     Route(
         method="POST",

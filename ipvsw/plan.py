@@ -43,7 +43,7 @@ class SetMode(Struct, frozen=True):
 
 
 class ChangePort(Struct, frozen=True):
-    """Addresses, gateways, the MTU or who may have it differ: the port stays up."""
+    """Addresses, gateways, the MTU or who may have it, or what is learned differ: the port stays up."""
 
     switch: str
     old: PortConfig
@@ -57,6 +57,10 @@ class ChangePort(Struct, frozen=True):
         if self.old.mtu != self.new.mtu:
             words.append(f"mtu {self.new.mtu or 'as the master'}")
         words += _moves("allow", self.old.allow, self.new.allow)
+        if self.old.learn != self.new.learn:
+            words.append(f"learn {'on' if self.new.learn else 'off'}")
+        if self.old.max_learned != self.new.max_learned:
+            words.append(f"max_learned {self.new.max_learned}")
         return f"change port {self.switch}/{self.new.name}: {', '.join(words)}"
 
 

@@ -281,12 +281,16 @@ class Port(Door):
         return fd
 
     def _see(self, sight: Sight) -> None:
-        name = self.config.name
         with self._table.change():
             self._see_link(sight.link)
-            self._table.replace(name, self._claims(sight))
+            self._claim(sight)
+
+    def _claim(self, sight: Sight) -> None:
+        """Tell the table which addresses and groups are the port's."""
+        with self._table.change():
+            self._table.replace(self.config.name, self._claims(sight))
             groups, everything = self._listens(sight)
-            self._table.set_groups(name, groups, everything=everything)
+            self._table.set_groups(self.config.name, groups, everything=everything)
 
     def _see_link(self, link: Link) -> None:
         self.link = link

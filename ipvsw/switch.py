@@ -11,6 +11,7 @@ import msgspec
 from ._fast import ACCESS, EVENT_GONE, EVENT_GROUPS, FLAGS, MODES, Datapath
 from .devices.macvtap import supported
 from .hostdoor import Wish
+from .learner import Learner
 from .linkport import Found, LinkPort
 from .master import Master
 from .model import (
@@ -20,6 +21,7 @@ from .model import (
     Io,
     Kind,
     L3Output,
+    LeaseStatus,
     Mode,
     PortConfig,
     SwitchConfig,
@@ -33,7 +35,7 @@ from .port import Port, Uplink
 from .router import Router
 from .shim import Shim
 from .table import Table
-from .vmport import MacvtapPort, TapPort
+from .vmport import MacvtapPort, TapPort, VmPort
 from .world import World
 
 log = logging.getLogger("ipvsw")
@@ -57,8 +59,9 @@ class Switch:
         self._said: tuple[int, int] | None = None  # mode and flags, as the links' attributes have them
         self._shim = Shim()
         self._datapath = Datapath(settings.workers, settings.io)
-        self._table = Table(config.name, self._datapath, self._shim, self._table_changed)
+        self._table = Table(config.name, self._datapath, self._shim, self._table_changed, self._left)
         self._router = Router(world, self._datapath, self._answer)
+        self._learner = Learner(config.name, self._table, self._datapath, self._pupil, asyncio.get_running_loop())
         self.master = Master(
             world,
             self._table,
@@ -90,6 +93,7 @@ class Switch:
         """Nothing is left of the switch when this returns."""
         await asyncio.gather(*(self.remove_port(name) for name in list(self.ports)))
         await asyncio.gather(*(self.remove_link(port) for port in list(self.links.values())))
+        self._learner.stop()
         await self._router.stop()
         await self.master.stop()
         asyncio.get_running_loop().remove_reader(self._datapath.notify_fd)
@@ -214,6 +218,15 @@ class Switch:
 
         if frames := self._datapath.slow():
             self._router.take(frames)
+        if frames := self._datapath.shown():
+            self._learner.take(frames)
+
+    def _left(self, port: str) -> None:
+        self._learner.forget(port)
+
+    def _pupil(self, name: str) -> VmPort | None:
+        port = self.ports.get(name)
+        return port if isinstance(port, VmPort) else None
 
     def _answer(self, number: int, frame: bytes) -> None:
         port = self._port(number)
@@ -243,6 +256,9 @@ class Switch:
             ports=tuple(port.status() for port in self._all_ports()),
         )
 
+    def leases(self) -> tuple[LeaseStatus, ...]:
+        return tuple(self._learner.leases())
+
     def stats(self) -> SwitchStats:
         return SwitchStats(
             name=self.name,
@@ -250,5 +266,6 @@ class Switch:
             host=self._table.host_traffic(),
             ports={name: self._table.traffic(name) for name in (*self.ports, *self.links)},
             duplicates=self._table.duplicates,
+            learned=dict(self._learner.counters),
             routed=dict(self._router.counters),
         )

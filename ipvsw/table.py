@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from ._fast import OUTCOMES, Datapath
-from .addresses import Bind, Change, Claims, Ownership, Unbind
+from .addresses import Bind, Change, Claims, Duplicate, Ownership, Unbind
 from .model import Address, AddressSource, AddressStatus, Traffic
 from .shim import Shim
 
@@ -23,16 +23,20 @@ log = logging.getLogger("ipvsw")
 class Table:
     """The ports of one switch as its datapath knows them, by name."""
 
-    def __init__(self, switch: str, datapath: Datapath, shim: Shim, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, switch: str, datapath: Datapath, shim: Shim, changed: Callable[[], None], left: Callable[[str], None]
+    ) -> None:
         self.duplicates = 0
         self._switch = switch
         self._datapath = datapath
         self._shim = shim
         self._changed = changed  # groups or addresses are others than before
+        self._left = left  # whoever was at this port's other end is there no longer
         self._ownership = Ownership(switch)
         self._numbers: dict[str, int] = {}
         self._names: dict[int, str] = {}
         self._past: dict[str, Traffic] = {}  # of a port's earlier TAPs
+        self._learning: set[str] = set()
         self._groups: dict[str, frozenset[bytes]] = {}
         self._listeners: Counter[bytes] = Counter()  # group -> ports that listen to it
         self._pending: dict[Address, str | None] = {}
@@ -64,6 +68,8 @@ class Table:
             self.set_groups(port, ())
         number = self._numbers.pop(port, None)
         if number is not None:
+            self._learning.discard(port)
+            self._left(port)
             del self._names[number]
             self._past[port] = self._add(self._past.get(port), self._datapath.traffic(number))
             self._datapath.detach_port(number)
@@ -78,6 +84,10 @@ class Table:
         number = self._numbers.get(port)
         return None if number is None else self._datapath.own_mac(number)
 
+    def number(self, port: str) -> int | None:
+        """Of a port that is attached."""
+        return self._numbers.get(port)
+
     def name(self, number: int) -> str | None:
         return self._names.get(number)
 
@@ -85,6 +95,15 @@ class Table:
         with self.change():
             self._datapath.set_port(self._numbers[port], up=up, mtu=mtu)
             self._apply(self._ownership.port_up(port) if up else self._ownership.port_down(port))
+            if not up:
+                self._left(port)
+
+    def set_learning(self, port: str, learning: bool) -> None:
+        """Whether what the port says of addresses is told. Nothing happens if that is so already."""
+        if learning != (port in self._learning):
+            (self._learning.add if learning else self._learning.discard)(port)
+            with self.change():
+                self._datapath.set_learning(self._numbers[port], learning)
 
     def set_groups(self, port: str, groups: Iterable[bytes], *, everything: bool = False) -> None:
         with self.change():
@@ -130,6 +149,10 @@ class Table:
     def master_replace(self, wanted: set[tuple[Address, int]]) -> None:
         with self.change():
             self._apply(self._ownership.master_replace(wanted))
+
+    def objection(self, port: str, address: Address) -> Duplicate | None:
+        """What speaks against a claim of the port's: somebody else has the address."""
+        return self._ownership.objection(port, address)
 
     def owned(self) -> frozenset[Address]:
         """The addresses that are in the table."""

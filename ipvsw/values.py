@@ -22,6 +22,7 @@ MTU_MIN_IPV6 = 1280  # bytes; IPV6_MIN_MTU, RFC 8200 section 5
 MTU_MAX = 65535  # bytes; ETH_MAX_MTU
 WORKERS_MAX = 64
 QUEUES_MAX = 16
+LEARNED_MAX = 1024
 ID_MAX = 0xFFFFFFFE  # (uid_t) -1 is nobody
 
 Reader = Callable[[object, str], Any]
@@ -160,6 +161,16 @@ def read_mac_source(value: object, place: str) -> MacSource:
 
 def read_queues(value: object, place: str) -> int:
     return read_integer(value, place, 1, QUEUES_MAX)
+
+
+def read_learn(value: object, place: str) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong_type(place, "a boolean", value)
+    return value
+
+
+def read_max_learned(value: object, place: str) -> int:
+    return read_integer(value, place, 1, LEARNED_MAX)
 
 
 def read_allow(value: object, place: str) -> tuple[Who, ...]:

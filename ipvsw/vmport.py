@@ -1,7 +1,8 @@
 """Ports whose endpoint is a virtual machine: a monitor has the other end of the device, and comes and goes.
 
-What the guest does inside can't be seen, so that the configuration says which addresses are its own; they are in the
-table while a monitor has the device open. Its MAC address is its own, or the master's if the configuration says so.
+What the guest does inside can't be seen: the configuration says which addresses are its own, or that they are to be
+learned from what it sends. They are in the table while a monitor has the device open. Its MAC address is its own,
+or the master's if the configuration says so.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import errno
 import os
 import socket
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 
 from .addresses import Claims
@@ -31,6 +32,20 @@ ALL_NODES = bytes.fromhex("333300000001"), bytes.fromhex("01005e000001")
 
 class VmPort(Port):
     """See `Port`. Between the kinds only the device is another."""
+
+    _learned: Mapping[Address, AddressSource] = {}
+    _sight: Sight | None = None
+
+    @property
+    def most(self) -> int:
+        """Addresses that it may have besides those that the configuration pins to it."""
+        return self.config.max_learned if self.config.learn else 0
+
+    def set_learned(self, addresses: Mapping[Address, AddressSource]) -> None:
+        """All that the machine is seen to have."""
+        self._learned = addresses
+        if self.link is not None and self._sight is not None:
+            self._claim(self._sight)
 
     @property
     def free(self) -> bool:
@@ -67,13 +82,24 @@ class VmPort(Port):
     def _mac(self, link: Link) -> bytes:
         return self._table.own_mac(self.config.name) or self._uplink.mac
 
+    def _known(self) -> Mapping[Address, AddressSource]:
+        return self._learned if self.config.learn else {}
+
+    def _see(self, sight: Sight) -> None:
+        self._sight = sight
+        with self._table.change():
+            self._table.set_learning(self.config.name, self.config.learn)
+            super()._see(sight)
+
     def _claims(self, sight: Sight) -> Claims:
-        return {(one.ip, one.network.prefixlen): AddressSource.CONFIG for one in self.config.addresses}
+        pinned = {(one.ip, one.network.prefixlen): AddressSource.CONFIG for one in self.config.addresses}
+        return {(address, address.max_prefixlen): source for address, source in self._known().items()} | pinned
 
     def _listens(self, sight: Sight) -> tuple[Iterable[bytes], bool]:
         """The port gets every group frame, as nobody knows what the guest has joined; those that it can't do without
         are set on the master too."""
-        return {*ALL_NODES, *(_solicited(one.ip) for one in self.config.addresses if one.version == 6)}, True
+        own = {*(one.ip for one in self.config.addresses), *self._known()}
+        return {*ALL_NODES, *(_solicited(one) for one in own if one.version == 6)}, True
 
     def _judge(self, link: Link) -> tuple[PortState, str]:
         if not link.up:

@@ -17,7 +17,7 @@ import msgspec
 
 from .. import __version__
 from ..client import ApiError, Client, Record, Unreachable
-from ..model import AddressStatus, PortStatus, SwitchStats, SwitchStatus
+from ..model import AddressStatus, LeaseStatus, PortStatus, SwitchStats, SwitchStatus
 from . import output
 from .complete import candidates
 from .help import HELP
@@ -104,6 +104,15 @@ def _address(asked: Asked, client: Client) -> str:
         pairs = {(switch.name, port.name) for switch, port in wanted}
         found = [one for one in found if (one["switch"], one["port"]) in pairs]
     return _json(found) if asked.json else output.addresses(_typed(found, list[AddressStatus]))
+
+
+def _lease(asked: Asked, client: Client) -> str:
+    found = client.leases()
+    if asked.name is not None:
+        wanted = _selected(_typed(client.switches(), list[SwitchStatus]), asked.name)
+        pairs = {(switch.name, port.name) for switch, port in wanted}
+        found = [one for one in found if (one["switch"], one["port"]) in pairs]
+    return _json(found) if asked.json else output.leases(_typed(found, list[LeaseStatus]))
 
 
 def _link_show(asked: Asked, client: Client) -> str:
@@ -193,6 +202,7 @@ _COMMANDS: dict[str, Callable[[Asked, Client], str]] = {
     "show": _show,
     "stats": _stats,
     "address": _address,
+    "lease": _lease,
     "link show": _link_show,
     "link add": _link_add,
     "link set": _link_set,

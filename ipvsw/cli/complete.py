@@ -16,6 +16,7 @@ from .words import (
     PORT_KEYS,
     REPEATED,
     SHELLS,
+    SWITCHED,
     TYPES,
     VALUED,
     Usage,
@@ -86,6 +87,7 @@ class _Next:
             "show": self._switches,
             "stats": self._both,
             "address": self._both,
+            "lease": self._both,
             "link show": self._both,
             "link set": self._both,
             "link delete": self._ports,
@@ -108,6 +110,7 @@ class _Next:
         values = values | {
             "type": lambda: TYPES,
             "kind": lambda: TYPES["ipvtap"],
+            "learn": lambda: SWITCHED,
             "mac": lambda: MacSource,
             "mode": lambda: Mode,
         }

@@ -22,6 +22,7 @@ Commands:
   show [SWITCH]         switches, their ports, their addresses
   stats [SWITCH|PORT]   what became of every frame, by name
   addr [SWITCH|PORT]    the address table
+  lease [SWITCH|PORT]   what DHCP servers have leased to whom
   link                  ports as links: show, add, set, delete
   exec PORT -- COMMAND  run a virtual machine monitor with a port's descriptor
   attach, detach PORT   a port into a running QEMU, and out of it
@@ -46,6 +47,10 @@ Addresses:  owned      frames for it go to the port
             master     the master has it itself
 Learned:    config     the configuration asked for it
             netlink    seen in the port's namespace
+            dhcp       a server has leased it to the virtual machine
+            dad        the machine asked whether it was free, and took it
+            arp, nd    the machine speaks ARP or neighbour discovery in its name
+            traffic    the machine sends from it
 """,
     "stats": """\
 usage: ipvsw stats [SWITCH|PORT] [--all] [--json]
@@ -61,6 +66,13 @@ usage: ipvsw addr [show] [[dev] SWITCH|PORT] [--json]
 
 The address table: which port has which address, its state and how it was learned.
 The words are explained by `ipvsw show --help`.
+""",
+    "lease": """\
+usage: ipvsw lease [list] [[dev] SWITCH|PORT] [--json]
+
+What DHCP servers have leased to the ports' clients, for IPv4 and IPv6: the address, what became of
+it (see `ipvsw show --help`; a dash: the port doesn't have it), how long the lease lasts, the
+client's MAC address and identifier, the name that it calls itself, and the server.
 """,
     "link": """\
 usage: ipvsw link [show] ...    ports, as `ip -d link` would print them
@@ -95,6 +107,8 @@ namespace, ipvtap for a virtual machine.
 For type ipvtap, whose addresses are those that the guest has:
 
   kind KIND      macvtap or tap; where the kernel has no macvtap, a tap is made [macvtap]
+  learn on|off   find its addresses out from what the guest sends [off]
+  max_learned N  at most so many of them [16]
   queues N       descriptors that the virtual machine opens [1]
   owner USER     kind tap: who may open it by name besides root
   group GROUP    kind tap: the same

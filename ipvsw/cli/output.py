@@ -11,6 +11,7 @@ from ..model import (
     HostAccess,
     Kind,
     L3Output,
+    LeaseStatus,
     MacSource,
     PortState,
     PortStatus,
@@ -67,6 +68,24 @@ def show(switches: Sequence[SwitchStatus]) -> str:
 
 def addresses(found: Sequence[AddressStatus]) -> str:
     return "\n".join(_address_table(found)) if found else ""
+
+
+def leases(found: Sequence[LeaseStatus]) -> str:
+    titles = ("ADDRESS", "PORT", "STATE", "REMAINING", "MAC", "CLIENT-ID", "HOSTNAME", "SERVER")
+    return "\n".join(table(titles, map(_lease_row, found))) if found else ""
+
+
+def _lease_row(one: LeaseStatus) -> Sequence[str]:
+    return (
+        one.address,
+        f"{one.switch}/{one.port}",
+        one.state or "",
+        "for ever" if one.remaining is None else f"{one.remaining} s",
+        one.mac,
+        one.client_id,
+        one.hostname,
+        one.server,
+    )
 
 
 def _switch_row(switch: SwitchStatus) -> Sequence[str]:
@@ -129,7 +148,8 @@ def _stats_lines(one: SwitchStats, master: str, zeros: bool, totals: bool) -> It
     if totals:
         yield f"switch {one.name}"
         every = [one.master, one.host, *one.ports.values()]
-        yield from _counters({"duplicates": one.duplicates} | _sum(every), zeros)
+        learned = {f"addresses_{name}": count for name, count in one.learned.items()}
+        yield from _counters({"duplicates": one.duplicates} | learned | _sum(every), zeros)
         yield f"master {one.name}/{master}"
         yield from _counters(_sum([one.master]), zeros)
         if one.host.rx_frames:

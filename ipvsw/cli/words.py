@@ -16,6 +16,7 @@ COMMANDS = {
     "stats": "stats",
     "address": "address",
     "link": "link",
+    "lease": "lease",
     "exec": "exec",
     "attach": "attach",
     "detach": "detach",
@@ -43,10 +44,11 @@ VALUED = {  # options with a value, of one command each
 }
 PORT_KEYS = (
     *("link", "name", "netns", "ifname", "mtu", "address", "gateway", "type"),
-    *("kind", "mac", "queues", "owner", "group", "allow"),
+    *("kind", "mac", "queues", "owner", "group", "allow", "learn", "max_learned"),
 )
 """What may stand in `link add`, each with a word after it."""
 MODE_KEYS = ("mode", *Flag)
+SWITCHED = ("on", "off")
 TYPES = {"ipvlan": ("netns",), "ipvtap": ("macvtap", "tap")}  # -> kinds, the first one unless another is said
 REPEATED = {"address": "addresses", "gateway": "gateway", "allow": "allow"}  # -> the API's key
 
@@ -255,7 +257,11 @@ def _read_key(key: str, value: str, asked: Asked) -> None:
         asked.type = value
     elif key in REPEATED:
         asked.port.setdefault(REPEATED[key], []).append(_number_or_name(value) if key == "allow" else value)
-    elif key in ("mtu", "queues"):
+    elif key == "learn":
+        if value not in SWITCHED:
+            raise Usage(f"learn {value}: say on or off", asked.command)
+        asked.port[key] = value == "on"
+    elif key in ("mtu", "queues", "max_learned"):
         if not re.fullmatch(r"[0-9]{1,9}", value, re.ASCII):
             raise Usage(f"{key} {value}: not a number", asked.command)
         asked.port[key] = int(value)
@@ -309,6 +315,7 @@ _READERS = {
     "show": _read_name,
     "stats": _read_name,
     "address": _read_address,
+    "lease": _read_address,
     "link": _read_bare_link,
     "link show": _read_name,
     "link add": _read_add,

@@ -21,7 +21,9 @@
 #define MARK 0x69707677 /* SO_MARK of the injecting socket; shim.py has the same */
 #define WIRE_MARK 0x69707678 /* of the sockets that send the ports' frames on the wire */
 #define IPPROTO_ICMP 1
+#define IPPROTO_UDP 17
 #define IPPROTO_ICMPV6 58
+#define DHCP_CLIENT 68
 #define ICMP_TIME_EXCEEDED 11
 #define ICMPV6_TIME_EXCEEDED 3
 #define ND_NEIGHBOUR_SOLICITATION 135
@@ -123,13 +125,26 @@ static __always_inline int to_group(struct __sk_buff *skb)
 	return !bpf_skb_load_bytes(skb, 0, &first, 1) && first & 1;
 }
 
+/* A DHCP server's answer to a client that has no address yet: whose it is the daemon finds out. The host has it too. */
+static __always_inline int to_dhcp_client(struct __sk_buff *skb)
+{
+	__u8 first, protocol;
+	__u16 port;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) || bpf_skb_load_bytes(skb, ETH_HLEN, &first, 1) ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN + 9, &protocol, 1) || protocol != IPPROTO_UDP ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN + (first & 15) * 4 + 2, &port, 2))
+		return 0;
+	return port == bpf_htons(DHCP_CLIENT);
+}
+
 /* On the daemon's receiving sockets: the whole frame, or nothing. */
 SEC("socket")
 int ipvsw_filter(struct __sk_buff *skb)
 {
 	if (skb->mark == MARK)
 		return 0;
-	if (to_group(skb) && setting(MODE) == L2)
+	if (setting(MODE) == L2 && (to_group(skb) || to_dhcp_client(skb)))
 		return -1;
 	return mine(skb) ? -1 : 0;
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))  # what is made by hand there
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from lab import Lab, port4, port6

@@ -68,6 +68,7 @@ def in_frame(payload: bytes, *, to_port: int = 67, source: str = "0.0.0.0", to: 
     udp = struct.pack("!HHHH", 135 - to_port, to_port, 8 + len(payload), 0) + payload
     packed = IPv4Address(source).packed + IPv4Address(to).packed
     ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0) + packed
+    ip = ip[:10] + (~ones(ip) & 0xFFFF).to_bytes(2, "big") + ip[12:]
     return bytes(10) + b"\xff" * 6 + CHADDR + b"\x08\x00" + ip + udp
 
 

@@ -18,6 +18,7 @@ from ipvsw.model import (
     AddressStatus,
     Flag,
     HandedOver,
+    LeaseStatus,
     Mode,
     NotFound,
     PortConfig,
@@ -101,6 +102,21 @@ STATS = (
     SwitchStats(name="dmz", master=Traffic(), ports={"ipvl0": Traffic()}),
 )
 
+LEASES = (
+    LeaseStatus(
+        switch="lan",
+        port="ipvl1",
+        address="10.0.0.2",
+        state=AddressState.OWNED,
+        client_id="01:02:00:00:00:00:01",
+        mac="02:00:00:00:00:01",
+        hostname="one",
+        server="10.0.0.254",
+        remaining=3600,
+    ),
+    LeaseStatus(switch="dmz", port="ipvl0", address="fd00::2", state=None, client_id="00:03", remaining=None),
+)
+
 
 class FakeControl:
     """Remembers calls in `calls`; raises `error`, once it is set, instead of changing anything."""
@@ -114,6 +130,9 @@ class FakeControl:
 
     def stats(self) -> tuple[SwitchStats, ...]:
         return STATS
+
+    def leases(self) -> tuple[LeaseStatus, ...]:
+        return LEASES
 
     async def add_port(self, master: str, port: PortConfig, mode: Mode | None, flag: Flag | None) -> PortStatus:
         self._called("add_port", master, port, mode, flag)

@@ -21,10 +21,10 @@ import msgspec
 import openapi_spec_validator
 import pytest
 import uvloop
-from fake_control import DMZ, LAN, STATS, Daemon, FakeControl
+from fake_control import DMZ, LAN, LEASES, STATS, Daemon, FakeControl
 
 from ipvsw import api, client, config, operations
-from ipvsw.model import AddressStatus, Flag, Forbidden, PortConfig, Refused, SwitchStats, SwitchStatus
+from ipvsw.model import AddressStatus, Flag, Forbidden, LeaseStatus, PortConfig, Refused, SwitchStats, SwitchStatus
 from ipvsw.peers import Peer
 
 
@@ -63,6 +63,10 @@ def test_switches(api_client: client.Client) -> None:
 
 def test_stats(api_client: client.Client) -> None:
     assert msgspec.convert(api_client.stats(), tuple[SwitchStats, ...]) == STATS
+
+
+def test_leases(api_client: client.Client) -> None:
+    assert msgspec.convert(api_client.leases(), tuple[LeaseStatus, ...]) == LEASES
 
 
 def test_addresses(api_client: client.Client) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fake_control import DMZ, LAN, STATS, Daemon
+from fake_control import DMZ, LAN, LEASES, STATS, Daemon
 
 from ipvsw import __version__, cli
 from ipvsw.cli.complete import candidates
@@ -167,6 +167,24 @@ def test_stats_json(run: Run) -> None:
     assert only.ports == {"ipvl0": STATS[0].ports["ipvl0"]}
 
 
+@pytest.mark.parametrize("line", ["lease", "le", "lease list", "lease show"])
+def test_lease(run: Run, line: str) -> None:
+    status, out, _ = run(line)
+    assert status == 0
+    titles, first, second = out.splitlines()
+    assert titles.split() == ["ADDRESS", "PORT", "STATE", "REMAINING", "MAC", "CLIENT-ID", "HOSTNAME", "SERVER"]
+    assert first.split()[:5] == ["10.0.0.2", "lan/ipvl1", "owned", "3600", "s"]
+    assert first.split()[5:] == ["02:00:00:00:00:01", "01:02:00:00:00:00:01", "one", "10.0.0.254"]
+    assert second.split() == ["fd00::2", "dmz/ipvl0", "-", "for", "ever", "-", "00:03", "-", "-"]
+
+
+def test_leases_of_one(run: Run) -> None:
+    assert [one["address"] for one in json.loads(run("lease list lan --json")[1])] == ["10.0.0.2"]
+    assert json.loads(run("lease dmz/ipvl0 --json")[1]) == [msgspec.to_builtins(LEASES[1])]
+    assert run("lease lan/ipvl0")[:2] == (0, "")
+    assert run("lease x")[0] == 1
+
+
 @pytest.mark.parametrize("line", ["addr", "a", "address show", "addr list"])
 def test_addr(run: Run, line: str) -> None:
     code, out, _ = run(line)
@@ -302,7 +320,7 @@ def test_no_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == f"ipvsw: {tmp_path}/api.sock: no daemon answers there; is ipvswd running?\n"
 
 
-EVERY = "show, stats, address, link, exec, attach, detach, reload, completion"
+EVERY = "show, stats, address, link, lease, exec, attach, detach, reload, completion"
 
 
 @pytest.mark.parametrize(
@@ -439,7 +457,7 @@ def test_starts_quickly() -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("", "address attach completion detach exec help link reload show stats"),
+        ("", "address attach completion detach exec help lease link reload show stats"),
         ("s", "show stats"),
         ("link ", "add delete help list set show"),
         ("link a", "add"),
@@ -452,14 +470,16 @@ def test_starts_quickly() -> None:
         ("link set ipvl1 type ipvlan vepa ", "mode"),
         (
             "link add ",
-            "address allow bridge gateway group ifname kind link mac mode mtu name netns owner private queues type"
-            " vepa",
+            "address allow bridge gateway group ifname kind learn link mac max_learned mode mtu name netns owner"
+            " private queues type vepa",
         ),
         ("link add link e", "eth0 eth1"),
         ("link add link eth0 name x netns ", "ns0 ns1"),
         ("link add link eth0 name x address 10.0.0.2/24 a", "address allow"),
-        ("link add link eth0 name x m", "mac mode mtu"),
+        ("link add link eth0 name x m", "mac max_learned mode mtu"),
         ("link add link eth0 name x mac ", "master own"),
+        ("link add link eth0 name x learn ", "off on"),
+        ("lease l", "lan lan/ipvl0"),
         ("link add link eth0 name ", ""),
         ("show ", "dmz lan"),
         ("show --", "--help --json --socket --version"),

@@ -88,7 +88,8 @@ class Machine:
 def made() -> tuple[Table, Machine, list[frozenset[bytes]]]:
     machine = Machine()
     unions: list[frozenset[bytes]] = []
-    table = Table("lan", cast(Any, machine), cast(Any, machine), lambda: unions.append(table.groups()))
+    left: list[str] = []
+    table = Table("lan", cast(Any, machine), cast(Any, machine), lambda: unions.append(table.groups()), left.append)
     return table, machine, unions
 
 
