@@ -22,7 +22,7 @@ from posix.unistd cimport close
 from ._access cimport CLOSED, FLOWS, FROM_HOST_OPENS, TO_HOST_OPENS
 from ._decide cimport BRIDGE, L2, L3, L3S, N_OUTCOMES, PRIVATE, THE_HOST, VEPA
 from ._loop cimport worker_run
-from ._route cimport BY_NEXTHOP, BY_STACK, UNREACHABLE
+from ._route cimport BY_NEXTHOP, BY_STACK, UNREACHABLE, Routes
 from ._show cimport place_of
 from ._state cimport (
     ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BACKLOG, BIND, BUFFER, BURST, CLEAR_ROUTES, CONTROL_EVENT, CREDIT,
@@ -34,7 +34,7 @@ from ._sys cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, add_i32, epoll_create1, eventfd, eventfd_read, eventfd_write, load_i32,
     load_u32, load_u64, mac48, store_ptr, store_u32, take_u32, take_u64,
 )
-from ._table cimport Slot, table_free, table_init
+from ._table cimport Slot, Walk, table_free, table_init, table_next
 from ._uring cimport Ring, ring_close, ring_open
 from ._wire cimport IPV4, Address, ipv4_address, ipv6_address
 
@@ -525,17 +525,20 @@ cdef class Datapath:
         return &w.ports[port] if port < w.switch_.n_ports else NULL
 
     def used_routes(self):
-        cdef Worker *w
-        cdef uint64_t slot
+        cdef Routes *routes
+        cdef Walk walk
         cdef Slot *s
         cdef int i
         found = set()
         for i in range(self.n_workers):
-            w = self.workers[i]
-            for slot in range(w.routes.table.mask + 1):
-                s = &w.routes.table.slots[slot]
-                if s.family and w.routes.entries[s.port].used:
-                    w.routes.entries[s.port].used = False
+            routes = &self.workers[i].routes
+            memset(&walk, 0, sizeof(walk))
+            while True:
+                s = table_next(&routes.table, &walk)
+                if s == NULL:
+                    break
+                if routes.entries[s.port].used:
+                    routes.entries[s.port].used = False
                     found.add(as_ip(s))
         return found
 

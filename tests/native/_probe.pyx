@@ -23,7 +23,9 @@ from ipvsw._route cimport (
     wire_length as c_wire_length,
 )
 from ipvsw._sys cimport mac48, virtio_net_hdr
-from ipvsw._table cimport Table as CTable, table_find, table_free, table_init, table_put, table_remove
+from ipvsw._table cimport (
+    PART, Part, Slot, Table as CTable, Walk, table_find, table_free, table_init, table_next, table_put, table_remove,
+)
 from ipvsw._wire cimport (
     ETH_HLEN, ETH_P_IP, ETH_P_IPV6, IPV4, NO_ADDRESS, Address, Frame, frame_address, frame_is_membership_report,
     frame_parse, frame_receive, ipv4_address, ipv6_address,
@@ -227,12 +229,12 @@ cdef class Routes:
 
 
 cdef class Table:
-    """An address table with a given hash key."""
+    """An address table with a given hash key, and parts of a given size."""
 
     cdef CTable table
 
-    def __cinit__(self, uint64_t key):
-        if not table_init(&self.table, key):
+    def __cinit__(self, uint64_t key, uint32_t largest=PART):
+        if not table_init(&self.table, key, largest):
             raise MemoryError
 
     def __dealloc__(self):
@@ -251,31 +253,44 @@ cdef class Table:
         cdef Address a = address_from(address)
         return table_find(&self.table, &a)
 
-    @property
-    def slots(self):
-        return self.table.mask + 1
-
     def __len__(self):
         return self.table.used
 
     def items(self):
         """Every used slot, in the order of the slots."""
         cdef Address a
-        cdef uint64_t i
+        cdef Walk walk
+        cdef Slot *slot
+        memset(&walk, 0, sizeof(walk))
         found = []
-        for i in range(self.table.mask + 1):
-            if self.table.slots[i].family:
-                a = Address(self.table.slots[i].hi, self.table.slots[i].lo, self.table.slots[i].family)
-                found.append((address_bytes(&a), self.table.slots[i].port))
+        while True:
+            slot = table_next(&self.table, &walk)
+            if slot == NULL:
+                return found
+            a = Address(slot.hi, slot.lo, slot.family)
+            found.append((address_bytes(&a), slot.port))
+
+    def parts(self):
+        """(used slots, slots, longest run of used ones next to each other) of each part."""
+        cdef uint64_t i, k, run, longest
+        cdef uint64_t slots = self.table.mask + 1
+        cdef Part *part
+        found = []
+        i = 0
+        while i < <uint64_t> 1 << self.table.depth:
+            part = self.table.parts[i]
+            run = longest = 0
+            for k in range(2 * slots):
+                run = run + 1 if part.slots[k % slots].family else 0
+                longest = max(longest, run)
+            found.append((part.used, slots, min(longest, slots)))
+            i += <uint64_t> 1 << (self.table.depth - part.depth)
         return found
 
-    def longest_run(self):
-        """Of used slots, next to each other."""
-        cdef uint64_t i, run = 0, longest = 0
-        for i in range(2 * (self.table.mask + 1)):
-            run = run + 1 if self.table.slots[i & self.table.mask].family else 0
-            longest = max(longest, run)
-        return longest
+    def memory(self):
+        """Bytes, of the directory too."""
+        return (sum([slots for _, slots, _ in self.parts()]) * sizeof(Slot)
+                + (<uint64_t> 1 << self.table.depth) * sizeof(Part *))
 
 
 cdef class Decider:

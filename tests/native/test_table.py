@@ -1,4 +1,4 @@
-"""The address table against a dict: growth, replacement, deletion by shifting back."""
+"""The address table against a dict: growth, splitting and merging of parts, replacement, deletion by shifting back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from _probe import Table
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from synth import seed_from_environment
 
 # Few enough to meet again; each IPv4 address comes with the IPv6 address whose key has the same 128 bits.
@@ -22,9 +22,15 @@ def address(number: int, family: int) -> bytes:
 
 
 class AgainstDict(RuleBasedStateMachine):
+    """Parts are small as well as large, so that these few addresses make many of them."""
+
     def __init__(self) -> None:
         super().__init__()
         self.table, self.model = Table(0), dict[bytes, int]()
+
+    @initialize(key=st.integers(0, 2**64 - 1), largest=st.sampled_from([16, 32, 1024]))
+    def make(self, key: int, largest: int) -> None:
+        self.table = Table(key, largest)
 
     @rule(number=NUMBERS, family=FAMILIES, port=st.integers(0, 2**31 - 1))
     def put(self, number: int, family: int, port: int) -> None:
@@ -41,6 +47,11 @@ class AgainstDict(RuleBasedStateMachine):
         self.table.remove(address(number, family))
         self.model.pop(address(number, family), None)
 
+    @rule(first=st.integers(0, 90), count=st.integers(0, 100), family=FAMILIES)
+    def remove_many(self, first: int, count: int, family: int) -> None:
+        for number in range(first, min(first + count, 100)):
+            self.remove(number, family)
+
     @rule(number=NUMBERS, family=FAMILIES)
     def find(self, number: int, family: int) -> None:
         assert self.table.find(address(number, family)) == self.model.get(address(number, family), -1)
@@ -53,7 +64,8 @@ class AgainstDict(RuleBasedStateMachine):
 
     @invariant()
     def at_most_three_quarters_full(self) -> None:
-        assert len(self.table) * 4 <= self.table.slots * 3
+        assert all(used * 4 <= slots * 3 for used, slots, _ in self.table.parts())
+        assert sum(used for used, _, _ in self.table.parts()) == len(self.table)
 
 
 TestAgainstDict = AgainstDict.TestCase
@@ -62,8 +74,8 @@ TestAgainstDict.settings = settings(max_examples=100, stateful_step_count=60, de
 
 def test_a_long_life_with_every_key() -> None:
     rng = random.Random(seed_from_environment())
-    for _ in range(20):
-        table, model = Table(rng.getrandbits(64)), dict[bytes, int]()
+    for largest in [16, 32, 128, 1024] * 5:
+        table, model = Table(rng.getrandbits(64), largest), dict[bytes, int]()
         pool = [rng.randbytes(rng.choice([4, 16])) for _ in range(rng.choice([8, 12, 100, 3000]))]
         for step in range(20_000):
             key = rng.choice(pool)
@@ -86,7 +98,7 @@ def test_removing_where_the_chain_wraps_round_leaves_the_rest_to_be_found() -> N
         addresses = [rng.randbytes(4) for _ in range(12)]
         for port, a in enumerate(addresses):
             table.put(a, port)
-        assert table.slots == 16
+        assert [slots for _, slots, _ in table.parts()] == [16]
         for gone in rng.sample(range(12), 12):
             table.remove(addresses[gone])
             addresses[gone] = b""
@@ -101,6 +113,33 @@ def test_ten_thousand_addresses_need_no_long_search(family: int) -> None:
     for number in range(10_000):
         table.put(number.to_bytes(family, "big"), number)
     assert len(table) == 10_000
-    assert table.slots == 16384
     assert all(table.find(number.to_bytes(family, "big")) == number for number in range(10_000))
-    assert table.longest_run() < 400
+    assert max(run for _, _, run in table.parts()) < 400
+
+
+def test_memory_is_bounded_at_every_size_and_given_back() -> None:
+    """64 bytes an address and the directory's few, however many there are; nothing but the first part at the end."""
+    table = Table(0x1234)
+    rest = 24 * 16 * 2  # what an empty table has, and its double
+    for number in range(60_000):
+        table.put(number.to_bytes(4, "big"), number)
+        if number % 97 == 0:
+            assert table.memory() <= 66 * len(table) + rest
+    for number in range(60_000):
+        table.remove(number.to_bytes(4, "big"))
+        if number % 997 == 0:
+            # Parts are merged when they are far from full, so there may be four times as many as needed.
+            assert table.memory() <= 4 * 66 * len(table) + 24 * 1024 * 2
+    assert len(table) == 0
+    assert table.memory() <= rest
+
+
+def test_an_address_that_does_not_fit_splits_one_part_and_no_more() -> None:
+    table = Table(7)
+    for number in range(30_000):
+        table.put(number.to_bytes(4, "big"), number)
+    parts = len(table.parts())
+    for number in range(30_000, 31_000):
+        table.put(number.to_bytes(4, "big"), number)
+        before, parts = parts, len(table.parts())
+        assert parts - before in (0, 1)
