@@ -24,7 +24,8 @@ class Datapath:
 
     Changes are collected by the calls below and take effect together at `commit`, between two
     bursts, in every worker; `commit` returns when all have them, so that what was detached may be
-    closed. File descriptors stay the caller's: the datapath never closes them.
+    closed. More than 256 of them take effect in their order, so many between two bursts.
+    File descriptors stay the caller's: the datapath never closes them.
     Not thread-safe: one control thread calls it.
     """
 
@@ -81,6 +82,9 @@ class Datapath:
 
     def bind(self, address: bytes, port: int) -> None:
         """`address` (4 or 16 bytes) belongs to `port`; replaces an earlier owner."""
+
+    def bind_all(self, addresses: Sequence[bytes], port: int) -> None:
+        """`bind` for each."""
 
     def bind_host(self, address: bytes) -> None:
         """`address` (4 or 16 bytes) is the master's own; matters where the host may talk to ports."""

@@ -15,7 +15,7 @@ reading, `_decide` the rules, `_tx`, `_flood` and `_l3` carrying out, `_state` w
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
@@ -32,7 +32,7 @@ from ._state cimport (
 )
 from ._sys cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, add_i32, epoll_create1, eventfd, eventfd_read, eventfd_write, load_i32,
-    load_u32, load_u64, mac48, store_ptr, store_u32, take_u32, take_u64,
+    load_ptr, load_u32, load_u64, mac48, store_ptr, store_u32, take_u32, take_u64,
 )
 from ._table cimport Slot, Walk, table_free, table_init, table_next
 from ._uring cimport Ring, ring_close, ring_open
@@ -52,6 +52,9 @@ MODES = {"l2": L2, "l3": L3, "l3s": L3S}
 ACCESS = {"none": CLOSED, "to-host": TO_HOST_OPENS, "from-host": FROM_HOST_OPENS,
           "both": TO_HOST_OPENS | FROM_HOST_OPENS}
 FLAGS = {"bridge": BRIDGE, "private": PRIVATE, "vepa": VEPA}
+cdef enum:
+    FEW_EDITS = 256  # that there is always room for, once there were any
+
 EVENT_GONE = EVENT_GONE_BIT
 EVENT_GROUPS = EVENT_GROUPS_BIT
 
@@ -182,7 +185,9 @@ cdef class Datapath:
     cdef int done_fd
     cdef uint64_t *flows
     cdef list threads
-    cdef list edits  # bytes of struct Edit
+    cdef Edit *edits  # room for `room` of them
+    cdef size_t n_edits
+    cdef size_t room
     cdef list keep  # what the edits point to
     cdef dict own  # port number -> address of the MAC that its endpoint uses
     cdef list left  # such addresses of ports that are detached with the next commit
@@ -196,7 +201,7 @@ cdef class Datapath:
         if io not in ("auto", "epoll", "uring"):
             raise ValueError(f"there is no way to read and write called {io}")
         self.notify_fd = self.done_fd = -1
-        self.threads, self.edits, self.keep, self.numbers = [], [], [], set()
+        self.threads, self.keep, self.numbers = [], [], set()
         self.own, self.left = {}, []
         self.workers = <Worker **> calloc(workers, sizeof(Worker *))
         self.flows = <uint64_t *> calloc(FLOWS, sizeof(uint64_t))
@@ -242,7 +247,7 @@ cdef class Datapath:
     def close(self):
         cdef Edit e
         if self.threads:
-            self.edits, self.keep = [], []
+            self.forget_edits()
             memset(&e, 0, sizeof(e))
             e.kind = STOP
             self.add(&e)
@@ -263,6 +268,9 @@ cdef class Datapath:
         self.free_left()
         free(self.workers)
         free(self.flows)
+        free(self.edits)
+        self.edits = NULL
+        self.n_edits = self.room = 0
         self.workers = NULL
         self.flows = NULL
         self.n_workers = 0
@@ -371,6 +379,15 @@ cdef class Datapath:
         e.kind, e.port, e.address = BIND, self.known(port), as_address(address)
         self.add(&e)
 
+    def bind_all(self, addresses, int32_t port):
+        cdef Edit e
+        cdef bytes address
+        memset(&e, 0, sizeof(e))
+        e.kind, e.port = BIND, self.known(port)
+        for address in addresses:
+            e.address = as_address(address)
+            self.add(&e)
+
     def unbind(self, bytes address):
         cdef Edit e
         memset(&e, 0, sizeof(e))
@@ -408,11 +425,10 @@ cdef class Datapath:
         cdef Batch batch
         cdef uint64_t value
         cdef int i
-        if not self.edits:
+        if not self.n_edits:
             return
-        edits = b"".join(self.edits)
-        batch.edits = <Edit *> PyBytes_AS_STRING(edits)
-        batch.length = len(self.edits)
+        batch.edits = self.edits
+        batch.length = self.n_edits
         batch.workers_left = self.n_workers
         batch.failures = 0
         batch.error = 0
@@ -423,16 +439,33 @@ cdef class Datapath:
                 eventfd_write(self.workers[i].control_fd, 1)
         if not self.threads:
             for i in range(self.n_workers):
-                take_mail(self.workers[i])
+                while load_ptr(&self.workers[i].mailbox) != NULL:
+                    take_mail(self.workers[i])
         with nogil:
             eventfd_read(self.done_fd, &value)
-        self.edits, self.keep = [], []
+        self.forget_edits()
         self.free_left()
         if batch.failures:
             raise OSError(batch.error, f"{os.strerror(batch.error)}: {batch.failures} changes were not made")
 
-    cdef void add(self, Edit *e):
-        self.edits.append((<const char *> e)[:sizeof(Edit)])
+    cdef int add(self, const Edit *e) except -1:
+        cdef size_t room = max(<size_t> FEW_EDITS, 2 * self.room)
+        cdef Edit *edits
+        if self.n_edits == self.room:
+            edits = <Edit *> realloc(self.edits, room * sizeof(Edit))
+            if edits == NULL:
+                raise MemoryError
+            self.edits, self.room = edits, room
+        self.edits[self.n_edits] = e[0]
+        self.n_edits += 1
+        return 0
+
+    cdef void forget_edits(self):
+        """Neither what they point to is needed any more, nor room for many."""
+        self.n_edits, self.keep = 0, []
+        if self.room > FEW_EDITS:
+            free(self.edits)
+            self.edits, self.room = NULL, 0
 
     cdef void free_left(self):
         cdef size_t place
@@ -467,12 +500,12 @@ cdef class Datapath:
         cdef int i
         eventfd_read(self.notify_fd, &value)
         found = []
-        for port in sorted(self.numbers):
+        for port in range(self.next_number):
             bits = 0
             for i in range(self.n_workers):
-                if port < self.workers[i].switch_.n_ports:
+                if port < self.workers[i].switch_.n_ports and load_u32(&self.workers[i].ports[port].events):
                     bits |= take_u32(&self.workers[i].ports[port].events)
-            if bits:
+            if bits and port in self.numbers:
                 found.append((port, bits))
         return found
 

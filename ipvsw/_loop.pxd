@@ -23,7 +23,7 @@ cdef inline void worker_run(Worker *w) noexcept nogil:
 
 cdef inline void epoll_run(Worker *w) noexcept nogil:
     while not w.stopping:
-        serve_doors(w, 0 if w.backlog_length else -1)
+        serve_doors(w, 0 if w.backlog_length or w.mail_read else -1)
         flood_slice(w)
         if w.tx_length:
             master_tx(w)

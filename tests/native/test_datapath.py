@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import threading
 
 import pytest
 from doors import (
@@ -121,6 +122,54 @@ def test_nothing_changes_before_the_commit_and_all_at_once_after() -> None:
         it.doors[0].send(between(0, 1))
         assert it.doors[2].receive() == between(0, 1)
         assert it.settled(0, 2).outcomes == {"to_port": 2}
+
+
+@pytest.mark.parametrize(("workers", "start"), [(1, True), (3, True), (2, False)])
+def test_more_changes_than_a_worker_makes_at_once_are_all_made_in_their_order(workers: int, start: bool) -> None:
+    many = [bytes([10, 9, k >> 7, k & 127]) for k in range(5000)]
+    with lab(3, workers=workers, start=start) as it:
+        it.datapath.bind_all(many, it.numbers[1])
+        it.datapath.bind_all(many[::2], it.numbers[2])
+        for address in many[::3]:
+            it.datapath.unbind(address)
+        it.datapath.commit()
+        if not start:
+            it.datapath.start()
+        for k in (0, 1, 2, 255, 256, 257, 3001, 4998, 4999):
+            out = frame(MASTER, MASTER, ipv4(v4(0), many[k]))
+            it.doors[0].send(out)
+            door = it.host if k % 3 == 0 else it.doors[1] if k % 2 else it.doors[2]
+            assert door.receive() == out
+
+
+def test_a_frame_waits_for_no_more_than_a_slice_of_a_long_commit() -> None:
+    """While a hundred thousand addresses are bound, others go on being found."""
+    with lab(2) as it:
+        stop, arrived = threading.Event(), 0
+
+        def ask() -> None:
+            nonlocal arrived
+            while not stop.is_set():
+                it.doors[0].send(between(0, 1))
+                it.doors[1].receive()
+                arrived += 1
+
+        def commit() -> bool:
+            it.datapath.bind_all(many, it.numbers[1])
+            before = arrived
+            it.datapath.commit()
+            return arrived - before > 2
+
+        many = [(0x0B000000 + k).to_bytes(4, "big") for k in range(100_000)]
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            until(lambda: arrived > 10, "frames before the commit")
+            until(commit, "frames that arrive during a commit", 60)
+        finally:
+            stop.set()
+            thread.join()
+        assert it.settled(0, arrived).outcomes == {"to_port": arrived}
 
 
 def test_a_port_that_is_down_receives_nothing() -> None:
