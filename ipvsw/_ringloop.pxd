@@ -17,7 +17,7 @@ from ._flood cimport flood_slice
 from ._rx cimport port_frame, port_rx_over, take_returned
 from ._state cimport (
     BURST, DETACH_PORT, HEADER, RING_CANCEL, RING_DOORS, RING_READ, RING_WRITE, STOP, Batch, Port, Worker,
-    read_by_ring, take_mail, unpoll_fd,
+    mail_end, read_by_ring, take_mail, unpoll_fd,
 )
 from ._sys cimport EPOLLIN, load_ptr
 from ._tx cimport master_tx, port_tx_failed
@@ -31,7 +31,7 @@ cdef inline void ring_run(Worker *w) noexcept nogil:
     cdef Batch *batch
     ring_begin(w)
     while not w.stopping:
-        ring_enter(&w.ring, w.backlog_length == 0 and not w.doors_ready)
+        ring_enter(&w.ring, w.backlog_length == 0 and not w.doors_ready and not w.mail_read)
         ring_reap(w)
         if w.doors_ready:
             serve_doors(w, 0)
@@ -126,11 +126,11 @@ cdef inline void ring_feed(Worker *w) noexcept nogil:
 
 
 cdef inline void ring_settle(Worker *w, const Batch *batch) noexcept nogil:
-    """Before edits are made: what was queued is written, and the ring has let go of the ports that leave. The pool
-    gets nothing back meanwhile, so that this ends."""
+    """Before the next edits are made: what was queued is written, and the ring has let go of the ports that leave. The
+    pool gets nothing back meanwhile, so that this ends."""
     cdef size_t i
     cdef int32_t port
-    for i in range(batch.length):
+    for i in range(w.mail_read, mail_end(w, batch)):
         if batch.edits[i].kind == DETACH_PORT and batch.edits[i].port < w.switch_.n_ports:
             ring_leave(w, batch.edits[i].port)
         elif batch.edits[i].kind == STOP:

@@ -397,6 +397,11 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
     return 0
 
 
+cdef inline size_t mail_end(const Worker *w, const Batch *batch) noexcept nogil:
+    """The first edit that is not made in this round."""
+    return min(batch.length, w.mail_read + MAIL)
+
+
 cdef inline void take_mail(Worker *w) noexcept nogil:
     """Apply the batch in the mailbox, if any: MAIL edits of it."""
     cdef Batch *batch = <Batch *> load_ptr(&w.mailbox)
@@ -404,7 +409,7 @@ cdef inline void take_mail(Worker *w) noexcept nogil:
     cdef int error
     if batch == NULL:
         return
-    end = min(batch.length, w.mail_read + MAIL)
+    end = mail_end(w, batch)
     while w.mail_read < end:
         error = apply_edit(w, &batch.edits[w.mail_read])
         w.mail_read += 1

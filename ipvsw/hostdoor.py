@@ -68,8 +68,8 @@ class HostDoor:
         ports: frozenset[Address],
         sources: dict[int, Address | None],
     ) -> None:
-        """Make, change or close the door. `ports` are the addresses in the table, `sources` the master's own by IP
-        version. Errors: OSError."""
+        """Make, change or close the door. `ports` are the addresses in the table if there are to be routes to them,
+        `sources` the master's own by IP version. Errors: OSError."""
         if not wish.wanted:
             await self.close(place)
             await self._clean(place, master, wish)

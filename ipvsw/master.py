@@ -151,7 +151,8 @@ class Master(Door):
         assert uplink is not None and link is not None
         try:
             sources = {4: uplink.ipv4, 6: uplink.ipv6}
-            await self._host.adapt(self._open_place, link, self._wish, self._table.owned(), sources)
+            ports = self._table.owned() if self._wish.routes else frozenset()
+            await self._host.adapt(self._open_place, link, self._wish, ports, sources)
         except OSError as error:
             self._tell(self.state, f"no door for the host: {error.strerror or error}")
 

@@ -2,7 +2,7 @@
 
 A frame is stolen from the host only while it can be delivered: an address is bound in the datapath
 before the shim is told, and taken from the shim before it is unbound. What is done within one
-`change` is committed together at its end.
+`change` is committed together at its end, unless it concerns thousands of addresses, then in parts.
 """
 
 from __future__ import annotations
@@ -10,14 +10,19 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from ipaddress import ip_address
+from itertools import groupby, islice
+from operator import itemgetter
 
 from ._fast import OUTCOMES, Datapath
-from .addresses import Bind, Change, Claims, Duplicate, Ownership, Unbind
+from .addresses import Bind, BindAll, Change, Claims, Duplicate, Ownership, Packed, Unbind
 from .model import Address, AddressSource, AddressStatus, Traffic
 from .shim import Shim
 
 log = logging.getLogger("ipvsw")
+
+TOGETHER = 8192  # addresses at one commit: as many edits and keys must be in memory at once
 
 
 class Table:
@@ -39,9 +44,9 @@ class Table:
         self._learning: set[str] = set()
         self._groups: dict[str, frozenset[bytes]] = {}
         self._listeners: Counter[bytes] = Counter()  # group -> ports that listen to it
-        self._pending: dict[Address, str | None] = {}
-        self._stolen: set[Address] = set()
-        self._host: frozenset[Address] = frozenset()  # the master's own addresses in the datapath's table
+        self._pending: dict[Packed, str | None] = {}
+        self._stolen: set[Packed] = set()
+        self._host: frozenset[Packed] = frozenset()  # the master's own addresses in the datapath's table
         self._depth = 0
 
     @contextlib.contextmanager
@@ -155,8 +160,8 @@ class Table:
         return self._ownership.objection(port, address)
 
     def owned(self) -> frozenset[Address]:
-        """The addresses that are in the table."""
-        return frozenset(self._stolen)
+        """The addresses that are in the table. With a million of them this takes a second."""
+        return frozenset(ip_address(packed) for packed in self._stolen)
 
     def statuses(self, port: str) -> tuple[AddressStatus, ...]:
         return self._ownership.statuses(port)
@@ -167,6 +172,8 @@ class Table:
         for change in changes:
             if isinstance(change, Bind):
                 self._pending[change.address] = change.port
+            elif isinstance(change, BindAll):
+                self._pending |= dict.fromkeys(change.addresses, change.port)
             elif isinstance(change, Unbind):
                 self._pending[change.address] = None
             else:
@@ -177,36 +184,56 @@ class Table:
         pending, self._pending = self._pending, {}
         host, self._host = self._host, self._ownership.master_addresses()
         for address in host - self._host:
-            self._datapath.unbind(address.packed)
-        for address, port in pending.items():
-            if port is None:
-                self._give_back(address)
-                self._datapath.unbind(address.packed)
-            else:
-                self._datapath.bind(address.packed, self._numbers[port])
-        for address in self._host - host:
-            self._datapath.bind_host(address.packed)
-        self._datapath.commit()
-        for address, port in pending.items():
-            if port is not None:
-                self._steal(address)
+            self._datapath.unbind(address)
+        with contextlib.suppress(OSError):  # of which we shall hear when one is added
+            new = (address for address, port in pending.items() if port is not None and address not in self._stolen)
+            self._shim.expect(sum(1 for _ in new))
+        changes = iter(pending.items())
+        part = list(islice(changes, TOGETHER))
+        while len(part) == TOGETHER:
+            self._carry_out(part, ())
+            part = list(islice(changes, TOGETHER))
+        self._carry_out(part, self._host - host)
         if pending:
             self._changed()
 
-    def _steal(self, address: Address) -> None:
-        if address in self._stolen:
+    def _carry_out(self, part: Sequence[tuple[Packed, str | None]], host: Iterable[Packed]) -> None:
+        """So much at one commit: who has which address now, and which of them the host has besides."""
+        bound: dict[str, list[Packed]] = {}
+        freed: list[Packed] = []
+        for port, group in groupby(part, key=itemgetter(1)):
+            (freed if port is None else bound.setdefault(port, [])).extend([address for address, _ in group])
+        self._give_back(freed)
+        for address in freed:
+            self._datapath.unbind(address)
+        for port, addresses in bound.items():
+            self._datapath.bind_all(addresses, self._numbers[port])
+        for address in host:
+            self._datapath.bind_host(address)
+        self._datapath.commit()
+        for addresses in bound.values():
+            self._steal([address for address in addresses if address not in self._stolen])
+
+    def _steal(self, addresses: list[Packed]) -> None:
+        if not addresses:
             return
         try:
-            self._shim.add(address.packed)
+            self._shim.add(addresses)
         except OSError as error:
-            log.error("switch %s: the host still hears frames for %s: %s", self._switch, address, error)
+            if len(addresses) > 1:
+                for address in addresses:
+                    self._steal([address])
+            else:
+                what = ip_address(addresses[0])
+                log.error("switch %s: the host still hears frames for %s: %s", self._switch, what, error)
         else:
-            self._stolen.add(address)
+            self._stolen.update(addresses)
 
-    def _give_back(self, address: Address) -> None:
-        if address in self._stolen:
-            self._stolen.remove(address)
-            self._shim.remove(address.packed)
+    def _give_back(self, addresses: list[Packed]) -> None:
+        stolen = [address for address in addresses if address in self._stolen]
+        if stolen:
+            self._stolen.difference_update(stolen)
+            self._shim.remove(stolen)
 
     # ------------------------------------------------------------------------ counters
 

@@ -35,12 +35,19 @@ struct address {
 	__u8 bytes[16]; /* IPv4 in the first four */
 };
 
-struct {
+/* The owned addresses. A map can't grow: the daemon puts a larger one in its place. */
+struct addresses {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 65536); /* shim.py sets what it needs */
-	__type(key, struct address);
-	__type(value, __u32);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(struct address)); /* clang leaves out the type of a map in a map */
+	__uint(value_size, sizeof(__u32));
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct addresses);
 } owned SEC(".maps");
 
 /* What the switch is set to. */
@@ -107,6 +114,14 @@ static __always_inline __u32 setting(__u32 which)
 	return value ? *value : 0;
 }
 
+static __always_inline int is_owned(const struct address *a)
+{
+	__u32 first = 0;
+	void *addresses = bpf_map_lookup_elem(&owned, &first);
+
+	return addresses && bpf_map_lookup_elem(addresses, a);
+}
+
 /* In l3s the host's own stack is on the way to every port. */
 static __always_inline int mine(struct __sk_buff *skb)
 {
@@ -115,7 +130,7 @@ static __always_inline int mine(struct __sk_buff *skb)
 	if (setting(MODE) == L3S)
 		return 0;
 	destination(skb, &to);
-	return to.family && bpf_map_lookup_elem(&owned, &to);
+	return to.family && is_owned(&to);
 }
 
 static __always_inline int to_group(struct __sk_buff *skb)
@@ -191,7 +206,7 @@ static __always_inline int tells_of_hop(struct __sk_buff *skb)
 			return 0;
 		to.family = 6;
 	}
-	return to.family && bpf_map_lookup_elem(&owned, &to);
+	return to.family && is_owned(&to);
 }
 
 /* Master, clsact egress: what the host itself sends, and the ports' frames with a mark. */

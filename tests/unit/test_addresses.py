@@ -8,11 +8,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from ipvsw.addresses import Bind, Change, Duplicate, Ownership, Unbind
+from ipvsw.addresses import Bind, BindAll, Change, Duplicate, Ownership, Unbind
 from ipvsw.model import Address, AddressSource, AddressState
 
 A = ip_address("10.0.0.1")
 B = ip_address("fe80::1")
+PA, PB = A.packed, B.packed
 NETLINK, CONFIG = AddressSource.NETLINK, AddressSource.CONFIG
 
 ports = st.sampled_from(("p", "q", "r"))
@@ -29,7 +30,7 @@ class Model(RuleBasedStateMachine):
         self.claims: list[tuple[str, Address, int]] = []
         self.master: set[tuple[Address, int]] = set()
         self.up: set[str] = set()
-        self.table: dict[Address, str] = {}
+        self.table: dict[bytes, str] = {}
 
     def line(self, address: Address) -> list[str]:
         """Ports that claim the address, the first first."""
@@ -42,6 +43,8 @@ class Model(RuleBasedStateMachine):
         for change in changes:
             if isinstance(change, Bind):
                 self.table[change.address] = change.port
+            elif isinstance(change, BindAll):
+                self.table |= dict.fromkeys(change.addresses, change.port)
             elif isinstance(change, Unbind):
                 del self.table[change.address]
         return [change for change in changes if isinstance(change, Duplicate)]
@@ -53,7 +56,7 @@ class Model(RuleBasedStateMachine):
         if (port, address, prefix) not in self.claims:
             self.claims.append((port, address, prefix))
         owner = None if address in self.masters() else (line or [port])[0]
-        assert reports == ([Duplicate(address, port, owner)] if port not in line and owner != port else [])
+        assert reports == ([Duplicate(address.packed, port, owner)] if port not in line and owner != port else [])
 
     @rule(port=ports, address=addresses, prefix=prefixes)
     def release(self, port: str, address: Address, prefix: int) -> None:
@@ -92,7 +95,7 @@ class Model(RuleBasedStateMachine):
             self.claims += [(port, address, prefix) for claimed, prefix in wanted if claimed == address]
             self.claims.sort(key=lambda claim: place.index(claim[0]) if claim[1] == address else 0)
         new = {address for address, _ in wanted} - keep
-        refused = {address for address in new if others[address] or address in self.masters()}
+        refused = {address.packed for address in new if others[address] or address in self.masters()}
         assert {report.address for report in reports} == refused and len(reports) == len(refused)
 
     @rule(address=addresses, prefix=prefixes)
@@ -101,7 +104,7 @@ class Model(RuleBasedStateMachine):
         reports = self.take(self.real.master_claim(address, prefix))
         self.master.add((address, prefix))
         line = self.line(address)
-        assert reports == ([Duplicate(address, line[0], None)] if new and line else [])
+        assert reports == ([Duplicate(address.packed, line[0], None)] if new and line else [])
 
     @rule(address=addresses, prefix=prefixes)
     def master_release(self, address: Address, prefix: int) -> None:
@@ -119,7 +122,7 @@ class Model(RuleBasedStateMachine):
         for address in (A, B):
             line = self.line(address)
             if line and line[0] in self.up and address not in self.masters():
-                wanted[address] = line[0]
+                wanted[address.packed] = line[0]
         assert self.table == wanted
 
     @invariant()
@@ -153,18 +156,18 @@ def owner(*up: str) -> Ownership:
 
 def test_the_second_gets_it_when_the_first_gives_it_up() -> None:
     table = owner("p", "q")
-    assert table.claim("p", A, 24, NETLINK) == [Bind(A, "p")]
-    assert table.claim("q", A, 24, NETLINK) == [Duplicate(A, "q", "p")]
-    assert table.release("p", A, 24) == [Bind(A, "q")]
+    assert table.claim("p", A, 24, NETLINK) == [Bind(PA, "p")]
+    assert table.claim("q", A, 24, NETLINK) == [Duplicate(PA, "q", "p")]
+    assert table.release("p", A, 24) == [Bind(PA, "q")]
 
 
 def test_a_port_that_is_down_keeps_its_address_from_others() -> None:
     table = owner("p", "q")
     table.claim("p", A, 24, NETLINK)
-    assert table.port_down("p") == [Unbind(A)]
-    assert table.claim("q", A, 24, NETLINK) == [Duplicate(A, "q", "p")]
+    assert table.port_down("p") == [Unbind(PA)]
+    assert table.claim("q", A, 24, NETLINK) == [Duplicate(PA, "q", "p")]
     assert [status.state for status in table.statuses("p")] == [AddressState.DOWN]
-    assert table.forget("p") == [Bind(A, "q")]
+    assert table.forget("p") == [Bind(PA, "q")]
 
 
 def test_two_prefix_lengths_count_twice() -> None:
@@ -172,18 +175,18 @@ def test_two_prefix_lengths_count_twice() -> None:
     table.claim("p", A, 24, NETLINK)
     assert table.claim("p", A, 32, NETLINK) == []
     assert table.release("p", A, 24) == []
-    assert table.release("p", A, 32) == [Unbind(A)]
+    assert table.release("p", A, 32) == [Unbind(PA)]
 
 
 def test_the_master_wins_and_gives_way() -> None:
     table = owner("p")
     table.claim("p", A, 24, CONFIG)
-    assert table.master_claim(A, 24) == [Unbind(A), Duplicate(A, "p", None)]
+    assert table.master_claim(A, 24) == [Unbind(PA), Duplicate(PA, "p", None)]
     assert table.claim("p", A, 32, NETLINK) == []
     assert [(status.state, status.source) for status in table.statuses("p")] == [(AddressState.MASTER, CONFIG)]
-    assert table.master_release(A, 24) == [Bind(A, "p")]
+    assert table.master_release(A, 24) == [Bind(PA, "p")]
 
 
 def test_a_report_is_one_line() -> None:
-    assert str(Duplicate(A, "q", "p")) == "10.0.0.1 is refused to port q: port p has it"
-    assert str(Duplicate(B, "q", None)) == "fe80::1 is refused to port q: the master has it"
+    assert str(Duplicate(PA, "q", "p")) == "10.0.0.1 is refused to port q: port p has it"
+    assert str(Duplicate(PB, "q", None)) == "fe80::1 is refused to port q: the master has it"

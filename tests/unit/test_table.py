@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any, cast
 
@@ -53,6 +54,10 @@ class Machine:
         assert number in self.attached
         self.pending[address] = number
 
+    def bind_all(self, addresses: Sequence[bytes], number: int) -> None:
+        for address in addresses:
+            self.bind(address, number)
+
     def bind_host(self, address: bytes) -> None:
         self.pending[address] = HOST
 
@@ -74,15 +79,21 @@ class Machine:
         self.frames += 1
         return (self.frames, 0, 0, 0, 0, (self.frames, *[0] * (len(OUTCOMES) - 1)))
 
-    def add(self, address: bytes) -> None:
-        if self.full:
-            raise OSError(7, "the map is full")
-        assert address in self.bound, "stolen before it is bound"
-        self.stolen.add(address)
+    def expect(self, more: int) -> None:
+        pass
 
-    def remove(self, address: bytes) -> None:
-        assert address in self.bound, "unbound before it is given back"
-        self.stolen.remove(address)
+    def add(self, addresses: Sequence[bytes]) -> None:
+        for address in addresses:
+            if self.full:
+                raise OSError(7, "the map is full")
+            assert address in self.bound, "stolen before it is bound"
+            assert address not in self.stolen, "stolen twice"
+            self.stolen.add(address)
+
+    def remove(self, addresses: Sequence[bytes]) -> None:
+        for address in addresses:
+            assert address in self.bound, "unbound before it is given back"
+            self.stolen.remove(address)
 
 
 def made() -> tuple[Table, Machine, list[frozenset[bytes]]]:

@@ -1,0 +1,132 @@
+"""The shim's map of addresses, asked by running the program that looks into it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ipvsw import shim
+from ipvsw._fast import MODES
+from ipvsw.shim import Shim
+
+_SYS_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
+BPF_PROG_TEST_RUN = 10
+TC_ACT_OK, TC_ACT_SHOT = 0, 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class TestRun(ctypes.Structure):
+    """`union bpf_attr` of BPF_PROG_TEST_RUN, as far as it is needed; the kernel writes to it."""
+
+    __test__ = False
+    _fields_ = (
+        ("prog_fd", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("data_in", ctypes.c_uint64),
+        ("data_out", ctypes.c_uint64),
+        ("repeat", ctypes.c_uint32),
+        ("duration", ctypes.c_uint32),
+        ("rest", ctypes.c_uint64 * 8),
+    )
+
+
+def is_stolen(one: Shim, address: bytes) -> bool:
+    """What becomes of a frame for that address that the master receives."""
+    if len(address) == 4:
+        packet = b"\x08\0\x45\0\0\x14" + bytes(12) + address
+    else:
+        packet = b"\x86\xdd\x60" + bytes(7) + b"\xfd" + bytes(15) + address
+    frame = ctypes.create_string_buffer(bytes(12) + packet + bytes(20))
+    run = TestRun(prog_fd=one.ingress_fd, data_size_in=len(frame), data_in=ctypes.addressof(frame))
+    if _libc.syscall(_SYS_BPF, BPF_PROG_TEST_RUN, ctypes.byref(run), ctypes.sizeof(run)):
+        raise OSError(ctypes.get_errno(), "BPF_PROG_TEST_RUN")
+    assert run.retval in (TC_ACT_OK, TC_ACT_SHOT)
+    return int(run.retval) == TC_ACT_SHOT
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shim]:
+    """One whose first map is soon full."""
+    monkeypatch.setattr(shim, "CAPACITY", 8)
+    before = len(os.listdir("/proc/self/fd"))
+    one = Shim()
+    one.set_mode(MODES["l2"])
+    try:
+        yield one
+    finally:
+        one.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_addresses_are_stolen_however_many_there_are_and_given_back(small: Shim) -> None:
+    rng = random.Random(3)
+    addresses = [rng.randbytes(4) for _ in range(3000)] + [rng.randbytes(16) for _ in range(3000)]
+    addresses = [bytes([10 if len(one) == 4 else 0xFD]) + one[1:] for one in dict.fromkeys(addresses)]
+    rng.shuffle(addresses)
+    there: set[bytes] = set()
+    left = list(dict.fromkeys(addresses))
+    while left:
+        some, left = left[: (size := rng.choice([1, 1, 7, 500]))], left[size:]
+        assert not is_stolen(small, some[0])
+        small.add(some)
+        there.update(some)
+        assert all(is_stolen(small, one) for one in (*some[:3], *rng.sample(sorted(there), min(5, len(there)))))
+    assert all(is_stolen(small, one) for one in there)
+    gone = rng.sample(sorted(there), 2000)
+    small.remove(gone[:1000])
+    for one in gone[1000:]:
+        small.remove([one])
+    assert not any(is_stolen(small, one) for one in gone)
+    assert all(is_stolen(small, one) for one in there - set(gone))
+
+
+def test_what_was_there_stays_through_a_growth_that_was_foretold(small: Shim) -> None:
+    first = [bytes([10, 0, 0, k]) for k in range(5)]
+    small.add(first)
+    small.expect(1000)
+    assert all(is_stolen(small, one) for one in first)
+    small.add([bytes([10, 1, k >> 8, k & 255]) for k in range(1000)])
+    assert all(is_stolen(small, one) for one in first)
+
+
+def test_removing_is_done_with_all_though_one_is_missing(small: Shim) -> None:
+    here = [bytes([10, 0, 0, k]) for k in range(20)]
+    small.add(here)
+    small.remove([bytes([10, 9, 9, 9])])
+    small.remove([here[0], bytes([10, 9, 9, 9]), *here[1:]])
+    assert not any(is_stolen(small, one) for one in here)
+
+
+def test_a_map_that_cannot_be_made_larger_says_so_and_keeps_what_it_has(
+    small: Shim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = [bytes([10, 0, 0, k]) for k in range(8)]
+    small.add(here)
+
+    class Refusing:
+        def __getattr__(self, name: str) -> object:
+            return (lambda *_: -12) if name == "bpf_map_create" else getattr(library, name)
+
+    library = small._lib
+    monkeypatch.setattr(small, "_lib", Refusing())
+    with pytest.raises(OSError, match="creating a BPF map"):
+        small.add([bytes([10, 0, 1, 1])])
+    assert all(is_stolen(small, one) for one in here)
+    monkeypatch.setattr(small, "_lib", library)
+    small.add([bytes([10, 0, 1, 1])])
+    assert is_stolen(small, bytes([10, 0, 1, 1]))
+
+
+def test_a_key_is_an_address() -> None:
+    with pytest.raises(ValueError, match="4 or 16 bytes"):
+        shim._keys([b"12345"])
+    assert Path(shim._OBJECT).exists()
