@@ -176,8 +176,9 @@ def rr_under_broadcast(ground: Ground, path: Path, rate: float = 100) -> Figures
 
 
 def idle(ground: Ground, path: Path) -> Figures:
-    """What the daemon does while nothing happens."""
+    """What the daemon does while nothing happens, once the last thing that did has been dealt with."""
     seconds = IDLE * min(1.0, ground.seconds)
+    time.sleep(seconds / 2)
     before, start = cpu(path), time.monotonic()
     time.sleep(seconds)
     return {"daemon_percent": (cpu(path) - before) / (time.monotonic() - start) / 1e7}

@@ -23,13 +23,13 @@ TUNSETOFFLOAD = 0x400454D0  # linux/if_tun.h
 
 def started(ground: Ground, ports: int, *more: dict[str, Any], mtu: int = 1500, **how: Any) -> tuple[Lab, Daemon]:
     """A lab with a switch of so many ports, p1 in the first of its namespaces and so on, that reach each other.
-    `more` are further ports; `how` is for the switch, but for `workers`."""
+    `more` are further ports; `how` is for the switch, but for `workers` and `io`."""
     lab = ground.stack.enter_context(Lab(ports))
     lab.ip(lab.host, "link", "set", "m0", "mtu", str(mtu))
     lab.ip(lab.wire, "link", "set", "w0", "mtu", str(mtu))
     tables = [port(f"p{k}", netns, [f"{OURS4.format(10 + k)}/16"]) for k, netns in enumerate(lab.ports, 1)]
-    workers = how.pop("workers", 1)
-    daemon = Daemon(switch("m0", lab.host, [*tables, *more], **how), home=lab.home, workers=workers)
+    workers, io = how.pop("workers", 1), how.pop("io", "auto")
+    daemon = Daemon(switch("m0", lab.host, [*tables, *more], **how), home=lab.home, workers=workers, io=io)
     ground.stack.callback(daemon.close)
     daemon.wait(60, states=("up", "waiting"))
     if ports > 1:
@@ -58,6 +58,12 @@ def ipvsw(ground: Ground) -> Mapping[str, Path]:
         "ipvsw out": Path(first, outside, pids, daemon),
         "ipvsw in": Path(outside, first, pids, daemon),
     }
+
+
+def epoll(ground: Ground) -> Mapping[str, Path]:
+    """The same two ports with io = "epoll": without an io_uring."""
+    lab, daemon = started(ground, 2, mtu=JUMBO, io="epoll")
+    return {"epoll": Path(end(lab, 1), end(lab, 2), (daemon.pid,), daemon)}
 
 
 def macvlan(ground: Ground) -> Mapping[str, Path]:
@@ -138,7 +144,7 @@ def routed(ground: Ground) -> Mapping[str, Path]:
     lab.ip(lab.wire, "route", "add", "blackhole", "10.64.0.0/16")
     lab.ip(lab.host, "route", "add", "10.64.0.0/16", "via", WIRE4)
     ports = [port("p1", lab.ports[0], [f"{INNER4}/24"], gateway=[GATEWAY4])]
-    daemon = Daemon(switch("m0", lab.host, ports, mode="l3"), home=lab.home)
+    daemon = Daemon(switch("m0", lab.host, ports, mode="l3"), home=lab.home, io="auto")
     ground.stack.callback(daemon.close)
     daemon.wait()
     lab.reachable(lab.ports[0], WIRE4)

@@ -17,6 +17,7 @@ from typing import Any
 from rows import Row
 
 HERE = Path(__file__).resolve().parent
+TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.3, 1.5, 2, 3, 5, 7, 10, 15, 20, 50)
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
@@ -164,14 +165,22 @@ def picture(results: Sequence[Result], circumstances: Circumstances, file: Path)
         axes.plot([min(one.values), max(one.values)], [at, at], color=colour, linewidth=2)
         axes.plot([middle], [at], "o", color=colour)
         if wanted is not None:
-            axes.plot([wanted.least], [at], "|", color="black", markersize=12)
+            axes.plot([wanted.least], [at], ">" if wanted.sense == ">=" else "<", color="black", markersize=4)
     axes.axvline(1.0, color="black", linewidth=0.5)
     axes.set_yticks(
         range(len(shown)), [f"{one.row.id}: {one.row.what} / {one.row.beside}" for one in shown], fontsize=7
     )
     axes.set_xscale("log")
-    axes.set_xlabel("ratio: median and spread over the rounds; a stroke is what is wanted")
-    axes.set_title(circumstances.machine, fontsize=6)
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in TICKS if low <= tick <= high]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(axis="x", linewidth=0.3)
+    figure.supxlabel(
+        "ratio: median and spread over the rounds; a triangle is what is wanted, and points to what is better",
+        fontsize=8,
+    )
+    figure.suptitle(circumstances.machine, fontsize=7)
     figure.savefig(file, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
     return ""

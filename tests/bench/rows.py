@@ -110,6 +110,9 @@ def datagrams() -> Iterator[Row]:
     long = {path: Sample(path, "frames", (1442,)) for path in ("ipvsw", "bridge", "macvlan")}
     for row_id, beside, path in (("U1", "veth + bridge", "bridge"), ("U2", "macvlan bridge", "macvlan")):
         yield Row(row_id, "UDP, 1400 bytes, flat out", "kpps", "kpps", long["ipvsw"], beside, long[path])
+    read = (Sample("ipvsw in", "flow"), Sample("macvlan in", "flow"))
+    what = "UDP, 1400 bytes, wire to port, as an application gets it"
+    yield Row("U3", what, "Gbit/s", "gbit", read[0], "macvlan bridge", read[1])
     for way, words, wanted in (("out", "port to wire", at_least(0.90)), ("in", "wire to port", at_least(1.25))):
         row_id, mine = {"out": "M2", "in": "M3"}[way], Sample(f"ipvsw {way}", "frames")
         yield Row(row_id, f"60-byte frames, {words}", "kpps", "kpps", mine, "port to port", flat["ipvsw"], wanted)
@@ -133,6 +136,9 @@ def costs() -> Iterator[Row]:
             yield Row("C2", what, "us", "system_us", mine, "OVS netdev", ovs, at_most(0.70, 0.60))
         what = f"CPU of the daemon for each frame, {rate}"
         yield Row(f"C-loop{suffix}", what, "ns", "daemon_ns", mine, "C read and write", loop, at_most(1.25))
+    stream = (Sample("ipvsw", "tcp", (1500,)), Sample("loop", "tcp", (1500,)))
+    what = "CPU of the daemon for each GB of TCP, MTU 1500"
+    yield Row("C3", what, "s", "daemon_s_per_gb", stream[0], "C read and write", stream[1])
     flat = (Sample("ipvsw", "frames"), Sample("loop", "frames"))
     what = "CPU of the daemon for each frame, 60 bytes, flat out"
     yield Row("C-flat", what, "ns", "daemon_ns", flat[0], "C read and write", flat[1], at_most(1.25))
@@ -141,6 +147,18 @@ def costs() -> Iterator[Row]:
     yield Row("R2", what, "ns", "daemon_ns", far, "one destination", near, at_most(1.20))
     mine = Sample("ipvsw", "instructions", once=True)
     yield Row("C4", "instructions for each 64-byte unicast frame", "", "instructions", mine, wanted=at_most(250, 150))
+
+
+def backends() -> Iterator[Row]:
+    """An io_uring, where the kernel grants one, beside epoll. (Where it doesn't, both are the same.)"""
+    for row_id, what, unit, figure, measure, args in (
+        ("I-tcp", "TCP, port to port, MTU 1500", "Gbit/s", "gbit", "tcp", (1500,)),
+        ("I-flat", "60-byte frames, flat out", "kpps", "kpps", "frames", ()),
+        ("I-cpu", "CPU of the daemon for each frame, 100 kpps", "ns", "daemon_ns", "frames", (60, PACED)),
+        ("I-rr", "TCP request and response, all on one CPU, p50", "us", "p50_us", "rr", ("one",)),
+    ):
+        mine, other = Sample("ipvsw", measure, args), Sample("epoll", measure, args)
+        yield Row(row_id, what, unit, figure, mine, "io = epoll", other)
 
 
 def round_trips() -> Iterator[Row]:
@@ -177,6 +195,8 @@ def crowds() -> Iterator[Row]:
         pair = (Sample(place, "frames"), Sample("ipvsw", "frames"))
         what = f"60-byte frames, flat out, {n} idle ports"
         yield Row(f"S1-{n}", what, "kpps", "kpps", pair[0], "2 ports", pair[1], wanted, stage)
+        what = f"CPU of the daemon for each of these frames, {n} idle ports"
+        yield Row(f"S1-{n}-cpu", what, "ns", "daemon_ns", pair[0], "2 ports", pair[1], stage=stage)
         facts, removed = Sample(place, "facts", once=True), Sample(place, "remove_all", once=True, last=True)
         yield Row(f"S3-{n}", f"adding {n} ports, for each", "ms", "add_ms", facts, stage=stage)
         gone = at_most(10, 2) if n == 4096 else None
@@ -204,6 +224,8 @@ def tables() -> Iterator[Row]:
         mine = Sample(f"table{n}", "scattered", (n,))
         what = f"60-byte frames, flat out, to {n} addresses by turns"
         yield Row(f"S2-{n}", what, "kpps", "kpps", mine, "2 addresses", few, limits.get(n), "tables")
+        what = f"CPU of the datapath for each of these frames, {n} addresses"
+        yield Row(f"S2-{n}-cpu", what, "ns", "daemon_ns", mine, "2 addresses", few, stage="tables")
     most = TABLES[-1]
     for family, place in (("IPv4", f"table{most}"), ("IPv6", f"table6-{most}")):
         facts = Sample(place, "facts", once=True)
@@ -228,7 +250,7 @@ def tables() -> Iterator[Row]:
 
 
 ROWS: tuple[Row, ...] = (
-    *streams(), *datagrams(), *costs(), *round_trips(), *fans(), *crowds(), *tables(),
+    *streams(), *datagrams(), *costs(), *backends(), *round_trips(), *fans(), *crowds(), *tables(),
 )  # fmt: skip
 STAGES = tuple(dict.fromkeys(row.stage for row in ROWS))
 

@@ -20,7 +20,7 @@ from report import Result
 from rows import Row, Sample
 
 FOREIGN = 0.10  # of one CPU: with more of it used by others, a measurement is taken again
-PATIENCE = 0.25  # for so much of the time that the measurements themselves take
+PATIENCE = 0.15  # for so much of the time that the measurements themselves take
 
 
 def count_instructions(_: Ground, __: Path) -> Figures:
