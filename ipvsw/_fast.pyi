@@ -77,6 +77,10 @@ class Datapath:
         """The group MACs that the port's device listens to, besides broadcast; `everything` for a
         promiscuous or all-multicast device."""
 
+    def announce(self, port: int, frame: bytes) -> None:
+        """A group frame behind its virtio_net_hdr goes where the port's own would: to the siblings that listen, to
+        the host if it hears them, and on the wire. It is none of the port's rx, and is lost if too many wait."""
+
     def detach_port(self, port: int) -> None:
         """Its addresses must have been unbound before or in the same commit."""
 

@@ -25,10 +25,10 @@ from ._loop cimport worker_run
 from ._route cimport BY_NEXTHOP, BY_STACK, UNREACHABLE, Routes
 from ._show cimport place_of
 from ._state cimport (
-    ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BACKLOG, BIND, BUFFER, BURST, CLEAR_ROUTES, CONTROL_EVENT, CREDIT,
-    DETACH_HOST, DETACH_MASTER, DETACH_PORT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, FROM_HOST, FROM_MASTER, HEADER, LONGEST,
-    MARKS, MASTER_CREDIT, RETURN, ROOM, SET_GROUPS, SET_LEARNING, SET_MASTER, SET_MODE, SET_PORT, SET_ROUTE, SLOW, STOP,
-    UNBIND, Batch, Edit, Port, Queue, Returned, Slow, Traffic, Worker, poll_fd, take_mail,
+    ANNOUNCE, ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BACKLOG, BIND, BUFFER, BURST, CLEAR_ROUTES, CONTROL_EVENT,
+    CREDIT, DETACH_HOST, DETACH_MASTER, DETACH_PORT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, FROM_HOST, FROM_MASTER, HEADER,
+    LONGEST, MARKS, MASTER_CREDIT, RETURN, ROOM, SET_GROUPS, SET_LEARNING, SET_MASTER, SET_MODE, SET_PORT, SET_ROUTE,
+    SLOW, STOP, UNBIND, Batch, Edit, Port, Queue, Returned, Slow, Traffic, Worker, poll_fd, take_mail,
 )
 from ._sys cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, add_i32, epoll_create1, eventfd, eventfd_read, eventfd_write, load_i32,
@@ -355,6 +355,15 @@ cdef class Datapath:
             raise ValueError(f"there is no door {source}")
         e.kind, e.port, e.length = RETURN, source if source < 0 else self.known(source), len(frame)
         e.to = self.known(to) if to >= 0 else -1
+        e.frame = <uint8_t *> self.lend(frame)
+        self.add(&e)
+
+    def announce(self, int32_t port, bytes frame):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        if not HEADER < len(frame) <= HEADER + LONGEST:
+            raise ValueError(f"a frame with its header has not {len(frame)} bytes")
+        e.kind, e.port, e.length = ANNOUNCE, self.known(port), len(frame)
         e.frame = <uint8_t *> self.lend(frame)
         self.add(&e)
 

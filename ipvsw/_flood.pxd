@@ -6,13 +6,13 @@ a door may hold as many as are free, so that others can still ask for their neig
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from ._decide cimport BROADCAST, DROP_BACKLOG, TO_PORTS, host_hears_group, port_accepts, port_listens
 from ._own cimport put_mac
 from ._state cimport (
-    BACKLOG, BURST, EVENT_GROUPS_BIT, FROM_GONE, FROM_HOST, FROM_MASTER, HEADER, ROOM, Waiting, Worker,
+    BACKLOG, BURST, EVENT_GROUPS_BIT, FROM_GONE, FROM_MASTER, HEADER, ROOM, Waiting, Worker, backlog_put, waiting_of,
 )
 from ._sys cimport VIRTIO_NET_HDR_GSO_NONE, eventfd_write, mac48, or_u32, virtio_net_hdr
 from ._tx cimport host_tx, master_tx, port_tx, queue_master_tx
@@ -28,31 +28,10 @@ cdef inline void tell(Worker *w, int32_t port, uint32_t bit) noexcept nogil:
 
 
 cdef inline int queue_flood(Worker *w, int32_t source, uint8_t *buffer, uint32_t n) noexcept nogil:
-    cdef Waiting *entry
-    cdef uint32_t *waiting = waiting_of(w, source)
     cdef Frame f
     if source >= 0 and frame_parse(&f, buffer + HEADER, n - HEADER) and frame_is_membership_report(&f):
         tell(w, source, EVENT_GROUPS_BIT)
-    if waiting[0] >= BACKLOG - w.backlog_length:
-        return DROP_BACKLOG
-    entry = &w.backlog[(w.backlog_head + w.backlog_length) % BACKLOG]
-    entry.frame = <uint8_t *> malloc(n)
-    if entry.frame == NULL:
-        return DROP_BACKLOG
-    memcpy(entry.frame, buffer, n)
-    entry.length = n
-    entry.source = source
-    entry.next = 0
-    waiting[0] += 1
-    w.backlog_length += 1
-    return TO_PORTS
-
-
-cdef inline uint32_t *waiting_of(Worker *w, int32_t source) noexcept nogil:
-    """How many of a door's frames are in the backlog."""
-    if source >= 0:
-        return &w.ports[source].waiting
-    return &w.host_waiting if source == FROM_HOST else &w.master_waiting
+    return TO_PORTS if backlog_put(w, source, buffer, n) else DROP_BACKLOG
 
 
 cdef inline void flood_slice(Worker *w) noexcept nogil:

@@ -171,6 +171,7 @@ cdef enum EditKind:
     SET_GROUPS
     SET_LEARNING
     RETURN
+    ANNOUNCE
     DETACH_PORT
     ATTACH_HOST
     DETACH_HOST
@@ -195,7 +196,7 @@ cdef struct Edit:
     uint32_t mtu
     uint32_t n_groups
     uint64_t *groups
-    uint8_t *frame  # RETURN
+    uint8_t *frame  # ANNOUNCE, RETURN
     uint32_t length
     int32_t to
     uint64_t *own
@@ -337,6 +338,30 @@ cdef inline void detach_port(Worker *w, int32_t port) noexcept nogil:
     w.ports[port].fd = -1
 
 
+cdef inline uint32_t *waiting_of(Worker *w, int32_t source) noexcept nogil:
+    """How many of a door's frames are in the backlog."""
+    if source >= 0:
+        return &w.ports[source].waiting
+    return &w.host_waiting if source == FROM_HOST else &w.master_waiting
+
+
+cdef inline bint backlog_put(Worker *w, int32_t source, const uint8_t *frame, uint32_t n) noexcept nogil:
+    """A group frame with its header, n bytes. False if too many wait, or if there is no memory."""
+    cdef uint32_t *waiting = waiting_of(w, source)
+    cdef Waiting *entry = &w.backlog[(w.backlog_head + w.backlog_length) % BACKLOG]
+    cdef uint8_t *copy
+    if waiting[0] >= BACKLOG - w.backlog_length:
+        return False
+    copy = <uint8_t *> malloc(n)
+    if copy == NULL:
+        return False
+    memcpy(copy, frame, n)
+    entry[0] = Waiting(copy, n, source, 0)
+    waiting[0] += 1
+    w.backlog_length += 1
+    return True
+
+
 cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
     """0, or the errno of what stood in the way."""
     if e.kind == ATTACH_PORT:
@@ -347,7 +372,7 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
         w.switch_.rules[e.port].own = e.own
         w.ports[e.port].credit = CREDIT
         return watch_port(w, e.port) if e.port % w.workers == w.number else 0
-    if e.port >= w.switch_.n_ports and e.kind in (BIND, SET_PORT, SET_GROUPS, SET_LEARNING, DETACH_PORT):
+    if e.port >= w.switch_.n_ports and e.kind in (BIND, SET_PORT, SET_GROUPS, SET_LEARNING, ANNOUNCE, DETACH_PORT):
         return ENOMEM  # there was none for the port itself
     if e.kind == BIND:
         return 0 if table_put(&w.switch_.table, &e.address, e.port) else ENOMEM
@@ -366,6 +391,9 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
         w.switch_.rules[e.port].learn = e.up
     elif e.kind == RETURN:
         return 0 if keep_returned(w, e) else ENOMEM
+    elif e.kind == ANNOUNCE:
+        if e.port % w.workers == w.number:
+            backlog_put(w, e.port, e.frame, e.length)
     elif e.kind == DETACH_PORT:
         detach_port(w, e.port)
     elif e.kind == SET_MODE:

@@ -224,6 +224,10 @@ class Ownership:
             return Duplicate(packed, port, self._first(packed))
         return None
 
+    def owner(self, address: Packed) -> str | None:
+        """The port that has it, and is up."""
+        return self._bound(address)
+
     def statuses(self, port: str) -> tuple[AddressStatus, ...]:
         """What became of each address that `port` claims, in the order of its claims."""
         return tuple(self._status(port, address) for address in self._addresses.get(port, ()))

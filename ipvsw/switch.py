@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from ._fast import ACCESS, EVENT_GONE, EVENT_GROUPS, FLAGS, MODES, Datapath
+from .announcer import Announcer
 from .devices.macvtap import supported
 from .hostdoor import Wish
 from .learner import Learner
@@ -59,7 +60,8 @@ class Switch:
         self._said: tuple[int, int] | None = None  # mode and flags, as the links' attributes have them
         self._shim = Shim()
         self._datapath = Datapath(settings.workers, settings.io)
-        self._table = Table(config.name, self._datapath, self._shim, self._table_changed, self._left)
+        self._table = Table(config.name, self._datapath, self._shim, self._table_changed, self._left, self._bound)
+        self._announcer = Announcer(self._table, self._datapath)
         self._router = Router(world, self._datapath, self._answer)
         self._learner = Learner(config.name, self._table, self._datapath, self._pupil, asyncio.get_running_loop())
         self.master = Master(
@@ -96,6 +98,7 @@ class Switch:
         self._learner.stop()
         await self._router.stop()
         await self.master.stop()
+        self._announcer.close()
         asyncio.get_running_loop().remove_reader(self._datapath.notify_fd)
         self._datapath.close()
         self._shim.close()
@@ -167,17 +170,21 @@ class Switch:
         talk = access is not HostAccess.NONE
         self.master.set_host_door(Wish(mode is Mode.L3S or talk, routes=routed, forward=mode is Mode.L3S, talk=talk))
         self._uplink.noarp = routed
+        self._tell_announcer()
         self._wake_ports()
 
     # ------------------------------------------------------------------------ news
 
     def _master_changed(self) -> None:
-        link = self.master.link
+        link, before = self.master.link, self._uplink.mac
         self._uplink.present = link is not None
         self._uplink.carrier = link is not None and link.carrier
         if link is not None:
             self._uplink.mac, self._uplink.mtu = link.mac, link.mtu
         self._router.set_uplink(self.master.uplink)
+        self._tell_announcer()
+        if before not in (b"", self._uplink.mac):
+            self._announcer.want(self._table.stolen())
         self._wake_ports()
 
     def _wake_ports(self) -> None:
@@ -202,6 +209,15 @@ class Switch:
     def _port(self, number: int) -> Port | LinkPort | None:
         name = self._table.name(number) or ""
         return self.ports.get(name) or self.links.get(name)
+
+    def _tell_announcer(self) -> None:
+        heard = self.master.link is not None and self._config.mode is Mode.L2
+        self._announcer.set_mac(self._uplink.mac if heard else None)
+
+    def _bound(self, name: str, addresses: list[bytes], moved: list[bytes]) -> None:
+        """A virtual machine's addresses are announced, and everybody's that move. For the rest it is as with the
+        kernel's driver: what a namespace does by itself is enough."""
+        self._announcer.want(addresses if isinstance(self.ports.get(name), VmPort) else moved)
 
     def _table_changed(self) -> None:
         self.master.wake()

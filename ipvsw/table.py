@@ -29,7 +29,13 @@ class Table:
     """The ports of one switch as its datapath knows them, by name."""
 
     def __init__(
-        self, switch: str, datapath: Datapath, shim: Shim, changed: Callable[[], None], left: Callable[[str], None]
+        self,
+        switch: str,
+        datapath: Datapath,
+        shim: Shim,
+        changed: Callable[[], None],
+        left: Callable[[str], None],
+        bound: Callable[[str, list[Packed], list[Packed]], None] = lambda port, addresses, moved: None,
     ) -> None:
         self.duplicates = 0
         self._switch = switch
@@ -37,6 +43,7 @@ class Table:
         self._shim = shim
         self._changed = changed  # groups or addresses are others than before
         self._left = left  # whoever was at this port's other end is there no longer
+        self._told_bound = bound  # these addresses are this port's now; which of them were another's just before
         self._ownership = Ownership(switch)
         self._numbers: dict[str, int] = {}
         self._names: dict[int, str] = {}
@@ -163,6 +170,15 @@ class Table:
         """The addresses that are in the table. With a million of them this takes a second."""
         return frozenset(ip_address(packed) for packed in self._stolen)
 
+    def stolen(self) -> Iterable[Packed]:
+        """As `owned`, at once. Not to be kept."""
+        return self._stolen
+
+    def owner(self, address: Packed) -> int | None:
+        """The number of the port that has it in the table."""
+        port = self._ownership.owner(address)
+        return None if port is None else self._numbers.get(port)
+
     def statuses(self, port: str) -> tuple[AddressStatus, ...]:
         return self._ownership.statuses(port)
 
@@ -211,8 +227,10 @@ class Table:
         for address in host:
             self._datapath.bind_host(address)
         self._datapath.commit()
-        for addresses in bound.values():
+        for port, addresses in bound.items():
+            moved = [address for address in addresses if address in self._stolen]
             self._steal([address for address in addresses if address not in self._stolen])
+            self._told_bound(port, addresses, moved)
 
     def _steal(self, addresses: list[Packed]) -> None:
         if not addresses:

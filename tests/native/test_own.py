@@ -443,3 +443,17 @@ def test_by_address_alone_in_l3() -> None:
         assert it.doors[3].receive() == frame(GUEST, MASTER, ipv4(v4(2), v4(3)))
         it.doors[0].send(frame(FOREIGN, MASTER, ipv4(v4(0), v4(3))))
         assert it.doors[3].receive()[:6] == GUEST
+
+
+def test_an_announcement_goes_where_the_ports_own_frame_would() -> None:
+    with with_guests() as it:
+        told = frame(BROADCAST, MASTER, arp(MASTER, v4(2), bytes(6), v4(2)), ARP)
+        it.datapath.announce(it.numbers[2], bytes(10) + told)
+        it.datapath.commit()
+        for door in (it.doors[0], it.doors[1], it.doors[3], it.master[0]):
+            assert door.receive() == told
+        assert it.doors[2].waiting() == []
+        assert it.counted(it.numbers[2]).rx_frames == 0
+        for wrong in (bytes(10), bytes(80_000)):
+            with pytest.raises(ValueError, match="bytes"):
+                it.datapath.announce(it.numbers[2], wrong)
