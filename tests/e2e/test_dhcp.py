@@ -73,12 +73,10 @@ def dnsmasq(lab: Lab, tmp_path: Path) -> Callable[..., None]:
 
 
 def udhcpc(lab: Lab, k: int, tmp_path: Path, *more: str) -> list[str]:
-    """The words of a client in the k-th port's namespace that sets what it is given."""
+    """The words of a client in the k-th port's namespace that sets what it is given. It takes nothing back: a release
+    may still wait for the server's MAC address."""
     script = tmp_path / "bound"
-    script.write_text(
-        '#!/bin/sh\ncase "$1" in\nbound) ip addr add "$ip/$mask" dev "$interface" ;;\n'
-        'deconfig) ip -4 addr flush dev "$interface" ;;\nesac\n'
-    )
+    script.write_text('#!/bin/sh\n[ "$1" != bound ] || ip addr add "$ip/$mask" dev "$interface"\n')
     script.chmod(0o755)
     return ["busybox", "udhcpc", "-f", "-t20", "-T1", "-i", f"ipvl{k}", "-s", str(script), *more]
 
