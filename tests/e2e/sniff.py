@@ -38,6 +38,7 @@ class Sniffer:
         self.sock.bind((device, ETH_P_ALL))
         self.sock.settimeout(0.05)
         self.frames: list[tuple[bytes, bytes]] = []
+        self.times: list[float] = []  # when each was read
         self.outgoing: list[bool] = []
         self._end = math.inf
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -54,6 +55,7 @@ class Sniffer:
             except OSError:  # the device went
                 time.sleep(0.01)
                 continue
+            self.times.append(time.monotonic())
             self.outgoing.append(address[2] == OUTGOING)
             self.frames.append((data[:10], data[10:]))
 

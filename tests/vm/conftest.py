@@ -10,6 +10,7 @@ import pytest
 
 from . import guest
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))  # what is made by hand there
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "e2e"))  # the daemon as a process
 
 
