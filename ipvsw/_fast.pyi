@@ -116,6 +116,7 @@ class Datapath:
     def shown(self) -> list[tuple[int, bytes]]:
         """(source, virtio_net_hdr and frame) of DHCP, and of what ports that learn say of new addresses; the source
         is a port, or a negative number that `give_back` takes. Each waits until it is given back. `notify_fd` tells.
+        What came from a port that has left since is not among them.
         Every one costs its source a credit; without any left a frame goes on unseen."""
 
     def give_credit(self, source: int) -> None:

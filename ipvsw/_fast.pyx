@@ -26,9 +26,10 @@ from ._route cimport BY_NEXTHOP, BY_STACK, UNREACHABLE, Routes
 from ._show cimport place_of
 from ._state cimport (
     ANNOUNCE, ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BACKLOG, BIND, BUFFER, BURST, CLEAR_ROUTES, CONTROL_EVENT,
-    CREDIT, DETACH_HOST, DETACH_MASTER, DETACH_PORT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, FROM_HOST, FROM_MASTER, HEADER,
-    LONGEST, MARKS, MASTER_CREDIT, RETURN, ROOM, SET_GROUPS, SET_LEARNING, SET_MASTER, SET_MODE, SET_PORT, SET_ROUTE,
-    SLOW, STOP, UNBIND, Batch, Edit, Port, Queue, Returned, Slow, Traffic, Worker, poll_fd, take_mail,
+    CREDIT, DETACH_HOST, DETACH_MASTER, DETACH_PORT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, FROM_GONE, FROM_HOST,
+    FROM_MASTER, HEADER, LONGEST, MARKS, MASTER_CREDIT, RETURN, ROOM, SET_GROUPS, SET_LEARNING, SET_MASTER, SET_MODE,
+    SET_PORT, SET_ROUTE, SLOW, STOP, UNBIND, Batch, Edit, Port, Queue, Returned, Slow, Traffic, Worker, poll_fd,
+    take_mail,
 )
 from ._sys cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, add_i32, epoll_create1, eventfd, eventfd_read, eventfd_write, load_i32,
@@ -530,7 +531,7 @@ cdef class Datapath:
         found = []
         for i in range(self.n_workers):
             found += queue_take(&self.workers[i].shown)
-        return found
+        return [(source, frame) for source, frame in found if source != FROM_GONE]
 
     def give_credit(self, int32_t source):
         cdef Port *p
