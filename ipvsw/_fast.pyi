@@ -9,9 +9,13 @@ OUTCOMES: tuple[str, ...]
 MODES: dict[str, int]
 FLAGS: dict[str, int]
 ACCESS: dict[str, int]
+FRAMINGS: dict[str, int]
+"""How frames are told apart on a socket: "stream" by the 4-byte big-endian length before each, "packets" as those of
+a SOCK_SEQPACKET, "datagrams" as those of a SOCK_DGRAM, which has no end. "" is for devices."""
 
 EVENT_GONE: int
-"""The port's device is gone (its namespace was deleted): the worker no longer polls it."""
+"""The port's device is gone (its namespace was deleted), or who was connected to its socket is: the worker no longer
+polls it."""
 EVENT_GROUPS: int
 """The port sent an IGMP or MLD report: its group list may have changed."""
 
@@ -64,10 +68,20 @@ class Datapath:
         """The master's MAC address changed (6 bytes)."""
 
     def detach_master(self) -> None: ...
-    def attach_port(self, fd: int, mtu: int, *, own: bytes | None = None) -> int:
+    def attach_port(self, fd: int, mtu: int, *, own: bytes | None = None, framing: int = 0) -> int:
         """A TAP with a 10-byte virtio_net_hdr, non-blocking. Returns the port's number, which stays
         its own until `detach_port` is committed. The port starts down. `own`: its endpoint uses a MAC
-        address of its own, this one until its frames say another."""
+        address of its own, this one until its frames say another. With a `framing`, and -1 for `fd`, the
+        port is a unix socket: its frames have no virtio_net_hdr, what it is sent is completed and
+        segmented, and nobody is connected yet."""
+
+    def connect_port(self, port: int, fd: int) -> None:
+        """Somebody is at the other end of `fd`, a non-blocking socket; -1: nobody is any more. What waited for who
+        was connected before is forgotten; after the commit the earlier descriptor may be closed."""
+
+    def write_port(self, port: int, frame: bytes) -> None:
+        """At once: a virtio_net_hdr and a frame to who is connected to a port that is a socket, unless it can't
+        take one now."""
 
     def set_port(self, port: int, *, up: bool, mtu: int) -> None:
         """A port that is down receives nothing; `mtu` bounds what siblings may send it (bytes, without

@@ -25,11 +25,14 @@ from ._loop cimport worker_run
 from ._route cimport BY_NEXTHOP, BY_STACK, UNREACHABLE, Routes
 from ._show cimport place_of
 from ._state cimport (
-    ANNOUNCE, ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BACKLOG, BIND, BUFFER, BURST, CLEAR_ROUTES, CONTROL_EVENT,
-    CREDIT, DETACH_HOST, DETACH_MASTER, DETACH_PORT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, FROM_GONE, FROM_HOST,
-    FROM_MASTER, HEADER, LONGEST, MARKS, MASTER_CREDIT, RETURN, ROOM, SET_GROUPS, SET_LEARNING, SET_MASTER, SET_MODE,
-    SET_PORT, SET_ROUTE, SLOW, STOP, UNBIND, Batch, Edit, Port, Queue, Returned, Slow, Traffic, Worker, poll_fd,
-    take_mail,
+    ANNOUNCE, ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BACKLOG, BIND, BUFFER, BURST, CLEAR_ROUTES, CONNECT_PORT,
+    CONTROL_EVENT, CREDIT, DETACH_HOST, DETACH_MASTER, DETACH_PORT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, FROM_GONE,
+    FROM_HOST, FROM_MASTER, HEADER, LONGEST, MARKS, MASTER_CREDIT, RETURN, ROOM, SET_GROUPS, SET_LEARNING, SET_MASTER,
+    SET_MODE, SET_PORT, SET_ROUTE, SLOW, STOP, UNBIND, Batch, Edit, Port, Queue, Returned, Slow, Traffic, Worker,
+    poll_fd, take_mail,
+)
+from ._stream cimport (
+    DATAGRAMS, NO_FRAMING, PACKETS, STREAM, Socket, socket_new, socket_release, socket_send, socket_tx,
 )
 from ._sys cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, add_i32, epoll_create1, eventfd, eventfd_read, eventfd_write, load_i32,
@@ -52,6 +55,7 @@ OUTCOMES = (
 MODES = {"l2": L2, "l3": L3, "l3s": L3S}
 ACCESS = {"none": CLOSED, "to-host": TO_HOST_OPENS, "from-host": FROM_HOST_OPENS,
           "both": TO_HOST_OPENS | FROM_HOST_OPENS}
+FRAMINGS = {"": NO_FRAMING, "stream": STREAM, "packets": PACKETS, "datagrams": DATAGRAMS}
 FLAGS = {"bridge": BRIDGE, "private": PRIVATE, "vepa": VEPA}
 cdef enum:
     FEW_EDITS = 256  # that there is always room for, once there were any
@@ -120,6 +124,8 @@ cdef void worker_free(Worker *w) noexcept:
     cdef uint32_t k
     for i in range(w.switch_.n_ports):
         free(w.switch_.rules[i].groups)
+        if w.ports[i].socket != NULL:
+            socket_release(w.ports[i].socket)
     free(w.switch_.rules)
     free(w.ports)
     table_free(&w.switch_.table)
@@ -193,6 +199,7 @@ cdef class Datapath:
     cdef dict own  # port number -> address of the MAC that its endpoint uses
     cdef list left  # such addresses of ports that are detached with the next commit
     cdef set numbers  # of the ports that are attached
+    cdef set sockets  # those of them that are sockets
     cdef int32_t next_number
 
     def __cinit__(self, int workers=1, io="auto"):
@@ -202,7 +209,7 @@ cdef class Datapath:
         if io not in ("auto", "epoll", "uring"):
             raise ValueError(f"there is no way to read and write called {io}")
         self.notify_fd = self.done_fd = -1
-        self.threads, self.keep, self.numbers = [], [], set()
+        self.threads, self.keep, self.numbers, self.sockets = [], [], set(), set()
         self.own, self.left = {}, []
         self.workers = <Worker **> calloc(workers, sizeof(Worker *))
         self.flows = <uint64_t *> calloc(FLOWS, sizeof(uint64_t))
@@ -313,9 +320,11 @@ cdef class Datapath:
         e.kind = DETACH_MASTER
         self.add(&e)
 
-    def attach_port(self, int fd, uint32_t mtu, *, bytes own=None):
+    def attach_port(self, int fd, uint32_t mtu, *, bytes own=None, int framing=NO_FRAMING):
         cdef Edit e
         memset(&e, 0, sizeof(e))
+        if framing not in FRAMINGS.values() or (framing != NO_FRAMING and fd >= 0):
+            raise ValueError(f"there is no framing {framing}, or it is not for a descriptor")
         e.kind, e.port, e.fd, e.mtu = ATTACH_PORT, self.free_number(), fd, mtu
         if own is not None:
             as_mac(own)
@@ -324,9 +333,33 @@ cdef class Datapath:
                 raise MemoryError
             e.own[0] = as_mac(own)
             self.own[e.port] = <size_t> e.own
+        if framing != NO_FRAMING:
+            e.socket = socket_new(framing, self.n_workers)
+            if e.socket == NULL:
+                raise MemoryError
+            self.sockets.add(e.port)
         self.add(&e)
         self.numbers.add(e.port)
         return e.port
+
+    def connect_port(self, int32_t port, int fd):
+        cdef Edit e
+        memset(&e, 0, sizeof(e))
+        if self.known(port) not in self.sockets:
+            raise ValueError(f"port {port} is no socket")
+        e.kind, e.port, e.fd = CONNECT_PORT, port, fd
+        self.add(&e)
+
+    def write_port(self, int32_t port, bytes frame):
+        cdef Socket *s
+        cdef uint32_t frames
+        cdef uint64_t total
+        if self.known(port) not in self.sockets or len(frame) < HEADER:
+            raise ValueError(f"port {port} is no socket, or there is no virtio_net_hdr")
+        if port < self.workers[0].switch_.n_ports and self.workers[0].ports[port].socket != NULL:
+            s = self.workers[0].ports[port].socket
+            socket_tx(s, <const uint8_t *> PyBytes_AS_STRING(frame), len(frame), &frames, &total)
+            socket_send(s)
 
     def set_port(self, int32_t port, *, bint up, uint32_t mtu):
         cdef Edit e
@@ -374,6 +407,7 @@ cdef class Datapath:
         e.kind, e.port = DETACH_PORT, self.known(port)
         self.add(&e)
         self.numbers.discard(port)
+        self.sockets.discard(port)
         if port in self.own:
             self.left.append(self.own.pop(port))
 

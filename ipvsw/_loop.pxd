@@ -10,7 +10,7 @@ from ._flood cimport flood_slice
 from ._ringloop cimport ring_run
 from ._rx cimport take_returned
 from ._state cimport Worker, take_mail
-from ._tx cimport master_tx
+from ._tx cimport master_tx, sockets_tx
 from ._uring cimport ring_start
 
 
@@ -29,3 +29,5 @@ cdef inline void epoll_run(Worker *w) noexcept nogil:
             master_tx(w)
         take_mail(w)
         take_returned(w)
+        if w.n_gathering:
+            sockets_tx(w)

@@ -2,7 +2,7 @@
 
 A port's reads go on by themselves into buffers that all ports share. What they brought is carried out frame by frame;
 frames for ports are queued where they stand and leave with the call that waits for the next ones, so that a round has
-one system call however many frames and ports it has. Everything else (master, host, mailbox) stays with the epoll,
+one system call however many frames and ports it has. Everything else (master, host, sockets, mailbox) stays with the epoll,
 which is one more thing that the ring waits for.
 
 Order is kept: a port's frames come in order, leave in the order in which they were queued, and nothing is written past
@@ -20,7 +20,7 @@ from ._state cimport (
     mail_end, read_by_ring, take_mail, unpoll_fd,
 )
 from ._sys cimport EPOLLIN, load_ptr
-from ._tx cimport master_tx, port_tx_failed
+from ._tx cimport master_tx, port_tx_failed, sockets_tx
 from ._uring cimport (
     IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, io_uring_cqe, ring_answers, ring_buffer,
     ring_cancel, ring_enter, ring_give_back, ring_poll, ring_publish, ring_submit, ring_take,
@@ -47,6 +47,8 @@ cdef inline void ring_run(Worker *w) noexcept nogil:
             ring_settle(w, batch)
             take_mail(w)
             take_returned(w)
+        if w.n_gathering:
+            sockets_tx(w)
         ring_publish(&w.ring)
         ring_feed(w)
 
@@ -55,7 +57,7 @@ cdef inline void ring_begin(Worker *w) noexcept nogil:
     """The ports that were attached before there was a thread."""
     cdef int32_t port
     for port in range(w.switch_.n_ports):
-        if w.ports[port].fd >= 0 and port % w.workers == w.number:
+        if w.ports[port].fd >= 0 and w.ports[port].socket == NULL and port % w.workers == w.number:
             unpoll_fd(w, w.ports[port].fd)
             read_by_ring(w, port)
     ring_await_doors(w)

@@ -7,15 +7,15 @@ receiving port's tx, not as outcomes.
 Functions stand in the order in which a frame meets them.
 """
 
-from libc.errno cimport EAGAIN, EINTR, EIO, ENETDOWN, errno
+from libc.errno cimport EAGAIN, ECONNREFUSED, EINTR, EIO, ENETDOWN, errno
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcpy, memmove, memset
 from posix.unistd cimport read
 
 from ._decide cimport (
-    DROP_ERROR, TO_HOST, TO_MASTER, TO_PORT, TO_PORTS, TO_ROUTE, Verdict, decide_from_host, decide_from_master,
-    decide_from_port,
+    DROP_BAD_HEADER, DROP_ERROR, TO_HOST, TO_MASTER, TO_PORT, TO_PORTS, TO_ROUTE, Verdict, decide_from_host,
+    decide_from_master, decide_from_port,
 )
 from ._flood cimport queue_flood, tell
 from ._l3 cimport route_tx
@@ -24,10 +24,11 @@ from ._show cimport show_from_port, show_to_port
 from ._state cimport (
     BURST, CONTROL, EVENT_GONE_BIT, FROM_HOST, FROM_MASTER, HEADER, LONGEST, ROOM, Returned, Traffic, Worker, unpoll_fd,
 )
+from ._stream cimport DATAGRAMS, STREAM, Socket, socket_end, socket_send, stream_fill, stream_next
 from ._sys cimport (
     CMSG_DATA, CMSG_FIRSTHDR, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA, SOL_PACKET, TP_STATUS_VLAN_TPID_VALID,
-    TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, cmsghdr, recvmmsg, tpacket_auxdata,
-    virtio_net_hdr,
+    TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, cmsghdr, recv, recvmmsg,
+    tpacket_auxdata, virtio_net_hdr,
 )
 from ._tx cimport host_tx, master_tx, port_tx, queue_master_tx, traffic_of
 from ._wire cimport ETH_P_8021Q, VLAN_HLEN
@@ -40,6 +41,9 @@ cdef inline void port_rx(Worker *w, int32_t port) noexcept nogil:
     cdef uint8_t *buffer
     cdef ssize_t n
     cdef int _i
+    if w.ports[port].socket != NULL:
+        socket_rx(w, port)
+        return
     for _i in range(BURST):
         # Where the next frame for the wire would stay; any other leaves it free, and warm, for the next read.
         buffer = w.tx_buffers[w.tx_length] + ROOM
@@ -53,6 +57,73 @@ cdef inline void port_rx(Worker *w, int32_t port) noexcept nogil:
         port_frame(w, port, buffer, n)
         if w.tx_length == BURST:
             master_tx(w)
+
+
+cdef inline void socket_rx(Worker *w, int32_t port) noexcept nogil:
+    """Room to write, or something to read, or the end."""
+    cdef Socket *s = w.ports[port].socket
+    if s.armed:
+        socket_send(s)
+    if s.framing == STREAM:
+        stream_rx(w, port, s)
+    else:
+        packets_rx(w, port, s)
+
+
+cdef inline void stream_rx(Worker *w, int32_t port, Socket *s) noexcept nogil:
+    """What one read brings: its bytes are the limit for what is done before others have their turn."""
+    cdef const uint8_t *frame = NULL
+    cdef uint8_t *buffer
+    cdef int32_t length
+    cdef ssize_t n = stream_fill(s, w.ports[port].fd)
+    if n <= 0:
+        if n == 0 or errno != EAGAIN:
+            socket_rx_failed(w, port, n)
+        return
+    while True:
+        length = stream_next(s, &frame)
+        if length <= 0:
+            break
+        buffer = w.tx_buffers[w.tx_length] + ROOM
+        memset(buffer, 0, HEADER)
+        memcpy(buffer + HEADER, frame, length)
+        port_frame(w, port, buffer, HEADER + length)
+        if w.tx_length == BURST:
+            master_tx(w)
+    if length < 0:
+        w.ports[port].traffic.rx_frames += 1
+        w.ports[port].traffic.outcomes[DROP_BAD_HEADER] += 1
+        socket_rx_failed(w, port, 0)
+
+
+cdef inline void packets_rx(Worker *w, int32_t port, Socket *s) noexcept nogil:
+    cdef uint8_t *buffer
+    cdef ssize_t n
+    cdef int _i
+    for _i in range(BURST):
+        buffer = w.tx_buffers[w.tx_length] + ROOM
+        memset(buffer, 0, HEADER)
+        n = recv(w.ports[port].fd, buffer + HEADER, LONGEST, MSG_DONTWAIT | MSG_TRUNC)
+        if n < 0 or (n == 0 and s.framing != DATAGRAMS):
+            if n == 0 or errno != EAGAIN:
+                socket_rx_failed(w, port, n)
+            return
+        if n > LONGEST:
+            w.ports[port].traffic.rx_frames += 1
+            w.ports[port].traffic.rx_bytes += n
+            w.ports[port].traffic.outcomes[DROP_ERROR] += 1
+            continue
+        port_frame(w, port, buffer, HEADER + n)
+        if w.tx_length == BURST:
+            master_tx(w)
+
+
+cdef inline void socket_rx_failed(Worker *w, int32_t port, ssize_t n) noexcept nogil:
+    """Its end, an error, or what is no frame. A datagram socket hears of a peer that has left, and reads on."""
+    if n < 0 and (errno == EINTR or errno == ECONNREFUSED):
+        return
+    socket_end(w.ports[port].socket)
+    tell(w, port, EVENT_GONE_BIT)
 
 
 cdef inline void port_frame(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:

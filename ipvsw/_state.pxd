@@ -15,8 +15,9 @@ from ._decide cimport N_OUTCOMES, PortRule, Switch
 from ._route cimport Route, Routes, route_clear, route_put
 from ._sys cimport (
     EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL, add_i32, epoll_ctl, epoll_event, eventfd_write, iovec, load_ptr, mmsghdr,
-    store_ptr,
+    store_ptr, take_u32,
 )
+from ._stream cimport Socket, socket_connect, socket_release
 from ._table cimport table_put, table_remove
 from ._uring cimport Ring, ring_read
 from ._wire cimport Address
@@ -66,7 +67,9 @@ cdef struct Traffic:
     uint64_t outcomes[N_OUTCOMES]
 
 cdef struct Port:
-    int fd  # -1: no such port
+    int fd  # -1: no such port, or nobody is connected to its socket
+    Socket *socket  # NULL: a device, frames with their virtio_net_hdr
+    bint gathers  # frames for its socket wait to be sent together
     uint32_t events  # EVENT_* bits that the control thread has not fetched
     uint32_t waiting  # its group frames in the backlog
     bint armed  # the ring reads it
@@ -145,6 +148,8 @@ cdef struct Worker:
     iovec tx_iovecs[BURST]
     int32_t tx_sources[BURST]
     uint32_t tx_length
+    int32_t gathering[BURST]  # ports whose sockets have gathered frames
+    uint32_t n_gathering
     # With an io_uring: which port's read is to begin anew, and what was queued last for ports.
     Ring ring
     bint doors_ready  # the epoll has something
@@ -167,6 +172,7 @@ cdef enum EditKind:
     ATTACH_MASTER
     DETACH_MASTER
     ATTACH_PORT
+    CONNECT_PORT
     SET_PORT
     SET_GROUPS
     SET_LEARNING
@@ -186,6 +192,7 @@ cdef struct Edit:
     EditKind kind
     int32_t port
     int fd
+    Socket *socket  # ATTACH_PORT: NULL for a device
     int inject_fd
     int *fds  # ATTACH_MASTER: one for each worker
     int mode
@@ -323,6 +330,13 @@ cdef inline void disown(Queue *q, int32_t port) noexcept nogil:
             q.entries[(q.head + i) % SLOW].source = FROM_GONE
 
 
+cdef inline int connect_port(Worker *w, int32_t port, int fd) noexcept nogil:
+    """0 or an errno. What was told of who was connected before counts no more."""
+    w.ports[port].fd = fd
+    take_u32(&w.ports[port].events)
+    return socket_connect(w.ports[port].socket, fd, port % w.workers == w.number, w.epoll_fd, port)
+
+
 cdef inline void detach_port(Worker *w, int32_t port) noexcept nogil:
     cdef uint32_t i
     disown(&w.slow, port)
@@ -332,6 +346,8 @@ cdef inline void detach_port(Worker *w, int32_t port) noexcept nogil:
             w.backlog[(w.backlog_head + i) % BACKLOG].source = FROM_GONE
     if w.ports[port].fd >= 0 and port % w.workers == w.number:
         unpoll_fd(w, w.ports[port].fd)
+    if w.ports[port].socket != NULL:
+        socket_release(w.ports[port].socket)
     free(w.switch_.rules[port].groups)
     memset(&w.switch_.rules[port], 0, sizeof(PortRule))
     memset(&w.ports[port], 0, sizeof(Port))
@@ -368,14 +384,18 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
         if not reserve_ports(w, e.port + 1):
             return ENOMEM
         w.ports[e.port].fd = e.fd
+        w.ports[e.port].socket = e.socket
         w.switch_.rules[e.port].mtu = e.mtu
         w.switch_.rules[e.port].own = e.own
         w.ports[e.port].credit = CREDIT
-        return watch_port(w, e.port) if e.port % w.workers == w.number else 0
-    if e.port >= w.switch_.n_ports and e.kind in (BIND, SET_PORT, SET_GROUPS, SET_LEARNING, ANNOUNCE, DETACH_PORT):
+        return watch_port(w, e.port) if e.socket == NULL and e.port % w.workers == w.number else 0
+    if e.port >= w.switch_.n_ports and e.kind in (
+            BIND, CONNECT_PORT, SET_PORT, SET_GROUPS, SET_LEARNING, ANNOUNCE, DETACH_PORT):
         return ENOMEM  # there was none for the port itself
     if e.kind == BIND:
         return 0 if table_put(&w.switch_.table, &e.address, e.port) else ENOMEM
+    elif e.kind == CONNECT_PORT:
+        return connect_port(w, e.port, e.fd)
     elif e.kind == SET_ROUTE:
         return 0 if route_put(&w.routes, &e.address, &e.route) else ENOMEM
     elif e.kind == CLEAR_ROUTES:

@@ -73,10 +73,20 @@ cdef extern from *:
     uint64_t or_u64 "ipvsw_or"(uint64_t *p, uint64_t v) noexcept nogil
     uint64_t take_u64 "ipvsw_take"(uint64_t *p) noexcept nogil
 
+cdef extern from "pthread.h" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes)
+    int pthread_mutex_destroy(pthread_mutex_t *mutex)
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_unlock(pthread_mutex_t *mutex)
+
 cdef extern from "sys/epoll.h" nogil:
     enum: EPOLLIN
+    enum: EPOLLOUT
     enum: EPOLL_CTL_ADD
     enum: EPOLL_CTL_DEL
+    enum: EPOLL_CTL_MOD
     enum: EPOLL_CLOEXEC
     ctypedef union epoll_data_t:
         uint64_t u64
@@ -127,7 +137,9 @@ cdef extern from "netinet/in.h" nogil:
 cdef extern from "sys/socket.h" nogil:
     enum: SOL_PACKET
     enum: MSG_DONTWAIT
+    enum: MSG_NOSIGNAL
     enum: MSG_TRUNC
+    enum: SHUT_RDWR
     cdef struct msghdr:
         void *msg_name
         unsigned int msg_namelen
@@ -145,6 +157,8 @@ cdef extern from "sys/socket.h" nogil:
         unsigned int msg_len
     ssize_t sendmsg(int fd, const msghdr *message, int flags)
     ssize_t send(int fd, const void *data, size_t length, int flags)
+    ssize_t recv(int fd, void *data, size_t length, int flags)
+    int shutdown(int fd, int how)
     int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, void *timeout)
     int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags)
     cmsghdr *CMSG_FIRSTHDR(msghdr *message)

@@ -8,7 +8,8 @@ from ._decide cimport (
     DROP_BAD_HEADER, DROP_ERROR, DROP_FULL, DROP_NO_MASTER, DROP_PORT_DOWN, L2, TO_HOST, TO_MASTER, TO_PORT,
 )
 from ._own cimport master_to_own
-from ._state cimport FROM_HOST, HEADER, RING_WRITE, WRITTEN, Port, Traffic, Worker, Written
+from ._state cimport BURST, FROM_HOST, HEADER, RING_WRITE, WRITTEN, Port, Traffic, Worker, Written
+from ._stream cimport socket_send, socket_tx
 from ._sys cimport MSG_DONTWAIT, send, sendmmsg
 from ._uring cimport ring_write
 
@@ -19,6 +20,8 @@ cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) no
     cdef uint64_t *own = w.switch_.rules[port].own
     if own != NULL:
         master_to_own(own, w.switch_.mac, w.switch_.mode != L2, buffer + HEADER, n - HEADER)
+    if p.socket != NULL:
+        return socket_port_tx(w, port, buffer, n)
     if w.stays:
         queue_port_tx(w, port, buffer, n)
     elif write(p.fd, buffer, n) < 0:
@@ -56,6 +59,36 @@ cdef inline Traffic *traffic_of(Worker *w, int32_t source) noexcept nogil:
 
 cdef inline int port_failure(int error) noexcept nogil:
     return DROP_PORT_DOWN if error == ENETDOWN or error == ENXIO else failure(error)
+
+
+cdef inline int socket_port_tx(Worker *w, int32_t port, const uint8_t *buffer, uint32_t n) noexcept nogil:
+    """A super-frame counts as what it becomes. What was gathered is sent at the end of the round at the latest."""
+    cdef Port *p = &w.ports[port]
+    cdef uint32_t frames = 0
+    cdef uint64_t total = 0
+    cdef int outcome = socket_tx(p.socket, buffer, n, &frames, &total)
+    if outcome != TO_PORT:
+        p.traffic.tx_errors += 1
+        return outcome
+    p.traffic.tx_frames += frames
+    p.traffic.tx_bytes += total
+    if not p.gathers:
+        if w.n_gathering == BURST:
+            sockets_tx(w)
+        p.gathers = True
+        w.gathering[w.n_gathering] = port
+        w.n_gathering += 1
+    return TO_PORT
+
+
+cdef inline void sockets_tx(Worker *w) noexcept nogil:
+    """Send what sockets have gathered."""
+    cdef uint32_t i
+    for i in range(w.n_gathering):
+        w.ports[w.gathering[i]].gathers = False
+        if w.ports[w.gathering[i]].socket != NULL:  # it may have been detached
+            socket_send(w.ports[w.gathering[i]].socket)
+    w.n_gathering = 0
 
 
 cdef inline int tx_failure() noexcept nogil:
