@@ -16,13 +16,13 @@ from .devices.tap import Tap, open_tap
 from .door import Sight, look
 from .model import AddressSource, Kind, MacSource, PortConfig, PortState
 from .netlink import AddressEvent, Handle, Link
-from .port import Port, Uplink
+from .port import DevicePort, Uplink
 from .world import DeviceEvent
 
 SECRET_SIZE = 16  # bytes; stable_secret in Documentation/networking/ip-sysctl.rst
 
 
-class NetnsPort(Port):
+class NetnsPort(DevicePort):
     """See `Port`. The namespace may have addresses of its own, and is followed."""
 
     kind = Kind.NETNS

@@ -107,6 +107,74 @@ class Port(Door):
     def _mac(self, link: Link) -> bytes:
         """The endpoint's MAC address."""
 
+    @abstractmethod
+    def _claims(self, sight: Sight) -> Claims:
+        """Which addresses are the port's."""
+
+    @abstractmethod
+    def _listens(self, sight: Sight) -> tuple[Iterable[bytes], bool]:
+        """To which group MACs, and whether to all there are."""
+
+    @abstractmethod
+    def _judge(self, link: Link) -> tuple[PortState, str]:
+        """What state the port is in, and why."""
+
+    # ------------------------------------------------------------------------ what the switch is told
+
+    def _arrive(self, sight: Sight) -> None:
+        with self._table.change():
+            own = None if self.config.mac is MacSource.MASTER else self._pushed.mac
+            self._attach(sight.link.mtu, own)
+            self._attached = None
+            self._see(sight)
+
+    def _attach(self, mtu: int, own: bytes | None) -> None:
+        self._table.attach(self.config.name, self._fd, mtu, own)
+
+    def _wanted_uplink(self) -> Uplink:
+        """The master's attributes as this port's device should have them."""
+        mtu = min(self.config.mtu or self._uplink.mtu, self._uplink.mtu)
+        return Uplink(
+            name=self._uplink.name,
+            mac=self._uplink.mac if self.config.mac is MacSource.MASTER else self._make_own_mac(),
+            mtu=mtu,
+            carrier=self._uplink.carrier,
+            noarp=self._uplink.noarp,
+        )
+
+    def _make_own_mac(self) -> bytes:
+        """Locally administered (IEEE 802 section 8.4), the same after a restart, and nobody else's."""
+        if self._own_mac is None:
+            name = f"{self._switch}/{self.config.name}".encode()
+            digest = blake2b(name, digest_size=6, key=self._uplink.mac, person=b"ipvsw").digest()
+            self._own_mac = bytes([digest[0] & 0xFC | 2]) + digest[1:]
+        return self._own_mac
+
+    def _see(self, sight: Sight) -> None:
+        with self._table.change():
+            self._see_link(sight.link)
+            self._claim(sight)
+
+    def _claim(self, sight: Sight) -> None:
+        """Tell the table which addresses and groups are the port's."""
+        with self._table.change():
+            self._table.replace(self.config.name, self._claims(sight))
+            groups, everything = self._listens(sight)
+            self._table.set_groups(self.config.name, groups, everything=everything)
+
+    def _see_link(self, link: Link) -> None:
+        self.link = link
+        state, reason = self._judge(link)
+        attached = (state is PortState.UP, link.mtu)
+        if self._attached != attached:
+            self._attached = attached
+            self._table.set_port(self.config.name, up=attached[0], mtu=link.mtu)
+        self._tell(state, reason)
+
+
+class DevicePort(Port):
+    """One whose end is a device in a namespace. A kind says how it is made, changed and undone."""
+
     def _find_place(self) -> int | None:
         """An fd of the namespace that the device belongs to, None while there is none. Errors: OSError."""
         return open_namespace(self.config.netns)
@@ -126,18 +194,6 @@ class Port(Door):
     @abstractmethod
     def _push(self, handle: Handle, wanted: Uplink, had: Uplink, config: PortConfig, installed: PortConfig) -> None:
         """In the port's namespace: what has changed. Errors: OSError."""
-
-    @abstractmethod
-    def _claims(self, sight: Sight) -> Claims:
-        """Which addresses are the port's."""
-
-    @abstractmethod
-    def _listens(self, sight: Sight) -> tuple[Iterable[bytes], bool]:
-        """To which group MACs, and whether to all there are."""
-
-    @abstractmethod
-    def _judge(self, link: Link) -> tuple[PortState, str]:
-        """What state the port is in, and why."""
 
     @abstractmethod
     async def _undo(self) -> None:
@@ -220,33 +276,7 @@ class Port(Door):
         self._index = index
         self._world.enter(self._nsid, index, self)
 
-    def _arrive(self, sight: Sight) -> None:
-        with self._table.change():
-            own = None if self.config.mac is MacSource.MASTER else self._pushed.mac
-            self._table.attach(self.config.name, self._fd, sight.link.mtu, own)
-            self._attached = None
-            self._see(sight)
-
     # ------------------------------------------------------------------------ while it is up
-
-    def _wanted_uplink(self) -> Uplink:
-        """The master's attributes as this port's device should have them."""
-        mtu = min(self.config.mtu or self._uplink.mtu, self._uplink.mtu)
-        return Uplink(
-            name=self._uplink.name,
-            mac=self._uplink.mac if self.config.mac is MacSource.MASTER else self._make_own_mac(),
-            mtu=mtu,
-            carrier=self._uplink.carrier,
-            noarp=self._uplink.noarp,
-        )
-
-    def _make_own_mac(self) -> bytes:
-        """Locally administered (IEEE 802 section 8.4), the same after a restart, and nobody else's."""
-        if self._own_mac is None:
-            name = f"{self._switch}/{self.config.name}".encode()
-            digest = blake2b(name, digest_size=6, key=self._uplink.mac, person=b"ipvsw").digest()
-            self._own_mac = bytes([digest[0] & 0xFC | 2]) + digest[1:]
-        return self._own_mac
 
     async def _adapt(self) -> None:
         """Bring the device up to date with the master and with the configuration."""
@@ -279,27 +309,6 @@ class Port(Door):
             os.close(fd)
             return None
         return fd
-
-    def _see(self, sight: Sight) -> None:
-        with self._table.change():
-            self._see_link(sight.link)
-            self._claim(sight)
-
-    def _claim(self, sight: Sight) -> None:
-        """Tell the table which addresses and groups are the port's."""
-        with self._table.change():
-            self._table.replace(self.config.name, self._claims(sight))
-            groups, everything = self._listens(sight)
-            self._table.set_groups(self.config.name, groups, everything=everything)
-
-    def _see_link(self, link: Link) -> None:
-        self.link = link
-        state, reason = self._judge(link)
-        attached = (state is PortState.UP, link.mtu)
-        if self._attached != attached:
-            self._attached = attached
-            self._table.set_port(self.config.name, up=attached[0], mtu=link.mtu)
-        self._tell(state, reason)
 
     def _follow(self, event: DeviceEvent) -> None:
         if self._fd >= 0 and self.link is not None and isinstance(event, LinkEvent) and not event.gone:
