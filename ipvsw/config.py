@@ -145,12 +145,14 @@ def _make_port(found: dict[str, Any], place: str) -> PortConfig:
     """A port from its values, after a look at what they are to each other."""
     if "name" not in found:
         raise ConfigError(f"{join(place, 'name')}: is missing")
-    if "ifname" not in found and (fault := ifname_fault(found["name"])):
+    is_socket = found.get("kind") in (Kind.STREAM, Kind.DGRAM)
+    if not is_socket and "ifname" not in found and (fault := ifname_fault(found["name"])):
         at = join(place, "name")
         raise ConfigError(f"{at}: {quoted(found['name'])} {fault}; set ifname, or choose another name")
     mac = MacSource.MASTER if found.get("kind", Kind.NETNS) is Kind.NETNS else MacSource.OWN
     port = PortConfig(**({"ifname": found["name"], "netns": "", "mac": mac} | found))
     _check_kind(port, found, place)
+    _check_sockets(port, place)
     _check_gateways(port, place)
     if port.mtu is not None and port.mtu < MTU_MIN_IPV6 and any(one.version == 6 for one in port.addresses):
         raise ConfigError(f"{join(place, 'mtu')}: {port.mtu} is less than {MTU_MIN_IPV6}, which IPv6 addresses need")
@@ -164,6 +166,19 @@ def _check_kind(port: PortConfig, found: Mapping[str, object], place: str) -> No
             raise ConfigError(f"{join(place, key)}: is for kind {' and '.join(kinds)}; this port's is {port.kind}")
     if "max_learned" in found and not port.learn:
         raise ConfigError(f"{join(place, 'max_learned')}: says nothing without learn = true")
+
+
+def _check_sockets(port: PortConfig, place: str) -> None:
+    """How both ends of a socket come together."""
+    if port.path and port.connect:
+        raise ConfigError(f"{join(place, 'connect')}: either the daemon listens or the machine does; there is a path")
+    for key, other in (("local", "remote"), ("remote", "local")):
+        if getattr(port, key) and not getattr(port, other):
+            raise ConfigError(f"{join(place, other)}: is missing; datagrams need both, or neither")
+    if port.kind in (Kind.STREAM, Kind.DGRAM) and not (port.path or port.local):
+        for key in ("owner", "group"):
+            if getattr(port, key) is not None:
+                raise ConfigError(f"{join(place, key)}: is for a file that the daemon makes: set path or local")
 
 
 def _check_gateways(port: PortConfig, place: str) -> None:
@@ -199,15 +214,27 @@ _PORT: dict[str, Reader] = {
     "allow": read_allow,
     "learn": read_learn,
     "max_learned": read_max_learned,
+    "path": read_socket,
+    "connect": read_socket,
+    "local": read_socket,
+    "remote": read_socket,
 }
+_DEVICES = (Kind.NETNS, Kind.MACVTAP, Kind.TAP)
+_MACHINES = (Kind.MACVTAP, Kind.TAP, Kind.STREAM, Kind.DGRAM)
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "gateway": (Kind.NETNS,),
     "queues": (Kind.MACVTAP, Kind.TAP),
-    "owner": (Kind.TAP,),
-    "group": (Kind.TAP,),
-    "allow": (Kind.MACVTAP, Kind.TAP),
-    "learn": (Kind.MACVTAP, Kind.TAP),
-    "max_learned": (Kind.MACVTAP, Kind.TAP),
+    "owner": (Kind.TAP, Kind.STREAM, Kind.DGRAM),
+    "group": (Kind.TAP, Kind.STREAM, Kind.DGRAM),
+    "allow": _MACHINES,
+    "learn": _MACHINES,
+    "max_learned": _MACHINES,
+    "netns": _DEVICES,
+    "ifname": _DEVICES,
+    "path": (Kind.STREAM,),
+    "connect": (Kind.STREAM,),
+    "local": (Kind.DGRAM,),
+    "remote": (Kind.DGRAM,),
 }
 _SWITCH: dict[str, Reader] = {
     "name": read_name,
@@ -233,13 +260,18 @@ def _check_together(config: Config, name: Callable[[int, int | None], str]) -> N
         _claim(masters, (f"in {_same_netns(switch.netns)}", switch.master), f"{place}.master", switch.master)
         _claim(names, switch.name, f"{place}.name", switch.name)
     devices = dict(masters)
+    paths: dict[str, str] = {}
     for s, switch in enumerate(config.switches):
         ports: dict[str, str] = {}
         owners: dict[Address, str] = {}
         for p, port in enumerate(switch.ports):
             place = name(s, p)
             _claim(ports, port.name, f"{place}.name", port.name)
-            _claim(devices, (_room(port), port.ifname), f"{place}.ifname", port.ifname)
+            if port.kind in _DEVICES:
+                _claim(devices, (_room(port), port.ifname), f"{place}.ifname", port.ifname)
+            for key in ("path", "connect", "local", "remote"):
+                if path := getattr(port, key):
+                    _claim(paths, path, f"{place}.{key}", path)
             for a, interface in enumerate(port.addresses):
                 _claim(owners, interface.ip, f"{place}.addresses[{a}]", str(interface.ip))
 

@@ -37,7 +37,7 @@ from .plan import Action, AddPort, AddSwitch, ChangePort, RemovePort, RemoveSwit
 from .port import Port
 from .preflight import by_index, preflight
 from .switch import Switch
-from .vmport import VmPort
+from .vmport import VmDevicePort, VmPort
 from .world import World
 
 log = logging.getLogger("ipvsw")
@@ -122,7 +122,7 @@ class Daemon:
     def _find_vm(self, name: str, peer: Peer) -> VmPort:
         switch = self._switches.get(name)
         if switch is not None and all(name not in each.ports for each in self._switches.values()):
-            ports = [port for port in switch.ports.values() if isinstance(port, VmPort) and self._may(peer, port)]
+            ports = [port for port in switch.ports.values() if isinstance(port, VmDevicePort) and self._may(peer, port)]
             free = [port for port in ports if port.free]
             if free:
                 return free[0]

@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.ExitStack() as closing:
             for fd in fds:
                 closing.callback(os.close, fd)
+            if handed["kind"] not in ("macvtap", "tap"):
+                raise OSError(f"{handed['port']} is of kind {handed['kind']}; QEMU takes a TAP from a helper")
             if len(fds) != 1:
                 raise OSError(f"{handed['port']} has {len(fds)} queues; QEMU takes one from a helper")
             with socket.socket(fileno=os.dup(arguments.fd)) as to:

@@ -22,9 +22,12 @@ class QmpError(Exception):
     """One line: QEMU said no, or nothing. The guest is as it was."""
 
 
-def attach(path: str, fds: Sequence[int], *, name: str, device: str, mac: str, bus: str | None = None) -> None:
-    """Give the QEMU at the QMP socket `path` a network device over `fds`, one for each queue. Errors: QmpError."""
-    _run(path, _attach, fds, name, device, mac, bus)
+def attach(
+    path: str, fds: Sequence[int], *, kind: str, name: str, device: str, mac: str, bus: str | None = None
+) -> None:
+    """Give the QEMU at the QMP socket `path` a network device over `fds`, one for each queue of a port of that kind.
+    Errors: QmpError."""
+    _run(path, _attach, fds, kind, name, device, mac, bus)
 
 
 def detach(path: str, name: str) -> None:
@@ -73,7 +76,9 @@ async def _execute(qmp: QMPClient, command: str, **arguments: Any) -> object:
     return await asyncio.wait_for(qmp.execute(command, arguments), ANSWER)
 
 
-async def _attach(qmp: QMPClient, fds: Sequence[int], name: str, device: str, mac: str, bus: str | None) -> None:
+async def _attach(
+    qmp: QMPClient, fds: Sequence[int], kind: str, name: str, device: str, mac: str, bus: str | None
+) -> None:
     async with contextlib.AsyncExitStack() as undo:
         names = []
         for number, fd in enumerate(fds):
@@ -81,15 +86,22 @@ async def _attach(qmp: QMPClient, fds: Sequence[int], name: str, device: str, ma
             qmp.send_fd_scm(fd)
             await _execute(qmp, "getfd", fdname=names[-1])
             undo.push_async_callback(_forgive, qmp, "closefd", fdname=names[-1])
-        several = len(fds) > 1
-        key = "fds" if several else "fd"
-        await _execute(qmp, "netdev_add", type="tap", id=name, **{key: ":".join(names)})
+        await _execute(qmp, "netdev_add", id=name, **_netdev(kind, names))
         undo.push_async_callback(_forgive, qmp, "netdev_del", id=name)
         more: dict[str, Any] = {"bus": bus} if bus else {}
-        if several:
+        if len(fds) > 1:
             more |= {"mq": True, "vectors": 2 * len(fds) + 2}
         await _execute(qmp, "device_add", driver=device, id=name, netdev=name, mac=mac, **more)
         undo.pop_all()
+
+
+def _netdev(kind: str, names: Sequence[str]) -> dict[str, Any]:
+    """The back end over descriptors of these names, in the words of QEMU's qapi/net.json."""
+    if kind == "stream":
+        return {"type": "stream", "addr": {"type": "fd", "str": names[0]}}
+    if kind == "dgram":
+        return {"type": "dgram", "local": {"type": "fd", "str": names[0]}}
+    return {"type": "tap", "fds" if len(names) > 1 else "fd": ":".join(names)}
 
 
 async def _forgive(qmp: QMPClient, command: str, **arguments: Any) -> None:

@@ -65,6 +65,8 @@ class Kind(enum.StrEnum):
     NETNS = "netns"  # a namespace's own stack, by a TAP inside it
     MACVTAP = "macvtap"  # a virtual machine, by the character device of a macvtap on a TAP of the daemon's
     TAP = "tap"  # a virtual machine, by a TAP that it opens by name or descriptor
+    STREAM = "stream"  # a virtual machine, by a unix socket: each frame behind its length
+    DGRAM = "dgram"  # a virtual machine, by unix sockets: each datagram a frame
     LINK = "link"  # as netns, by a device that `ip link add ... type ipvsw` has made
 
 
@@ -94,8 +96,12 @@ class PortConfig(Struct, frozen=True, kw_only=True):
     gateway: tuple[Address, ...] = ()
     mtu: int | None = None  # bytes without the Ethernet header; None: the master's
     queues: int = 1  # of a virtual machine: descriptors that it opens
-    owner: Who | None = None  # kind tap: who may open it by name besides root
+    owner: Who | None = None  # who may open a tap by name, or connect to a socket's path, besides root
     group: Who | None = None
+    path: str | None = None  # kind stream: where the daemon listens
+    connect: str | None = None  # kind stream: where the monitor does
+    local: str | None = None  # kind dgram: where the monitor sends to,
+    remote: str | None = None  # and where it is sent to
     allow: tuple[Who, ...] = ()  # of a virtual machine: who may have its descriptor besides root
     learn: bool = False  # of a virtual machine: its addresses are learned from what it sends
     max_learned: int = DEFAULT_LEARNED
@@ -203,6 +209,7 @@ class HandedOver(Struct, frozen=True, kw_only=True):
     """What goes with a port's descriptors: what their virtual machine must know."""
 
     port: str  # SWITCH/PORT
+    kind: Kind  # of stream and dgram the descriptor is a socket's, of others a TAP's
     mac: str
     mtu: int
     queues: int  # as many descriptors

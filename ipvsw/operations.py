@@ -79,6 +79,10 @@ class AddPort(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     allow: tuple[Who, ...] = ()
     learn: bool | msgspec.UnsetType = msgspec.UNSET
     max_learned: int | msgspec.UnsetType = msgspec.UNSET
+    path: str | msgspec.UnsetType = msgspec.UNSET
+    connect: str | msgspec.UnsetType = msgspec.UNSET
+    local: str | msgspec.UnsetType = msgspec.UNSET
+    remote: str | msgspec.UnsetType = msgspec.UNSET
     mode: Mode | msgspec.UnsetType = msgspec.UNSET
     flag: Flag | msgspec.UnsetType = msgspec.UNSET
 

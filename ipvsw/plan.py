@@ -118,7 +118,7 @@ def _same_master(old: SwitchConfig, new: SwitchConfig) -> bool:
 
 
 def _same_device(old: PortConfig, new: PortConfig) -> bool:
-    keys = ("netns", "ifname", "kind", "mac", "queues", "owner", "group")
+    keys = ("path", "connect", "local", "remote", "netns", "ifname", "kind", "mac", "queues", "owner", "group")
     return all(getattr(old, key) == getattr(new, key) for key in keys)
 
 

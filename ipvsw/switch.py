@@ -35,13 +35,20 @@ from .plan import ChangePort
 from .port import Port, Uplink
 from .router import Router
 from .shim import Shim
+from .socketport import DgramPort, StreamPort
 from .table import Table
 from .vmport import MacvtapPort, TapPort, VmPort
 from .world import World
 
 log = logging.getLogger("ipvsw")
 
-PORTS: dict[Kind, type[Port]] = {Kind.NETNS: NetnsPort, Kind.MACVTAP: MacvtapPort, Kind.TAP: TapPort}
+PORTS: dict[Kind, type[Port]] = {
+    Kind.NETNS: NetnsPort,
+    Kind.MACVTAP: MacvtapPort,
+    Kind.TAP: TapPort,
+    Kind.STREAM: StreamPort,
+    Kind.DGRAM: DgramPort,
+}
 
 
 class Switch:

@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from itertools import groupby, islice
 from operator import itemgetter
 
-from ._fast import OUTCOMES, Datapath
+from ._fast import FRAMINGS, OUTCOMES, Datapath
 from .addresses import Bind, BindAll, Change, Claims, Duplicate, Ownership, Packed, Unbind
 from .model import Address, AddressSource, AddressStatus, Traffic
 from .shim import Shim
@@ -68,10 +68,20 @@ class Table:
 
     # ------------------------------------------------------------------------ ports
 
-    def attach(self, port: str, fd: int, mtu: int, own: bytes | None = None) -> None:
-        """`own`: the MAC address that the endpoint is expected to use in the place of the master's."""
-        number = self._datapath.attach_port(fd, mtu, own=own)
+    def attach(self, port: str, fd: int, mtu: int, own: bytes | None = None, framing: str = "") -> None:
+        """`own`: the MAC address that the endpoint is expected to use in the place of the master's. `framing`: of a
+        port that is a socket, see `_fast.FRAMINGS`."""
+        number = self._datapath.attach_port(fd, mtu, own=own, framing=FRAMINGS[framing])
         self._numbers[port], self._names[number] = number, port
+
+    def connect(self, port: str, fd: int) -> None:
+        """Somebody is at the other end of the socket `fd`, or with -1 nobody is any more."""
+        with self.change():
+            self._datapath.connect_port(self._numbers[port], fd)
+
+    def write(self, port: str, frame: bytes) -> None:
+        """Give a port that is a socket a frame, its virtio_net_hdr before it, unless it can't take one now."""
+        self._datapath.write_port(self._numbers[port], frame)
 
     def detach(self, port: str) -> None:
         """Nothing of the port is left but its counters. Nothing happens if it isn't attached."""

@@ -78,6 +78,7 @@ def read_mtu(value: object, place: str) -> int:
 
 
 def read_socket(value: object, place: str) -> str:
+    """The path of a unix socket."""
     return _read_path(read_string(value, place), place, SOCKET_PATH_MAX)
 
 

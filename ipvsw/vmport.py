@@ -25,13 +25,13 @@ from .model import Address, AddressSource, HandedOver, Kind, PortState, Refused
 from .namespaces import open_namespace
 from .netlink import Handle, Link
 from .peers import group_number, user_number
-from .port import Port, Uplink
+from .port import DevicePort, Port, Uplink
 
 ALL_NODES = bytes.fromhex("333300000001"), bytes.fromhex("01005e000001")
 
 
 class VmPort(Port):
-    """See `Port`. Between the kinds only the device is another."""
+    """See `Port`. The kinds differ in what a monitor has of them."""
 
     _learned: Mapping[Address, AddressSource] = {}
     _sight: Sight | None = None
@@ -50,16 +50,17 @@ class VmPort(Port):
     @property
     def free(self) -> bool:
         """Whether a monitor could have the device now."""
-        return self._fd >= 0 and self.link is not None and not self._is_taken(self.link)
+        return self.link is not None and not self._is_taken(self.link)
 
     async def hand_over(self) -> tuple[HandedOver, list[int]]:
         """Descriptors for a virtual machine monitor, one for each queue; the caller closes them. Errors: Refused."""
-        if self.link is None or self._fd < 0:
+        if self.link is None:
             raise Refused(f"{self.label}: {self.state} {self.reason}")
         if not self.free:
             raise Refused(f"{self.label}: a virtual machine has it already")
         words = HandedOver(
             port=f"{self._switch}/{self.config.name}",
+            kind=self.kind,
             mac=self._wanted_uplink().mac.hex(":"),
             mtu=self.link.mtu,
             queues=self.config.queues,
@@ -108,6 +109,10 @@ class VmPort(Port):
             return PortState.WAITING, "for a virtual machine"
         return PortState.UP, "; ".join(self._problems)
 
+
+class VmDevicePort(VmPort, DevicePort):
+    """One that a monitor reaches by a device."""
+
     def _push(self, handle: Handle, wanted: Uplink, had: Uplink, config: object, installed: object) -> None:
         if wanted.mtu != had.mtu:
             self._set_mtu(handle, wanted.mtu)
@@ -120,7 +125,7 @@ class VmPort(Port):
         return f"ipvsw {self._switch}/{self.config.name}"
 
 
-class MacvtapPort(VmPort):
+class MacvtapPort(VmDevicePort):
     """A macvtap in passthru mode on a TAP of the daemon's: two descriptors back to back, offloads and all.
 
     Without `netns` both are in a namespace that nobody else sees.
@@ -215,7 +220,7 @@ class MacvtapPort(VmPort):
             await self._world.in_closer(tap.close)  # which takes the macvtap along
 
 
-class TapPort(VmPort):
+class TapPort(VmDevicePort):
     """A lasting TAP that the monitor opens by name or gets a descriptor of; the daemon has its netdev end.
 
     The packet socket there keeps its namespace alive, so that the port leaves as soon as its name is gone. The device

@@ -158,6 +158,7 @@ def _attach(asked: Asked, client: Client) -> str:
         hotplug.attach(
             asked.options["qmp"],
             fds,
+            kind=handed["kind"],
             name=_device(asked, handed["port"]),
             device=asked.options.get("device", "virtio-net-pci"),
             mac=asked.options.get("mac") or handed["mac"],

@@ -106,13 +106,18 @@ namespace, ipvtap for a virtual machine.
 
 For type ipvtap, whose addresses are those that the guest has:
 
-  kind KIND      macvtap or tap; where the kernel has no macvtap, a tap is made [macvtap]
+  kind KIND      macvtap or tap; where the kernel has no macvtap, a tap is made [macvtap].
+                 stream or dgram: a unix socket, for QEMU's netdevs of these names
   learn on|off   find its addresses out from what the guest sends [off]
   max_learned N  at most so many of them [16]
   queues N       descriptors that the virtual machine opens [1]
-  owner USER     kind tap: who may open it by name besides root
-  group GROUP    kind tap: the same
+  owner USER     who may open a tap by name, or connect to the path, besides root
+  group GROUP    the same
   allow WHO      a user or an @group that may have its descriptor; may be repeated
+  path PATH      kind stream: where the daemon listens, or
+  connect PATH   where the virtual machine does
+  local PATH     kind dgram: where the virtual machine sends to, and
+  remote PATH    where it is sent to. Without a path the socket is had by descriptor
 
 Example: ipvsw link add link eth0 name ipvl0 netns ns0 type ipvlan mode l2 private
 """,
@@ -138,6 +143,9 @@ the descriptor, {fds} those of a port with several queues, as 3:4, {mac} a MAC a
 
 Example: ipvsw exec vm1 -- qemu-system-x86_64 -netdev tap,id=n0,fd={fd}
            -device virtio-net-pci,netdev=n0,mac={mac} ...
+The descriptor is a TAP's; of kind stream and dgram it is a socket's:
+  -netdev stream,id=n0,addr.type=fd,addr.str={fd}
+  -netdev dgram,id=n0,local.type=fd,local.str={fd}
 """,
     "attach": """\
 usage: ipvsw attach PORT --qmp PATH [--device DRIVER] [--id ID] [--mac MAC] [--bus BUS]

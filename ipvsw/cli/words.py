@@ -45,11 +45,15 @@ VALUED = {  # options with a value, of one command each
 PORT_KEYS = (
     *("link", "name", "netns", "ifname", "mtu", "address", "gateway", "type"),
     *("kind", "mac", "queues", "owner", "group", "allow", "learn", "max_learned"),
+    *("path", "connect", "local", "remote"),
 )
 """What may stand in `link add`, each with a word after it."""
 MODE_KEYS = ("mode", *Flag)
 SWITCHED = ("on", "off")
-TYPES = {"ipvlan": ("netns",), "ipvtap": ("macvtap", "tap")}  # -> kinds, the first one unless another is said
+TYPES = {  # -> kinds, the first one unless another is said
+    "ipvlan": ("netns",),
+    "ipvtap": ("macvtap", "tap", "stream", "dgram"),
+}
 REPEATED = {"address": "addresses", "gateway": "gateway", "allow": "allow"}  # -> the API's key
 
 _SHORT = {"-j": "--json", "-a": "--all", "-h": "--help", "-V": "--version"}

@@ -110,7 +110,7 @@ BROKEN: tuple[tuple[str, str], ...] = (
     (_port("adresses = []"), "switch[0].port[0].adresses: unknown key; did you mean addresses?"),
     (
         _port("kind = 'ipvtap'"),
-        'switch[0].port[0].kind: "ipvtap" is not a kind; known are netns, macvtap, tap',
+        'switch[0].port[0].kind: "ipvtap" is not a kind; known are netns, macvtap, tap, stream, dgram',
     ),
     (
         _port("mac = '02:00:00:00:00:01'"),
@@ -128,7 +128,41 @@ BROKEN: tuple[tuple[str, str], ...] = (
     (_port("kind = 'tap'\nqueues = 0"), "switch[0].port[0].queues: 0 is not between 1 and 16"),
     (
         _port("kind = 'macvtap'\nowner = 'alice'"),
-        "switch[0].port[0].owner: is for kind tap; this port's is macvtap",
+        "switch[0].port[0].owner: is for kind tap and stream and dgram; this port's is macvtap",
+    ),
+    (_port("path = '/run/x'"), "switch[0].port[0].path: is for kind stream; this port's is netns"),
+    (
+        _port("kind = 'dgram'\nconnect = '/run/x'"),
+        "switch[0].port[0].connect: is for kind stream; this port's is dgram",
+    ),
+    (
+        _port("kind = 'stream'\nnetns = 'x'"),
+        "switch[0].port[0].netns: is for kind netns and macvtap and tap; this port's is stream",
+    ),
+    (
+        _port("kind = 'stream'\nqueues = 2"),
+        "switch[0].port[0].queues: is for kind macvtap and tap; this port's is stream",
+    ),
+    (_port("kind = 'stream'\npath = 'x'"), 'switch[0].port[0].path: "x" is not an absolute path'),
+    (
+        _port("kind = 'stream'\npath = '/run/x'\nconnect = '/run/y'"),
+        "switch[0].port[0].connect: either the daemon listens or the machine does; there is a path",
+    ),
+    (
+        _port("kind = 'dgram'\nlocal = '/run/x'"),
+        "switch[0].port[0].remote: is missing; datagrams need both, or neither",
+    ),
+    (
+        _port("kind = 'dgram'\nremote = '/run/x'"),
+        "switch[0].port[0].local: is missing; datagrams need both, or neither",
+    ),
+    (
+        _port("kind = 'stream'\nconnect = '/run/x'\nowner = 'alice'"),
+        "switch[0].port[0].owner: is for a file that the daemon makes: set path or local",
+    ),
+    (
+        _ports("name = 'a'\nkind = 'stream'\npath = '/run/x'", "name = 'b'\nkind = 'stream'\nconnect = '/run/x'"),
+        'switch[0].port[1].connect: "/run/x" is taken by switch[0].port[0].path',
     ),
     (_port("kind = 'tap'\nowner = -1"), "switch[0].port[0].owner: -1 is not between 0 and 4294967294"),
     (_port("kind = 'tap'\nallow = ['@']"), "switch[0].port[0].allow[0]: the name of a group is missing after the @"),

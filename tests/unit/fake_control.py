@@ -18,6 +18,7 @@ from ipvsw.model import (
     AddressStatus,
     Flag,
     HandedOver,
+    Kind,
     LeaseStatus,
     Mode,
     NotFound,
@@ -154,7 +155,7 @@ class FakeControl:
         reading, writing = os.pipe()
         os.write(writing, name.encode())
         os.close(writing)
-        return HandedOver(port=f"lan/{name}", mac="02:00:00:00:00:01", mtu=1500, queues=1), [reading]
+        return HandedOver(port=f"lan/{name}", kind=Kind.TAP, mac="02:00:00:00:00:01", mtu=1500, queues=1), [reading]
 
     async def reload(self) -> tuple[str, ...]:
         self._called("reload")

@@ -296,7 +296,8 @@ def test_descriptors_come_with_the_answer(tmp_path: Path, new_loop: Any, suffix:
     daemon = Daemon(tmp_path / "api.sock", new_loop)
     try:
         handed, fds = client.Client(f"{daemon.path}{suffix}").hand_over("lan/vm 1")
-        assert handed == {"port": "lan/lan/vm 1", "mac": "02:00:00:00:00:01", "mtu": 1500, "queues": 1}
+        words = {"port": "lan/lan/vm 1", "kind": "tap", "mac": "02:00:00:00:00:01", "mtu": 1500, "queues": 1}
+        assert handed == words
         assert [os.read(fd, 100) for fd in fds] == [b"lan/vm 1"]
         assert not os.get_inheritable(fds[0])
         os.close(fds[0])

@@ -340,7 +340,10 @@ EVERY = "show, stats, address, link, lease, exec, attach, detach, reload, comple
         ("attach vm1", "attach: --qmp PATH is missing (see ipvsw attach --help)"),
         ("detach vm1 --qmp", "--qmp: a path is missing (see ipvsw --help)"),
         ("detach vm1 --qmp /q --bus b", "detach: --bus is for attach (see ipvsw detach --help)"),
-        ("link add link eth0 name a type ipvtap kind netns", "link add: kind netns: type ipvtap has macvtap, tap"),
+        (
+            "link add link eth0 name a type ipvtap kind netns",
+            "link add: kind netns: type ipvtap has macvtap, tap, stream, dgram",
+        ),
         ("link add link eth0 name a type ipvlan kind tap", "link add: kind tap: type ipvlan has netns"),
         ("--jsn show", "--jsn: no such option (see ipvsw --help)"),
         ("show --socket", "--socket: a path is missing (see ipvsw --help)"),
@@ -470,8 +473,8 @@ def test_starts_quickly() -> None:
         ("link set ipvl1 type ipvlan vepa ", "mode"),
         (
             "link add ",
-            "address allow bridge gateway group ifname kind learn link mac max_learned mode mtu name netns owner"
-            " private queues type vepa",
+            "address allow bridge connect gateway group ifname kind learn link local mac max_learned mode mtu name netns"
+            " owner path private queues remote type vepa",
         ),
         ("link add link e", "eth0 eth1"),
         ("link add link eth0 name x netns ", "ns0 ns1"),
