@@ -276,7 +276,7 @@ def fragment(packet: bytes, mtu: int) -> list[bytes]:
 
     Errors: Malformed if the header lies about its size, or the end is beyond what an offset can say.
     """
-    if len(packet) <= mtu:
+    if len(packet) <= max(mtu, MINIMUM_MTU):
         return [packet]
     size = (packet[0] & 15) * 4
     if not 20 <= size <= len(packet):
