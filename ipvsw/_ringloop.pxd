@@ -2,8 +2,8 @@
 
 A port's reads go on by themselves into buffers that all ports share. What they brought is carried out frame by frame;
 frames for ports are queued where they stand and leave with the call that waits for the next ones, so that a round has
-one system call however many frames and ports it has. Everything else (master, host, sockets, mailbox) stays with the epoll,
-which is one more thing that the ring waits for.
+one system call however many frames and ports it has. Everything else (master, host, sockets, mailbox) stays with the
+epoll, which is one more thing that the ring waits for.
 
 Order is kept: a port's frames come in order, leave in the order in which they were queued, and nothing is written past
 the queue without emptying it first.

@@ -117,7 +117,10 @@ BROKEN: tuple[tuple[str, str], ...] = (
         'switch[0].port[0].mac: "02:00:00:00:00:01" is not a MAC address to use; known are master, own',
     ),
     (_port("mac = true"), "switch[0].port[0].mac: must be a string, not a boolean"),
-    (_port("learn = true"), "switch[0].port[0].learn: is for kind macvtap and tap; this port's is netns"),
+    (
+        _port("learn = true"),
+        "switch[0].port[0].learn: is for kind macvtap and tap and stream and dgram; this port's is netns",
+    ),
     (_port("kind = 'tap'\nlearn = 1"), "switch[0].port[0].learn: must be a boolean, not an integer"),
     (_port("kind = 'tap'\nmax_learned = 4"), "switch[0].port[0].max_learned: says nothing without learn = true"),
     (
