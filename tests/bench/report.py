@@ -44,6 +44,7 @@ class Result:
 @dataclass(frozen=True)
 class Circumstances:
     machine: str
+    commit: str
     rounds: int
     seconds: float  # of one measurement
     took: float  # seconds
@@ -59,24 +60,31 @@ class Circumstances:
             else f"Nobody else used more than {self.foreign:.0%} of a CPU during any."
         )
         return (
-            f"{self.machine}\n\n{self.rounds} rounds, {self.seconds:g} s each, {self.measurements} measurements in "
-            f"{self.took / 60:.1f} min, {self.repeated} repeated. {disturbed}"
+            f"{self.machine}; commit {self.commit}\n\nRounds: {self.rounds}, {self.seconds:g} s for each measurement; "
+            f"{self.measurements} measurements in {self.took / 60:.1f} min, {self.repeated} repeated. {disturbed}"
         )
 
 
 def machine() -> str:
-    """Processor, memory, kernel, Python, commit, load."""
+    """When, on what, and what it did before."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     virtual = ", virtual" if any(line.startswith("flags") and "hypervisor" in line for line in lines) else ""
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(describe, cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
     return (
-        f"{time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}, commit {commit or 'unknown'}: {os.cpu_count()} x "
-        f"{model}{virtual}, {memory:.0f} GiB, Linux {platform.release()}, Python {platform.python_version()}, "
-        f"load before {os.getloadavg()[0]:.2f}"
+        f"{time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}: {os.cpu_count()} x {model}{virtual}, {memory:.0f} GiB, "
+        f"Linux {platform.release()}, Python {platform.python_version()}, load before {os.getloadavg()[0]:.2f}"
     )
+
+
+def commit() -> str:
+    """Of what is measured; "-dirty" if something has been changed since."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        said = subprocess.run(describe, cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        said = ""
+    return said or "unknown"
 
 
 # ---------------------------------------------------------------------------- Markdown and JSON
@@ -133,6 +141,7 @@ def document(results: Sequence[Result], circumstances: Circumstances) -> dict[st
                 "other": one.theirs,
                 "ratios" if one.row.theirs else "values": one.values,
                 "median": median(one.values),
+                "spread": [min(one.values), max(one.values)],
                 "wanted": str(one.row.wanted or ""),
                 "met": None if one.row.wanted is None else one.row.wanted.met(median(one.values)),
             }
@@ -180,7 +189,7 @@ def picture(results: Sequence[Result], circumstances: Circumstances, file: Path)
         "ratio: median and spread over the rounds; a triangle is what is wanted, and points to what is better",
         fontsize=8,
     )
-    figure.suptitle(circumstances.machine, fontsize=7)
+    figure.suptitle(f"{circumstances.machine}; commit {circumstances.commit}", fontsize=7)
     figure.savefig(file, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
     return ""

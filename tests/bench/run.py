@@ -51,7 +51,7 @@ def main() -> int:
             print(f"{row.id:<14} {row.what}{f', beside {row.beside}' if row.beside else ''}")
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is taken down
-    taken, start, machine = turns.Taken(), time.monotonic(), report.machine()
+    taken, start, machine, commit = turns.Taken(), time.monotonic(), report.machine(), report.commit()
     for name in STAGES:
         if wanted := [row for row in arguments.rows if row.stage == name]:
             say(f"{name}: building")
@@ -60,6 +60,7 @@ def main() -> int:
             )
     circumstances = report.Circumstances(
         machine=machine,
+        commit=commit,
         rounds=arguments.rounds,
         seconds=arguments.seconds,
         took=time.monotonic() - start,

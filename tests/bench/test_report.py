@@ -14,7 +14,7 @@ from rows import ROWS, Row, Sample, Wanted, chosen
 OURS, THEIRS = Sample("ipvsw", "tcp"), Sample("bridge", "tcp")
 ROW = Row("X1", "a stream", "Gbit/s", "gbit", OURS, "a bridge", THEIRS, Wanted(">=", 0.8, 0.95))
 ALONE = Row("X2", "time | for it", "ms", "gbit", OURS, wanted=Wanted("<=", 5))
-WHERE = report.Circumstances("a machine", 3, 1.0, 60.0, 6, 0, 0, 0.1)
+WHERE = report.Circumstances("a machine", "abc", 3, 1.0, 60.0, 6, 0, 0, 0.1)
 
 
 def found(ours: list[float], theirs: list[float]) -> turns.Taken:
