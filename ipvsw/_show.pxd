@@ -109,8 +109,8 @@ cdef inline Address sender_of(const Frame *f) noexcept nogil:
     cdef Address a = frame_address(f, True)
     if f.ethertype == ETH_P_ARP and a.family and a.lo == 0:
         return ipv4_address(f.l3 + 24)
-    if (f.ethertype == ETH_P_IPV6 and f.l3_length >= 64 and f.l3[6] == IPPROTO_ICMPV6
-            and f.l3[40] == ICMPV6_NEIGHBOUR_ADVERTISEMENT):
+    if (f.ethertype == ETH_P_IPV6 and a.family and f.l3_length >= 64 and f.l3[6] == IPPROTO_ICMPV6
+            and f.l3[7] == 255 and f.l3[40] == ICMPV6_NEIGHBOUR_ADVERTISEMENT):
         return ipv6_address(f.l3 + 48)
     return a
 

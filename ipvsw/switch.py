@@ -102,11 +102,11 @@ class Switch:
         """Nothing is left of the switch when this returns."""
         await asyncio.gather(*(self.remove_port(name) for name in list(self.ports)))
         await asyncio.gather(*(self.remove_link(port) for port in list(self.links.values())))
-        self._learner.stop()
         await self._router.stop()
         await self.master.stop()
         self._announcer.close()
         asyncio.get_running_loop().remove_reader(self._datapath.notify_fd)
+        self._learner.stop()
         self._datapath.close()
         self._shim.close()
 

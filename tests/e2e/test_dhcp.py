@@ -251,6 +251,28 @@ def test_ipv6(lab: Lab, lan: Daemon) -> None:
         until(lambda: addresses(lan, "vm1") == {LINK_LOCAL: "dad"}, 10, "it is released")
 
 
+def test_a_namespace_leases_for_ipv6(lab: Lab, lan: Daemon, dnsmasq: Callable[..., None], tmp_path: Path) -> None:
+    """By a client with a DUID of its own, and back again."""
+    dnsmasq("--dhcp-range=fd00:1::9:1,fd00:1::9:99,64,1h")
+    script = tmp_path / "bound"
+    script.write_text(
+        '#!/bin/sh\n[ "$reason" != BOUND6 ] || ip addr add "$new_ip6_address/64" dev "$interface" nodad\n'
+    )
+    script.chmod(0o755)
+    until(lambda: any(a.startswith("fe80") for a in addresses(lan, "ipvl1")), 10, "it has a link-local address")
+    files = ["-cf", "/dev/null", "-lf", f"{tmp_path}/dhclient6", "-pf", f"{tmp_path}/dhclient6.pid", "-sf", str(script)]
+    client = lab.spawn(lab.ports[0], "dhclient", "-6", "-N", "-d", "-D", "LL", *files, "ipvl1")
+    until(lambda: any(one["state"] == "owned" for one in leases(lan, "ipvl1").values()), 30, "it leases")
+    ((address, found),) = leases(lan, "ipvl1").items()
+    assert address.startswith("fd00:1::9:") and 3500 < found["remaining"] <= 3600
+    assert found["client_id"] == f"00:03:00:01:{MAC.hex(':')}" and found["server"]
+    lab.reachable(lab.wire, address)
+    client.terminate()
+    client.wait()
+    lab.execute(lab.ports[0], "dhclient", "-6", "-N", "-r", "-D", "LL", *files, "ipvl1", timeout=30)
+    until(lambda: not leases(lan, "ipvl1"), 20, "and releases")
+
+
 def test_a_machine_with_its_own_mac_asks_for_a_broadcast(lab: Lab, lan: Daemon) -> None:
     words = "link add link m0 name vm3 type ipvtap kind tap learn on mac own"
     lan.cli(*words.split())

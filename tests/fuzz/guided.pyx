@@ -17,6 +17,8 @@ from ipvsw._decide cimport (
 from ipvsw._offload cimport HEAD, Cut, cut_bytes, cut_checksum, cut_head, cut_parse, cut_payload
 from ipvsw._own cimport CLEAN, master_to_own, own_to_master
 from ipvsw._route cimport Route, route_key, route_rewrite, wire_length
+from ipvsw._show cimport is_dhcp, place_of, sender_of
+from ipvsw._state cimport MARKS
 from ipvsw._sys cimport mac48, virtio_net_hdr
 from ipvsw._table cimport table_init, table_put
 from ipvsw._wire cimport (
@@ -127,6 +129,7 @@ cdef void own(const uint8_t *data, uint32_t length) noexcept nogil:
 cdef public int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) noexcept nogil:
     cdef Verdict v
     cdef Frame f
+    cdef Address sender
     if switch_.rules == NULL:
         set_up()
     if size == 0:
@@ -153,4 +156,8 @@ cdef public int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) noexcep
         abort()
     if frame_parse(&f, data + 1, size - 1):
         frame_is_membership_report(&f)
+        is_dhcp(&f, data[0] & 1)
+        sender = sender_of(&f)
+        if place_of(&sender) >= 64 * MARKS:
+            abort()
     return 0

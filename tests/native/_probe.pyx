@@ -22,6 +22,7 @@ from ipvsw._route cimport (
     Route, Routes as CRoutes, route_clear, route_find, route_put, route_rewrite as c_route_rewrite,
     wire_length as c_wire_length,
 )
+from ipvsw._show cimport is_dhcp as c_is_dhcp, sender_of as c_sender_of
 from ipvsw._sys cimport mac48, virtio_net_hdr
 from ipvsw._table cimport (
     PART, Part, Slot, Table as CTable, Walk, table_find, table_free, table_init, table_next, table_put, table_remove,
@@ -65,6 +66,29 @@ def address_of(bytes frame, *, bint received, bint source):
             frame_receive(&f)
         a = frame_address(&f, source)
         return address_bytes(&a)
+    finally:
+        free(block)
+
+
+def sender_of(bytes frame):
+    """The address that its sender says to be its own, as 4 or 16 bytes or None."""
+    cdef uint8_t *block = exact_copy(frame)
+    cdef Frame f
+    cdef Address a
+    try:
+        if not frame_parse(&f, block, len(frame)):
+            return None
+        a = c_sender_of(&f)
+        return address_bytes(&a)
+    finally:
+        free(block)
+
+
+def is_dhcp(bytes frame, *, bint to_client):
+    cdef uint8_t *block = exact_copy(frame)
+    cdef Frame f
+    try:
+        return bool(frame_parse(&f, block, len(frame)) and c_is_dhcp(&f, to_client))
     finally:
         free(block)
 
