@@ -85,8 +85,8 @@ class Ground:
         if place not in self._built:
             try:
                 self._built[place] = self.places[place](self)
-            except (Unavailable, AssertionError, OSError, subprocess.SubprocessError) as reason:
-                self._built[place] = Unavailable(f"{place}: {reason}")
+            except Exception as reason:  # whatever it was: other places are worth having
+                self._built[place] = Unavailable(f"{place}: {str(reason) or type(reason).__name__}")
         built = self._built[place]
         if isinstance(built, Unavailable):
             raise built
@@ -128,7 +128,9 @@ class Ground:
         until(lambda: ":1451 " in self.lab.read(netns, "tcp") + self.lab.read(netns, "tcp6"), 10, "iperf3 listens")
         self._serving.add(netns)
 
-    def spawn(self, netns: str, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    def spawn(
+        self, netns: str, *command: str, env: dict[str, str] | None = None, pass_fds: Sequence[int] = ()
+    ) -> subprocess.Popen[str]:
         """A process that lives as long as the ground does, and is asked to end before it is killed."""
         child = subprocess.Popen(
             exec_in(netns, *command),
@@ -137,6 +139,7 @@ class Ground:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, **(env or {})},
+            pass_fds=pass_fds,
         )
         self.stack.callback(_end, child)
         return child

@@ -16,12 +16,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 
 import quiet
 from ground import FIRST, SECOND, Ground, Path, confined, pinned
 from lab import exec_in, inside, run, until
-from running import cpu_ns
+from running import Daemon, cpu_ns
 
 Figures = dict[str, float]
 ENOUGH = 100  # frames: with fewer the way is broken, and no figure means anything
@@ -38,9 +39,13 @@ def set_mtu(ground: Ground, path: Path, mtu: int) -> None:
     for end in (path.source, path.sink):
         if end.device not in ("w0", "m0"):
             ground.lab.ip(end.netns, "link", "set", end.device, "mtu", str(mtu))
-            if (daemon := path.daemon) is not None:
-                name = end.device
-                until(lambda name=name: daemon.port(name)["mtu"] == mtu, 5, f"the daemon knows the MTU of {name}")
+            if path.daemon is not None:
+                until(partial(has_mtu, path.daemon, end.device, mtu), 5, f"the daemon knows the MTU of {end.device}")
+
+
+def has_mtu(daemon: Daemon, name: str, mtu: int) -> bool:
+    """Whether the daemon knows that of its port `name`, if it has one."""
+    return all(port["mtu"] == mtu for switch in daemon.show() for port in switch["ports"] if port["name"] == name)
 
 
 # ---------------------------------------------------------------------------- streams

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,7 +15,6 @@ OURS4 = "10.1.0.{}"  # the ports of a small switch: 10.1.0.11, ...
 KERNEL4 = "10.1.9.{}"  # the macvlan devices beside them
 INNER4, GATEWAY4, FAR4 = "10.2.0.11", "10.2.0.1", "10.64.0.1"
 DESTINATIONS, LEARNING = 10_000, 2_000  # addresses; frames a second while each asks the kernel
-TUNSETOFFLOAD = 0x400454D0  # linux/if_tun.h
 
 
 def started(ground: Ground, ports: int, *more: dict[str, Any], mtu: int = 1500, **how: Any) -> tuple[Lab, Daemon]:
@@ -109,28 +105,6 @@ def workers(ground: Ground, number: int) -> Mapping[str, Path]:
     pids = (daemon.pid,)
     second = Path(end(lab, 3), end(lab, 4), pids, daemon)
     return {f"workers{number}": Path(end(lab, 1), end(lab, 2), pids, daemon, beside=second)}
-
-
-# ---------------------------------------------------------------------------- a port without offloads beside
-
-
-def plain(ground: Ground) -> Mapping[str, Path]:
-    """Two ports as ever, and a third whose reader takes neither checksums nor segmentation from anybody."""
-    third = {"name": "vm", "kind": "tap", "addresses": [f"{OURS4.format(99)}/16"]}
-    lab, daemon = started(ground, 2, third)
-    ground.stack.callback(os.close, without_offloads(daemon, "vm"))
-    return {"plain": Path(end(lab, 1), end(lab, 2), (daemon.pid,), daemon)}
-
-
-def without_offloads(daemon: Daemon, name: str) -> int:
-    """The descriptor of a virtual machine's port, as a monitor has it that can do nothing. The caller closes it."""
-    with socket.socket(socket.AF_UNIX) as api:
-        api.connect(str(daemon.socket))
-        api.sendall(f"GET /v1/ports/{name}/fd HTTP/1.1\r\nHost: ipvsw\r\n\r\n".encode())
-        said, fds, _, _ = socket.recv_fds(api, 4096, 1)
-    assert len(fds) == 1, said.decode(errors="replace")
-    fcntl.ioctl(fds[0], TUNSETOFFLOAD, 0)
-    return fds[0]
 
 
 # ---------------------------------------------------------------------------- mode l3

@@ -8,6 +8,7 @@ from functools import partial
 import crowd
 import ours
 import peers
+import sockets
 import tables
 from ground import Builder
 
@@ -20,7 +21,8 @@ PLACES: Mapping[str, Builder] = {
     "epoll": ours.epoll,
     "macvlan": ours.macvlan,
     "host": ours.host,
-    "plain": ours.plain,
+    "beside-stream": sockets.beside,
+    "stream": sockets.stream,
     "routed": ours.routed,
     "workers1": partial(ours.workers, number=1),
     "workers2": partial(ours.workers, number=2),
@@ -29,6 +31,7 @@ PLACES: Mapping[str, Builder] = {
     "bare-host": peers.bare_host,
     "loop": peers.loop,
     "vde": peers.vde,
+    "vde-plugs": sockets.vde_plugs,
     "ovs": peers.ovs,
     "ovs-tso": peers.ovs_tso,
     **{f"fan{n}": partial(crowd.fan, receivers=n) for n in FANS},

@@ -86,7 +86,9 @@ def streams() -> Iterator[Row]:
         yield row(f"M5-{way}", words, f"ipvsw {way}", "macvlan", f"macvlan {way}", at_least(0.75))
         yield row(f"M5-{way}-9000", words, f"ipvsw {way}", "macvlan", f"macvlan {way}", None, 9000)
     yield row("R1", "port to wire, mode l3", "routed out", "macvlan", "macvlan out", at_least(0.60))
-    yield row("O1", "beside a port without offloads", "plain", "without that port", "ipvsw", at_least(0.97))
+    yield row("O1", "beside a port of kind stream", "beside-stream", "without that port", "ipvsw", at_least(0.97))
+    yield row("O2", "two processes, each on a socket", "stream", "VDE, vde_plug2tap", "vde-plugs", at_least(3))
+    yield row("O3", "port to a process on a socket", "stream to", "VDE, vde_plug2tap", "vde-plugs", None)
     for way, words in (("out", "host to wire"), ("in", "wire to host")):
         yield row(f"H1-{way}", words, f"host {way}", "no daemon", f"bare-host {way}", at_least(0.97))
         mine = Sample(f"host {way}", "tcp", (1500,))
