@@ -23,11 +23,12 @@ SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_MARK, SO_
 
 # struct sock_filter
 _DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # BPF_RET | BPF_K, 0 bytes
-_DROP_TAGGED = (
+_RUNT = 13  # bytes: a frame that is too short for an Ethernet header is dropped, and counted
+_CUT_TAGGED = (
     struct.pack("=HBBI", 0x20, 0, 0, 0xFFFFF000 + 48)  # BPF_LD | BPF_W | BPF_ABS, SKF_AD_VLAN_TAG_PRESENT
     + struct.pack("=HBBI", 0x15, 0, 1, 0)  # BPF_JMP | BPF_JEQ | BPF_K: if it is not 0, pass one over
     + struct.pack("=HBBI", 0x06, 0, 0, 0xFFFFFFFF)  # BPF_RET | BPF_K: everything
-    + _DROP_ALL
+    + struct.pack("=HBBI", 0x06, 0, 0, _RUNT)
 )
 
 
@@ -72,14 +73,14 @@ def open_inject(index: int, mark: int) -> socket.socket:
 
 def open_far_end(index: int) -> socket.socket:
     """The netdev end of a TAP that somebody else has open: read() and write() take a virtio_net_hdr and a frame, as
-    on the TAP's own descriptor. Tagged frames are dropped: read() would give them without their tag.
+    on the TAP's own descriptor. Of tagged frames, which read() would give without their tag, only a runt comes.
     Non-blocking. Errors: OSError."""
     with contextlib.ExitStack() as undo:
         sock = undo.enter_context(_open())
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
         sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         sock.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
-        _set_filter(sock, _DROP_TAGGED)
+        _set_filter(sock, _CUT_TAGGED)
         sock.bind((socket.if_indextoname(index), ETH_P_ALL))
         undo.pop_all()
         return sock

@@ -289,13 +289,16 @@ def received(home: Namespace, device: str) -> int:
     return int(rows[1][rows[0].index("InReceives")])
 
 
-def test_tagged_frames_of_a_tap_go_nowhere(running: Callable[..., Daemon]) -> None:
+def test_tagged_frames_of_a_tap_are_dropped_and_counted(running: Callable[..., Daemon]) -> None:
     lan = running(vm("tap"))
     with machine(lan) as one:
         before = lan.client.stats()[0]["ports"]["vm1"]["rx_frames"]
+        long = bytes.fromhex("4500") + bytes(1400)
         one.send(b"\xff" * 6 + one.mac + b"\x81\x00\x00\x05\x08\x06" + bytes(46))
+        one.send(b"\xff" * 6 + one.mac + b"\x88\xa8\x00\x05\x08\x00" + long, struct.pack("=BBHHHH", 1, 0, 0, 0, 38, 6))
         one.ping(WIRE)
-        assert lan.client.stats()[0]["ports"]["vm1"]["rx_frames"] == before + 2
+        port = lan.client.stats()[0]["ports"]["vm1"]
+        assert port["rx_frames"] == before + 4 and port["outcomes"]["drop_runt"] == 2
 
 
 def test_a_tap_is_opened_by_name_by_its_owner(running: Callable[..., Daemon], home: Namespace) -> None:
