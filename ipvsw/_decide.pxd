@@ -48,8 +48,9 @@ cdef enum:
     DROP_NO_ROUTE = 19  # l3: the host has no way there
     DROP_HOST_ACCESS = 20  # between the host and a port, and `host_access` doesn't let it
     DROP_OWN_MAC = 21  # from an endpoint with a MAC address of its own, which can't be taken out of it
-    N_OUTCOMES = 22
-    TO_ROUTE = 22  # not an outcome: carried out by what the route cache says
+    ANSWERED = 22  # l3: asked for a neighbour of an endpoint with its own MAC address: the switch has answered
+    N_OUTCOMES = 23
+    TO_ROUTE = 23  # not an outcome: carried out by what the route cache says
 
 # What the rules need to know of a port.
 cdef struct PortRule:

@@ -51,6 +51,7 @@ OUTCOMES = (
     "to_port", "to_ports", "to_master", "to_host", "left_to_host", "drop_runt", "drop_pause", "drop_private",
     "drop_port_down", "drop_too_big", "drop_backlog", "drop_no_master", "drop_full", "drop_bad_header", "drop_error",
     "to_stack", "to_slowpath", "drop_group", "drop_not_ip", "drop_no_route", "drop_host_access", "drop_own_mac",
+    "answered",
 )
 MODES = {"l2": L2, "l3": L3, "l3s": L3S}
 ACCESS = {"none": CLOSED, "to-host": TO_HOST_OPENS, "from-host": FROM_HOST_OPENS,

@@ -13,9 +13,10 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove, memset
 from posix.unistd cimport read
 
+from ._answer cimport is_question, neighbour_answer
 from ._decide cimport (
-    DROP_BAD_HEADER, DROP_ERROR, TO_HOST, TO_MASTER, TO_PORT, TO_PORTS, TO_ROUTE, Verdict, decide_from_host,
-    decide_from_master, decide_from_port,
+    ANSWERED, DROP_BAD_HEADER, DROP_ERROR, DROP_GROUP, L2, TO_HOST, TO_MASTER, TO_PORT, TO_PORTS, TO_ROUTE, Verdict,
+    decide_from_host, decide_from_master, decide_from_port,
 )
 from ._flood cimport queue_flood, tell
 from ._l3 cimport route_tx
@@ -143,10 +144,27 @@ cdef inline void port_frame(Worker *w, int32_t port, uint8_t *buffer, uint32_t n
 
 
 cdef inline void port_frame_on(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
-    """The frame goes where the rules send it."""
-    cdef Verdict v = decide_from_port(&w.switch_, buffer + HEADER, n - HEADER,
-                                      (<virtio_net_hdr *> buffer).gso_type != VIRTIO_NET_HDR_GSO_NONE)
+    """The frame goes where the rules send it, or is answered."""
+    cdef Verdict v
+    if w.switch_.mode != L2 and w.switch_.rules[port].own != NULL and is_question(buffer + HEADER, n - HEADER):
+        w.ports[port].traffic.outcomes[answer(w, port, buffer, n)] += 1
+        return
+    v = decide_from_port(&w.switch_, buffer + HEADER, n - HEADER,
+                         (<virtio_net_hdr *> buffer).gso_type != VIRTIO_NET_HDR_GSO_NONE)
     carry_out(w, &w.ports[port].traffic, port, v, buffer, n)
+
+
+cdef inline int answer(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """How a question for a neighbour ended."""
+    cdef uint32_t length = neighbour_answer(&w.switch_, port, buffer + HEADER, n - HEADER)
+    cdef bint stays = w.stays
+    if length == 0:
+        return DROP_GROUP
+    memset(buffer, 0, HEADER)
+    w.stays = False  # it is counted here, and only once
+    port_tx(w, port, buffer, HEADER + length)
+    w.stays = stays
+    return ANSWERED
 
 
 cdef inline bint port_rx_over(Worker *w, int32_t port, int error) noexcept nogil:

@@ -60,6 +60,23 @@ def test_everybody_talks_and_nobody_sees_whose_mac_address_it_is(lab: Lab, mode:
                 assert not sniffer.count(bytes.fromhex(mac.replace(":", ""))), "a MAC address is told inside a frame"
 
 
+def test_with_arp_in_l3(lab: Lab) -> None:
+    """As a virtual machine has it, which doesn't know that its link needs none."""
+    for k in (1, 2):
+        lab.ip(lab.wire, "route", "add", port4(k), "via", MASTER4)
+        lab.ip(lab.wire, "route", "add", port6(k), "via", MASTER6)
+    with started(lab, "l3") as lan:
+        lab.ip(lab.ports[0], "link", "set", "ipvl1", "arp", "on")
+        for address in (port4(2), port6(2), port4(3), WIRE4, WIRE6, MASTER4, MASTER6):
+            lab.reachable(lab.ports[0], address)
+        for netns in (lab.wire, lab.host, lab.ports[1]):
+            for address in (port4(1), port6(1)):
+                lab.reachable(netns, address)
+        assert lan.stats()[0]["ports"]["ipvl1"]["outcomes"]["answered"] >= 4
+        known = lab.ip(lab.ports[0], "neigh", "show")
+        assert {line.split()[4] for line in known.splitlines() if "lladdr" in line} == {MASTER_MAC}, known
+
+
 def test_the_namespace_may_choose_another(lab: Lab) -> None:
     with started(lab, "l2") as lan:
         lab.ip(lab.ports[0], "link", "set", "ipvl1", "address", "02:aa:aa:aa:aa:aa")

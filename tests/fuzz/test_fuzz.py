@@ -12,7 +12,7 @@ from storm import VERDICTS
 FRAMES = 1_000_000
 # No mutated corpus frame reaches the doors or the host's routing, where these come from.
 AT_DOORS = {"drop_backlog", "drop_no_master", "drop_full", "drop_bad_header", "drop_error", "to_stack", "to_slowpath"}
-AT_DOORS |= {"drop_own_mac"}
+AT_DOORS |= {"drop_own_mac", "answered"}
 DECIDED = set(NAMES) - AT_DOORS
 
 

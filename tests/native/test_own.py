@@ -457,3 +457,62 @@ def test_an_announcement_goes_where_the_ports_own_frame_would() -> None:
         for wrong in (bytes(10), bytes(80_000)):
             with pytest.raises(ValueError, match="bytes"):
                 it.datapath.announce(it.numbers[2], wrong)
+
+
+def asked6(target: bytes, source: bytes) -> bytes:
+    """A neighbour solicitation with a source link-layer address, unless it is a probe."""
+    options = option(1, OTHER) if any(source) else b""
+    message = bytes([135, 0, 0, 0]) + bytes(4) + target + options
+    to = bytes.fromhex("ff0200000000000000000001ff") + target[-3:]
+    pseudo = source + to + struct.pack("!II", len(message), 58)
+    message = message[:2] + (folded(pseudo + message) ^ 0xFFFF).to_bytes(2, "big") + message[4:]
+    packet = struct.pack("!IHBB", 6 << 28, len(message), 58, 255) + source + to + message
+    return frame(b"\x33\x33\xff" + target[-3:], OTHER, packet, IPV6)
+
+
+@pytest.mark.parametrize("mode", ["l3", "l3s"])
+def test_the_switch_answers_for_everybody_in_l3(mode: str) -> None:
+    with with_guests(mode=mode) as it:
+        door, gateway = it.doors[2], v4(77)
+        door.send(frame(BROADCAST, OTHER, arp(OTHER, v4(2), bytes(6), gateway), ARP))
+        assert door.receive() == frame(OTHER, MASTER, arp(MASTER, gateway, OTHER, v4(2), 2), ARP)
+        door.send(frame(MASTER, OTHER, arp(OTHER, v4(2), MASTER, v4(0)), ARP))
+        assert door.receive() == frame(OTHER, MASTER, arp(MASTER, v4(0), OTHER, v4(2), 2), ARP)
+        for target in (v6(77), v6(3)):
+            door.send(asked6(target, v6(2)))
+            answer = door.receive()
+            assert answer[:14] == OTHER + MASTER + b"\x86\xdd"
+            packet = answer[14:]
+            assert packet[4:8] == bytes([0, 32, 58, 255]) and packet[8:40] == target + v6(2)
+            assert packet[40] == 136 and packet[44] == 0xE0 and packet[48:64] == target
+            assert packet[64:] == option(2, MASTER) and verified(packet)
+        assert it.settled(it.numbers[2], 4).outcomes == {"answered": 4}
+        assert it.master[0].waiting() == [] and it.doors[3].waiting() == []
+
+
+def test_whether_an_address_is_free_is_answered_only_if_it_is_not() -> None:
+    with with_guests(mode="l3") as it:
+        door = it.doors[2]
+        it.datapath.bind_host(v4(66))
+        it.datapath.commit()
+        for own in (v4(2), v4(77)):  # its own, and nobody's
+            door.send(frame(BROADCAST, OTHER, arp(OTHER, bytes(4), bytes(6), own), ARP))
+        door.send(frame(BROADCAST, OTHER, arp(OTHER, v4(77), bytes(6), v4(77)), ARP))  # announced
+        door.send(frame(BROADCAST, OTHER, arp(OTHER, v4(2), bytes(6), v4(77), 2), ARP))  # an answer itself
+        for own in (v6(2), v6(77)):
+            door.send(asked6(own, bytes(16)))
+        assert it.settled(it.numbers[2], 6).outcomes == {"drop_group": 6}
+        for taken in (v4(3), v4(0), v4(66)):
+            door.send(frame(BROADCAST, OTHER, arp(OTHER, bytes(4), bytes(6), taken), ARP))
+            assert door.receive() == frame(OTHER, MASTER, arp(MASTER, taken, OTHER, bytes(4), 2), ARP)
+        door.send(asked6(v6(3), bytes(16)))
+        answer = door.receive()
+        assert answer[:14] == bytes.fromhex("333300000001") + MASTER + b"\x86\xdd"
+        assert answer[38:54] == bytes.fromhex("ff02" + "00" * 13 + "01")
+        assert answer[58] == 0x20 and verified(answer[14:])
+
+
+def test_who_uses_the_masters_mac_address_is_not_answered() -> None:
+    with with_guests(mode="l3") as it:
+        it.doors[0].send(frame(BROADCAST, MASTER, arp(MASTER, v4(0), bytes(6), v4(77)), ARP))
+        assert it.settled(0, 1).outcomes == {"drop_group": 1}
