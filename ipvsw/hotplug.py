@@ -96,9 +96,10 @@ async def _attach(
 
 
 def _netdev(kind: str, names: Sequence[str]) -> dict[str, Any]:
-    """The back end over descriptors of these names, in the words of QEMU's qapi/net.json."""
+    """The back end over descriptors of these names, in the words of QEMU's qapi/net.json. QEMU's own `stream` looks a
+    name up in another thread (7.2), where it finds none; its `socket` speaks the same."""
     if kind == "stream":
-        return {"type": "stream", "addr": {"type": "fd", "str": names[0]}}
+        return {"type": "socket", "fd": names[0]}
     if kind == "dgram":
         return {"type": "dgram", "local": {"type": "fd", "str": names[0]}}
     return {"type": "tap", "fds" if len(names) > 1 else "fd": ":".join(names)}
