@@ -167,7 +167,7 @@ class Daemon:
 
     async def _settle(self, switch: str, port: Port) -> None:
         """Wait until a port that was asked for is there; take it back if it can't be."""
-        await port.settled.wait()
+        await port.settled()
         master = self._switches[switch].master
         failed = port.state is PortState.FAILED
         if failed or master.state is PortState.FAILED:

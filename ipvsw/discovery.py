@@ -21,7 +21,7 @@ from .world import DeviceEvent, World
 log = logging.getLogger("ipvsw")
 
 MODULE = "/sys/module/ipvsw"
-POLL = 0.5  # seconds
+POLL = 1.0  # seconds
 
 Key = tuple[int | None, int]  # nsid, index
 

@@ -27,7 +27,8 @@ log = logging.getLogger("ipvsw")
 COALESCE = 0.005  # seconds from the first news to the reading
 SPACING = 0.03  # seconds between two readings, whatever the namespace does
 RETRY = 5.0  # seconds after a failure
-RESYNC = 60.0  # seconds between readings without news, give or take a quarter
+RESYNC = 60.0  # seconds between readings without news, give or take a quarter, while there are few doors
+READINGS = 5.0  # seconds from one door's to another's where there are many: one takes 2 ms of CPU
 
 
 class Sight(Struct, frozen=True):
@@ -60,16 +61,22 @@ def identity(netns_fd: int) -> tuple[int, int]:
 class Door(ABC):
     """Made, started and stopped on the loop."""
 
+    __slots__ = (  # there are thousands of doors: a dict for each would be a kilobyte
+        "_around", "_doubtful", "_early", "_read_at", "_settled", "_sleep", "_soon", "_spec", "_stopping", "_task",
+        "_woken", "_world", "label", "link", "reason", "state",
+    )  # fmt: skip
+
     def __init__(self, world: World, spec: str, label: str) -> None:
         self.label = label
         self.link: Link | None = None
         self.state = PortState.WAITING
         self.reason = ""
-        self.settled = asyncio.Event()  # set when the first attempt has been made
+        self._settled = asyncio.get_running_loop().create_future()
         self._world = world
         self._spec = spec
         self._task: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
+        self._woken = False  # there may be something to do
+        self._sleep: asyncio.Future[None] | None = None
         self._soon: asyncio.TimerHandle | None = None
         self._stopping = False
         self._doubtful = False  # the device must be read
@@ -78,6 +85,7 @@ class Door(ABC):
         self._early: list[DeviceEvent] | None = None  # told while the device is being read
 
     def start(self) -> None:
+        self._world.doors += 1
         self._world.watch(self._spec, self)
         self._task = asyncio.create_task(self._live(), name=self.label)
 
@@ -88,12 +96,19 @@ class Door(ABC):
         if self._task is not None:
             await self._task
             self._task = None
+            self._world.doors -= 1
             self._world.unwatch(self._spec, self)
+
+    async def settled(self) -> None:
+        """Returns when the first attempt has been made."""
+        await asyncio.shield(self._settled)
 
     # ------------------------------------------------------------------------ news
 
     def wake(self) -> None:
-        self._wake.set()
+        self._woken = True
+        if self._sleep is not None and not self._sleep.done():
+            self._sleep.set_result(None)
 
     def take(self, event: DeviceEvent) -> None:
         if self._needs_reading(event):
@@ -128,14 +143,15 @@ class Door(ABC):
 
     async def _live(self) -> None:
         while not self._stopping:
-            self._wake.clear()
+            self._woken = False
             try:
                 delay = await self._step()
             except Exception as error:  # a door that fails must not take the others with it
                 log.exception("%s", self.label)
                 self._fail(str(error))
                 delay = RETRY
-            self.settled.set()
+            if not self._settled.done():
+                self._settled.set_result(None)
             if not self._stopping:
                 await self._pause(delay)
         if self._soon is not None:
@@ -143,15 +159,20 @@ class Door(ABC):
         await self._shut()
 
     async def _pause(self, seconds: float) -> None:
-        timer = asyncio.get_running_loop().call_later(seconds, self.doubt)
+        if self._woken:
+            return
+        loop = asyncio.get_running_loop()
+        self._sleep = loop.create_future()
+        timer = loop.call_later(seconds, self.doubt)
         try:
-            await self._wake.wait()
+            await self._sleep
         finally:
             timer.cancel()
+            self._sleep = None
 
     def _resync(self) -> float:
-        """Spread out, so that a thousand doors aren't read at once."""
-        return RESYNC * random.uniform(0.75, 1.25)
+        """Spread out, so that a thousand doors aren't read at once, nor keep an idle daemon busy."""
+        return max(RESYNC, READINGS * self._world.doors) * random.uniform(0.75, 1.25)
 
     def _wait(self, reason: str) -> None:
         self._tell(PortState.WAITING, reason)

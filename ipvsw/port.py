@@ -39,6 +39,11 @@ class Uplink(Struct):
 class Port(Door):
     """See `Door`. `config` may be replaced by `change` only."""
 
+    __slots__ = (
+        "_attached", "_gone", "_index", "_installed", "_nsid", "_own_mac", "_place", "_problems", "_pushed", "_shim",
+        "_switch", "_table", "_uplink", "config",
+    )  # fmt: skip
+
     kind: Kind
 
     def __init__(self, world: World, table: Table, shim: Shim, uplink: Uplink, switch: str, config: PortConfig) -> None:

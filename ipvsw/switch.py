@@ -96,7 +96,7 @@ class Switch:
         self.set_mode(self._config)
         asyncio.get_running_loop().add_reader(self._datapath.notify_fd, self._hear)
         self.master.start()
-        await self.master.settled.wait()
+        await self.master.settled()
 
     async def stop(self) -> None:
         """Nothing is left of the switch when this returns."""

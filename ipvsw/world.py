@@ -22,7 +22,7 @@ log = logging.getLogger("ipvsw")
 
 POLL = 1.0  # seconds between looks at names that nobody sends news of
 HURRIED_POLL = 0.05  # seconds, while the name of a namespace is there and the namespace isn't yet
-CLOSERS = 8  # threads: closing a TAP takes 16 ms, most of it waiting for the kernel's grace periods
+CLOSERS = 256  # threads at most: closing a TAP waits 16 ms for the kernel's grace periods, which many wait for at once
 VISITS = 8  # works inside namespaces that may wait for the netlink thread, each with an fd that pins one
 BURST = 500  # events that are heard before others have their turn
 OPENINGS = 4  # ports that are made at one time, so that news of the others needn't wait for a thousand
@@ -50,9 +50,11 @@ class World:
         self.netlink = Netlink()
         self.groups_told = False  # whether this kernel tells of groups that are joined and left (from 6.14)
         self.openings = asyncio.Semaphore(OPENINGS)
+        self.doors = 0  # that are alive
         self._visits = asyncio.Semaphore(VISITS)
         self._watch = Watch()
-        self._closers = ThreadPoolExecutor(CLOSERS, "closer")
+        self._closers: ThreadPoolExecutor | None = None  # while there is something to close
+        self._closing = 0  # works of theirs
         self._followers: dict[int | None, dict[int, Follower]] = {}  # nsid -> index -> who follows the device
         self._following = threading.Lock()
         self._waiting: dict[str, set[Follower]] = {}  # a namespace's spec -> who wants to hear about it
@@ -77,7 +79,8 @@ class World:
         self.netlink.close()
         if self._hidden >= 0:
             os.close(self._hidden)
-        self._closers.shutdown()
+        if self._closers:
+            self._closers.shutdown()
 
     # ------------------------------------------------------------------------ work
 
@@ -102,7 +105,16 @@ class World:
 
     async def in_closer(self, work: Callable[[], T]) -> T:
         """Do what takes long and needs no namespace."""
-        return await asyncio.get_running_loop().run_in_executor(self._closers, work)
+        if self._closers is None:
+            self._closers = ThreadPoolExecutor(CLOSERS, "closer")
+        self._closing += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._closers, work)
+        finally:
+            self._closing -= 1
+            if not self._closing:
+                self._closers.shutdown(wait=False)
+                self._closers = None
 
     # ------------------------------------------------------------------------ who follows what
 

@@ -43,6 +43,8 @@ class Tap:
     "tso4", "tso6", "uso4", "uso6" that frames may come with on the fd.
     """
 
+    __slots__ = ("_device", "fd", "name", "offloads")
+
     fd: int
     name: str
     offloads: tuple[str, ...]
