@@ -307,6 +307,15 @@ def test_the_masters_attributes_are_followed(home: Namespace, netns: Spaces, dae
     assert running.switch()["mac"] == "02:00:00:00:00:77"
 
 
+def inodes(fds: Path) -> set[int]:
+    """Of a process's descriptors, some of which may go meanwhile."""
+    found = set()
+    for fd in fds.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.stat(fd).st_ino)
+    return found
+
+
 def test_a_master_in_a_namespace_comes_goes_and_holds_nothing(netns: Spaces, daemon: Make) -> None:
     place, a = netns(create=False), netns()
     running = daemon(switch(port("a", a), netns=place.name)).start().until("waiting", "a")
@@ -323,8 +332,7 @@ def test_a_master_in_a_namespace_comes_goes_and_holds_nothing(netns: Spaces, dae
         wait_for(lambda: not running.port("a")["carrier"], what="the port has no carrier")
         assert running.process
         fds = Path(f"/proc/{running.process.pid}/fd")
-        held = [os.stat(fd).st_ino for fd in fds.iterdir()]
-        assert inode not in held
+        wait_for(lambda fds=fds, inode=inode: inode not in inodes(fds), what="no fd of the namespace is left")
         a.ip("link", "del", "dev", "a")
         running.until("waiting", "a")
 
