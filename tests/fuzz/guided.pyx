@@ -6,10 +6,11 @@ virtio_net_hdr and a frame, which is made fit for a door without offloads. `test
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport abort, calloc, free, malloc
+from libc.stdlib cimport abort, calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from ipvsw._access cimport FLOWS, FROM_HOST_OPENS, TO_HOST_OPENS
+from ipvsw._answer cimport is_question, neighbour_answer
 from ipvsw._decide cimport (
     L2, L3S, N_OUTCOMES, THE_HOST, TO_PORT, TO_ROUTE, VEPA, PortRule, Switch, Verdict, decide_from_host,
     decide_from_master, decide_from_port,
@@ -27,6 +28,7 @@ from ipvsw._wire cimport (
 
 cdef enum:
     PORTS = 4
+    LONGER = 8  # bytes that an answer may have more than its question
     BOTH = TO_HOST_OPENS | FROM_HOST_OPENS
 
 cdef Switch switch_
@@ -109,7 +111,8 @@ cdef void cut(const uint8_t *data, uint32_t size) noexcept nogil:
 
 
 cdef void own(const uint8_t *data, uint32_t length) noexcept nogil:
-    """In from an endpoint with a MAC address of its own, behind an offload header of the frame's last bytes."""
+    """In from an endpoint with a MAC address of its own, behind an offload header of the frame's last bytes, and
+    out to one; answered if it asks for a neighbour."""
     cdef uint8_t *block = <uint8_t *> malloc(length)
     cdef uint64_t cell = 0xAA0000000002
     cdef virtio_net_hdr header
@@ -123,6 +126,10 @@ cdef void own(const uint8_t *data, uint32_t length) noexcept nogil:
         if mac48(block + 6) != switch_.mac:
             abort()
         master_to_own(&cell, switch_.mac, switch_.mode != L2, block, length)
+        if is_question(block, length):
+            block = <uint8_t *> realloc(block, length + LONGER)
+            if block == NULL or neighbour_answer(&switch_, 0, block, length) > length + LONGER:
+                abort()
     free(block)
 
 
