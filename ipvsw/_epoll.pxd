@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from ._rx cimport host_rx, master_rx, port_rx
 from ._state cimport CONTROL_EVENT, HOST_EVENT, MASTER_EVENT, Worker
+from ._spin cimport clock_ns, spin_learn, spin_on, spin_pays
 from ._sys cimport epoll_event, epoll_wait, eventfd_read
 
 cdef enum:
@@ -11,12 +12,12 @@ cdef enum:
 
 
 cdef inline void serve_doors(Worker *w, int timeout) noexcept nogil:
-    """Read a burst from every door that is readable; `timeout` in ms, -1 for ever."""
+    """Read a burst from every door that is readable; `timeout` 0, or -1 to wait for one."""
     cdef epoll_event events[EVENTS]
     cdef uint64_t value
     cdef int count, i
     cdef uint32_t tag
-    count = epoll_wait(w.epoll_fd, events, EVENTS, timeout)
+    count = epoll_wait(w.epoll_fd, events, EVENTS, timeout) if timeout == 0 else await_doors(w, events)
     for i in range(count):
         tag = <uint32_t> events[i].data.u64
         if tag == CONTROL_EVENT:
@@ -27,3 +28,21 @@ cdef inline void serve_doors(Worker *w, int timeout) noexcept nogil:
             host_rx(w)
         else:
             port_rx(w, <int32_t> tag)
+
+
+cdef inline int await_doors(Worker *w, epoll_event *events) noexcept nogil:
+    """Until there is something: awake for a moment, where that pays, and then asleep. How many, or -1."""
+    cdef uint64_t start, now
+    cdef int count = 0
+    if w.spin.budget == 0:
+        return epoll_wait(w.epoll_fd, events, EVENTS, -1)
+    start = now = clock_ns()
+    if spin_pays(&w.spin, now):
+        count = epoll_wait(w.epoll_fd, events, EVENTS, 0)
+        while count == 0 and spin_on(&w.spin, start, &now):
+            count = epoll_wait(w.epoll_fd, events, EVENTS, 0)
+    if count == 0:
+        count = epoll_wait(w.epoll_fd, events, EVENTS, -1)
+        now = clock_ns()
+    spin_learn(&w.spin, now - start)
+    return count

@@ -33,9 +33,9 @@ class Datapath:
     Not thread-safe: one control thread calls it.
     """
 
-    def __init__(self, workers: int = 1, io: str = "auto") -> None:
+    def __init__(self, workers: int = 1, io: str = "auto", *, busy_poll: int = 50) -> None:
         """`io`: "epoll", "uring" (Errors: OSError if the kernel grants none), or "auto": the latter where it can be
-        had."""
+        had. `busy_poll`: microseconds that a worker may stay awake with nothing to do, where that pays."""
 
     @property
     def io(self) -> str:

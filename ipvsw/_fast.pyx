@@ -203,7 +203,7 @@ cdef class Datapath:
     cdef set sockets  # those of them that are sockets
     cdef int32_t next_number
 
-    def __cinit__(self, int workers=1, io="auto"):
+    def __cinit__(self, int workers=1, io="auto", *, uint32_t busy_poll=50):
         cdef uint64_t key = int.from_bytes(os.urandom(8), "little")
         if workers < 1:
             raise ValueError(f"at least one worker, not {workers}")
@@ -221,6 +221,7 @@ cdef class Datapath:
         while self.n_workers < workers:
             self.workers[self.n_workers] = worker_new(self.n_workers, workers, self.notify_fd, key)
             self.workers[self.n_workers].switch_.flows = self.flows
+            self.workers[self.n_workers].spin.budget = <uint64_t> 1000 * (busy_poll if os.cpu_count() > 1 else 0)
             if io != "epoll":
                 self.open_ring(self.workers[self.n_workers], io == "uring")
             self.n_workers += 1

@@ -10,7 +10,7 @@ the queue without emptying it first.
 """
 
 from libc.errno cimport ENOBUFS
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from ._epoll cimport serve_doors
 from ._flood cimport flood_slice
@@ -19,11 +19,12 @@ from ._state cimport (
     BURST, DETACH_PORT, HEADER, RING_CANCEL, RING_DOORS, RING_READ, RING_WRITE, STOP, Batch, Port, Worker,
     mail_end, read_by_ring, take_mail, unpoll_fd,
 )
+from ._spin cimport clock_ns, spin_learn, spin_on, spin_pays
 from ._sys cimport EPOLLIN, load_ptr
-from ._tx cimport master_tx, port_tx_failed, sockets_tx
+from ._tx cimport count_port_tx, master_tx, port_tx_failed, sockets_tx
 from ._uring cimport (
     IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, io_uring_cqe, ring_answers, ring_buffer,
-    ring_cancel, ring_enter, ring_give_back, ring_poll, ring_publish, ring_submit, ring_take,
+    ring_cancel, ring_enter, ring_give_back, ring_poll, ring_publish, ring_stirs, ring_submit, ring_take,
 )
 
 
@@ -31,7 +32,10 @@ cdef inline void ring_run(Worker *w) noexcept nogil:
     cdef Batch *batch
     ring_begin(w)
     while not w.stopping:
-        ring_enter(&w.ring, w.backlog_length == 0 and not w.doors_ready and not w.mail_read)
+        if w.backlog_length or w.doors_ready or w.mail_read:
+            ring_enter(&w.ring, False)
+        else:
+            ring_wait(w)
         ring_reap(w)
         if w.doors_ready:
             serve_doors(w, 0)
@@ -63,6 +67,31 @@ cdef inline void ring_begin(Worker *w) noexcept nogil:
     ring_await_doors(w)
 
 
+cdef inline void ring_wait(Worker *w) noexcept nogil:
+    """Until there is something: awake for a moment, where that pays, and then asleep."""
+    cdef uint64_t start, now
+    if w.n_counted != w.n_written:
+        ring_enter(&w.ring, False)
+        if ring_answers(&w.ring):
+            return
+        count_port_tx(w, w.n_written)  # before it sleeps
+    if w.spin.budget == 0:
+        ring_enter(&w.ring, True)
+        return
+    start = now = clock_ns()
+    if spin_pays(&w.spin, now):
+        ring_enter(&w.ring, False)
+        while not ring_answers(&w.ring):
+            if ring_stirs(&w.ring):
+                ring_enter(&w.ring, False)
+            elif not spin_on(&w.spin, start, &now):
+                break
+    if not ring_answers(&w.ring):
+        ring_enter(&w.ring, True)
+        now = clock_ns()
+    spin_learn(&w.spin, now - start)
+
+
 cdef inline void ring_await_doors(Worker *w) noexcept nogil:
     w.doors_ready = False
     ring_poll(&w.ring, w.epoll_fd, EPOLLIN, RING_DOORS)
@@ -72,6 +101,7 @@ cdef inline void ring_reap(Worker *w) noexcept nogil:
     """Carry out what has come, in the order in which it came. A frame alone is written at once: that has the receiver
     run a little earlier."""
     cdef io_uring_cqe answer
+    cdef uint32_t written = w.n_written  # before `ring_enter`, so they have left or there is an answer why not
     w.stays = ring_answers(&w.ring) > 1
     while ring_take(&w.ring, &answer):
         if answer.user_data & RING_WRITE:
@@ -81,6 +111,7 @@ cdef inline void ring_reap(Worker *w) noexcept nogil:
         elif not answer.user_data & RING_CANCEL:
             ring_rx(w, <int32_t> <uint32_t> answer.user_data, &answer)
     w.stays = False
+    count_port_tx(w, written)
 
 
 cdef inline void ring_rx(Worker *w, int32_t port, const io_uring_cqe *answer) noexcept nogil:

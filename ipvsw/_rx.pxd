@@ -31,7 +31,7 @@ from ._sys cimport (
     TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, cmsghdr, recv, recvmmsg,
     tpacket_auxdata, virtio_net_hdr,
 )
-from ._tx cimport host_tx, master_tx, port_tx, queue_master_tx, traffic_of
+from ._tx cimport QUEUED, host_tx, master_tx, port_tx, queue_master_tx, traffic_of
 from ._wire cimport ETH_P_8021Q, VLAN_HLEN
 
 cdef enum:
@@ -292,6 +292,8 @@ cdef inline void carry_out(
     if outcome == TO_PORT:
         w.source = port
         outcome = port_tx(w, v.port, buffer, n)
+        if outcome == QUEUED:
+            return
     elif outcome == TO_MASTER:
         queue_master_tx(w, port, buffer, n)
         return  # counted when it is sent

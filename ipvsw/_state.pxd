@@ -17,6 +17,7 @@ from ._sys cimport (
     EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL, add_i32, epoll_ctl, epoll_event, eventfd_write, iovec, load_ptr, mmsghdr,
     store_ptr, take_u32,
 )
+from ._spin cimport Spin
 from ._stream cimport Socket, socket_connect, socket_release
 from ._table cimport table_put, table_remove
 from ._uring cimport Ring, ring_read
@@ -148,6 +149,7 @@ cdef struct Worker:
     iovec tx_iovecs[BURST]
     int32_t tx_sources[BURST]
     uint32_t tx_length
+    Spin spin
     int32_t gathering[BURST]  # ports whose sockets have gathered frames
     uint32_t n_gathering
     # With an io_uring: which port's read is to begin anew, and what was queued last for ports.
@@ -160,6 +162,7 @@ cdef struct Worker:
     int32_t source  # whose frame is carried out
     Written written[WRITTEN]
     uint32_t n_written
+    uint32_t n_counted
     int rx_burst  # frames that the master's socket is asked for at once
     uint8_t *rx_buffers[BURST]
     mmsghdr rx_messages[BURST]

@@ -6,6 +6,8 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from *:
     """
+    #include <sched.h>
+    #include <time.h>
     #include <linux/if_packet.h>
     #include <linux/virtio_net.h>
     #include <stddef.h>
@@ -57,6 +59,13 @@ cdef extern from *:
     uint64_t raw64 "ipvsw_raw64"(const uint8_t *p) noexcept nogil
     uint64_t mac48 "ipvsw_mac48"(const uint8_t *p) noexcept nogil
     uint64_t mix "ipvsw_mix"(uint64_t a, uint64_t b) noexcept nogil
+
+    int sched_yield() noexcept nogil
+    enum: CLOCK_MONOTONIC
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *now) noexcept nogil
 
     # Between the control thread and the workers.
     void *load_ptr "ipvsw_load"(void **p) noexcept nogil

@@ -13,9 +13,13 @@ from ._stream cimport socket_send, socket_tx
 from ._sys cimport MSG_DONTWAIT, send, sendmmsg
 from ._uring cimport ring_write
 
+cdef enum:
+    QUEUED = -1  # no outcome yet
+    COUNTED = -1  # no port: that frame has its outcome
+
 
 cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
-    """Where the frame stays in its place until the round is over, it is only queued, and counted as if it had left."""
+    """Where the frame stays in its place until the round is over, it is QUEUED, and counted when it has left."""
     cdef Port *p = &w.ports[port]
     cdef uint64_t *own = w.switch_.rules[port].own
     if own != NULL:
@@ -24,7 +28,8 @@ cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) no
         return socket_port_tx(w, port, buffer, n)
     if w.stays:
         queue_port_tx(w, port, buffer, n)
-    elif write(p.fd, buffer, n) < 0:
+        return QUEUED
+    if write(p.fd, buffer, n) < 0:
         p.traffic.tx_errors += 1
         return port_failure(errno)
     p.traffic.tx_frames += 1
@@ -40,15 +45,25 @@ cdef inline void queue_port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_
 
 
 cdef inline void port_tx_failed(Worker *w, uint32_t i, int error) noexcept nogil:
-    """A queued frame did not leave: it is counted anew."""
-    cdef const Written *frame = &w.written[i]
-    cdef Traffic *to = &w.ports[frame.port].traffic
-    cdef Traffic *source = traffic_of(w, frame.source)
-    to.tx_frames -= 1
-    to.tx_bytes -= frame.length - HEADER
-    to.tx_errors += 1
-    source.outcomes[TO_PORT] -= 1
-    source.outcomes[port_failure(error)] += 1
+    """A queued frame did not leave."""
+    cdef Written *frame = &w.written[i]
+    w.ports[frame.port].traffic.tx_errors += 1
+    traffic_of(w, frame.source).outcomes[port_failure(error)] += 1
+    frame.port = COUNTED
+
+
+cdef inline void count_port_tx(Worker *w, uint32_t upto) noexcept nogil:
+    """All that was queued before `upto` has left, but for what has failed."""
+    cdef const Written *frame
+    cdef Port *to
+    while w.n_counted != upto:
+        frame = &w.written[w.n_counted % WRITTEN]
+        w.n_counted += 1
+        if frame.port != COUNTED:
+            to = &w.ports[frame.port]
+            to.traffic.tx_frames += 1
+            to.traffic.tx_bytes += frame.length - HEADER
+            traffic_of(w, frame.source).outcomes[TO_PORT] += 1
 
 
 cdef inline Traffic *traffic_of(Worker *w, int32_t source) noexcept nogil:

@@ -49,6 +49,8 @@ cdef extern from "linux/io_uring.h" nogil:
     enum: IORING_SETUP_SUBMIT_ALL
     enum: IORING_SETUP_SINGLE_ISSUER
     enum: IORING_SETUP_DEFER_TASKRUN
+    enum: IORING_SETUP_TASKRUN_FLAG
+    enum: IORING_SQ_TASKRUN
     enum: IORING_ENTER_GETEVENTS
     enum: IORING_FEAT_SINGLE_MMAP
     enum: IORING_CQE_F_BUFFER
@@ -64,6 +66,7 @@ cdef extern from "linux/io_uring.h" nogil:
         uint32_t head
         uint32_t tail
         uint32_t ring_mask
+        uint32_t flags
         uint32_t array
     cdef struct io_cqring_offsets:
         uint32_t head
@@ -119,6 +122,7 @@ cdef struct Ring:
     bint running  # by the thread that alone may use it
     uint32_t enter_flags
     uint32_t *sq_tail
+    uint32_t *sq_flags
     uint32_t tail  # what stands there; ours alone
     uint32_t sq_mask
     uint32_t queued  # and not yet given to the kernel
@@ -165,7 +169,7 @@ cdef inline int ring_open(Ring *r, size_t buffer_size, size_t room) noexcept nog
     memset(r, 0, sizeof(Ring))
     memset(&p, 0, sizeof(p))
     p.flags = (IORING_SETUP_CQSIZE | IORING_SETUP_R_DISABLED | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER
-               | IORING_SETUP_DEFER_TASKRUN)
+               | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG)
     p.cq_entries = CQ_ENTRIES
     r.fd = <int> syscall(SYS_io_uring_setup, <long> SQ_ENTRIES, &p)
     if r.fd < 0:
@@ -187,6 +191,7 @@ cdef inline int ring_open(Ring *r, size_t buffer_size, size_t room) noexcept nog
         return errno
     base = <uint8_t *> r.rings
     r.sq_tail = <uint32_t *> (base + p.sq_off.tail)
+    r.sq_flags = <uint32_t *> (base + p.sq_off.flags)
     r.sq_mask = (<uint32_t *> (base + p.sq_off.ring_mask))[0]
     r.cq_head = <uint32_t *> (base + p.cq_off.head)
     r.cq_tail = <uint32_t *> (base + p.cq_off.tail)
@@ -310,6 +315,11 @@ cdef inline void ring_write(Ring *r, int fd, const void *data, uint32_t n, uint6
 cdef inline uint32_t ring_answers(Ring *r) noexcept nogil:
     """How many wait."""
     return load_u32(r.cq_tail) - r.cq_head[0]
+
+
+cdef inline bint ring_stirs(Ring *r) noexcept nogil:
+    """Whether `ring_enter` would have something to do."""
+    return load_u32(r.sq_flags) & IORING_SQ_TASKRUN
 
 
 cdef inline bint ring_take(Ring *r, io_uring_cqe *answer) noexcept nogil:

@@ -24,6 +24,7 @@ from .values import (
     quoted,
     read_addresses,
     read_allow,
+    read_busy_poll,
     read_flag,
     read_gateways,
     read_host_access,
@@ -198,7 +199,13 @@ def _check_gateways(port: PortConfig, place: str) -> None:
         seen[gateway.version] = at
 
 
-_DAEMON: dict[str, Reader] = {"socket": read_socket, "workers": read_workers, "io": read_io, "allow": read_allow}
+_DAEMON: dict[str, Reader] = {
+    "socket": read_socket,
+    "workers": read_workers,
+    "io": read_io,
+    "busy_poll": read_busy_poll,
+    "allow": read_allow,
+}
 _PORT: dict[str, Reader] = {
     "name": read_name,
     "ifname": read_ifname,

@@ -21,6 +21,7 @@ MTU_MIN = 68  # bytes; ETH_MIN_MTU, RFC 791 section 3.2
 MTU_MIN_IPV6 = 1280  # bytes; IPV6_MIN_MTU, RFC 8200 section 5
 MTU_MAX = 65535  # bytes; ETH_MAX_MTU
 WORKERS_MAX = 64
+BUSY_POLL_MAX = 1000  # us
 QUEUES_MAX = 16
 LEARNED_MAX = 1024
 ID_MAX = 0xFFFFFFFE  # (uid_t) -1 is nobody
@@ -71,6 +72,10 @@ def read_integer(value: object, place: str, least: int, most: int) -> int:
 
 def read_workers(value: object, place: str) -> int:
     return read_integer(value, place, 1, WORKERS_MAX)
+
+
+def read_busy_poll(value: object, place: str) -> int:
+    return read_integer(value, place, 0, BUSY_POLL_MAX)
 
 
 def read_mtu(value: object, place: str) -> int:

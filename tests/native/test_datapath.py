@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+import time
 
 import pytest
 from doors import (
@@ -530,3 +531,17 @@ def test_changes_before_the_start_count_and_an_unstarted_datapath_closes() -> No
         assert it.doors[1].receive() == between(0, 1)
     with lab(2, start=False) as it:
         it.datapath.set_mode(0, 1)
+
+
+def test_an_idle_worker_sleeps() -> None:
+    """Whatever traffic there was: round trips, which have it look on, and a flood."""
+    with lab(2) as it:
+        for _ in range(200):
+            it.doors[0].send(between(0, 1))
+            assert it.doors[1].receive() == between(0, 1)
+            it.doors[1].send(between(1, 0))
+            assert it.doors[0].receive() == between(1, 0)
+        time.sleep(0.1)
+        before = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - before < 0.25
