@@ -21,7 +21,7 @@ from ._state cimport (
 )
 from ._spin cimport clock_ns, spin_learn, spin_on, spin_pays
 from ._sys cimport EPOLLIN, load_ptr
-from ._tx cimport count_port_tx, master_tx, port_tx_failed, sockets_tx
+from ._tx cimport master_tx, port_tx_ended, sockets_tx
 from ._uring cimport (
     IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, io_uring_cqe, ring_answers, ring_buffer,
     ring_cancel, ring_enter, ring_give_back, ring_poll, ring_publish, ring_stirs, ring_submit, ring_take,
@@ -32,7 +32,7 @@ cdef inline void ring_run(Worker *w) noexcept nogil:
     cdef Batch *batch
     ring_begin(w)
     while not w.stopping:
-        if w.backlog_length or w.doors_ready or w.mail_read:
+        if w.backlog_length or w.doors_ready or w.mail_read or w.unanswered:
             ring_enter(&w.ring, False)
         else:
             ring_wait(w)
@@ -70,11 +70,6 @@ cdef inline void ring_begin(Worker *w) noexcept nogil:
 cdef inline void ring_wait(Worker *w) noexcept nogil:
     """Until there is something: awake for a moment, where that pays, and then asleep."""
     cdef uint64_t start, now
-    if w.n_counted != w.n_written:
-        ring_enter(&w.ring, False)
-        if ring_answers(&w.ring):
-            return
-        count_port_tx(w, w.n_written)  # before it sleeps
     if w.spin.budget == 0:
         ring_enter(&w.ring, True)
         return
@@ -101,17 +96,15 @@ cdef inline void ring_reap(Worker *w) noexcept nogil:
     """Carry out what has come, in the order in which it came. A frame alone is written at once: that has the receiver
     run a little earlier."""
     cdef io_uring_cqe answer
-    cdef uint32_t written = w.n_written  # before `ring_enter`, so they have left or there is an answer why not
     w.stays = ring_answers(&w.ring) > 1
     while ring_take(&w.ring, &answer):
         if answer.user_data & RING_WRITE:
-            port_tx_failed(w, <uint32_t> answer.user_data, -answer.res)
+            port_tx_ended(w, answer.user_data, answer.res)
         elif answer.user_data & RING_DOORS:
             w.doors_ready = True
         elif not answer.user_data & RING_CANCEL:
             ring_rx(w, <int32_t> <uint32_t> answer.user_data, &answer)
     w.stays = False
-    count_port_tx(w, written)
 
 
 cdef inline void ring_rx(Worker *w, int32_t port, const io_uring_cqe *answer) noexcept nogil:
@@ -170,11 +163,11 @@ cdef inline void ring_settle(Worker *w, const Batch *batch) noexcept nogil:
             for port in range(w.switch_.n_ports):
                 ring_leave(w, port)
     while True:
-        ring_enter(&w.ring, w.leaving > 0)
+        ring_enter(&w.ring, w.leaving > 0 or w.unanswered > 0)
         ring_reap(w)
         if w.tx_length:
             master_tx(w)
-        if not w.leaving and not w.ring.queued:
+        if not w.leaving and not w.unanswered and not w.ring.queued:
             return
 
 

@@ -42,18 +42,23 @@ cdef enum:
     MASTER_EVENT = 0xFFFFFFFE
     HOST_EVENT = 0xFFFFFFFD
 
-# What an answer of the ring is about: one of these bits, with a number below them.
+# What an answer of the ring is about, its tag: a port's number and nothing else is what was read; RING_WRITE stands
+# before a source, a port and a length.
 cdef enum:
-    RING_READ = 0  # a port's number
-    RING_WRITE = 0x100000000  # an index of `written`
-    RING_DOORS = 0x200000000
-    RING_CANCEL = 0x400000000
-    WRITTEN = 256  # frames that may be queued for ports: more than a round has buffers for
+    RING_READ = 0
+    RING_DOORS = 0x100000000
+    RING_CANCEL = 0x200000000
+    RING_SOURCE = 40  # where its bits begin
+    RING_PORT = 17
+    RING_PORTS = 0x7FFFFF
+    RING_LENGTHS = 0x1FFFF
+    RING_WRITE = 0x8000000000000000u
 
 cdef enum:
     FROM_MASTER = -1  # where a frame came from, else a port number
     FROM_GONE = -2  # a port that has left since
     FROM_HOST = -3  # the host's stack, through its own door
+    FROM_FIRST = -3
 
 cdef enum:
     EVENT_GONE_BIT = 1
@@ -93,12 +98,6 @@ cdef struct Slow:
     uint8_t *frame
     uint32_t length
     int32_t source
-
-# A frame that is queued for a port.
-cdef struct Written:
-    int32_t source  # port number, or FROM_*
-    int32_t port
-    uint32_t length  # with its header
 
 # Written at the tail by the worker, read at the head by the control thread.
 cdef struct Queue:
@@ -160,9 +159,7 @@ cdef struct Worker:
     int32_t hungry[2]  # first of two lines: ports that got nothing, and those that got something; -1: empty
     int32_t hungry_last[2]
     int32_t source  # whose frame is carried out
-    Written written[WRITTEN]
-    uint32_t n_written
-    uint32_t n_counted
+    uint32_t unanswered  # frames that were queued for ports
     int rx_burst  # frames that the master's socket is asked for at once
     uint8_t *rx_buffers[BURST]
     mmsghdr rx_messages[BURST]

@@ -8,14 +8,16 @@ from ._decide cimport (
     DROP_BAD_HEADER, DROP_ERROR, DROP_FULL, DROP_NO_MASTER, DROP_PORT_DOWN, L2, TO_HOST, TO_MASTER, TO_PORT,
 )
 from ._own cimport master_to_own
-from ._state cimport BURST, FROM_HOST, HEADER, RING_WRITE, WRITTEN, Port, Traffic, Worker, Written
+from ._state cimport (
+    BURST, FROM_FIRST, FROM_HOST, HEADER, RING_LENGTHS, RING_PORT, RING_PORTS, RING_SOURCE, RING_WRITE, Port, Traffic,
+    Worker,
+)
 from ._stream cimport socket_send, socket_tx
 from ._sys cimport MSG_DONTWAIT, send, sendmmsg
 from ._uring cimport ring_write
 
 cdef enum:
     QUEUED = -1  # no outcome yet
-    COUNTED = -1  # no port: that frame has its outcome
 
 
 cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
@@ -38,32 +40,24 @@ cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) no
 
 
 cdef inline void queue_port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
-    cdef uint32_t i = w.n_written % WRITTEN
-    w.written[i] = Written(w.source, port, n)
-    w.n_written += 1
-    ring_write(&w.ring, w.ports[port].fd, buffer, n, RING_WRITE | i)
+    """The answer's tag says all that is to be counted."""
+    w.unanswered += 1
+    ring_write(&w.ring, w.ports[port].fd, buffer, n,
+               RING_WRITE | <uint64_t> (w.source - FROM_FIRST) << RING_SOURCE | <uint64_t> port << RING_PORT | n)
 
 
-cdef inline void port_tx_failed(Worker *w, uint32_t i, int error) noexcept nogil:
-    """A queued frame did not leave."""
-    cdef Written *frame = &w.written[i]
-    w.ports[frame.port].traffic.tx_errors += 1
-    traffic_of(w, frame.source).outcomes[port_failure(error)] += 1
-    frame.port = COUNTED
-
-
-cdef inline void count_port_tx(Worker *w, uint32_t upto) noexcept nogil:
-    """All that was queued before `upto` has left, but for what has failed."""
-    cdef const Written *frame
-    cdef Port *to
-    while w.n_counted != upto:
-        frame = &w.written[w.n_counted % WRITTEN]
-        w.n_counted += 1
-        if frame.port != COUNTED:
-            to = &w.ports[frame.port]
-            to.traffic.tx_frames += 1
-            to.traffic.tx_bytes += frame.length - HEADER
-            traffic_of(w, frame.source).outcomes[TO_PORT] += 1
+cdef inline void port_tx_ended(Worker *w, uint64_t tag, int result) noexcept nogil:
+    """Of a queued frame: what write() would have returned, or a negative errno."""
+    cdef Traffic *to = &w.ports[tag >> RING_PORT & RING_PORTS].traffic
+    cdef Traffic *source = traffic_of(w, <int32_t> (tag >> RING_SOURCE & RING_PORTS) + FROM_FIRST)
+    w.unanswered -= 1
+    if result < 0:
+        to.tx_errors += 1
+        source.outcomes[port_failure(-result)] += 1
+    else:
+        to.tx_frames += 1
+        to.tx_bytes += (tag & RING_LENGTHS) - HEADER
+        source.outcomes[TO_PORT] += 1
 
 
 cdef inline Traffic *traffic_of(Worker *w, int32_t source) noexcept nogil:

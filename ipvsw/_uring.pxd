@@ -300,10 +300,10 @@ cdef inline void ring_cancel(Ring *r, uint64_t tag, uint64_t answer) noexcept no
 
 
 cdef inline void ring_write(Ring *r, int fd, const void *data, uint32_t n, uint64_t tag) noexcept nogil:
-    """Write like a non-blocking write(), in order; answers only if it fails. `data` stays until it is submitted."""
+    """Write like a non-blocking write(), in order. `data` stays until it is submitted; that it failed may be answered
+    later than that what followed did not."""
     cdef io_uring_sqe *sqe = ring_sqe(r)
     sqe.opcode = IORING_OP_WRITE
-    sqe.flags = IOSQE_CQE_SKIP_SUCCESS
     sqe.fd = fd
     sqe.off = <uint64_t> -1
     sqe.addr = <uint64_t> data

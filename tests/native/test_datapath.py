@@ -28,6 +28,8 @@ from doors import (
 
 from ipvsw._fast import EVENT_GONE, EVENT_GROUPS, FLAGS, MODES, Datapath
 
+pytestmark = pytest.mark.usefixtures("io")
+
 ALL_HOSTS = bytes.fromhex("01005e000001")
 MDNS = bytes.fromhex("01005e0000fb")
 

@@ -16,6 +16,8 @@ from synth import GROUPS, V4, V6, random_frame, seed_from_environment
 
 from ipvsw._fast import Datapath
 
+pytestmark = pytest.mark.usefixtures("io")
+
 STORM = 210_000  # frames, for each of five storms
 PORTS = 5
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -237,3 +239,36 @@ def test_datapaths_come_and_go_and_leave_nothing() -> None:
     Datapath(2)  # nobody closes it
     gc.collect()
     assert open_files() == files
+
+
+def test_no_flow_is_reordered_by_several_workers() -> None:
+    """Four ports on two workers, each flooding the next: what arrives of a flow arrives in order."""
+    frames = 4000
+    with lab(4, workers=2) as it:
+        flows = [(a, (a + 1) % 4) for a in range(4)]
+
+        def send(a: int, b: int) -> None:
+            for n in range(frames):
+                it.doors[a].send(between(a, b, n.to_bytes(8, "big")))
+
+        threads = [threading.Thread(target=send, args=flow) for flow in flows]
+        for thread in threads:
+            thread.start()
+        came: dict[int, list[int]] = {b: [] for _, b in flows}
+        try:
+            until(lambda: collected(it, came) and not any(t.is_alive() for t in threads), "all are sent", 60)
+        finally:
+            for thread in threads:
+                thread.join()
+        for a, b in flows:
+            counted = it.settled(a, frames)
+            collected(it, came)
+            assert len(came[b]) == counted.outcomes["to_port"]
+            assert came[b] == sorted(came[b])
+
+
+def collected(it: Lab, came: dict[int, list[int]]) -> bool:
+    """Read what has come out by now: the numbers in the frames."""
+    for b, numbers in came.items():
+        numbers += [int.from_bytes(f[34:42], "big") for f in it.doors[b].waiting()]
+    return True

@@ -31,6 +31,8 @@ from test_route import ROUTER, TCPV4, folded, offload, rewritten, tcp4
 
 from ipvsw._fast import ACCESS, FLAGS, MODES
 
+pytestmark = pytest.mark.usefixtures("io")
+
 FAR4, FAR6 = bytes([192, 0, 2, 1]), bytes.fromhex("20010db8" + "00" * 11 + "01")
 SLOW = 256  # frames that may wait for Python
 STORM = 60_000
