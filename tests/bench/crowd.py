@@ -71,12 +71,12 @@ def add_and_delete(ground: Ground, path: Path) -> Figures:
         start = time.monotonic()
         status, answer = daemon.call("POST", "/v1/ports", {"master": master, "name": "extra", "netns": netns})
         assert status in (200, 201), answer
-        until(lambda: daemon.port("extra")["state"] == "up", 10, "the port is up", every=0.0005)
+        until(lambda: daemon.port("extra")["state"] == "up", 30, "the port is up", every=0.0005)
         added.append(time.monotonic() - start)
         start = time.monotonic()
         status, answer = daemon.call("DELETE", "/v1/ports/extra")
         assert status == 204, answer
-        until(lambda: ground.lab.link(netns, "extra") is None, 10, "the device is gone")
+        until(lambda: ground.lab.link(netns, "extra") is None, 30, "the device is gone")
         deleted.append(time.monotonic() - start)
     return {"add_ms": sorted(added)[SINGLE // 2] * 1000, "delete_ms": sorted(deleted)[SINGLE // 2] * 1000}
 

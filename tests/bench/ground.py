@@ -125,7 +125,7 @@ class Ground:
         if shutil.which("iperf3") is None:
             raise Unavailable("iperf3 is not installed")
         self.spawn(netns, "iperf3", "-s", "--logfile", "/dev/null")
-        until(lambda: ":1451 " in self.lab.read(netns, "tcp") + self.lab.read(netns, "tcp6"), 10, "iperf3 listens")
+        until(lambda: ":1451 " in self.lab.read(netns, "tcp") + self.lab.read(netns, "tcp6"), 30, "iperf3 listens")
         self._serving.add(netns)
 
     def spawn(

@@ -40,7 +40,7 @@ def set_mtu(ground: Ground, path: Path, mtu: int) -> None:
         if end.device not in ("w0", "m0"):
             ground.lab.ip(end.netns, "link", "set", end.device, "mtu", str(mtu))
             if path.daemon is not None:
-                until(partial(has_mtu, path.daemon, end.device, mtu), 5, f"the daemon knows the MTU of {end.device}")
+                until(partial(has_mtu, path.daemon, end.device, mtu), 30, f"the daemon knows the MTU of {end.device}")
 
 
 def has_mtu(daemon: Daemon, name: str, mtu: int) -> bool:

@@ -29,8 +29,8 @@ def started(ground: Ground, ports: int, *more: dict[str, Any], mtu: int = 1500, 
     ground.stack.callback(daemon.close)
     daemon.wait(60, states=("up", "waiting"))
     if ports > 1:
-        lab.reachable(lab.ports[0], OURS4.format(10 + ports), 15)
-    lab.reachable(lab.ports[0], WIRE4, 15)
+        lab.reachable(lab.ports[0], OURS4.format(10 + ports), 60)
+    lab.reachable(lab.ports[0], WIRE4, 60)
     return lab, daemon
 
 
@@ -76,8 +76,8 @@ def macvlan(ground: Ground) -> Mapping[str, Path]:
             raise Unavailable(f"no macvlan on the master: {reason}") from None
         ends.append(ground.end(netns, device, KERNEL4.format(k)))
         ground.up(ends[-1], 16)
-    lab.reachable(ends[0].netns, ends[1].address, 15)
-    lab.reachable(ends[0].netns, WIRE4, 15)
+    lab.reachable(ends[0].netns, ends[1].address, 60)
+    lab.reachable(ends[0].netns, WIRE4, 60)
     outside = wire(lab)
     return {
         "macvlan": Path(ends[0], ends[1]),
@@ -120,8 +120,8 @@ def routed(ground: Ground) -> Mapping[str, Path]:
     ports = [port("p1", lab.ports[0], [f"{INNER4}/24"], gateway=[GATEWAY4])]
     daemon = Daemon(switch("m0", lab.host, ports, mode="l3"), home=lab.home, io="auto")
     ground.stack.callback(daemon.close)
-    daemon.wait()
-    lab.reachable(lab.ports[0], WIRE4)
+    daemon.wait(60)
+    lab.reachable(lab.ports[0], WIRE4, 60)
     mine, outside = End(lab.ports[0], "p1", INNER4, MASTER_MAC), wire(lab)
     out = Path(mine, replace(outside, mac=MASTER_MAC), (daemon.pid,), daemon)
     far = replace(out, sink=replace(out.sink, address=FAR4))

@@ -54,13 +54,20 @@ class Taken:
 
 
 def take(ground: Ground, sample: Sample, number: int, taken: Taken) -> None:
-    """One measurement; again while others disturb it, as far as patience goes. The least disturbed counts."""
+    """One measurement; again while others disturb it, as far as patience goes. The least disturbed counts. One that
+    fails has a second chance."""
     best: tuple[float, Figures] | None = None
+    failed = False
     while True:
         before = quiet.look()
         try:
             found = MEASURES[sample.measure](ground, ground.path(sample.path), *sample.args)
         except Exception as reason:  # whatever it was: the other rows are worth having
+            if best is not None:
+                break  # it was a further try
+            if not failed and not sample.last:
+                failed = True
+                continue
             taken.reasons.setdefault(sample, str(reason) or type(reason).__name__)
             return
         after = quiet.look()
