@@ -72,7 +72,7 @@ cdef inline uint32_t discovery_answer(const Switch *s, int32_t port, uint8_t *da
     cdef Address target = ipv6_address(p + 48)
     cdef bint probe = source.hi == 0 and source.lo == 0
     cdef uint32_t total = ADVERTISEMENT - 40 + IPPROTO_ICMPV6  # the rest of the pseudo header
-    cdef uint32_t i
+    cdef int i
     if not is_answered(s, port, &target, probe):
         return 0
     if probe:  # to all nodes
