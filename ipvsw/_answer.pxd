@@ -11,12 +11,11 @@ from libc.string cimport memcpy, memset
 
 from ._decide cimport THE_HOST, Switch
 from ._own cimport ARP_LENGTH, ARP_SENDER, ARP_TARGET, put_mac
-from ._route cimport put16
 from ._sys cimport be16
 from ._table cimport table_find
 from ._wire cimport (
     ETH_HLEN, ETH_P_ARP, ETH_P_IPV6, ICMPV6_NEIGHBOUR_ADVERTISEMENT, ICMPV6_NEIGHBOUR_SOLICITATION, IPPROTO_ICMPV6,
-    Address, Frame, frame_parse, ipv4_address, ipv6_address, ipv6_is_whole,
+    Address, Frame, folded, frame_parse, ipv4_address, ipv6_address, ipv6_is_whole, put16,
 )
 
 cdef enum:
@@ -91,7 +90,5 @@ cdef inline uint32_t discovery_answer(const Switch *s, int32_t port, uint8_t *da
     put_mac(p + 66, s.mac)
     for i in range(8, ADVERTISEMENT, 2):
         total += be16(p + i)
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    put16(p + 42, total ^ 0xFFFF)
+    put16(p + 42, folded(total))
     return ETH_HLEN + ADVERTISEMENT

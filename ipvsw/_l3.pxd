@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from ._decide cimport DROP_BACKLOG, DROP_NO_ROUTE, DROP_RUNT, TO_MASTER, TO_SLOWPATH, TO_STACK
-from ._route cimport BY_NEXTHOP, UNREACHABLE, Route, ipv6_payload, put16, route_find, route_rewrite, wire_length
+from ._route cimport BY_NEXTHOP, UNREACHABLE, Route, ipv6_payload, route_find, route_rewrite, wire_length
 from ._show cimport queue_frame
 from ._state cimport CONTROL, HEADER, Worker
 from ._sys cimport (
@@ -14,7 +14,7 @@ from ._sys cimport (
     in_pktinfo, iovec, msghdr, sendmsg, sockaddr_in, sockaddr_in6, virtio_net_hdr,
 )
 from ._tx cimport queue_master_tx, tx_failure
-from ._wire cimport ETH_P_IP, Frame, frame_parse
+from ._wire cimport ETH_P_IP, Frame, frame_parse, put16
 
 
 cdef inline int route_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:

@@ -10,7 +10,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from ._sys cimport VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, be16, be32, virtio_net_hdr
-from ._wire cimport ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, IPPROTO_HOPOPTS, VLAN_HLEN
+from ._wire cimport (
+    ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, IPPROTO_HOPOPTS, VLAN_HLEN, folded, put16,
+)
 
 
 cdef extern from *:
@@ -192,20 +194,6 @@ cdef inline bint cut_walk(Cut *c, const uint8_t *p, uint32_t length, bint *route
     return True
 
 
-cdef inline uint16_t folded(uint64_t total) noexcept nogil:
-    """The checksum for a sum of sums."""
-    total = (total & 0xFFFFFFFFu) + (total >> 32)
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    return <uint16_t> ~total
-
-
-cdef inline void put_be16(uint8_t *p, uint32_t v) noexcept nogil:
-    p[0] = (v >> 8) & 0xFF
-    p[1] = v & 0xFF
-
-
 cdef inline uint16_t cut_checksum(const Cut *c) noexcept nogil:
     """Of a frame that is no super-frame and has `sum_at`. Never 0, which UDP has for "none" (RFC 768); to others it is
     the same number."""
@@ -234,25 +222,25 @@ cdef inline void cut_head(const Cut *c, uint32_t number, uint8_t *out) noexcept 
     cdef uint8_t *field
     memcpy(out, c.frame, c.head)
     if c.ipv4:
-        put_be16(l3 + 2, c.head - c.l3 + payload)
-        put_be16(l3 + 4, be16(l3 + 4) + number)
-        put_be16(l3 + 10, 0)
-        put_be16(l3 + 10, folded(ones_sum(l3, c.l4 - c.l3)))
+        put16(l3 + 2, c.head - c.l3 + payload)
+        put16(l3 + 4, be16(l3 + 4) + number)
+        put16(l3 + 10, 0)
+        put16(l3 + 10, folded(ones_sum(l3, c.l4 - c.l3)))
     else:
-        put_be16(l3 + 4, c.head - c.l3 - 40 + payload)
+        put16(l3 + 4, c.head - c.l3 - 40 + payload)
     if c.protocol == PROTOCOL_TCP:
         field = l4 + 16
         sequence = be32(l4 + 4) + number * c.size
-        put_be16(l4 + 4, sequence >> 16)
-        put_be16(l4 + 6, sequence)
+        put16(l4 + 4, sequence >> 16)
+        put16(l4 + 6, sequence)
         if number:
             l4[13] &= ~TCP_CWR
         if number + 1 < c.count:
             l4[13] &= ~TCP_FIN_PSH
     else:
         field = l4 + 6
-        put_be16(l4 + 4, length)
+        put16(l4 + 4, length)
     memset(field, 0, 2)
     value = folded(c.pseudo + length + ones_sum(l4, c.head - c.l4)
                    + ones_sum(c.frame + c.head + number * c.size, payload))
-    put_be16(field, value if value or c.protocol == PROTOCOL_TCP else 0xFFFF)
+    put16(field, value if value or c.protocol == PROTOCOL_TCP else 0xFFFF)

@@ -11,13 +11,12 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from ._decide cimport DROP_BAD_HEADER, DROP_OWN_MAC
-from ._route cimport put16
 from ._sys cimport (
     VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, be16, load_u64, mac48, store_u64, virtio_net_hdr,
 )
 from ._wire cimport (
     ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, ICMPV6_NEIGHBOUR_SOLICITATION,
-    IPPROTO_HOPOPTS, IPPROTO_ICMPV6, VLAN_HLEN, ipv6_is_whole,
+    IPPROTO_HOPOPTS, IPPROTO_ICMPV6, VLAN_HLEN, folded, ipv6_is_whole, put16,
 )
 
 cdef enum:
@@ -238,9 +237,7 @@ cdef inline void correct_sum(uint8_t *place, const uint8_t *old, uint64_t new) n
     for i in range(0, 6, 2):
         total += be16(old + i) ^ 0xFFFF
         total += be16(mac + i)
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    put16(place, total ^ 0xFFFF)
+    put16(place, folded(total))
 
 
 # -------------------------------------------------------------------------------- to the endpoint

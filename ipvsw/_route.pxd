@@ -10,7 +10,7 @@ from libc.string cimport memcpy
 
 from ._sys cimport be16, raw64, virtio_net_hdr
 from ._table cimport Table, table_find, table_free, table_init, table_put
-from ._wire cimport ETH_HLEN, ETH_P_IP, Address, Frame, ipv4_address, ipv6_address
+from ._wire cimport ETH_HLEN, ETH_P_IP, Address, Frame, folded, ipv4_address, ipv6_address, put16
 
 cdef enum:
     BY_NEXTHOP = 0  # out on the master to `mac`
@@ -96,14 +96,7 @@ cdef inline uint16_t ipv4_checksum(const uint8_t *p, uint32_t header) noexcept n
     for i in range(0, header, 2):
         if i != 10:
             total += be16(p + i)
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    return <uint16_t> ~total
-
-
-cdef inline void put16(uint8_t *p, uint32_t v) noexcept nogil:
-    p[0] = (v >> 8) & 0xFF
-    p[1] = v & 0xFF
+    return folded(total)
 
 
 cdef inline uint32_t ipv4_total(const Frame *f) noexcept nogil:

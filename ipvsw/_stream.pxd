@@ -15,12 +15,13 @@ from libc.string cimport memcpy, memmove, memset
 from posix.unistd cimport read
 
 from ._decide cimport DROP_BAD_HEADER, DROP_FULL, DROP_PORT_DOWN, DROP_TOO_BIG, TO_PORT
-from ._offload cimport HEAD, Cut, cut_bytes, cut_checksum, cut_head, cut_parse, cut_payload, put_be16
+from ._offload cimport HEAD, Cut, cut_bytes, cut_checksum, cut_head, cut_parse, cut_payload
 from ._sys cimport (
     EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, add_i32,
     be32, epoll_ctl, epoll_event, iovec, mmsghdr, msghdr, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
     pthread_mutex_t, pthread_mutex_unlock, send, sendmmsg, sendmsg, shutdown,
 )
+from ._wire cimport put16
 
 # How frames are told apart.
 cdef enum:
@@ -226,8 +227,8 @@ cdef inline bint socket_has_room(Socket *s, uint64_t need) noexcept nogil:
 
 
 cdef inline void put_prefix(uint8_t *p, uint32_t length) noexcept nogil:
-    put_be16(p, length >> 16)
-    put_be16(p + 2, length)
+    put16(p, length >> 16)
+    put16(p + 2, length)
 
 
 cdef inline void gather(Socket *s, const Cut *c) noexcept nogil:
@@ -236,7 +237,7 @@ cdef inline void gather(Socket *s, const Cut *c) noexcept nogil:
     put_prefix(p, c.length)
     memcpy(p + PREFIX, c.frame, c.length)
     if c.sum_at:
-        put_be16(p + PREFIX + c.sum_at, cut_checksum(c))
+        put16(p + PREFIX + c.sum_at, cut_checksum(c))
     s.out_end += PREFIX + c.length
 
 

@@ -46,6 +46,21 @@ cdef struct Frame:
     uint16_t ethertype
 
 
+cdef inline void put16(uint8_t *p, uint32_t v) noexcept nogil:
+    """In network order, as be16 reads it."""
+    p[0] = (v >> 8) & 0xFF
+    p[1] = v & 0xFF
+
+
+cdef inline uint16_t folded(uint64_t total) noexcept nogil:
+    """The checksum for a sum of 16-bit words, or of sums of them: RFC 1071 section 4.1, in host order."""
+    total = (total & 0xFFFFFFFFu) + (total >> 32)
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    return <uint16_t> ~total
+
+
 cdef inline bint frame_parse(Frame *f, const uint8_t *data, uint32_t length) noexcept nogil:
     """False for a frame too short for an Ethernet header. As a sender's driver sees it: a VLAN tag is an ethertype
     like any other, and `skb->len` counts the Ethernet header too, so that a total length 14 too large passes."""
