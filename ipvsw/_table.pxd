@@ -18,7 +18,7 @@ from ._wire cimport Address
 cdef enum:
     FEWEST = 16  # slots of the first part, a power of two
     PART = 1024  # slots of the others: splitting one takes some ten microseconds
-    DEEPEST = 32  # bits of a hash that the directory may use
+    DEEPEST = 22  # bits of a hash that the directory may use: with 32 MB, parts for a billion addresses
 
 cdef struct Slot:
     uint64_t hi
@@ -89,7 +89,9 @@ cdef inline void table_free(Table *t) noexcept nogil:
 
 
 cdef inline uint64_t table_hash(const Table *t, uint64_t hi, uint64_t lo, uint32_t family) noexcept nogil:
-    return mix(hi ^ t.key, mix(lo ^ t.key, 0x9E3779B97F4A7C15u ^ family) ^ 0xD6E8FEB86659FD93u)
+    """Where `hi` happens to be the key, the product is 0 whatever `lo` is: hence `inner` once more."""
+    cdef uint64_t inner = mix(lo ^ t.key, 0x9E3779B97F4A7C15u ^ family)
+    return mix(hi ^ t.key, inner ^ 0xD6E8FEB86659FD93u) ^ inner
 
 
 cdef inline uint64_t slot_hash(const Table *t, const Slot *slot) noexcept nogil:

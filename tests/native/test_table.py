@@ -117,6 +117,17 @@ def test_ten_thousand_addresses_need_no_long_search(family: int) -> None:
     assert max(run for _, _, run in table.parts()) < 400
 
 
+@pytest.mark.parametrize("family", [4, 16])
+@pytest.mark.parametrize("key", [0, 0x0807060504030201, 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93])
+def test_no_key_makes_addresses_alike(key: int, family: int) -> None:
+    """Not even one that is their first half: 0 for IPv4, and for IPv6 the prefix below as the machine reads it."""
+    table = Table(key, 16)
+    for number in range(1000):
+        table.put((bytes(range(1, 9)) + number.to_bytes(8, "big"))[-family:], number)
+    assert max(run for _, _, run in table.parts()) <= 12
+    assert table.memory() <= 1000 * 24 * 16
+
+
 def test_memory_is_bounded_at_every_size_and_given_back() -> None:
     """64 bytes an address and the directory's few, however many there are; nothing but the first part at the end."""
     table = Table(0x1234)
