@@ -2,10 +2,11 @@
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from ._rx cimport host_rx, master_rx, port_rx
+from ._packetring cimport packets_give_back
+from ._rx cimport host_rx, master_rx, packet_rx, port_rx
 from ._state cimport CONTROL_EVENT, HOST_EVENT, MASTER_EVENT, Worker
 from ._spin cimport clock_ns, spin_learn, spin_on, spin_pays
-from ._sys cimport epoll_event, epoll_wait, eventfd_read
+from ._sys cimport EPOLLERR, epoll_event, epoll_wait, eventfd_read
 
 cdef enum:
     EVENTS = 64  # devices served in one round
@@ -23,7 +24,10 @@ cdef inline void serve_doors(Worker *w, int timeout) noexcept nogil:
         if tag == CONTROL_EVENT:
             eventfd_read(w.control_fd, &value)
         elif tag == MASTER_EVENT:
+            if events[i].events & EPOLLERR:
+                packet_rx(w)  # takes note of it; it would come again and again
             master_rx(w)
+            packets_give_back(&w.packets)
         elif tag == HOST_EVENT:
             host_rx(w)
         else:

@@ -13,6 +13,9 @@ FRAMINGS: dict[str, int]
 """How frames are told apart on a socket: "stream" by the 4-byte big-endian length before each, "packets" as those of
 a SOCK_SEQPACKET, "datagrams" as those of a SOCK_DGRAM, which has no end. "" is for devices."""
 
+PACKET_RING: tuple[int, int]
+"""Slots, and bytes of each: the ring that a master's socket may have."""
+
 EVENT_GONE: int
 """The port's device is gone (its namespace was deleted), or who was connected to its socket is: the worker no longer
 polls it."""
@@ -60,9 +63,10 @@ class Datapath:
         index: int = 0,
         stack_fds: tuple[int, int] = (-1, -1),
     ) -> None:
-        """AF_PACKET sockets with PACKET_VNET_HDR (10 bytes) and PACKET_AUXDATA, one for each worker;
-        the marked socket whose frames the shim turns round into the host; and for l3 the master's
-        interface index and the raw sockets, IPv4 and IPv6, into the host's IP output."""
+        """AF_PACKET sockets with PACKET_VNET_HDR (10 bytes), PACKET_AUXDATA and, where it could be had, a
+        PACKET_RX_RING of the size PACKET_RING, one for each worker (one with a ring is attached only once); the
+        marked socket whose frames the shim turns round into the host; and for l3 the master's interface index and
+        the raw sockets, IPv4 and IPv6, into the host's IP output."""
 
     def set_master(self, mac: bytes) -> None:
         """The master's MAC address changed (6 bytes)."""

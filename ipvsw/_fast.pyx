@@ -1,7 +1,7 @@
 """The data plane: workers that read, decide and carry out frames, and their Python face.
 
   master -> port                            port -> master
-    master_rx    recvmmsg                     port_rx      read
+    master_rx    the packet ring              port_rx      read
     restore_tag                               decide_from_port
     decide_from_master                        carry_out
     carry_out                                   port_tx | queue_flood | queue_master_tx | host_tx
@@ -22,6 +22,7 @@ from posix.unistd cimport close
 from ._access cimport CLOSED, FLOWS, FROM_HOST_OPENS, TO_HOST_OPENS
 from ._decide cimport BRIDGE, L2, L3, L3S, N_OUTCOMES, PRIVATE, THE_HOST, VEPA
 from ._loop cimport worker_run
+from ._packetring cimport SLOT, SLOTS, packets_unmap
 from ._route cimport BY_NEXTHOP, BY_STACK, UNREACHABLE, Routes
 from ._show cimport place_of
 from ._state cimport (
@@ -61,6 +62,8 @@ FLAGS = {"bridge": BRIDGE, "private": PRIVATE, "vepa": VEPA}
 cdef enum:
     FEW_EDITS = 256  # that there is always room for, once there were any
 
+PACKET_RING = SLOTS, SLOT
+
 EVENT_GONE = EVENT_GONE_BIT
 EVENT_GROUPS = EVENT_GROUPS_BIT
 
@@ -70,7 +73,7 @@ cdef Worker *worker_new(int number, int workers, int notify_fd, uint64_t key) ex
     cdef int i
     if w == NULL:
         raise MemoryError
-    w.number, w.workers, w.notify_fd, w.rx_burst = number, workers, notify_fd, BURST
+    w.number, w.workers, w.notify_fd = number, workers, notify_fd
     w.master_fd = w.inject_fd = w.host_fd = w.epoll_fd = w.control_fd = w.ring.fd = -1
     w.hungry[0] = w.hungry[1] = -1
     w.stack_fds[0] = w.stack_fds[1] = -1
@@ -83,18 +86,15 @@ cdef Worker *worker_new(int number, int workers, int notify_fd, uint64_t key) ex
             raise OSError(error, os.strerror(error))
         if not table_init(&w.switch_.table, key) or not table_init(&w.routes.table, key):
             raise MemoryError
+        w.rx_buffer = <uint8_t *> malloc(BUFFER)
+        if w.rx_buffer == NULL:
+            raise MemoryError
         for i in range(BURST):
             w.tx_buffers[i] = <uint8_t *> malloc(BUFFER)
-            w.rx_buffers[i] = <uint8_t *> malloc(BUFFER)
-            if w.tx_buffers[i] == NULL or w.rx_buffers[i] == NULL:
+            if w.tx_buffers[i] == NULL:
                 raise MemoryError
             w.tx_messages[i].msg_hdr.msg_iov = &w.tx_iovecs[i]
             w.tx_messages[i].msg_hdr.msg_iovlen = 1
-            w.rx_iovecs[i].iov_base = w.rx_buffers[i] + ROOM
-            w.rx_iovecs[i].iov_len = HEADER + LONGEST
-            w.rx_messages[i].msg_hdr.msg_iov = &w.rx_iovecs[i]
-            w.rx_messages[i].msg_hdr.msg_iovlen = 1
-            w.rx_messages[i].msg_hdr.msg_control = w.rx_controls[i]
     except BaseException:
         worker_free(w)
         raise
@@ -142,7 +142,8 @@ cdef void worker_free(Worker *w) noexcept:
         free(w.backlog[(w.backlog_head + k) % BACKLOG].frame)
     for i in range(BURST):
         free(w.tx_buffers[i])
-        free(w.rx_buffers[i])
+    free(w.rx_buffer)
+    packets_unmap(&w.packets)
     ring_close(&w.ring)
     if w.epoll_fd >= 0:
         close(w.epoll_fd)

@@ -1,9 +1,9 @@
 """The round of a worker over an io_uring: ports are read without being asked, frames for them leave in one go.
 
-A port's reads go on by themselves into buffers that all ports share. What they brought is carried out frame by frame;
-frames for ports are queued where they stand and leave with the call that waits for the next ones, so that a round has
-one system call however many frames and ports it has. Everything else (master, host, sockets, mailbox) stays with the
-epoll, which is one more thing that the ring waits for.
+A port's reads go on by themselves into buffers that all ports share, and the master's frames stand in a ring of its
+own. They are carried out frame by frame; frames for ports are queued where they stand and leave with the call that
+waits for the next ones, so that a round has one system call however many frames and ports it has. Everything else
+(host, sockets, mailbox) stays with the epoll, which is one more thing that the ring waits for.
 
 Order is kept: a port's frames come in order, leave in the order in which they were queued, and nothing is written past
 the queue without emptying it first.
@@ -14,13 +14,14 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from ._epoll cimport serve_doors
 from ._flood cimport flood_slice
-from ._rx cimport port_frame, port_rx_over, take_returned
+from ._packetring cimport packets_give_back, packets_waiting
+from ._rx cimport master_rx, packet_rx, port_frame, port_rx_over, take_returned
 from ._state cimport (
-    BURST, DETACH_PORT, HEADER, RING_CANCEL, RING_DOORS, RING_READ, RING_WRITE, STOP, Batch, Port, Worker,
-    mail_end, read_by_ring, take_mail, unpoll_fd,
+    ATTACH_MASTER, BURST, DETACH_MASTER, DETACH_PORT, HEADER, RING_CANCEL, RING_DOORS, RING_MASTER, RING_READ,
+    RING_WRITE, STOP, Batch, Port, Worker, mail_end, read_by_ring, take_mail, unpoll_fd,
 )
 from ._spin cimport clock_ns, spin_learn, spin_on, spin_pays
-from ._sys cimport EPOLLIN, load_ptr
+from ._sys cimport EPOLLERR, EPOLLIN, load_ptr
 from ._tx cimport master_tx, port_tx_ended, sockets_tx
 from ._uring cimport (
     IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, io_uring_cqe, ring_answers, ring_buffer,
@@ -32,11 +33,14 @@ cdef inline void ring_run(Worker *w) noexcept nogil:
     cdef Batch *batch
     ring_begin(w)
     while not w.stopping:
-        if w.backlog_length or w.doors_ready or w.mail_read or w.unanswered:
+        if w.backlog_length or w.doors_ready or w.master_ready or w.mail_read or w.unanswered:
             ring_enter(&w.ring, False)
         else:
             ring_wait(w)
+        packets_give_back(&w.packets)  # what was to be written from there is
         ring_reap(w)
+        if w.master_ready or packets_waiting(&w.packets, 1):
+            w.master_ready = master_rx(w)
         if w.doors_ready:
             serve_doors(w, 0)
             ring_await_doors(w)
@@ -64,6 +68,8 @@ cdef inline void ring_begin(Worker *w) noexcept nogil:
         if w.ports[port].fd >= 0 and w.ports[port].socket == NULL and port % w.workers == w.number:
             unpoll_fd(w, w.ports[port].fd)
             read_by_ring(w, port)
+    if w.master_fd >= 0:
+        unpoll_fd(w, w.master_fd)
     ring_await_doors(w)
 
 
@@ -71,20 +77,38 @@ cdef inline void ring_wait(Worker *w) noexcept nogil:
     """Until there is something: awake for a moment, where that pays, and then asleep."""
     cdef uint64_t start, now
     if w.spin.budget == 0:
-        ring_enter(&w.ring, True)
+        ring_sleep(w)
         return
+    if w.packets.slots == NULL:
+        ring_await_master(w)
     start = now = clock_ns()
     if spin_pays(&w.spin, now):
         ring_enter(&w.ring, False)
-        while not ring_answers(&w.ring):
+        while not ring_has_work(w):
             if ring_stirs(&w.ring):
                 ring_enter(&w.ring, False)
             elif not spin_on(&w.spin, start, &now):
                 break
-    if not ring_answers(&w.ring):
-        ring_enter(&w.ring, True)
+    if not ring_has_work(w):
+        ring_sleep(w)
         now = clock_ns()
     spin_learn(&w.spin, now - start)
+
+
+cdef inline bint ring_has_work(Worker *w) noexcept nogil:
+    return ring_answers(&w.ring) or packets_waiting(&w.packets, 1)
+
+
+cdef inline void ring_sleep(Worker *w) noexcept nogil:
+    ring_await_master(w)
+    ring_enter(&w.ring, True)
+
+
+cdef inline void ring_await_master(Worker *w) noexcept nogil:
+    """Once: who watches the master's ring anyway is not to be woken for each frame, which its sender would pay."""
+    if w.master_fd >= 0 and not w.master_armed:
+        w.master_armed = True
+        ring_poll(&w.ring, w.master_fd, EPOLLIN, RING_MASTER)
 
 
 cdef inline void ring_await_doors(Worker *w) noexcept nogil:
@@ -100,11 +124,25 @@ cdef inline void ring_reap(Worker *w) noexcept nogil:
     while ring_take(&w.ring, &answer):
         if answer.user_data & RING_WRITE:
             port_tx_ended(w, answer.user_data, answer.res)
+        elif answer.user_data & RING_MASTER:
+            ring_master(w, &answer)
         elif answer.user_data & RING_DOORS:
             w.doors_ready = True
         elif not answer.user_data & RING_CANCEL:
             ring_rx(w, <int32_t> <uint32_t> answer.user_data, &answer)
     w.stays = False
+
+
+cdef inline void ring_master(Worker *w, const io_uring_cqe *answer) noexcept nogil:
+    """The master has something, or is not waited for any more."""
+    w.master_armed = False
+    if w.master_leaving:
+        w.master_leaving = False
+        w.leaving -= 1
+        return
+    w.master_ready = True
+    if answer.res > 0 and answer.res & EPOLLERR:
+        packet_rx(w)  # takes note of it
 
 
 cdef inline void ring_rx(Worker *w, int32_t port, const io_uring_cqe *answer) noexcept nogil:
@@ -159,7 +197,10 @@ cdef inline void ring_settle(Worker *w, const Batch *batch) noexcept nogil:
     for i in range(w.mail_read, mail_end(w, batch)):
         if batch.edits[i].kind == DETACH_PORT and batch.edits[i].port < w.switch_.n_ports:
             ring_leave(w, batch.edits[i].port)
+        elif batch.edits[i].kind == ATTACH_MASTER or batch.edits[i].kind == DETACH_MASTER:
+            ring_leave_master(w)
         elif batch.edits[i].kind == STOP:
+            ring_leave_master(w)
             for port in range(w.switch_.n_ports):
                 ring_leave(w, port)
     while True:
@@ -169,6 +210,13 @@ cdef inline void ring_settle(Worker *w, const Batch *batch) noexcept nogil:
             master_tx(w)
         if not w.leaving and not w.unanswered and not w.ring.queued:
             return
+
+
+cdef inline void ring_leave_master(Worker *w) noexcept nogil:
+    if w.master_armed and not w.master_leaving:
+        w.master_leaving = True
+        w.leaving += 1
+        ring_cancel(&w.ring, RING_MASTER, RING_CANCEL)
 
 
 cdef inline void ring_leave(Worker *w, int32_t port) noexcept nogil:

@@ -21,21 +21,20 @@ from ._decide cimport (
 from ._flood cimport queue_flood, tell
 from ._l3 cimport route_tx
 from ._own cimport CLEAN, own_to_master
+from ._packetring cimport packet_take, packets_waiting
 from ._show cimport show_from_port, show_to_port
 from ._state cimport (
     BURST, CONTROL, EVENT_GONE_BIT, FROM_HOST, FROM_MASTER, HEADER, LONGEST, ROOM, Returned, Traffic, Worker, unpoll_fd,
 )
 from ._stream cimport DATAGRAMS, STREAM, Socket, socket_end, socket_send, stream_fill, stream_next
 from ._sys cimport (
-    CMSG_DATA, CMSG_FIRSTHDR, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA, SOL_PACKET, TP_STATUS_VLAN_TPID_VALID,
-    TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, cmsghdr, recv, recvmmsg,
-    tpacket_auxdata, virtio_net_hdr,
+    CMSG_DATA, CMSG_FIRSTHDR, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA, SOL_PACKET, TP_STATUS_COPY,
+    TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, cmsghdr,
+    iovec, msghdr, recv, recvmsg, tpacket2_hdr, tpacket_auxdata, virtio_net_hdr,
 )
 from ._tx cimport QUEUED, host_tx, master_tx, port_tx, queue_master_tx, traffic_of
-from ._wire cimport ETH_P_8021Q, VLAN_HLEN
-
-cdef enum:
-    CACHED = 1 << 17  # bytes that are surely still in the cache when they are written on
+from ._uring cimport ring_submit
+from ._wire cimport ETH_P_8021Q, VLAN_HLEN, put16
 
 
 cdef inline void port_rx(Worker *w, int32_t port) noexcept nogil:
@@ -177,33 +176,87 @@ cdef inline bint port_rx_over(Worker *w, int32_t port, int error) noexcept nogil
     return True
 
 
-cdef inline void master_rx(Worker *w) noexcept nogil:
-    cdef uint8_t *buffer
-    cdef uint32_t n
-    cdef uint32_t total = 0
-    cdef int count, i
-    for i in range(w.rx_burst):
-        w.rx_messages[i].msg_hdr.msg_controllen = CONTROL
-    count = recvmmsg(w.master_fd, w.rx_messages, w.rx_burst, MSG_DONTWAIT, NULL)
-    w.stays = w.ring.running
-    for i in range(count):
-        buffer = w.rx_buffers[i] + ROOM
-        n = w.rx_messages[i].msg_len
-        total += n
-        if n < HEADER:
+cdef inline bint master_rx(Worker *w) noexcept nogil:
+    """A burst of the wire's frames: from the ring, and those too long for it from the socket's queue. True if there
+    may be more. What is queued for ports stands in the ring until it is given back."""
+    cdef uint32_t count = packets_waiting(&w.packets, BURST)
+    cdef uint32_t _i
+    cdef tpacket2_hdr *slot
+    cdef bint stays = w.ring.running and count > 1  # a frame alone is written at once
+    if w.packets.slots == NULL:
+        return packet_rx(w)
+    for _i in range(count):
+        slot = packet_take(&w.packets)
+        if slot.tp_status & TP_STATUS_COPY:
+            if w.ring.running:
+                ring_submit(&w.ring)  # what came before it leaves before it
+            packet_rx(w)
             continue
-        buffer = restore_tag(w, i, buffer, &n)
-        w.master.rx_frames += 1
-        w.master.rx_bytes += n - HEADER
-        if w.rx_messages[i].msg_hdr.msg_flags & MSG_TRUNC:
-            w.master.outcomes[DROP_ERROR] += 1
-            continue
-        if not show_to_port(w, FROM_MASTER, buffer, n):
-            master_frame_on(w, buffer, n)
-    w.stays = False
-    if count > 0:
-        # Super-frames are written on while they are still in the cache: the more bytes, the fewer at once.
-        w.rx_burst = min(BURST, max(2, <int> (CACHED * count / (total + 1))))
+        w.stays = stays
+        master_frame(w, <uint8_t *> slot + slot.tp_mac - HEADER, slot.tp_snaplen + HEADER,
+                     slot.tp_snaplen < slot.tp_len, slot.tp_status, slot.tp_vlan_tpid, slot.tp_vlan_tci)
+        w.stays = False
+    return count == BURST
+
+
+cdef inline bint packet_rx(Worker *w) noexcept nogil:
+    """One frame from the queue of the master's socket, written on while it is still in the cache. False if there is
+    none, or an error."""
+    cdef iovec place = iovec(w.rx_buffer + ROOM, HEADER + LONGEST)
+    cdef uint8_t control[CONTROL]
+    cdef msghdr message
+    cdef tpacket_auxdata *aux
+    cdef ssize_t n
+    memset(&message, 0, sizeof(message))
+    message.msg_iov, message.msg_iovlen = &place, 1
+    message.msg_control, message.msg_controllen = control, sizeof(control)
+    n = recvmsg(w.master_fd, &message, MSG_DONTWAIT)
+    if n < 0:
+        return False
+    if n >= HEADER:
+        aux = auxiliary(&message)
+        master_frame(w, w.rx_buffer + ROOM, <uint32_t> n, message.msg_flags & MSG_TRUNC,
+                     aux.tp_status if aux != NULL else 0, aux.tp_vlan_tpid if aux != NULL else 0,
+                     aux.tp_vlan_tci if aux != NULL else 0)
+    return True
+
+
+cdef inline tpacket_auxdata *auxiliary(msghdr *message) noexcept nogil:
+    """What the kernel says beside a frame, or NULL."""
+    cdef cmsghdr *control = CMSG_FIRSTHDR(message)
+    if control == NULL or control.cmsg_level != SOL_PACKET or control.cmsg_type != PACKET_AUXDATA:
+        return NULL
+    return <tpacket_auxdata *> CMSG_DATA(control)
+
+
+cdef inline void master_frame(
+    Worker *w, uint8_t *buffer, uint32_t n, bint is_cut, uint32_t status, uint16_t tpid, uint16_t tci
+) noexcept nogil:
+    """A frame from the wire, with its header n bytes, ROOM of the tag before it. `status`: TP_STATUS_* bits."""
+    if status & TP_STATUS_VLAN_VALID and n >= HEADER + 12:
+        buffer = restore_tag(buffer, tpid if status & TP_STATUS_VLAN_TPID_VALID else ETH_P_8021Q, tci)
+        n += VLAN_HLEN
+    w.master.rx_frames += 1
+    w.master.rx_bytes += n - HEADER
+    if is_cut:
+        w.master.outcomes[DROP_ERROR] += 1
+    elif not show_to_port(w, FROM_MASTER, buffer, n):
+        master_frame_on(w, buffer, n)
+
+
+cdef inline uint8_t *restore_tag(uint8_t *buffer, uint16_t tpid, uint16_t tci) noexcept nogil:
+    """The kernel hands a VLAN tag over beside the frame: put it back, 4 bytes to the front of `buffer`."""
+    cdef virtio_net_hdr *header
+    memmove(buffer - VLAN_HLEN, buffer, HEADER + 12)
+    buffer -= VLAN_HLEN
+    put16(buffer + HEADER + 12, tpid)
+    put16(buffer + HEADER + 14, tci)
+    header = <virtio_net_hdr *> buffer
+    if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM:
+        header.csum_start += VLAN_HLEN
+    if header.gso_type != VIRTIO_NET_HDR_GSO_NONE:
+        header.hdr_len += VLAN_HLEN
+    return buffer
 
 
 cdef inline void master_frame_on(Worker *w, uint8_t *buffer, uint32_t n) noexcept nogil:
@@ -254,34 +307,6 @@ cdef inline void take_returned(Worker *w) noexcept nogil:
             master_tx(w)
     if w.tx_length:
         master_tx(w)
-
-
-cdef inline uint8_t *restore_tag(Worker *w, int i, uint8_t *buffer, uint32_t *n) noexcept nogil:
-    """The kernel hands a VLAN tag over beside the frame: put it back, 4 bytes to the front of `buffer`."""
-    cdef cmsghdr *control = CMSG_FIRSTHDR(&w.rx_messages[i].msg_hdr)
-    cdef tpacket_auxdata *aux
-    cdef virtio_net_hdr *header
-    cdef uint16_t tpid = ETH_P_8021Q
-    if control == NULL or control.cmsg_level != SOL_PACKET or control.cmsg_type != PACKET_AUXDATA:
-        return buffer
-    aux = <tpacket_auxdata *> CMSG_DATA(control)
-    if not aux.tp_status & TP_STATUS_VLAN_VALID or n[0] < HEADER + 12:
-        return buffer
-    if aux.tp_status & TP_STATUS_VLAN_TPID_VALID:
-        tpid = aux.tp_vlan_tpid
-    memmove(buffer - VLAN_HLEN, buffer, HEADER + 12)
-    buffer -= VLAN_HLEN
-    buffer[HEADER + 12] = tpid >> 8
-    buffer[HEADER + 13] = tpid & 0xFF
-    buffer[HEADER + 14] = aux.tp_vlan_tci >> 8
-    buffer[HEADER + 15] = aux.tp_vlan_tci & 0xFF
-    header = <virtio_net_hdr *> buffer
-    if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM:
-        header.csum_start += VLAN_HLEN
-    if header.gso_type != VIRTIO_NET_HDR_GSO_NONE:
-        header.hdr_len += VLAN_HLEN
-    n[0] += VLAN_HLEN
-    return buffer
 
 
 cdef inline void carry_out(

@@ -12,6 +12,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from ._decide cimport N_OUTCOMES, PortRule, Switch
+from ._packetring cimport PacketRing, packets_map, packets_unmap
 from ._route cimport Route, Routes, route_clear, route_put
 from ._sys cimport (
     EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL, add_i32, epoll_ctl, epoll_event, eventfd_write, iovec, load_ptr, mmsghdr,
@@ -48,6 +49,7 @@ cdef enum:
     RING_READ = 0
     RING_DOORS = 0x100000000
     RING_CANCEL = 0x200000000
+    RING_MASTER = 0x400000000
     RING_SOURCE = 40  # where its bits begin
     RING_PORT = 17
     RING_PORTS = 0x7FFFFF
@@ -154,17 +156,17 @@ cdef struct Worker:
     # With an io_uring: which port's read is to begin anew, and what was queued last for ports.
     Ring ring
     bint doors_ready  # the epoll has something
+    bint master_ready  # so may the master
+    bint master_armed  # the ring waits for it
+    bint master_leaving  # and is told not to
     bint stays  # the frame in hand stays in its place until the round is over, and may be queued
-    uint32_t leaving  # ports that the ring has not let go of yet
+    uint32_t leaving  # doors that the ring has not let go of yet
     int32_t hungry[2]  # first of two lines: ports that got nothing, and those that got something; -1: empty
     int32_t hungry_last[2]
     int32_t source  # whose frame is carried out
     uint32_t unanswered  # frames that were queued for ports
-    int rx_burst  # frames that the master's socket is asked for at once
-    uint8_t *rx_buffers[BURST]
-    mmsghdr rx_messages[BURST]
-    iovec rx_iovecs[BURST]
-    uint8_t rx_controls[BURST][CONTROL]
+    PacketRing packets  # what the master receives
+    uint8_t *rx_buffer  # for one frame that doesn't stand there
 
 cdef enum EditKind:
     SET_MODE
@@ -290,6 +292,7 @@ cdef inline bint copy_groups(PortRule *rule, const Edit *e) noexcept nogil:
 cdef inline void detach_master(Worker *w) noexcept nogil:
     if w.master_fd >= 0:
         unpoll_fd(w, w.master_fd)
+    packets_unmap(&w.packets)
     w.master_fd = -1
     w.inject_fd = -1
     w.stack_fds[0] = w.stack_fds[1] = -1
@@ -430,7 +433,8 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
         w.stack_fds[0] = e.stack_fds[0]
         w.stack_fds[1] = e.stack_fds[1]
         w.master_index = e.master_index
-        return poll_fd(w, w.master_fd, MASTER_EVENT)
+        packets_map(&w.packets, w.master_fd)
+        return 0 if w.ring.running else poll_fd(w, w.master_fd, MASTER_EVENT)
     elif e.kind == DETACH_MASTER:
         detach_master(w)
     elif e.kind == ATTACH_HOST:

@@ -47,8 +47,19 @@ cdef extern from *:
         uint16_t tp_vlan_tci
         uint16_t tp_vlan_tpid
 
+    cdef struct tpacket2_hdr:
+        uint32_t tp_status
+        uint32_t tp_len
+        uint32_t tp_snaplen
+        uint16_t tp_mac
+        uint16_t tp_vlan_tci
+        uint16_t tp_vlan_tpid
+
     enum: VIRTIO_NET_HDR_F_NEEDS_CSUM
     enum: VIRTIO_NET_HDR_GSO_NONE
+    enum: TP_STATUS_KERNEL
+    enum: TP_STATUS_USER
+    enum: TP_STATUS_COPY
     enum: TP_STATUS_VLAN_VALID
     enum: TP_STATUS_VLAN_TPID_VALID
     enum: PACKET_AUXDATA
@@ -91,6 +102,7 @@ cdef extern from "pthread.h" nogil:
     int pthread_mutex_unlock(pthread_mutex_t *mutex)
 
 cdef extern from "sys/epoll.h" nogil:
+    enum: EPOLLERR
     enum: EPOLLIN
     enum: EPOLLOUT
     enum: EPOLL_CTL_ADD
@@ -168,7 +180,7 @@ cdef extern from "sys/socket.h" nogil:
     ssize_t send(int fd, const void *data, size_t length, int flags)
     ssize_t recv(int fd, void *data, size_t length, int flags)
     int shutdown(int fd, int how)
-    int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, void *timeout)
+    ssize_t recvmsg(int fd, msghdr *message, int flags)
     int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags)
     cmsghdr *CMSG_FIRSTHDR(msghdr *message)
     uint8_t *CMSG_DATA(cmsghdr *control)

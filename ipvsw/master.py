@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from ._fast import Datapath
+from ._fast import PACKET_RING, Datapath
 from .devices import packet
 from .devices.stack import Stack, open_stack
 from .door import RETRY, Door, Sight, identity, look
@@ -215,7 +215,7 @@ class Master(Door):
             raise Unfit(f"{self._name} is not an Ethernet device")
         with contextlib.ExitStack() as undo:
             claim = undo.enter_context(self._claim(link.index))
-            frames = packet.open_master(link.index, self._workers, self._shim.filter_fd, WIRE_MARK)
+            frames = packet.open_master(link.index, self._workers, self._shim.filter_fd, WIRE_MARK, ring=PACKET_RING)
             for each in frames:
                 undo.enter_context(each)
             inject = undo.enter_context(packet.open_inject(link.index, MARK))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import socket
 import struct
 from collections.abc import Iterable
 
 BUFFER = 8 << 20  # bytes, each way
+_BLOCK = 1 << 16  # bytes of a ring that the kernel allocates in one piece
 
 # linux/if_packet.h, linux/if_ether.h
 SOL_PACKET = 263
 PACKET_ADD_MEMBERSHIP, PACKET_DROP_MEMBERSHIP = 1, 2
-PACKET_AUXDATA, PACKET_VNET_HDR, PACKET_FANOUT, PACKET_QDISC_BYPASS, PACKET_IGNORE_OUTGOING = 8, 15, 18, 20, 23
+PACKET_RX_RING, PACKET_COPY_THRESH, PACKET_AUXDATA, PACKET_VERSION, PACKET_VNET_HDR = 5, 7, 8, 10, 15
+PACKET_FANOUT, PACKET_QDISC_BYPASS, PACKET_IGNORE_OUTGOING = 18, 20, 23
+TPACKET_V2 = 1
 PACKET_FANOUT_HASH, PACKET_FANOUT_FLAG_UNIQUEID, PACKET_FANOUT_FLAG_IGNORE_OUTGOING = 0, 0x2000, 0x4000
 PACKET_MR_MULTICAST = 0
 ETH_P_ALL = 3
@@ -32,10 +36,13 @@ _CUT_TAGGED = (
 )
 
 
-def open_master(index: int, workers: int, filter_fd: int, mark: int = 0) -> list[socket.socket]:
+def open_master(
+    index: int, workers: int, filter_fd: int, mark: int = 0, *, ring: tuple[int, int] | None = None
+) -> list[socket.socket]:
     """Receiving and sending, one for each worker (PACKET_FANOUT above one), with PACKET_VNET_HDR,
     PACKET_AUXDATA, PACKET_IGNORE_OUTGOING and the BPF program `filter_fd` as filter (-1: none); what
-    they send is marked. Non-blocking. Errors: OSError."""
+    they send is marked. `ring`: received frames are in a ring of so many slots with so many bytes, if the kernel has
+    the memory for it; what is too long for a slot is in the socket's queue. Non-blocking. Errors: OSError."""
     with contextlib.ExitStack() as undo:
         sockets = []
         fanout = 0
@@ -45,6 +52,8 @@ def open_master(index: int, workers: int, filter_fd: int, mark: int = 0) -> list
             sock.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
             sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
             sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+            if ring is not None:
+                _set_ring(sock, *ring)
             # A socket can join the others only when it hears the device already: until then nothing
             # may be queued, least of all what another worker has as well.
             _set_filter(sock, _DROP_ALL)
@@ -117,6 +126,18 @@ def _open() -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _set_ring(sock: socket.socket, slots: int, slot: int) -> None:
+    sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
+    sock.setsockopt(SOL_PACKET, PACKET_COPY_THRESH, 1)
+    # struct tpacket_req
+    request = struct.pack("=IIII", _BLOCK, slots * slot // _BLOCK, slot, slots)
+    try:
+        sock.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
 
 
 def _set_filter(sock: socket.socket, program: bytes) -> None:

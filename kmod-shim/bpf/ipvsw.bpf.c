@@ -159,9 +159,9 @@ int ipvsw_filter(struct __sk_buff *skb)
 {
 	if (skb->mark == MARK)
 		return 0;
-	if (setting(MODE) == L2 && (to_group(skb) || to_dhcp_client(skb)))
+	if ((setting(MODE) == L2 && to_group(skb)) || mine(skb))
 		return -1;
-	return mine(skb) ? -1 : 0;
+	return setting(MODE) == L2 && to_dhcp_client(skb) ? -1 : 0;
 }
 
 /* Master, clsact ingress. */

@@ -1,0 +1,163 @@
+"""The data plane behind a real master with a ring: every kind of frame, in order, round and round the ring."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import Callable, Iterator
+
+import pytest
+from spaces import Namespace, wait_for
+
+from ipvsw._fast import FLAGS, MODES, PACKET_RING, Datapath, uring_error
+from ipvsw.devices import packet
+
+Make = Callable[..., Namespace]
+Pair = Callable[..., tuple[str, str]]
+
+MASTER, FAR = bytes.fromhex("020000000001"), bytes.fromhex("0200000000fe")
+PORT4, FAR4 = bytes([10, 9, 0, 1]), bytes([10, 9, 0, 2])
+HEADER = 10
+SLOTS, SLOT = PACKET_RING
+MTU = 9000
+AT_ONCE = 200  # frames, far fewer than the port's door holds
+
+
+class Wire:
+    """A datapath with one port, 10.9.0.1, on a master with a ring. `port` and `far` are what frames come to and from,
+    both with their virtio_net_hdr."""
+
+    def __init__(self, open_master: Callable[[], socket.socket], far: socket.socket, io: str) -> None:
+        self.open_master, self.far, self.master = open_master, far, open_master()
+        inside, self.port = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.inside = inside
+        inside.setblocking(False)
+        for end in (inside, self.port):
+            end.setsockopt(socket.SOL_SOCKET, packet.SO_SNDBUFFORCE, 1 << 26)
+        self.port.settimeout(10)
+        self.datapath = Datapath(1, io)
+        self.datapath.set_mode(MODES["l2"], FLAGS["bridge"])
+        self.attach()
+        self.number = self.datapath.attach_port(inside.fileno(), MTU)
+        self.datapath.set_port(self.number, up=True, mtu=MTU)
+        self.datapath.bind(PORT4, self.number)
+        self.datapath.commit()
+        self.datapath.start()
+
+    def attach(self) -> None:
+        self.datapath.attach_master([self.master.fileno()], -1, MASTER)
+
+    def detach(self) -> None:
+        self.datapath.detach_master()
+        self.datapath.commit()
+
+    def renew(self) -> None:
+        """Another socket on the same master, with a ring of its own."""
+        self.master.close()
+        self.master = self.open_master()
+        self.attach()
+        self.datapath.commit()
+
+    def close(self) -> None:
+        self.datapath.close()
+        self.master.close()
+        self.port.close()
+        self.inside.close()
+
+    def received(self) -> tuple[bytes, bytes]:
+        """The next frame at the port: header and frame. Errors: TimeoutError."""
+        data = self.port.recv(1 << 17)
+        return data[:HEADER], data[HEADER:]
+
+
+@pytest.fixture(params=["epoll", "uring"])
+def wire(request: pytest.FixtureRequest, netns: Make, veth: Pair) -> Iterator[Wire]:
+    if request.param == "uring" and uring_error():
+        pytest.skip("the kernel grants no io_uring")
+    here, there = netns(), netns()
+    near, end = veth(here, there)
+    for space, device in ((here, near), (there, end)):
+        space.ip("link", "set", device, "mtu", str(MTU))
+        space.ip("link", "set", device, "addrgenmode", "none")
+        wait_for(lambda space=space, device=device: "LOWER_UP" in space.ip("link", "show", device))
+
+    def open_far() -> socket.socket:
+        far = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        far.setsockopt(packet.SOL_PACKET, packet.PACKET_VNET_HDR, 1)
+        far.setsockopt(socket.SOL_SOCKET, packet.SO_SNDBUFFORCE, 1 << 24)
+        far.bind((end, 0))
+        return far
+
+    with contextlib.ExitStack() as stack:
+        index = here.inside(lambda: socket.if_nametoindex(near))
+        far = stack.enter_context(there.inside(open_far))
+        it = Wire(
+            lambda: here.inside(lambda: packet.open_master(index, 1, -1, ring=PACKET_RING))[0], far, request.param
+        )
+        stack.callback(it.close)
+        yield it
+
+
+def udp(payload: bytes, tag: bytes = b"") -> bytes:
+    total = 28 + len(payload)
+    head = struct.pack("!BBHHHBBH", 0x45, 0, total, 0, 0, 64, 17, 0) + FAR4 + PORT4
+    return MASTER + FAR + tag + b"\x08\x00" + head + struct.pack("!HHHH", 5, 9, 8 + len(payload), 0) + payload
+
+
+def super_frame(payload: bytes) -> tuple[bytes, bytes]:
+    """A TCP super-frame and its virtio_net_hdr: NEEDS_CSUM, TSO for IPv4."""
+    total = 40 + len(payload)
+    head = struct.pack("!BBHHHBBH", 0x45, 0, total, 0, 0, 64, 6, 0) + FAR4 + PORT4
+    tcp = struct.pack("!HHIIBBHHH", 5, 9, 0, 0, 5 << 4, 0x10, 1000, 0, 0)
+    return struct.pack("<BBHHHH", 1, 1, 54, 1400, 34, 16), MASTER + FAR + b"\x08\x00" + head + tcp + payload
+
+
+def test_every_kind_of_frame_comes_in_order_round_the_ring(wire: Wire) -> None:
+    for first in range(0, 2 * SLOTS, AT_ONCE):
+        sent = []
+        for number in range(first, first + AT_ONCE):
+            mark = number.to_bytes(4, "big")
+            header, frame = bytes(HEADER), udp(mark + bytes(14))
+            if number % 7 == 1:
+                frame = udp(mark + bytes(14), tag=b"\x81\x00\x00\x05")
+            elif number % 7 == 3:
+                frame = udp(mark.ljust(1472, b"m"))
+            elif number % 7 == 5:
+                frame = udp(mark.ljust(MTU - 28, b"l"))
+            elif number % 50 == 6:
+                header, frame = super_frame(mark.ljust(30_000, b"s"))
+            sent.append((header, frame))
+            wire.far.send(header + frame)
+        for header, frame in sent:
+            came_header, came = wire.received()
+            assert came == frame
+            assert came_header[1] == header[1]  # gso_type
+            if header[1]:
+                assert came_header == header
+    counted = wire.datapath.traffic(None)
+    assert counted[0] >= 2 * SLOTS  # every one was the master's
+
+
+def test_a_master_can_leave_and_another_come(wire: Wire) -> None:
+    for number in range(5):
+        for text in (b"first %d" % number, b"second %d" % number):
+            wire.far.send(bytes(HEADER) + udp(text))
+            assert text in wire.received()[1]
+        wire.detach()
+        wire.far.send(bytes(HEADER) + udp(b"to nobody"))
+        wire.renew()
+
+
+def test_a_ring_that_is_full_loses_the_newest(wire: Wire) -> None:
+    wire.detach()
+    wire.master.close()
+    wire.master = wire.open_master()
+    for number in range(SLOTS + 100):
+        wire.far.send(bytes(HEADER) + udp(number.to_bytes(4, "big") + bytes(14)))
+    wire.attach()
+    wire.datapath.commit()
+    for number in range(SLOTS):
+        assert wire.received()[1][42:46] == number.to_bytes(4, "big")
+    wire.far.send(bytes(HEADER) + udp(b"and the next"))
+    assert b"and the next" in wire.received()[1]
