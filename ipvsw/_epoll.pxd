@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
+from ._flood cimport be_polite
 from ._packetring cimport packets_give_back
 from ._rx cimport host_rx, master_rx, packet_rx, port_rx
 from ._state cimport CONTROL_EVENT, HOST_EVENT, MASTER_EVENT, Worker
@@ -17,7 +18,7 @@ cdef inline void serve_doors(Worker *w, int timeout) noexcept nogil:
     cdef epoll_event events[EVENTS]
     cdef uint64_t value
     cdef int count, i
-    cdef uint32_t tag
+    cdef uint32_t tag, waiting = w.backlog_length
     count = epoll_wait(w.epoll_fd, events, EVENTS, timeout) if timeout == 0 else await_doors(w, events)
     for i in range(count):
         tag = <uint32_t> events[i].data.u64
@@ -32,6 +33,10 @@ cdef inline void serve_doors(Worker *w, int timeout) noexcept nogil:
             host_rx(w)
         else:
             port_rx(w, <int32_t> tag)
+    if count > 0:
+        be_polite(w, waiting)
+    elif w.polite:
+        w.polite -= 1
 
 
 cdef inline int await_doors(Worker *w, epoll_event *events) noexcept nogil:

@@ -3,6 +3,9 @@
 The kernel's driver does the same from a work queue (`ipvlan_process_multicast`), with the same limit for what one
 sender may have in it. But where the driver's senders share the queue, here nobody's flood takes the last free place:
 a door may hold as many as are free, so that others can still ask for their neighbours.
+
+A thousand copies take milliseconds, for which the scheduler may leave us the CPU that those wait for who have just got
+a frame. So while other frames are about, slices are small, and over an io_uring there are pauses between them.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -14,12 +17,18 @@ from ._own cimport put_mac
 from ._state cimport (
     BACKLOG, BURST, EVENT_GROUPS_BIT, FROM_GONE, FROM_MASTER, HEADER, ROOM, Waiting, Worker, backlog_put, waiting_of,
 )
+from ._spin cimport clock_ns
 from ._sys cimport VIRTIO_NET_HDR_GSO_NONE, eventfd_write, mac48, or_u32, virtio_net_hdr
 from ._tx cimport host_tx, master_tx, port_tx, queue_master_tx
+from ._uring cimport ring_enter, ring_enter_for
 from ._wire cimport Frame, frame_is_membership_report, frame_parse
 
 cdef enum:
-    SLICE = 4  # copies written in one round: with what the receivers do at once, some 12 us that others wait
+    SLICE = 8  # copies written in one round: with what the receivers do at once, some 20 us
+    SMALL = 2  # the same while other frames are about
+    POLITE = 4  # pauses, or rounds, after the last of these
+    PAUSE = 50_000  # ns at most; the kernel's timers may add as much
+    PATIENCE = 16  # group frames that wait: with more of them more time goes to their copies than to pauses
 
 
 cdef inline void tell(Worker *w, int32_t port, uint32_t bit) noexcept nogil:
@@ -35,8 +44,8 @@ cdef inline int queue_flood(Worker *w, int32_t source, uint8_t *buffer, uint32_t
 
 
 cdef inline void flood_slice(Worker *w) noexcept nogil:
-    """At most SLICE copies; a frame from a port goes on the wire after its last copy."""
-    cdef int budget = SLICE
+    """A few copies; a frame from a port goes on the wire after its last copy."""
+    cdef int budget = SMALL if w.polite else SLICE
     cdef Waiting *entry
     while w.backlog_length and budget > 0:
         entry = &w.backlog[w.backlog_head]
@@ -55,6 +64,26 @@ cdef inline void flood_slice(Worker *w) noexcept nogil:
         free(entry.frame)
         w.backlog_head = (w.backlog_head + 1) % BACKLOG
         w.backlog_length -= 1
+
+
+cdef inline void be_polite(Worker *w, uint32_t waiting) noexcept nogil:
+    """Something was read; there were so many group frames before. What is no group frame is somebody else's."""
+    if w.backlog_length == waiting:
+        w.polite = POLITE
+
+
+cdef inline void flood_pause(Worker *w) noexcept nogil:
+    """Enter the ring between two slices. Where somebody has got a frame, sleep until there is an answer: to yield would
+    do nothing for who is in another control group. The longer the line, the longer until the next pause."""
+    cdef uint64_t before = clock_ns() if w.polite else 0
+    cdef uint64_t after
+    if not w.polite or before < w.impolite_until:
+        ring_enter(&w.ring, False)
+        return
+    w.polite -= 1
+    ring_enter_for(&w.ring, PAUSE)
+    after = clock_ns()
+    w.impolite_until = after + (after - before) * w.backlog_length // PATIENCE
 
 
 cdef inline void tell_host(Worker *w, Waiting *entry) noexcept nogil:

@@ -13,7 +13,7 @@ from libc.errno cimport ENOBUFS
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from ._epoll cimport serve_doors
-from ._flood cimport flood_slice
+from ._flood cimport be_polite, flood_pause, flood_slice
 from ._packetring cimport packets_give_back, packets_waiting
 from ._rx cimport master_rx, packet_rx, port_frame, port_rx_over, take_returned
 from ._state cimport (
@@ -31,16 +31,21 @@ from ._uring cimport (
 
 cdef inline void ring_run(Worker *w) noexcept nogil:
     cdef Batch *batch
+    cdef uint32_t waiting
     ring_begin(w)
     while not w.stopping:
-        if w.backlog_length or w.doors_ready or w.master_ready or w.mail_read or w.unanswered:
+        if w.doors_ready or w.master_ready or w.mail_read or w.unanswered:
             ring_enter(&w.ring, False)
+        elif w.backlog_length:
+            flood_pause(w)
         else:
             ring_wait(w)
         packets_give_back(&w.packets)  # what was to be written from there is
         ring_reap(w)
         if w.master_ready or packets_waiting(&w.packets, 1):
+            waiting = w.backlog_length
             w.master_ready = master_rx(w)
+            be_polite(w, waiting)
         if w.doors_ready:
             serve_doors(w, 0)
             ring_await_doors(w)
@@ -149,11 +154,14 @@ cdef inline void ring_rx(Worker *w, int32_t port, const io_uring_cqe *answer) no
     """One frame of a port's, or why there are no more."""
     cdef Port *p = &w.ports[port]
     cdef uint32_t number = answer.flags >> IORING_CQE_BUFFER_SHIFT
+    cdef uint32_t waiting
     if answer.flags & IORING_CQE_F_BUFFER:
         ring_give_back(&w.ring, number)  # for the next round
     if answer.res >= HEADER:
         p.fed = True
+        waiting = w.backlog_length
         port_frame(w, port, ring_buffer(&w.ring, number), answer.res)
+        be_polite(w, waiting)
         if w.tx_length == BURST:
             master_tx(w)
     if answer.flags & IORING_CQE_F_MORE:

@@ -137,6 +137,8 @@ cdef struct Worker:
     Waiting backlog[BACKLOG]
     uint32_t backlog_head
     uint32_t backlog_length
+    uint32_t polite  # turns that the backlog still gives to those who have got frames
+    uint64_t impolite_until  # ns, the clock's
     uint32_t master_waiting
     uint32_t host_waiting
     Queue slow  # for the router

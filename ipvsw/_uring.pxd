@@ -8,7 +8,7 @@ io_uring_prep_read_multishot(3).
 """
 
 from libc.errno cimport EINTR, ENOSYS, EOPNOTSUPP, errno
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from posix.mman cimport (
@@ -51,6 +51,7 @@ cdef extern from "linux/io_uring.h" nogil:
     enum: IORING_SETUP_DEFER_TASKRUN
     enum: IORING_SETUP_TASKRUN_FLAG
     enum: IORING_SQ_TASKRUN
+    enum: IORING_ENTER_EXT_ARG
     enum: IORING_ENTER_GETEVENTS
     enum: IORING_FEAT_SINGLE_MMAP
     enum: IORING_CQE_F_BUFFER
@@ -105,6 +106,11 @@ cdef extern from "linux/io_uring.h" nogil:
         uint64_t ring_addr
         uint32_t ring_entries
         uint16_t bgid
+    cdef struct io_uring_getevents_arg:
+        uint64_t ts
+    cdef struct __kernel_timespec:
+        int64_t tv_sec
+        long long tv_nsec
     cdef struct io_uring_probe_op:
         uint16_t flags
     cdef struct io_uring_probe:
@@ -254,6 +260,21 @@ cdef inline void ring_enter(Ring *r, bint wait) noexcept nogil:
     cdef long n
     store_u32(r.sq_tail, r.tail)
     n = syscall(SYS_io_uring_enter, r.fd, r.queued, <uint32_t> wait, r.enter_flags, NULL, 0)
+    if n > 0:
+        r.queued -= <uint32_t> n
+
+
+cdef inline void ring_enter_for(Ring *r, uint64_t ns) noexcept nogil:
+    """As `ring_enter`, waiting for no longer than that (under a second), and for the slack that timers have."""
+    cdef io_uring_getevents_arg arg
+    cdef __kernel_timespec time
+    cdef uint32_t flags = r.enter_flags | IORING_ENTER_EXT_ARG
+    cdef long n
+    memset(&arg, 0, sizeof(arg))
+    time.tv_sec, time.tv_nsec = 0, <long long> ns
+    arg.ts = <uint64_t> &time
+    store_u32(r.sq_tail, r.tail)
+    n = syscall(SYS_io_uring_enter, r.fd, r.queued, <uint32_t> 1, flags, &arg, sizeof(arg))
     if n > 0:
         r.queued -= <uint32_t> n
 

@@ -296,6 +296,27 @@ def test_unicast_passes_between_the_slices_of_a_flood() -> None:
         assert came.index(between(0, 1)) < 60, "one slice a round is less than one flood here"
 
 
+def test_a_flood_ends_though_others_talk_without_end() -> None:
+    floods, stop = 20, threading.Event()
+    with lab(80) as it:
+
+        def talk() -> None:
+            while not stop.is_set():
+                it.doors[1].send(between(1, 2))
+                it.doors[2].receive()
+
+        talker = threading.Thread(target=talk)
+        talker.start()
+        try:
+            for _ in range(floods):
+                it.doors[0].send(broadcast(0))
+            for door in it.doors[3:]:
+                assert [door.receive() for _ in range(floods)] == [broadcast(0)] * floods
+        finally:
+            stop.set()
+            talker.join()
+
+
 def test_a_new_port_hears_what_a_gone_one_of_its_number_had_sent() -> None:
     with lab(80, start=False) as it:
         it.doors[0].room(1 << 22)
