@@ -10,8 +10,9 @@ the queue without emptying it first.
 """
 
 from libc.errno cimport ENOBUFS
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
+from ._ahead cimport Ahead, ahead_fetch, is_far, look_ahead
 from ._epoll cimport serve_doors
 from ._flood cimport be_polite, flood_pause, flood_slice
 from ._packetring cimport packets_give_back, packets_waiting
@@ -25,7 +26,7 @@ from ._sys cimport EPOLLERR, EPOLLIN, load_ptr
 from ._tx cimport master_tx, port_tx_ended, sockets_tx
 from ._uring cimport (
     IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, io_uring_cqe, ring_answers, ring_buffer,
-    ring_cancel, ring_enter, ring_give_back, ring_poll, ring_publish, ring_stirs, ring_submit, ring_take,
+    ring_cancel, ring_enter, ring_give_back, ring_peek, ring_poll, ring_publish, ring_stirs, ring_submit, ring_take,
 )
 
 
@@ -126,6 +127,8 @@ cdef inline void ring_reap(Worker *w) noexcept nogil:
     run a little earlier."""
     cdef io_uring_cqe answer
     w.stays = ring_answers(&w.ring) > 1
+    if w.stays and is_far(&w.switch_.table):
+        ring_look_ahead(w)
     while ring_take(&w.ring, &answer):
         if answer.user_data & RING_WRITE:
             port_tx_ended(w, answer.user_data, answer.res)
@@ -136,6 +139,21 @@ cdef inline void ring_reap(Worker *w) noexcept nogil:
         elif not answer.user_data & RING_CANCEL:
             ring_rx(w, <int32_t> <uint32_t> answer.user_data, &answer)
     w.stays = False
+
+
+cdef inline void ring_look_ahead(Worker *w) noexcept nogil:
+    """The frames among the answers that wait, before the first of them is carried out."""
+    cdef Ahead ahead
+    cdef io_uring_cqe *answer
+    cdef uint8_t *buffer
+    cdef uint32_t i
+    ahead.length = 0
+    for i in range(ring_answers(&w.ring)):
+        answer = ring_peek(&w.ring, i)
+        if answer.flags & IORING_CQE_F_BUFFER and answer.res >= HEADER:
+            buffer = ring_buffer(&w.ring, answer.flags >> IORING_CQE_BUFFER_SHIFT)
+            look_ahead(&w.switch_, &ahead, buffer + HEADER, answer.res - HEADER)
+    ahead_fetch(&ahead)
 
 
 cdef inline void ring_master(Worker *w, const io_uring_cqe *answer) noexcept nogil:

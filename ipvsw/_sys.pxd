@@ -28,6 +28,9 @@ cdef extern from *:
     static inline uint64_t ipvsw_mix(uint64_t a, uint64_t b)
     { __uint128_t m = (__uint128_t)a * b; return (uint64_t)m ^ (uint64_t)(m >> 64); }
 
+    /* gcc takes a function that does nothing but this for one without effect, and leaves its calls out. */
+    #define ipvsw_prefetch(p) do { __builtin_prefetch(p); __asm__ volatile (""); } while (0)
+
     #define ipvsw_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define ipvsw_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     #define ipvsw_add(p, v) __atomic_add_fetch((p), (v), __ATOMIC_ACQ_REL)
@@ -70,6 +73,8 @@ cdef extern from *:
     uint64_t raw64 "ipvsw_raw64"(const uint8_t *p) noexcept nogil
     uint64_t mac48 "ipvsw_mac48"(const uint8_t *p) noexcept nogil
     uint64_t mix "ipvsw_mix"(uint64_t a, uint64_t b) noexcept nogil
+
+    void prefetch "ipvsw_prefetch"(const void *p) noexcept nogil  # any address will do
 
     int sched_yield() noexcept nogil
     enum: CLOCK_MONOTONIC

@@ -125,6 +125,13 @@ cdef inline int32_t table_find(const Table *t, const Address *a) noexcept nogil:
     return slot.port if slot.family else -1
 
 
+cdef inline const Slot *table_place(const Table *t, const Address *a) noexcept nogil:
+    """Where looking for the address begins."""
+    cdef Slot wanted = Slot(a.hi, a.lo, a.family, -1)
+    cdef uint64_t hash_ = slot_hash(t, &wanted)
+    return &t.parts[first_bits(hash_, t.depth)].slots[hash_ & t.mask]
+
+
 cdef inline void part_take(const Table *t, Part *into, uint64_t mask, const Part *source) noexcept nogil:
     """Copy everything that is in `source`."""
     cdef uint64_t i, hash_

@@ -343,6 +343,11 @@ cdef inline bint ring_stirs(Ring *r) noexcept nogil:
     return load_u32(r.sq_flags) & IORING_SQ_TASKRUN
 
 
+cdef inline io_uring_cqe *ring_peek(Ring *r, uint32_t number) noexcept nogil:
+    """One of those that wait, from 0, which stays."""
+    return &r.cqes[(r.cq_head[0] + number) & r.cq_mask]
+
+
 cdef inline bint ring_take(Ring *r, io_uring_cqe *answer) noexcept nogil:
     """The next answer. False if there is none."""
     cdef uint32_t head = r.cq_head[0]

@@ -5,25 +5,29 @@ How the daemon comes to know an address is left out: what is measured is the tab
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path as File
 
 from ground import HERE, Ground, Path, Unavailable
-from lab import run
+from lab import inside, run
 from measures import Figures, frames, generate, received, settle, unread
 from table_process import FIRST4, MASTER, PAIR4
 
+UDP_SLOTS = 128  # the fewest that there may be
 PACED = 100_000  # frames a second, while addresses come and go
 
 
 def table(ground: Ground, addresses: int, family: int = 4) -> Mapping[str, Path]:
     """The first TAP sends to the addresses of the second, which takes them all as its own."""
     name = f"table{addresses}" if family == 4 else f"table6-{addresses}"
-    home, where = ground.netns(f"{name}h"), (ground.netns(f"{name}a"), ground.netns(f"{name}b"))
+    home = ground.netns(f"{name}h")
+    where = with_few_slots(ground, home, f"{name}a"), with_few_slots(ground, home, f"{name}b")
     child = ground.spawn(home, sys.executable, str(HERE / "table_process.py"), str(family), str(addresses))
     said = ask(child)
     ends = []
@@ -36,6 +40,16 @@ def table(ground: Ground, addresses: int, family: int = 4) -> Mapping[str, Path]
     ground.lab.reachable(where[0], PAIR4[2], 60)
     paths = Path(ends[0], ends[1], (child.pid,), ask=lambda: ask(child, "edit"), facts=said["facts"])
     return {name: paths}
+
+
+def with_few_slots(ground: Ground, home: str, name: str) -> str:
+    """A namespace whose kernel looks for UDP sockets in a small table of its own. In that of the machine a million
+    destinations miss the cache a second time, on the receiver's account and not on that of who carries the frames.
+    Before Linux 6.2 there is no such thing, and the machine's serves."""
+    with inside(home), contextlib.suppress(FileNotFoundError):
+        File("/proc/sys/net/ipv4/udp_child_hash_entries").write_text(str(UDP_SLOTS))
+    with inside(home):  # new namespaces go by it
+        return ground.netns(name)
 
 
 def ask(child: subprocess.Popen[str], command: str | None = None) -> dict[str, dict[str, float]]:

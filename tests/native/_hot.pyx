@@ -16,6 +16,9 @@ from ipvsw._wire cimport IPV4, Address
 
 import os
 
+cdef enum:
+    KEY = 0x5B5C31F2A97D4E63u  # as good as the random ones of a datapath
+
 
 cdef class Batch:
     """A worker without a thread. `addresses` are IPv4, as numbers; address k belongs to port k modulo `ports`."""
@@ -28,7 +31,7 @@ cdef class Batch:
         cdef int32_t k
         self.w = <Worker *> calloc(1, sizeof(Worker))
         self.null = open(os.devnull, "wb", buffering=0)
-        if self.w == NULL or not table_init(&self.w.switch_.table, 1) or not reserve_ports(self.w, ports):
+        if self.w == NULL or not table_init(&self.w.switch_.table, KEY) or not reserve_ports(self.w, ports):
             raise MemoryError
         self.w.workers = 1
         self.w.master_fd = self.w.inject_fd = self.w.host_fd = -1

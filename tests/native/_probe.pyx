@@ -10,6 +10,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from ipvsw._access cimport FLOWS, fingerprint as c_fingerprint, flow_known, is_fragment
+from ipvsw._ahead cimport Ahead, ahead_fetch, look_ahead
 from ipvsw._decide cimport (
     N_OUTCOMES, THE_HOST, TO_PORT, TO_ROUTE, PortRule, Switch, Verdict, decide_from_host, decide_from_master,
     decide_from_port, port_accepts, port_listens,
@@ -25,7 +26,8 @@ from ipvsw._route cimport (
 from ipvsw._show cimport is_dhcp as c_is_dhcp, sender_of as c_sender_of
 from ipvsw._sys cimport mac48, virtio_net_hdr
 from ipvsw._table cimport (
-    PART, Part, Slot, Table as CTable, Walk, table_find, table_free, table_init, table_next, table_put, table_remove,
+    PART, Part, Slot, Table as CTable, Walk, table_find, table_free, table_init, table_next, table_place, table_put,
+    table_remove,
 )
 from ipvsw._wire cimport (
     ETH_HLEN, ETH_P_IP, ETH_P_IPV6, IPV4, NO_ADDRESS, Address, Frame, frame_address, frame_is_membership_report,
@@ -277,6 +279,23 @@ cdef class Table:
         cdef Address a = address_from(address)
         return table_find(&self.table, &a)
 
+    def search(self, bytes address):
+        """Which slots a look-up passes: the addresses in them, from its place to the first that is empty."""
+        cdef Address a = address_from(address)
+        cdef const Slot *place = table_place(&self.table, &a)
+        cdef uint64_t i = 0, k
+        cdef Part *part
+        while not &self.table.parts[i].slots[0] <= place <= &self.table.parts[i].slots[self.table.mask]:
+            i += 1  # past the directory's end if the place were in no part
+        part = self.table.parts[i]
+        k = place - part.slots
+        found = []
+        while part.slots[k].family:
+            a = Address(part.slots[k].hi, part.slots[k].lo, part.slots[k].family)
+            found.append(address_bytes(&a))
+            k = (k + 1) & self.table.mask
+        return found
+
     def __len__(self):
         return self.table.used
 
@@ -383,6 +402,27 @@ cdef class Decider:
         cdef Verdict v = decide_from_host(&self.s, block, len(frame))
         free(block)
         return v.outcome, v.port
+
+    def looked_ahead(self, bytes frame):
+        """The port in the place that the table is looked at ahead of a frame: None if it is empty, False if the
+        table isn't looked at. With few addresses they are in their places, all but those that share one."""
+        cdef uint8_t *block = exact_copy(frame)
+        cdef Ahead ahead
+        cdef const Slot *slot
+        ahead.length = 0
+        look_ahead(&self.s, &ahead, block, len(frame))
+        free(block)
+        if ahead.length == 0:
+            return False
+        slot = <const Slot *> ahead.places[0]
+        ahead_fetch(&ahead)
+        return slot.port if slot.family else None
+
+    def place(self, bytes address):
+        """The same for an address."""
+        cdef Address a = address_from(address)
+        cdef const Slot *slot = table_place(&self.s.table, &a)
+        return slot.port if slot.family else None
 
     def listeners(self, bytes group):
         """The ports that a group frame for this MAC is for."""

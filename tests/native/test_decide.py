@@ -96,6 +96,24 @@ def test_random_frames_go_by_the_address_that_the_model_sees() -> None:
                 assert address_of(frame, received=received, source=source) == expected, frame.hex()
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_the_table_is_looked_at_ahead_where_deciding_will(mode: str) -> None:
+    rng = random.Random(seed_from_environment())
+    ahead = 0
+    for _ in range(FRAMES // FRAMES_PER_SWITCH):
+        switch = random_switch(rng, mode)
+        probe = probe_of(switch)
+        for _ in range(FRAMES_PER_SWITCH):
+            frame = random_frame(rng)
+            wanted = address(as_sent(frame), "destination") if len(frame) >= 14 else None
+            if wanted is None or (mode == "l2" and frame[:6] != switch.mac):
+                assert probe.looked_ahead(frame) is False, frame.hex()
+            else:
+                assert probe.looked_ahead(frame) == probe.place(wanted), frame.hex()
+                ahead += 1
+    assert ahead * 20 > FRAMES, "the generator makes no such frames"
+
+
 def test_a_conversation_is_the_same_both_ways_and_no_other() -> None:
     rng = random.Random(seed_from_environment())
     probe = probe_of(random_switch(rng))

@@ -63,6 +63,10 @@ class AgainstDict(RuleBasedStateMachine):
         assert all(self.table.find(key) == port for key, port in self.model.items())
 
     @invariant()
+    def a_search_begins_in_its_place(self) -> None:
+        assert all(key in self.table.search(key) for key in self.model)
+
+    @invariant()
     def at_most_three_quarters_full(self) -> None:
         assert all(used * 4 <= slots * 3 for used, slots, _ in self.table.parts())
         assert sum(used for used, _, _ in self.table.parts()) == len(self.table)

@@ -110,3 +110,27 @@ def test_unicast_and_group_frames_of_a_port_keep_their_order(monkeypatch: pytest
             assert [it.doors[1].receive() for _ in sent] == sent
         it.settled(0, 1200)
         until(lambda: it.counted(1).tx_frames == 1200, "all are counted")
+
+
+@needs_ring
+@pytest.mark.parametrize("mode", ["l2", "l3"])
+def test_frames_for_addresses_of_a_large_table_arrive_where_they_belong(
+    monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Such a table is looked at ahead of a burst's frames; some of these find nobody, or are no frames."""
+    monkeypatch.setattr(doors, "IO", "uring")
+    addresses = [bytes([10, 9, k >> 8, k & 0xFF]) for k in range(20_000)]
+    with lab(3, mode=mode) as it:
+        for k, address in enumerate(addresses):
+            it.datapath.bind(address, 1 + k % 2)
+        it.datapath.commit()
+        runt, nobody = b"short", frame(doors.MASTER, doors.MASTER, ipv4(v4(0), v4(99)))
+        for first in range(0, 1000, 40):
+            picked = [k * 7919 % len(addresses) for k in range(first, first + 40)]
+            sent = [frame(doors.MASTER, doors.MASTER, ipv4(v4(0), addresses[k], b"%8d" % k)) for k in picked]
+            for each in [*sent, runt, nobody]:
+                it.doors[0].send(each)
+            for number in (1, 2):
+                expected = [each for k, each in zip(picked, sent, strict=True) if 1 + k % 2 == number]
+                assert [it.doors[number].receive() for _ in expected] == expected
+        assert it.settled(0, 25 * 42).outcomes["to_port"] == 1000
