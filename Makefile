@@ -41,6 +41,9 @@ bench: setup bench-packages .venv/.probe  ## beside what else there is, as table
 	@set -f; $(BIN)/python tests/bench/run.py --out build/bench $(if $(ROUNDS),--rounds '$(ROUNDS)') \
 	$(if $(KEEP),--keep docs/benchmarks.md) $(ROWS)
 
+where: setup bench-packages  ## where the time goes: profile, system calls, copies [CASES="TCP epoll"] [KEEP=1]
+	@set -f; $(BIN)/python tests/bench/where.py $(if $(KEEP),--keep docs/benchmarks.md) $(CASES)
+
 fuzz: setup test-packages .venv/.probe  ## a million random frames through parse and decide
 	$(BIN)/python tests/fuzz/run.py
 
@@ -75,4 +78,4 @@ bench-packages:
 
 always:
 
-.PHONY: help setup run test lint format conformance bench fuzz san clean system test-packages bench-packages always
+.PHONY: help setup run test lint format conformance bench where fuzz san clean system test-packages bench-packages always
