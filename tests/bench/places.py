@@ -8,7 +8,7 @@ from functools import partial
 import crowd
 import ours
 import peers
-import sockets
+import socketports
 import tables
 from ground import Builder
 
@@ -21,8 +21,8 @@ PLACES: Mapping[str, Builder] = {
     "epoll": ours.epoll,
     "macvlan": ours.macvlan,
     "host": ours.host,
-    "beside-stream": sockets.beside,
-    "stream": sockets.stream,
+    "beside-stream": socketports.beside,
+    "stream": socketports.stream,
     "routed": ours.routed,
     "workers1": partial(ours.workers, number=1),
     "workers2": partial(ours.workers, number=2),
@@ -31,7 +31,7 @@ PLACES: Mapping[str, Builder] = {
     "bare-host": peers.bare_host,
     "loop": peers.loop,
     "vde": peers.vde,
-    "vde-plugs": sockets.vde_plugs,
+    "vde-plugs": socketports.vde_plugs,
     "ovs": peers.ovs,
     "ovs-tso": peers.ovs_tso,
     **{f"fan{n}": partial(crowd.fan, receivers=n) for n in FANS},
