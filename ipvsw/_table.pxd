@@ -89,9 +89,10 @@ cdef inline void table_free(Table *t) noexcept nogil:
 
 
 cdef inline uint64_t table_hash(const Table *t, uint64_t hi, uint64_t lo, uint32_t family) noexcept nogil:
-    """Where `hi` happens to be the key, the product is 0 whatever `lo` is: hence `inner` once more."""
+    """Where `hi` happens to be the key, the product is 0 whatever `lo` is: hence `inner` once more; multiplied, since
+    where they differ in one bit, the product is `inner` itself, or that rotated."""
     cdef uint64_t inner = mix(lo ^ t.key, 0x9E3779B97F4A7C15u ^ family)
-    return mix(hi ^ t.key, inner ^ 0xD6E8FEB86659FD93u) ^ inner
+    return mix(hi ^ t.key, inner ^ 0xD6E8FEB86659FD93u) ^ inner * 0xFF51AFD7ED558CCDu
 
 
 cdef inline uint64_t slot_hash(const Table *t, const Slot *slot) noexcept nogil:

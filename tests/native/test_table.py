@@ -123,8 +123,11 @@ def test_ten_thousand_addresses_need_no_long_search(family: int) -> None:
 
 @pytest.mark.parametrize("family", [4, 16])
 @pytest.mark.parametrize("key", [0, 0x0807060504030201, 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93])
-def test_no_key_makes_addresses_alike(key: int, family: int) -> None:
-    """Not even one that is their first half: 0 for IPv4, and for IPv6 the prefix below as the machine reads it."""
+@pytest.mark.parametrize("differs", [0, *(1 << bit for bit in range(64))])
+def test_no_key_makes_addresses_alike(key: int, differs: int, family: int) -> None:
+    """Not even one that is their first half, or differs in a bit from it: 0 for IPv4, and for IPv6 the prefix below as
+    the machine reads it."""
+    key ^= differs
     table = Table(key, 16)
     for number in range(1000):
         table.put((bytes(range(1, 9)) + number.to_bytes(8, "big"))[-family:], number)
