@@ -35,7 +35,7 @@ cdef enum:
     MARKS = 4  # words in which a port's addresses in use are marked
     CREDIT = 32  # frames of one port that may be shown to the learner before it gives more
     MASTER_CREDIT = 128  # the same for what comes from the master and from the host
-    MAIL = 256  # edits that a worker makes in one round: some 40 us where each misses the cache
+    MAIL = 128  # edits that a worker makes in one round: some 60 us where each misses the cache or is given a new page
     CONTROL = 64  # one cmsg of struct tpacket_auxdata or of struct in6_pktinfo, padded
 
 cdef enum:

@@ -14,6 +14,7 @@ import errno
 import logging
 import os
 import random
+import time
 from abc import ABC, abstractmethod
 
 from msgspec import Struct
@@ -28,7 +29,9 @@ COALESCE = 0.005  # seconds from the first news to the reading
 SPACING = 0.03  # seconds between two readings, whatever the namespace does
 RETRY = 5.0  # seconds after a failure
 RESYNC = 60.0  # seconds between readings without news, give or take a quarter, while there are few doors
-READINGS = 5.0  # seconds from one door's to another's where there are many: one takes 2 ms of CPU
+SHARE = 0.0004  # of a CPU: what such readings may cost where there are many
+AVERAGE = 8  # readings whose cost counts
+VISIT = 0.002  # seconds of CPU for a reading, besides what it finds
 
 
 class Sight(Struct, frozen=True):
@@ -172,7 +175,7 @@ class Door(ABC):
 
     def _resync(self) -> float:
         """Spread out, so that a thousand doors aren't read at once, nor keep an idle daemon busy."""
-        return max(RESYNC, READINGS * self._world.doors) * random.uniform(0.75, 1.25)
+        return max(RESYNC, self._world.doors * self._world.reading / SHARE) * random.uniform(0.75, 1.25)
 
     def _wait(self, reason: str) -> None:
         self._tell(PortState.WAITING, reason)
@@ -196,10 +199,18 @@ class Door(ABC):
 
     async def _read(self, index: int, *, groups: bool) -> bool:
         """Read the device and believe it; whether it is there."""
+
+        def look_and_learn(handle: Handle) -> Sight | None:
+            start = time.thread_time()
+            sight = look(handle, index, groups=groups)
+            cost = VISIT + time.thread_time() - start
+            self._world.reading += (cost - self._world.reading) / AVERAGE
+            return sight
+
         self._doubtful = False
         self._early = []
         try:
-            sight = await self._world.visit(self._open_place, lambda handle: look(handle, index, groups=groups))
+            sight = await self._world.visit(self._open_place, look_and_learn)
         finally:
             early, self._early = self._early, None
             self._read_at = asyncio.get_running_loop().time()

@@ -51,6 +51,7 @@ class World:
         self.groups_told = False  # whether this kernel tells of groups that are joined and left (from 6.14)
         self.openings = asyncio.Semaphore(OPENINGS)
         self.doors = 0  # that are alive
+        self.reading = 0.003  # seconds of CPU: what reading a door's device has cost of late
         self._visits = asyncio.Semaphore(VISITS)
         self._watch = Watch()
         self._closers: ThreadPoolExecutor | None = None  # while there is something to close

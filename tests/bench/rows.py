@@ -250,6 +250,12 @@ def tables() -> Iterator[Row]:
         ("S7-lost", f"frames lost meanwhile {under}", "frames", "lost", at_most(0)),
     ):
         yield Row(row_id, what, unit, figure, change, wanted=wanted, stage="tables")
+    pause = Sample(f"table{TABLES[0]}", "pauses", (most,), once=True)
+    for row_id, what, figure in (
+        ("S7-pause", f"a worker's longest pause while one of {most} addresses is added or deleted", "single_us"),
+        ("S7-pause-load", f"a worker's longest pause while {most} addresses are loaded", "load_us"),
+    ):
+        yield Row(row_id, what, "us", figure, pause, wanted=at_most(100), stage="tables")
 
 
 ROWS: tuple[Row, ...] = (

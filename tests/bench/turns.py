@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import crowd
 import instructions
 import measures
+import pauses
 import quiet
 import tables
 from ground import Ground, Path, Unavailable
@@ -30,12 +31,18 @@ def count_instructions(_: Ground, __: Path) -> Figures:
         raise Unavailable(str(reason)) from None
 
 
+def count_pauses(_: Ground, __: Path, addresses: int) -> Figures:
+    """By the worker's own CPU time: no devices."""
+    return pauses.pauses(addresses)
+
+
 MEASURES: dict[str, Callable[..., Figures]] = {
     **measures.MEASURES,
     "add_and_delete": crowd.add_and_delete,
     "remove_all": crowd.remove_all,
     "scattered": tables.scattered,
     "edits": tables.edits,
+    "pauses": count_pauses,
     "instructions": count_instructions,
 }
 
