@@ -36,9 +36,10 @@ class Datapath:
     Not thread-safe: one control thread calls it.
     """
 
-    def __init__(self, workers: int = 1, io: str = "auto", *, busy_poll: int = 50) -> None:
+    def __init__(self, workers: int = 1, io: str = "auto", *, busy_poll: int = 50, coalesce: bool = True) -> None:
         """`io`: "epoll", "uring" (Errors: OSError if the kernel grants none), or "auto": the latter where it can be
-        had. `busy_poll`: microseconds that a worker may stay awake with nothing to do, where that pays."""
+        had. `busy_poll`: microseconds that a worker may stay awake with nothing to do, where that pays. `coalesce`:
+        UDP datagrams of one flow that arrive together from the master become one for a port that `merges`."""
 
     @property
     def io(self) -> str:
@@ -72,12 +73,14 @@ class Datapath:
         """The master's MAC address changed (6 bytes)."""
 
     def detach_master(self) -> None: ...
-    def attach_port(self, fd: int, mtu: int, *, own: bytes | None = None, framing: int = 0) -> int:
+    def attach_port(
+        self, fd: int, mtu: int, *, own: bytes | None = None, framing: int = 0, merges: bool = False
+    ) -> int:
         """A TAP with a 10-byte virtio_net_hdr, non-blocking. Returns the port's number, which stays
         its own until `detach_port` is committed. The port starts down. `own`: its endpoint uses a MAC
         address of its own, this one until its frames say another. With a `framing`, and -1 for `fd`, the
         port is a unix socket: its frames have no virtio_net_hdr, what it is sent is completed and
-        segmented, and nobody is connected yet."""
+        segmented, and nobody is connected yet. `merges`: who reads the TAP takes UDP super-frames."""
 
     def connect_port(self, port: int, fd: int) -> None:
         """Somebody is at the other end of `fd`, a non-blocking socket; -1: nobody is any more. What waited for who

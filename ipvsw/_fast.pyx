@@ -204,7 +204,7 @@ cdef class Datapath:
     cdef set sockets  # those of them that are sockets
     cdef int32_t next_number
 
-    def __cinit__(self, int workers=1, io="auto", *, uint32_t busy_poll=50):
+    def __cinit__(self, int workers=1, io="auto", *, uint32_t busy_poll=50, bint coalesce=True):
         cdef uint64_t key = int.from_bytes(os.urandom(8), "little")
         if workers < 1:
             raise ValueError(f"at least one worker, not {workers}")
@@ -222,6 +222,7 @@ cdef class Datapath:
         while self.n_workers < workers:
             self.workers[self.n_workers] = worker_new(self.n_workers, workers, self.notify_fd, key)
             self.workers[self.n_workers].switch_.flows = self.flows
+            self.workers[self.n_workers].coalesce = coalesce
             self.workers[self.n_workers].spin.budget = <uint64_t> 1000 * (busy_poll if os.cpu_count() > 1 else 0)
             if io != "epoll":
                 self.open_ring(self.workers[self.n_workers], io == "uring")
@@ -323,12 +324,12 @@ cdef class Datapath:
         e.kind = DETACH_MASTER
         self.add(&e)
 
-    def attach_port(self, int fd, uint32_t mtu, *, bytes own=None, int framing=NO_FRAMING):
+    def attach_port(self, int fd, uint32_t mtu, *, bytes own=None, int framing=NO_FRAMING, bint merges=False):
         cdef Edit e
         memset(&e, 0, sizeof(e))
         if framing not in FRAMINGS.values() or (framing != NO_FRAMING and fd >= 0):
             raise ValueError(f"there is no framing {framing}, or it is not for a descriptor")
-        e.kind, e.port, e.fd, e.mtu = ATTACH_PORT, self.free_number(), fd, mtu
+        e.kind, e.port, e.fd, e.mtu, e.merges = ATTACH_PORT, self.free_number(), fd, mtu, merges
         if own is not None:
             as_mac(own)
             e.own = <uint64_t *> malloc(sizeof(uint64_t))

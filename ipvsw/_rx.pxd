@@ -19,12 +19,14 @@ from ._decide cimport (
     decide_from_host, decide_from_master, decide_from_port,
 )
 from ._flood cimport queue_flood, tell
+from ._gro cimport Train, train_couple, train_is_whole, train_takes
 from ._l3 cimport route_tx
 from ._own cimport CLEAN, own_to_master
 from ._packetring cimport packet_take, packets_waiting
 from ._show cimport show_from_port, show_to_port
 from ._state cimport (
-    BURST, CONTROL, EVENT_GONE_BIT, FROM_HOST, FROM_MASTER, HEADER, LONGEST, ROOM, Returned, Traffic, Worker, unpoll_fd,
+    BURST, CONTROL, EVENT_GONE_BIT, FROM_HOST, FROM_MASTER, HEADER, LONGEST, MASTER_BURST, ROOM, Returned, Traffic,
+    Worker, unpoll_fd,
 )
 from ._stream cimport DATAGRAMS, STREAM, Socket, socket_end, socket_send, stream_fill, stream_next
 from ._sys cimport (
@@ -32,7 +34,7 @@ from ._sys cimport (
     TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, cmsghdr,
     iovec, msghdr, recv, recvmsg, tpacket2_hdr, tpacket_auxdata, virtio_net_hdr,
 )
-from ._tx cimport QUEUED, host_tx, master_tx, port_tx, queue_master_tx, traffic_of
+from ._tx cimport QUEUED, host_tx, master_tx, port_tx, queue_master_tx, traffic_of, train_tx
 from ._uring cimport ring_submit
 from ._wire cimport ETH_P_8021Q, VLAN_HLEN, put16
 
@@ -179,7 +181,7 @@ cdef inline bint port_rx_over(Worker *w, int32_t port, int error) noexcept nogil
 cdef inline bint master_rx(Worker *w) noexcept nogil:
     """A burst of the wire's frames: from the ring, and those too long for it from the socket's queue. True if there
     may be more. What is queued for ports stands in the ring until it is given back."""
-    cdef uint32_t count = packets_waiting(&w.packets, BURST)
+    cdef uint32_t count = packets_waiting(&w.packets, MASTER_BURST)
     cdef uint32_t _i
     cdef tpacket2_hdr *slot
     cdef bint stays = w.ring.running and count > 1  # a frame alone is written at once
@@ -187,16 +189,69 @@ cdef inline bint master_rx(Worker *w) noexcept nogil:
         return packet_rx(w)
     for _i in range(count):
         slot = packet_take(&w.packets)
-        if slot.tp_status & TP_STATUS_COPY:
-            if w.ring.running:
-                ring_submit(&w.ring)  # what came before it leaves before it
-            packet_rx(w)
-            continue
         w.stays = stays
-        master_frame(w, <uint8_t *> slot + slot.tp_mac - HEADER, slot.tp_snaplen + HEADER,
-                     slot.tp_snaplen < slot.tp_len, slot.tp_status, slot.tp_vlan_tpid, slot.tp_vlan_tci)
-        w.stays = False
-    return count == BURST
+        if slot.tp_status & TP_STATUS_COPY:
+            train_rx(w)
+            submit_rx(w)
+            w.stays = False
+            packet_rx(w)
+        else:
+            slot_rx(w, slot)
+    w.stays = stays
+    train_rx(w)
+    w.stays = False
+    return count == MASTER_BURST
+
+
+cdef inline void submit_rx(Worker *w) noexcept nogil:
+    """What came before leaves before that which is written past the ring."""
+    if w.ring.running:
+        ring_submit(&w.ring)
+
+
+cdef inline void slot_rx(Worker *w, tpacket2_hdr *slot) noexcept nogil:
+    """A frame that is carried out now, or travels with others like it."""
+    cdef uint8_t *buffer = <uint8_t *> slot + slot.tp_mac - HEADER
+    cdef uint32_t n = slot.tp_snaplen + HEADER
+    cdef bint is_cut = slot.tp_snaplen < slot.tp_len
+    if w.coalesce and not is_cut and not slot.tp_status & TP_STATUS_VLAN_VALID:
+        if train_takes(&w.train, buffer, n):
+            return
+        train_rx(w)
+        if train_takes(&w.train, buffer, n):
+            return
+    master_frame(w, buffer, n, is_cut, slot.tp_status, slot.tp_vlan_tpid, slot.tp_vlan_tci)
+
+
+cdef inline void train_rx(Worker *w) noexcept nogil:
+    """Carry out the frames that were held back: as one, where they can be."""
+    cdef Train *t = &w.train
+    cdef uint32_t i
+    if t.count < 2 or not train_goes_on(w):
+        for i in range(t.count):
+            master_frame(w, <uint8_t *> t.frames[i].iov_base, <uint32_t> t.frames[i].iov_len, False, 0, 0, 0)
+    t.count = 0
+    t.ended = False
+
+
+cdef inline bint train_goes_on(Worker *w) noexcept nogil:
+    """Whether a port has them as one super-frame now: it must take such, and its endpoint use the master's MAC."""
+    cdef Train *t = &w.train
+    cdef uint64_t total = t.total + <uint64_t> t.count * t.headers
+    cdef Verdict v = decide_from_master(&w.switch_, <uint8_t *> t.frames[0].iov_base + HEADER,
+                                        <uint32_t> t.frames[0].iov_len - HEADER)
+    cdef int outcome
+    if v.outcome != TO_PORT or not w.ports[v.port].merges or w.switch_.rules[v.port].own != NULL:
+        return False
+    if not train_is_whole(t):
+        return False
+    submit_rx(w)
+    train_couple(t)
+    w.master.rx_frames += t.count
+    w.master.rx_bytes += total
+    outcome = train_tx(w, v.port, total)
+    w.master.outcomes[outcome] += t.count
+    return True
 
 
 cdef inline bint packet_rx(Worker *w) noexcept nogil:

@@ -12,6 +12,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from ._decide cimport N_OUTCOMES, PortRule, Switch
+from ._gro cimport Train
 from ._packetring cimport PacketRing, packets_map, packets_unmap
 from ._route cimport Route, Routes, route_clear, route_put
 from ._sys cimport (
@@ -26,6 +27,7 @@ from ._wire cimport Address
 
 cdef enum:
     BURST = 32  # frames read from one device before the next has its turn
+    MASTER_BURST = 64  # from the master, behind which are many
     HEADER = 10  # sizeof(struct virtio_net_hdr)
     ROOM = 16  # before the header, so that a VLAN tag can be put back in place
     LONGEST = 65536 + 64  # a GSO packet with its Ethernet header
@@ -77,6 +79,7 @@ cdef struct Traffic:
 cdef struct Port:
     int fd  # -1: no such port, or nobody is connected to its socket
     Socket *socket  # NULL: a device, frames with their virtio_net_hdr
+    bint merges  # takes datagrams that have become one (USO)
     bint gathers  # frames for its socket wait to be sent together
     uint32_t events  # EVENT_* bits that the control thread has not fetched
     uint32_t waiting  # its group frames in the backlog
@@ -168,6 +171,8 @@ cdef struct Worker:
     int32_t source  # whose frame is carried out
     uint32_t unanswered  # frames that were queued for ports
     PacketRing packets  # what the master receives
+    bint coalesce  # datagrams of one flow among it
+    Train train
     uint8_t *rx_buffer  # for one frame that doesn't stand there
 
 cdef enum EditKind:
@@ -197,6 +202,7 @@ cdef struct Edit:
     int32_t port
     int fd
     Socket *socket  # ATTACH_PORT: NULL for a device
+    bint merges
     int inject_fd
     int *fds  # ATTACH_MASTER: one for each worker
     int mode
@@ -393,6 +399,7 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
         w.switch_.rules[e.port].mtu = e.mtu
         w.switch_.rules[e.port].own = e.own
         w.ports[e.port].credit = CREDIT
+        w.ports[e.port].merges = e.merges
         return watch_port(w, e.port) if e.socket == NULL and e.port % w.workers == w.number else 0
     if e.port >= w.switch_.n_ports and e.kind in (
             BIND, CONNECT_PORT, SET_PORT, SET_GROUPS, SET_LEARNING, ANNOUNCE, DETACH_PORT):

@@ -59,6 +59,7 @@ cdef extern from *:
         uint16_t tp_vlan_tpid
 
     enum: VIRTIO_NET_HDR_F_NEEDS_CSUM
+    enum: VIRTIO_NET_HDR_F_DATA_VALID
     enum: VIRTIO_NET_HDR_GSO_NONE
     enum: TP_STATUS_KERNEL
     enum: TP_STATUS_USER
@@ -134,6 +135,7 @@ cdef extern from "sys/uio.h" nogil:
     cdef struct iovec:
         void *iov_base
         size_t iov_len
+    ssize_t writev(int fd, const iovec *pieces, int count)
 
 cdef extern from "netinet/in.h" nogil:
     enum: AF_INET

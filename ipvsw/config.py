@@ -24,6 +24,7 @@ from .values import (
     quoted,
     read_addresses,
     read_allow,
+    read_boolean,
     read_busy_poll,
     read_flag,
     read_gateways,
@@ -32,7 +33,6 @@ from .values import (
     read_io,
     read_kind,
     read_l3_output,
-    read_learn,
     read_list,
     read_mac_source,
     read_master,
@@ -204,6 +204,7 @@ _DAEMON: dict[str, Reader] = {
     "workers": read_workers,
     "io": read_io,
     "busy_poll": read_busy_poll,
+    "coalesce": read_boolean,
     "allow": read_allow,
 }
 _PORT: dict[str, Reader] = {
@@ -219,7 +220,7 @@ _PORT: dict[str, Reader] = {
     "owner": read_who,
     "group": read_who,
     "allow": read_allow,
-    "learn": read_learn,
+    "learn": read_boolean,
     "max_learned": read_max_learned,
     "path": read_socket,
     "connect": read_socket,

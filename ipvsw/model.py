@@ -127,6 +127,7 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
     workers: int = 1  # data-plane threads of each switch
     io: Io = Io.AUTO
     busy_poll: int = 50  # us that a worker may stay awake with nothing to do, where that pays
+    coalesce: bool = True  # UDP datagrams of one flow that arrive together
     allow: tuple[Who, ...] = ()  # who may have the descriptor of any virtual machine's port besides root
 
 

@@ -35,6 +35,9 @@ class NetnsPort(DevicePort):
     def _offloads(self) -> tuple[str, ...]:
         return self._tap.offloads if self._tap else ()
 
+    def _merges(self) -> bool:
+        return "uso4" in self._offloads()  # the kernel's own stack: one that sends them takes them
+
     def _mac(self, link: Link) -> bytes:
         return link.mac
 

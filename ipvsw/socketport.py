@@ -123,7 +123,7 @@ class SocketPort(VmPort):
             self._see(Sight(link, (), ()))
 
     def _attach(self, mtu: int, own: bytes | None) -> None:
-        self._table.attach(self.config.name, -1, mtu, own, self._framing)
+        self._table.attach(self.config.name, -1, mtu, own, framing=self._framing)
 
     def _take(self, connection: socket.socket) -> None:
         self._connection, self._since = connection, asyncio.get_running_loop().time()

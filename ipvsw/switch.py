@@ -66,7 +66,9 @@ class Switch:
         self._leaving: dict[LinkPort, asyncio.Task[None]] = {}
         self._said: tuple[int, int] | None = None  # mode and flags, as the links' attributes have them
         self._shim = Shim()
-        self._datapath = Datapath(settings.workers, settings.io, busy_poll=settings.busy_poll)
+        self._datapath = Datapath(
+            settings.workers, settings.io, busy_poll=settings.busy_poll, coalesce=settings.coalesce
+        )
         self._table = Table(config.name, self._datapath, self._shim, self._table_changed, self._left, self._bound)
         self._announcer = Announcer(self._table, self._datapath)
         self._router = Router(world, self._datapath, self._answer)

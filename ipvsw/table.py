@@ -68,10 +68,12 @@ class Table:
 
     # ------------------------------------------------------------------------ ports
 
-    def attach(self, port: str, fd: int, mtu: int, own: bytes | None = None, framing: str = "") -> None:
+    def attach(
+        self, port: str, fd: int, mtu: int, own: bytes | None = None, *, framing: str = "", merges: bool = False
+    ) -> None:
         """`own`: the MAC address that the endpoint is expected to use in the place of the master's. `framing`: of a
-        port that is a socket, see `_fast.FRAMINGS`."""
-        number = self._datapath.attach_port(fd, mtu, own=own, framing=FRAMINGS[framing])
+        port that is a socket, see `_fast.FRAMINGS`. `merges`: it takes UDP super-frames."""
+        number = self._datapath.attach_port(fd, mtu, own=own, framing=FRAMINGS[framing], merges=merges)
         self._numbers[port], self._names[number] = number, port
 
     def connect(self, port: str, fd: int) -> None:

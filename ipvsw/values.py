@@ -169,7 +169,7 @@ def read_queues(value: object, place: str) -> int:
     return read_integer(value, place, 1, QUEUES_MAX)
 
 
-def read_learn(value: object, place: str) -> bool:
+def read_boolean(value: object, place: str) -> bool:
     if not isinstance(value, bool):
         raise _wrong_type(place, "a boolean", value)
     return value

@@ -52,6 +52,7 @@ static void prepare(unsigned char *frame, int size)
 {
     frame[12] = 8;
     frame[IP] = 0x45;
+    frame[IP + 6] = 0x40; // don't fragment, as UDP sockets have it
     frame[IP + 8] = 64;
     frame[IP + 9] = IPPROTO_UDP;
     put(frame + IP + 2, size - IP);

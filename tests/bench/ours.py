@@ -19,13 +19,14 @@ DESTINATIONS, LEARNING = 10_000, 2_000  # addresses; frames a second while each 
 
 def started(ground: Ground, ports: int, *more: dict[str, Any], mtu: int = 1500, **how: Any) -> tuple[Lab, Daemon]:
     """A lab with a switch of so many ports, p1 in the first of its namespaces and so on, that reach each other.
-    `more` are further ports; `how` is for the switch, but for `workers` and `io`."""
+    `more` are further ports; `how` is for the switch, but for `workers`, `io` and `coalesce`."""
     lab = ground.stack.enter_context(Lab(ports))
     lab.ip(lab.host, "link", "set", "m0", "mtu", str(mtu))
     lab.ip(lab.wire, "link", "set", "w0", "mtu", str(mtu))
+    run(*exec_in(lab.wire, "ethtool", "-K", "w0", "tx-udp-segmentation", "off"))  # datagrams come one by one
     tables = [port(f"p{k}", netns, [f"{OURS4.format(10 + k)}/16"]) for k, netns in enumerate(lab.ports, 1)]
-    workers, io = how.pop("workers", 1), how.pop("io", "auto")
-    daemon = Daemon(switch("m0", lab.host, [*tables, *more], **how), home=lab.home, workers=workers, io=io)
+    words = {word: how.pop(word) for word in ("workers", "coalesce") if word in how} | {"io": how.pop("io", "auto")}
+    daemon = Daemon(switch("m0", lab.host, [*tables, *more], **how), home=lab.home, **words)
     ground.stack.callback(daemon.close)
     daemon.wait(60, states=("up", "waiting"))
     if ports > 1:
@@ -60,6 +61,12 @@ def epoll(ground: Ground) -> Mapping[str, Path]:
     """The same two ports with io = "epoll": without an io_uring."""
     lab, daemon = started(ground, 2, mtu=JUMBO, io="epoll")
     return {"epoll": Path(end(lab, 1), end(lab, 2), (daemon.pid,), daemon)}
+
+
+def apart(ground: Ground) -> Mapping[str, Path]:
+    """A port of a daemon with coalesce = false: every datagram by itself."""
+    lab, daemon = started(ground, 1, mtu=JUMBO, coalesce=False)
+    return {"apart in": Path(wire(lab), end(lab, 1), (daemon.pid,), daemon)}
 
 
 def macvlan(ground: Ground) -> Mapping[str, Path]:

@@ -19,6 +19,7 @@ TABLES = (10, 1000, 100_000, 1_000_000)  # addresses
 PLACES: Mapping[str, Builder] = {
     "ipvsw": ours.ipvsw,
     "epoll": ours.epoll,
+    "apart": ours.apart,
     "macvlan": ours.macvlan,
     "host": ours.host,
     "beside-stream": socketports.beside,

@@ -115,6 +115,10 @@ def datagrams() -> Iterator[Row]:
     read = (Sample("ipvsw in", "flow"), Sample("macvlan in", "flow"))
     what = "UDP, 1400 bytes, wire to port, as an application gets it"
     yield Row("U3", what, "Gbit/s", "gbit", read[0], "macvlan bridge", read[1])
+    cut = [Sample(path, "gso", (1400,)) for path in ("ipvsw in", "apart in", "macvlan in")]
+    what = "UDP, 1400 bytes, cut by the wire's card, wire to port"
+    yield Row("U4", what, "Gbit/s", "gbit", cut[0], "coalesce = false", cut[1], at_least(1.5))
+    yield Row("U5", what, "Gbit/s", "gbit", cut[0], "macvlan bridge", cut[2])
     for way, words, wanted in (("out", "port to wire", at_least(0.90)), ("in", "wire to port", at_least(1.25))):
         row_id, mine = {"out": "M2", "in": "M3"}[way], Sample(f"ipvsw {way}", "frames")
         yield Row(row_id, f"60-byte frames, {words}", "kpps", "kpps", mine, "port to port", flat["ipvsw"], wanted)

@@ -48,9 +48,16 @@ def switch(master: str, netns: str, ports: Sequence[dict[str, Any]] = (), **more
     return {"name": "lan", "master": master, "netns": netns, **more, "port": list(ports)}
 
 
-def toml(socket_path: Path, switches: Sequence[dict[str, Any]], workers: int = 1, io: str | None = None) -> str:
+def toml(
+    socket_path: Path,
+    switches: Sequence[dict[str, Any]],
+    workers: int = 1,
+    io: str | None = None,
+    coalesce: bool = True,
+) -> str:
     """The text of a configuration file."""
     lines = ["[daemon]", f'socket = "{socket_path}"', f"workers = {workers}", f'io = "{io or IO}"']
+    lines.append(f"coalesce = {str(coalesce).lower()}")
     for table in switches:
         lines += ["", "[[switch]]", *_keys(table)]
         for one in table.get("port", ()):
@@ -77,12 +84,17 @@ class Daemon:
     """A running `ipvswd`. As a context manager it is stopped, and its exit status asserted, at the end."""
 
     def __init__(
-        self, *switches: dict[str, Any], home: str | None = None, workers: int = 1, io: str | None = None
+        self,
+        *switches: dict[str, Any],
+        home: str | None = None,
+        workers: int = 1,
+        io: str | None = None,
+        coalesce: bool = True,
     ) -> None:
         self.directory = tempfile.TemporaryDirectory(prefix="ivt")
         self.socket = Path(self.directory.name, "api.sock")
         self.config = Path(self.directory.name, "ipvsw.toml")
-        self.config.write_text(toml(self.socket, switches, workers, io))
+        self.config.write_text(toml(self.socket, switches, workers, io, coalesce))
         self.home = home
         self.log = Path(self.directory.name, "log")
         self.process: subprocess.Popen[bytes] | None = None

@@ -18,6 +18,7 @@ from ipvsw._decide cimport (
 from ipvsw._offload cimport (
     HEAD, Cut, cut_bytes, cut_checksum, cut_head, cut_parse, cut_payload, ones_sum as c_ones_sum,
 )
+from ipvsw._gro cimport Train, train_couple, train_is_whole, train_takes
 from ipvsw._own cimport CLEAN, master_to_own as c_master_to_own, own_to_master as c_own_to_master
 from ipvsw._route cimport (
     Route, Routes as CRoutes, route_clear, route_find, route_put, route_rewrite as c_route_rewrite,
@@ -155,6 +156,37 @@ cdef Frame routable(uint8_t *block, uint32_t length) except *:
     if f.l3_length < <uint32_t> {ETH_P_IP: 20, ETH_P_IPV6: 40}.get(f.ethertype, 65536):
         raise ValueError("nothing to route")
     return f
+
+
+def coupled(list frames):
+    """What goes on of frames that arrived together, each with its virtio_net_hdr: super-frames, or they themselves."""
+    cdef Train t
+    cdef uint8_t *block
+    memset(&t, 0, sizeof(t))
+    blocks, found = [], []
+    try:
+        for frame in frames:
+            block = exact_copy(frame)
+            blocks.append(<size_t> block)
+            if not train_takes(&t, block, len(frame)):
+                found += went_on(&t)
+                if not train_takes(&t, block, len(frame)):
+                    found.append(frame)
+        return found + went_on(&t)
+    finally:
+        for address in blocks:
+            free(<void *> <size_t> address)
+
+
+cdef list went_on(Train *t):
+    cdef uint32_t i
+    whole = t.count > 1 and train_is_whole(t)
+    if whole:
+        train_couple(t)
+    pieces = [(<const char *> t.frames[i].iov_base)[:t.frames[i].iov_len] for i in range(t.count)]
+    t.count = 0
+    t.ended = False
+    return [b"".join(pieces)] if whole else pieces
 
 
 def wire_length(bytes frame, bytes header):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from spaces import Namespace, wait_for
@@ -13,12 +15,16 @@ from spaces import Namespace, wait_for
 from ipvsw._fast import FLAGS, MODES, PACKET_RING, Datapath, uring_error
 from ipvsw.devices import packet
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))
+from made import DF, USO, Made, total
+
 Make = Callable[..., Namespace]
 Pair = Callable[..., tuple[str, str]]
 
 MASTER, FAR = bytes.fromhex("020000000001"), bytes.fromhex("0200000000fe")
 PORT4, FAR4 = bytes([10, 9, 0, 1]), bytes([10, 9, 0, 2])
 HEADER = 10
+PACKET_STATISTICS = 6  # linux/if_packet.h
 SLOTS, SLOT = PACKET_RING
 MTU = 9000
 AT_ONCE = 200  # frames, far fewer than the port's door holds
@@ -39,7 +45,7 @@ class Wire:
         self.datapath = Datapath(1, io)
         self.datapath.set_mode(MODES["l2"], FLAGS["bridge"])
         self.attach()
-        self.number = self.datapath.attach_port(inside.fileno(), MTU)
+        self.number = self.datapath.attach_port(inside.fileno(), MTU, merges=True)
         self.datapath.set_port(self.number, up=True, mtu=MTU)
         self.datapath.bind(PORT4, self.number)
         self.datapath.commit()
@@ -52,10 +58,24 @@ class Wire:
         self.datapath.detach_master()
         self.datapath.commit()
 
-    def renew(self) -> None:
-        """Another socket on the same master, with a ring of its own."""
+    def wait_with_another(self) -> None:
+        """Another socket on the same master, with a ring of its own that nobody reads yet."""
+        self.detach()
         self.master.close()
         self.master = self.open_master()
+
+    def arrived(self, number: int) -> None:
+        """Until so many frames have come to that socket, or were too many for its ring."""
+        self.seen = 0
+
+        def enough() -> bool:
+            self.seen += struct.unpack("=II", self.master.getsockopt(packet.SOL_PACKET, PACKET_STATISTICS, 8))[0]
+            return self.seen >= number
+
+        wait_for(enough, what=f"{number} frames at the master")
+
+    def renew(self) -> None:
+        self.wait_with_another()
         self.attach()
         self.datapath.commit()
 
@@ -99,10 +119,11 @@ def wire(request: pytest.FixtureRequest, netns: Make, veth: Pair) -> Iterator[Wi
         yield it
 
 
-def udp(payload: bytes, tag: bytes = b"") -> bytes:
-    total = 28 + len(payload)
-    head = struct.pack("!BBHHHBBH", 0x45, 0, total, 0, 0, 64, 17, 0) + FAR4 + PORT4
-    return MASTER + FAR + tag + b"\x08\x00" + head + struct.pack("!HHHH", 5, 9, 8 + len(payload), 0) + payload
+def udp(payload: bytes, tag: bytes = b"", *, checked: bool = False) -> bytes:
+    packet = Made(payload=payload, field=DF, source=FAR4, destination=PORT4).packet()
+    check = struct.pack("!H", total(packet[20:]) ^ 0xFFFF) if checked else b"\0\0"
+    packet = packet[:26] + check + packet[28:]
+    return MASTER + FAR + tag + b"\x08\x00" + packet
 
 
 def super_frame(payload: bytes) -> tuple[bytes, bytes]:
@@ -144,20 +165,40 @@ def test_a_master_can_leave_and_another_come(wire: Wire) -> None:
         for text in (b"first %d" % number, b"second %d" % number):
             wire.far.send(bytes(HEADER) + udp(text))
             assert text in wire.received()[1]
-        wire.detach()
-        wire.far.send(bytes(HEADER) + udp(b"to nobody"))
         wire.renew()
 
 
 def test_a_ring_that_is_full_loses_the_newest(wire: Wire) -> None:
-    wire.detach()
-    wire.master.close()
-    wire.master = wire.open_master()
+    wire.wait_with_another()
     for number in range(SLOTS + 100):
         wire.far.send(bytes(HEADER) + udp(number.to_bytes(4, "big") + bytes(14)))
+    wire.arrived(SLOTS + 100)
     wire.attach()
     wire.datapath.commit()
     for number in range(SLOTS):
         assert wire.received()[1][42:46] == number.to_bytes(4, "big")
     wire.far.send(bytes(HEADER) + udp(b"and the next"))
     assert b"and the next" in wire.received()[1]
+
+
+def test_datagrams_that_arrived_together_go_on_together(wire: Wire) -> None:
+    """Those alone, those of others and other frames keep their places."""
+    wire.wait_with_another()
+    flow = [udp(bytes([k]) * 100, checked=True) for k in range(10)]
+    header, big = super_frame(b"s" * 30_000)
+    for frame in (*flow, udp(b"unchecked"), *flow[:3]):
+        wire.far.send(bytes(HEADER) + frame)
+    wire.far.send(header + big)
+    wire.far.send(bytes(HEADER) + flow[4])
+    wire.arrived(16)
+    wire.attach()
+    wire.datapath.commit()
+    came = [wire.received() for _ in range(5)]
+    assert [h[1] for h, _ in came] == [USO, 0, USO, 1, 0]
+    assert came[0][1][42:] == b"".join(frame[42:] for frame in flow)
+    assert came[1][1] == udp(b"unchecked")
+    assert came[2][1][42:] == b"".join(frame[42:] for frame in flow[:3])
+    assert came[3] == (header, big)
+    assert came[4][1] == flow[4]
+    counted = wire.datapath.traffic(wire.number)
+    assert counted[2:4] == (16, sum(map(len, [*flow, udp(b"unchecked"), *flow[:3], big, flow[4]])))

@@ -46,6 +46,7 @@ BROKEN: tuple[tuple[str, str], ...] = (
     ('[daemon]\nsocket = "/run/\\n"\n', 'daemon.socket: "/run/\\n" has an unprintable character'),
     ("[daemon]\nio = 'poll'\n", 'daemon.io: "poll" is not a way to read and write; known are auto, epoll, uring'),
     ("[daemon]\nbusy_poll = -1\n", "daemon.busy_poll: -1 is not between 0 and 1000"),
+    ("[daemon]\ncoalesce = 'no'\n", "daemon.coalesce: must be a boolean, not a string"),
     ("[daemon]\nbusy_poll = '50'\n", "daemon.busy_poll: must be an integer, not a string"),
     ("[daemon]\nworkers = 0\n", "daemon.workers: 0 is not between 1 and 64"),
     ("[daemon]\nworkers = 65\n", "daemon.workers: 65 is not between 1 and 64"),

@@ -35,7 +35,9 @@ class Machine:
         self.full = False
         self.frames = 0
 
-    def attach_port(self, fd: int, mtu: int, *, own: bytes | None = None, framing: int = 0) -> int:
+    def attach_port(
+        self, fd: int, mtu: int, *, own: bytes | None = None, framing: int = 0, merges: bool = False
+    ) -> int:
         number = min(set(range(100)) - self.attached)
         self.attached.add(number)
         return number
