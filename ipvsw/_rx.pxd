@@ -13,6 +13,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove, memset
 from posix.unistd cimport read
 
+from ._ahead cimport Ahead, ahead_fetch, is_far, look_ahead
 from ._answer cimport is_question, neighbour_answer
 from ._decide cimport (
     ANSWERED, DROP_BAD_HEADER, DROP_ERROR, DROP_GROUP, L2, TO_HOST, TO_MASTER, TO_PORT, TO_PORTS, TO_ROUTE, Verdict,
@@ -22,7 +23,7 @@ from ._flood cimport queue_flood, tell
 from ._gro cimport Train, train_couple, train_is_whole, train_takes
 from ._l3 cimport route_tx
 from ._own cimport CLEAN, own_to_master
-from ._packetring cimport packet_take, packets_waiting
+from ._packetring cimport packet_slot, packet_take, packets_waiting
 from ._show cimport show_from_port, show_to_port
 from ._state cimport (
     BURST, CONTROL, EVENT_GONE_BIT, FROM_HOST, FROM_MASTER, HEADER, LONGEST, MASTER_BURST, ROOM, Returned, Traffic,
@@ -187,6 +188,8 @@ cdef inline bint master_rx(Worker *w) noexcept nogil:
     cdef bint stays = w.ring.running and count > 1  # a frame alone is written at once
     if w.packets.slots == NULL:
         return packet_rx(w)
+    if count > 1 and is_far(&w.switch_.table):
+        packets_ahead(w, count)
     for _i in range(count):
         slot = packet_take(&w.packets)
         w.stays = stays
@@ -201,6 +204,18 @@ cdef inline bint master_rx(Worker *w) noexcept nogil:
     train_rx(w)
     w.stays = False
     return count == MASTER_BURST
+
+
+cdef inline void packets_ahead(Worker *w, uint32_t count) noexcept nogil:
+    """For the next so many frames, at most AHEAD, which stand in the ring."""
+    cdef Ahead ahead
+    cdef tpacket2_hdr *slot
+    cdef uint32_t i
+    ahead.length = 0
+    for i in range(count):
+        slot = packet_slot(&w.packets, w.packets.next + i)
+        look_ahead(&w.switch_, &ahead, <uint8_t *> slot + slot.tp_mac, slot.tp_snaplen)
+    ahead_fetch(&ahead)
 
 
 cdef inline void submit_rx(Worker *w) noexcept nogil:
