@@ -38,6 +38,7 @@ cdef inline void ring_run(Worker *w) noexcept nogil:
         if w.doors_ready or w.master_ready or w.mail_read or w.unanswered:
             ring_enter(&w.ring, False)
         elif w.backlog_length:
+            ring_await_master(w)
             flood_pause(w)
         else:
             ring_wait(w)
