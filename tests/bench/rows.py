@@ -119,8 +119,11 @@ def datagrams() -> Iterator[Row]:
     what = "UDP, 1400 bytes, cut by the wire's card, wire to port"
     yield Row("U4", what, "Gbit/s", "gbit", cut[0], "coalesce = false", cut[1], at_least(1.5))
     yield Row("U5", what, "Gbit/s", "gbit", cut[0], "macvlan bridge", cut[2])
-    for way, words, wanted in (("out", "port to wire", at_least(0.90)), ("in", "wire to port", at_least(1.25))):
-        row_id, mine = {"out": "M2", "in": "M3"}[way], Sample(f"ipvsw {way}", "frames")
+    for row_id, words, path, wanted in (
+        ("M2", "port to wire", "ipvsw out", at_least(0.90)),
+        ("M3", "wire to port", "apart in", at_least(1.25)),
+    ):
+        mine = Sample(path, "frames")
         yield Row(row_id, f"60-byte frames, {words}", "kpps", "kpps", mine, "port to port", flat["ipvsw"], wanted)
     two, one = Sample("workers2", "together"), Sample("workers1", "together")
     yield Row("W1", "60-byte frames, two pairs at once, 2 workers", "kpps", "kpps", two, "1 worker", one, at_least(1.0))
