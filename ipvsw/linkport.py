@@ -192,7 +192,7 @@ class LinkPort(Door):
 
     async def _shut(self) -> None:
         tap, self._tap, self.link = self._tap, None, None
-        self._table.detach(self.name)
+        await self._table.leave(self.name)
         self._world.leave(self.found.nsid, self.found.link.index, self)
         if tap is not None:
             await self._world.in_closer(tap.close)

@@ -326,8 +326,9 @@ class DevicePort(Port):
     # ------------------------------------------------------------------------ the end
 
     async def _shut(self) -> None:
-        self.link, self._gone = None, False
-        self._table.detach(self.config.name)
+        self.link = None
+        await self._table.leave(self.config.name)
+        self._gone = False
         if self._index:
             self._world.leave(self._nsid, self._index, self)
         await self._undo()

@@ -160,7 +160,7 @@ class SocketPort(VmPort):
         self._hang_up()
         self._forget()
         self.link = None
-        self._table.detach(self.config.name)
+        await self._table.leave(self.config.name)
 
     # ------------------------------------------------------------------------ what only a device has
 

@@ -19,6 +19,7 @@ from ._fast import FRAMINGS, OUTCOMES, Datapath
 from .addresses import Bind, BindAll, Change, Claims, Duplicate, Ownership, Packed, Unbind
 from .model import Address, AddressSource, AddressStatus, Traffic
 from .shim import Shim
+from .together import Together
 
 log = logging.getLogger("ipvsw")
 
@@ -54,6 +55,8 @@ class Table:
         self._pending: dict[Packed, str | None] = {}
         self._stolen: set[Packed] = set()
         self._host: frozenset[Packed] = frozenset()  # the master's own addresses in the datapath's table
+        self._leaving: list[tuple[str, int]] = []  # ports that are detached, with the numbers that they still have
+        self._leave = Together(self._detach_all)
         self._depth = 0
 
     @contextlib.contextmanager
@@ -85,19 +88,26 @@ class Table:
         """Give a port that is a socket a frame, its virtio_net_hdr before it, unless it can't take one now."""
         self._datapath.write_port(self._numbers[port], frame)
 
+    async def leave(self, port: str) -> None:
+        """`detach`, at one commit with all that leave at this moment."""
+        await self._leave.ask(port)
+
+    async def _detach_all(self, ports: list[str]) -> None:
+        with self.change():
+            for port in ports:
+                self.detach(port)
+
     def detach(self, port: str) -> None:
         """Nothing of the port is left but its counters. Nothing happens if it isn't attached."""
         with self.change():
+            number = self._numbers.pop(port, None)
             self._apply(self._ownership.forget(port))
             self.set_groups(port, ())
-        number = self._numbers.pop(port, None)
-        if number is not None:
-            self._learning.discard(port)
-            self._left(port)
-            del self._names[number]
-            self._past[port] = self._add(self._past.get(port), self._datapath.traffic(number))
-            self._datapath.detach_port(number)
-            self._datapath.commit()
+            if number is not None:
+                self._learning.discard(port)
+                self._left(port)
+                del self._names[number]
+                self._leaving.append((port, number))
 
     def forget(self, port: str) -> None:
         """The port won't come back: neither will its counters."""
@@ -222,8 +232,17 @@ class Table:
             self._carry_out(part, ())
             part = list(islice(changes, TOGETHER))
         self._carry_out(part, self._host - host)
+        self._let_go()
         if pending:
             self._changed()
+
+    def _let_go(self) -> None:
+        """Of ports that nothing is bound to any more."""
+        leaving, self._leaving = self._leaving, []
+        for port, number in leaving:
+            self._past[port] = self._add(self._past.get(port), self._datapath.traffic(number))
+            self._datapath.detach_port(number)
+        self._datapath.commit()
 
     def _carry_out(self, part: Sequence[tuple[Packed, str | None]], host: Iterable[Packed]) -> None:
         """So much at one commit: who has which address now, and which of them the host has besides."""

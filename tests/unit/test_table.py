@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any, cast
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from ipvsw._fast import OUTCOMES
 from ipvsw.model import Address, AddressSource, AddressState
 from ipvsw.table import Table
+from ipvsw.together import Together
 
 A, B = ip_address("10.0.0.1"), ip_address("fd00::1")
 NETLINK = AddressSource.NETLINK
@@ -34,6 +36,7 @@ class Machine:
         self.attached: set[int] = set()
         self.full = False
         self.frames = 0
+        self.commits = 0
 
     def attach_port(
         self, fd: int, mtu: int, *, own: bytes | None = None, framing: int = 0, merges: bool = False
@@ -67,6 +70,7 @@ class Machine:
         self.pending[address] = None
 
     def commit(self) -> None:
+        self.commits += 1
         for address, number in self.pending.items():
             self.bound.pop(address, None)
             self.hosts.discard(address)
@@ -228,3 +232,45 @@ def test_counters_outlive_a_device_but_not_its_port() -> None:
     table.detach("p")
     table.forget("p")
     assert table.traffic("p").rx_frames == 0
+
+
+def test_ports_that_leave_at_one_moment_leave_together() -> None:
+    """With the same number of commits as one alone; an address that they share stays nobody's."""
+    table, machine, _ = made()
+    commits = []
+    for ports in (("p",), ("q", "r", "s")):
+        for port in ports:
+            up(table, port)
+            table.claim(port, A, 24, NETLINK)
+        before = machine.commits
+
+        async def leave_all(ports: Sequence[str] = ports) -> None:
+            await asyncio.gather(*(table.leave(port) for port in ports))
+
+        asyncio.run(leave_all())
+        commits.append(machine.commits - before)
+        assert not machine.attached and not machine.bound and not machine.stolen
+    assert commits[0] == commits[1]
+    assert table.traffic("r").rx_frames
+
+
+def test_who_asks_later_is_served_as_well() -> None:
+    asked: list[list[int]] = []
+
+    async def work(items: list[int]) -> None:
+        asked.append(items)
+        await asyncio.sleep(0)
+        if 3 in items:
+            raise OSError(5, "three")
+
+    async def ask() -> list[BaseException | None]:
+        together = Together(work)
+        first = asyncio.create_task(together.ask(1))
+        while not asked:
+            await asyncio.sleep(0)
+        rest = asyncio.gather(together.ask(2), together.ask(3), return_exceptions=True)
+        await first
+        return await rest
+
+    assert [type(answer) for answer in asyncio.run(ask())] == [OSError, OSError]
+    assert asked == [[1], [2, 3]]
