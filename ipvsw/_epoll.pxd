@@ -3,8 +3,9 @@
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from ._flood cimport be_polite
+from ._masterrx cimport master_rx, packet_rx
 from ._packetring cimport packets_give_back
-from ._rx cimport host_rx, master_rx, packet_rx, port_rx
+from ._rx cimport host_rx, port_rx
 from ._state cimport CONTROL_EVENT, HOST_EVENT, MASTER_EVENT, Worker
 from ._spin cimport clock_ns, spin_learn, spin_on, spin_pays
 from ._sys cimport EPOLLERR, epoll_event, epoll_wait, eventfd_read

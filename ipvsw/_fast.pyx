@@ -9,7 +9,8 @@
 
 Frames keep their virtio_net_hdr from door to door, so a TCP super-frame crosses as one read and one write
 and no checksum is computed on the way. The parts stand beside this file: `_loop` the round of a worker, `_rx`
-reading, `_decide` the rules, `_tx`, `_flood` and `_l3` carrying out, `_state` what a worker owns.
+and `_masterrx` reading, `_decide` the rules, `_carry`, `_tx`, `_flood` and `_l3` carrying out, `_state` what a
+worker owns.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING

@@ -5,10 +5,10 @@ doors have, a burst from each; send what has gathered for the wire with one send
 that wait for their copies. So a flood, however large, costs unicast at most one slice a round.
 """
 
+from ._carry cimport take_returned
 from ._epoll cimport serve_doors
 from ._flood cimport flood_slice
 from ._ringloop cimport ring_run
-from ._rx cimport take_returned
 from ._state cimport Worker, take_mail
 from ._tx cimport master_tx, sockets_tx
 from ._uring cimport ring_start

@@ -13,10 +13,12 @@ from libc.errno cimport ENOBUFS
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from ._ahead cimport Ahead, ahead_fetch, is_far, look_ahead
+from ._carry cimport take_returned
 from ._epoll cimport serve_doors
 from ._flood cimport be_polite, flood_pause, flood_slice
+from ._masterrx cimport master_rx, packet_rx
 from ._packetring cimport packets_give_back, packets_waiting
-from ._rx cimport master_rx, packet_rx, port_frame, port_rx_over, take_returned
+from ._rx cimport port_frame, port_rx_over
 from ._state cimport (
     ATTACH_MASTER, BURST, DETACH_MASTER, DETACH_PORT, HEADER, RING_CANCEL, RING_DOORS, RING_MASTER, RING_READ,
     RING_WRITE, STOP, Batch, Port, Worker, mail_end, read_by_ring, take_mail, unpoll_fd,
