@@ -113,7 +113,6 @@ cdef inline bint train_is_whole(const Train *t) noexcept nogil:
 cdef inline bint datagram_is_whole(const uint8_t *buffer, uint32_t headers, uint32_t n) noexcept nogil:
     cdef const virtio_net_hdr *header = <const virtio_net_hdr *> buffer
     cdef const uint8_t *f = buffer + sizeof(virtio_net_hdr)
-    cdef uint32_t addresses = 8 if headers == IPV4_HEADERS else 32  # bytes, right before the UDP header
     cdef uint32_t length = n - sizeof(virtio_net_hdr) - headers + UDP_HLEN
     if headers == IPV4_HEADERS and folded(ones_sum(f + ETH_HLEN, 20)):
         return False
@@ -121,8 +120,13 @@ cdef inline bint datagram_is_whole(const uint8_t *buffer, uint32_t headers, uint
         return header.csum_start == headers - UDP_HLEN and header.csum_offset == UDP_CHECK
     if header.flags & VIRTIO_NET_HDR_F_DATA_VALID:
         return True
-    return folded(<uint64_t> ones_sum(f + headers - UDP_HLEN - addresses, addresses + length)
-                  + PROTOCOL_UDP + length) == 0
+    return folded(datagram_sum(f, headers, length, length)) == 0
+
+
+cdef inline uint64_t datagram_sum(const uint8_t *f, uint32_t headers, uint32_t length, uint32_t added) noexcept nogil:
+    """RFC 768's sum: of the pseudo-header of a datagram of `length` bytes, and of so many of the datagram's own."""
+    cdef uint32_t addresses = 8 if headers == IPV4_HEADERS else 32  # bytes, right before the UDP header
+    return <uint64_t> ones_sum(f + headers - UDP_HLEN - addresses, addresses + added) + PROTOCOL_UDP + length
 
 
 cdef inline void train_couple(Train *t) noexcept nogil:
@@ -131,7 +135,6 @@ cdef inline void train_couple(Train *t) noexcept nogil:
     cdef virtio_net_hdr *header = <virtio_net_hdr *> buffer
     cdef uint8_t *f = buffer + sizeof(virtio_net_hdr)
     cdef uint8_t *udp = f + t.headers - UDP_HLEN
-    cdef uint32_t addresses = 8 if t.headers == IPV4_HEADERS else 32
     cdef uint32_t length = UDP_HLEN + t.total
     cdef uint32_t i
     for i in range(1, t.count):
@@ -144,7 +147,7 @@ cdef inline void train_couple(Train *t) noexcept nogil:
     header.csum_start = t.headers - UDP_HLEN
     header.csum_offset = UDP_CHECK
     put16(udp + 4, length)
-    put16(udp + UDP_CHECK, <uint16_t> ~folded(<uint64_t> ones_sum(udp - addresses, addresses) + PROTOCOL_UDP + length))
+    put16(udp + UDP_CHECK, <uint16_t> ~folded(datagram_sum(f, t.headers, length, 0)))  # the kernel adds the rest
     if t.headers == IPV6_HEADERS:
         put16(f + 18, length)
     else:
