@@ -247,34 +247,30 @@ cdef inline bint ring_start(Ring *r) noexcept nogil:
 
 cdef inline void ring_submit(Ring *r) noexcept nogil:
     """Give all that is queued to the kernel."""
-    cdef long n
-    store_u32(r.sq_tail, r.tail)
     while r.queued:
-        n = syscall(SYS_io_uring_enter, r.fd, r.queued, 0, 0, NULL, 0)
-        if n > 0:
-            r.queued -= <uint32_t> n
+        ring_call(r, 0, 0, NULL, 0)
 
 
 cdef inline void ring_enter(Ring *r, bint wait) noexcept nogil:
     """Give all that is queued to the kernel, have it do what has become ready; `wait` until something has."""
-    cdef long n
-    store_u32(r.sq_tail, r.tail)
-    n = syscall(SYS_io_uring_enter, r.fd, r.queued, <uint32_t> wait, r.enter_flags, NULL, 0)
-    if n > 0:
-        r.queued -= <uint32_t> n
+    ring_call(r, wait, r.enter_flags, NULL, 0)
 
 
 cdef inline void ring_enter_for(Ring *r, uint64_t ns) noexcept nogil:
     """As `ring_enter`, waiting for no longer than that (under a second), and for the slack that timers have."""
     cdef io_uring_getevents_arg arg
     cdef __kernel_timespec time
-    cdef uint32_t flags = r.enter_flags | IORING_ENTER_EXT_ARG
-    cdef long n
     memset(&arg, 0, sizeof(arg))
     time.tv_sec, time.tv_nsec = 0, <long long> ns
     arg.ts = <uint64_t> &time
+    ring_call(r, 1, r.enter_flags | IORING_ENTER_EXT_ARG, &arg, sizeof(arg))
+
+
+cdef inline void ring_call(Ring *r, uint32_t answers, uint32_t flags, const void *arg, size_t size) noexcept nogil:
+    """io_uring_enter(2) with all that is queued; of that it may take no more than a part."""
+    cdef long n
     store_u32(r.sq_tail, r.tail)
-    n = syscall(SYS_io_uring_enter, r.fd, r.queued, <uint32_t> 1, flags, &arg, sizeof(arg))
+    n = syscall(SYS_io_uring_enter, r.fd, r.queued, answers, flags, arg, size)
     if n > 0:
         r.queued -= <uint32_t> n
 
