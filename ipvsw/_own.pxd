@@ -15,8 +15,8 @@ from ._sys cimport (
     VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, be16, load_u64, mac48, store_u64, virtio_net_hdr,
 )
 from ._wire cimport (
-    ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, ICMPV6_NEIGHBOUR_SOLICITATION,
-    IPPROTO_HOPOPTS, IPPROTO_ICMPV6, VLAN_HLEN, folded, ipv6_is_whole, put16,
+    ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IPPROTO_HOPOPTS, IPPROTO_ICMPV6, VLAN_HLEN,
+    folded, ipv6_is_whole, put16,
 )
 
 cdef enum:

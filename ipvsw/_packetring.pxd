@@ -6,7 +6,7 @@ says so: a super-frame would otherwise need slots of 64 KiB, and frames of a ful
 Sources: packet(7), the kernel's Documentation/networking/packet_mmap.rst, tpacket_rcv in net/packet/af_packet.c.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 
 from ._sys cimport TP_STATUS_KERNEL, TP_STATUS_USER, load_u32, store_u32, tpacket2_hdr

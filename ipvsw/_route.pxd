@@ -5,10 +5,10 @@ they rest on changes. A destination that is not in it is Python's turn.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport realloc
 from libc.string cimport memcpy
 
-from ._sys cimport be16, raw64, virtio_net_hdr
+from ._sys cimport be16, virtio_net_hdr
 from ._table cimport Table, table_find, table_free, table_init, table_put
 from ._wire cimport ETH_HLEN, ETH_P_IP, Address, Frame, folded, ipv4_address, ipv6_address, put16
 

@@ -15,8 +15,8 @@ from ._state cimport HEADER, MARKS, SLOW, Queue, Slow, Worker
 from ._sys cimport add_i32, be16, be32, eventfd_write, load_i32, load_u32, load_u64, mix, or_u64, store_u32
 from ._table cimport table_find
 from ._wire cimport (
-    ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, ICMPV6_NEIGHBOUR_ADVERTISEMENT, IPPROTO_ICMPV6, Address, Frame, frame_address,
-    frame_parse, ipv4_address, ipv6_address, ipv6_is_whole,
+    ETH_P_ARP, ETH_P_IPV6, ICMPV6_NEIGHBOUR_ADVERTISEMENT, IPPROTO_ICMPV6, Address, Frame, frame_address, frame_parse,
+    ipv4_address, ipv6_address, ipv6_is_whole,
 )
 
 cdef enum:

@@ -8,7 +8,7 @@ round. Because the control thread waits, its reads of counters and a worker's re
 
 from libc.errno cimport ENOMEM, errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from ._decide cimport N_OUTCOMES, PortRule, Switch

@@ -7,7 +7,7 @@ Sources: io_uring(7), io_uring_setup(2), io_uring_enter(2), io_uring_register_bu
 io_uring_prep_read_multishot(3).
 """
 
-from libc.errno cimport EINTR, ENOSYS, EOPNOTSUPP, errno
+from libc.errno cimport ENOSYS, EOPNOTSUPP, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset

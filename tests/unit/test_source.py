@@ -54,6 +54,16 @@ def test_native_code_never_takes_the_gil(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", NATIVE, ids=lambda path: path.name)
+def test_what_is_cimported_is_used(path: Path) -> None:
+    """cython-lint looks at .pyx files alone."""
+    cimport = re.compile(r"^from \S+ cimport (?:\(([^)]*)\)|(.*))$", re.MULTILINE)
+    text = path.read_text()
+    names = {name.split()[-1] for found in cimport.findall(text) for name in "".join(found).strip(" \n,").split(",")}
+    code = re.sub(r'"""[\s\S]*?"""|#.*', "", cimport.sub("", text))
+    assert names - set(re.findall(r"\w+", code)) == set()
+
+
+@pytest.mark.parametrize("path", NATIVE, ids=lambda path: path.name)
 def test_nogil_functions_cannot_raise_unseen(path: Path) -> None:
     """Without `noexcept` Cython asks after each call whether an exception is set, and takes the GIL for that."""
     text = re.sub(r"\\\n\s*", " ", path.read_text())
