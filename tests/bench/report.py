@@ -18,7 +18,36 @@ from rows import Row
 
 HERE = Path(__file__).resolve().parent
 TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.3, 1.5, 2, 3, 5, 7, 10, 15, 20, 50)
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Two comments of a document between which a command keeps what it has found."""
+
+    name: str
+
+    @property
+    def begin(self) -> str:
+        return f"<!-- {self.name}: begin -->"
+
+    @property
+    def end(self) -> str:
+        return f"<!-- {self.name}: end -->"
+
+    def around(self, file: Path) -> tuple[str, str]:
+        """What is before the first and after the second. Errors: ValueError."""
+        text = file.read_text()
+        if text.count(self.begin) != 1 or text.count(self.end) != 1:
+            raise ValueError(f"{file}: the marks {self.begin} and {self.end} are not there, once each")
+        return text.split(self.begin)[0], text.split(self.end)[1]
+
+    def fill(self, file: Path, text: str) -> None:
+        """Errors: ValueError."""
+        before, after = self.around(file)
+        file.write_text(f"{before}{self.begin}\n\n{text}\n\n{self.end}{after}")
+
+
+MARKS = Marks("results")
 
 
 @dataclass(frozen=True)
@@ -209,13 +238,10 @@ def write(results: Sequence[Result], circumstances: Circumstances, where: Path, 
 
 
 def keep(results: Sequence[Result], circumstances: Circumstances, file: Path) -> None:
-    """In the document, between the two marks; JSON and picture beside it under the same name. Errors: ValueError."""
-    text = file.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"{file}: the marks for the results are not there")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    """In the document, between its marks; JSON and picture beside it under the same name. Errors: ValueError."""
+    MARKS.around(file)  # before anything is written
     reason = write(results, circumstances, file.parent, file.stem + "-results")
     (file.parent / f"{file.stem}-results.md").unlink()
     drawn = f"No picture: {reason}." if reason else f"![ratios]({file.stem}-results.png)"
     links = f"{drawn}\n\nEvery single measurement: [{file.stem}-results.json]({file.stem}-results.json)."
-    file.write_text(f"{before}{BEGIN}\n\n{markdown(results, circumstances)}\n\n{links}\n\n{END}{after}")
+    MARKS.fill(file, f"{markdown(results, circumstances)}\n\n{links}")

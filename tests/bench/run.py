@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import options
 import report
 import turns
 from rows import STAGES, chosen
@@ -26,17 +27,13 @@ def tell(stage: str, text: str) -> None:
     say(f"{stage}: {text}")
 
 
-def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="ipvsw beside what else there is, in one run and by turns.")
+def arguments_given() -> argparse.Namespace:
+    description = "ipvsw beside what else there is, in one run and by turns."
+    parser = options.parser(description, 7, "measurements of each figure", "the results")
     parser.add_argument("rows", nargs="*", metavar="ROW", help="T1, or M5 for all M5-..., or a pattern (default: all)")
-    parser.add_argument("--rounds", type=int, default=7, help="measurements of each figure (default: 7)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of each measurement (default: 1)")
     parser.add_argument("--out", type=Path, metavar="DIRECTORY", help="write bench.md, .json and .png there")
-    parser.add_argument("--keep", type=Path, metavar="FILE", help="put the results into this document too")
     parser.add_argument("--list", action="store_true", help="print the rows and end")
     arguments = parser.parse_args()
-    if arguments.rounds < 1 or arguments.seconds < 0.1:
-        parser.error("at least one round, of a tenth of a second")
     try:
         arguments.rows = chosen(arguments.rows)
     except ValueError as error:
@@ -45,7 +42,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> int:
-    arguments = options()
+    arguments = arguments_given()
     if arguments.list:
         for row in arguments.rows:
             print(f"{row.id:<14} {row.what}{f', beside {row.beside}' if row.beside else ''}")

@@ -87,9 +87,17 @@ def test_numbers_have_three_digits(value: float, text: str) -> None:
     assert report.number(value) == text
 
 
+def test_what_is_between_the_marks_is_replaced(tmp_path: Path) -> None:
+    file, marks = tmp_path / "notes.md", report.Marks("some")
+    file.write_text("before\n<!-- some: begin -->\nold\n<!-- some: end -->\nafter\n")
+    for text in ("newer", "new"):
+        marks.fill(file, text)
+    assert file.read_text() == "before\n<!-- some: begin -->\n\nnew\n\n<!-- some: end -->\nafter\n"
+
+
 def test_results_are_kept_between_the_marks(tmp_path: Path) -> None:
     file = tmp_path / "notes.md"
-    file.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    file.write_text(f"before\n{report.MARKS.begin}\nold\n{report.MARKS.end}\nafter\n")
     results = [turns.result(row, found([1, 1], [2, 2])) for row in (ROW, ALONE)]
     for _ in range(2):
         report.keep(results, WHERE, file)
@@ -103,6 +111,7 @@ def test_results_are_kept_between_the_marks(tmp_path: Path) -> None:
 def test_a_document_without_marks_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "notes.md"
     file.write_text("nothing here\n")
-    with pytest.raises(ValueError, match="marks"):
+    with pytest.raises(ValueError, match=r"notes\.md: the marks"):
         report.keep([], WHERE, file)
     assert file.read_text() == "nothing here\n"
+    assert list(tmp_path.iterdir()) == [file]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import report
 import samples
 import where
+from commands import finished
 
-HERE = Path(__file__).resolve().parent
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs/benchmarks.md"
 KERNEL = "[kernel.kallsyms]"
 WRITE = ["tun_get_user", "tun_chr_write_iter", "io_write", "io_submit_sqes", "do_syscall_64"]
 
@@ -60,35 +60,16 @@ def test_tables_say_what_was_found() -> None:
     assert "| veth + bridge, cold | 4.00 | 1 | 3.50 | 0 | 0.500 |  |  |" in text
 
 
-def test_tables_are_kept_between_the_marks(tmp_path: Path) -> None:
-    file = tmp_path / "doc.md"
-    file.write_text(f"before\n{where.BEGIN}\nold\n{where.END}\nafter\n")
-    where.keep("new", file)
-    assert file.read_text() == f"before\n{where.BEGIN}\n\nnew\n\n{where.END}\nafter\n"
-    file.write_text("nothing")
-    with pytest.raises(ValueError, match=r"doc\.md"):
-        where.keep("new", file)
-
-
-def test_the_project_s_document_has_the_marks() -> None:
-    text = (HERE.parents[1] / "docs/benchmarks.md").read_text()
-    assert (text.count(where.BEGIN), text.count(where.END)) == (1, 1)
+@pytest.mark.parametrize("marks", [report.MARKS, where.MARKS])
+def test_the_project_s_document_has_the_marks(marks: report.Marks) -> None:
+    assert all(marks.around(DOCUMENT))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces, veth, TAP, BPF")
 def test_a_case_is_looked_at() -> None:
-    command = [sys.executable, str(HERE / "where.py"), "--seconds=0.2", "--rounds=1", "port to port, TCP"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        said, complaints = process.communicate(timeout=240)
-    finally:
-        process.terminate()
-        process.wait()
-    assert process.returncode == 0, complaints
+    said = finished("where.py", "--seconds=0.2", "--rounds=1", "port to port, TCP")
     rows = {cells[1].strip(): cells[2:-1] for line in said.splitlines() if len(cells := line.split("|")) > 2}
     assert float(rows["ipvsw, as it is"][3]) > 0, "carrying frames costs the daemon nothing"
-    left = [name for name in os.listdir("/run/netns") if name.startswith(f"ivt{process.pid}")]
-    assert left == [], "namespaces are left"
     if "Left out: " in said:
         pytest.skip(said.partition("Left out: ")[2].partition("\n")[0])
     assert float(rows["system calls"][0]) > 0

@@ -22,6 +22,7 @@ from pathlib import Path as File
 from statistics import median
 
 import measures
+import options
 import quiet
 import report
 import samples
@@ -29,7 +30,7 @@ from ground import FIRST, SECOND, Ground, Path, Unavailable
 from lab import run
 from places import PLACES
 
-BEGIN, END = "<!-- where: begin -->", "<!-- where: end -->"
+MARKS = report.Marks("where")
 RATE, BURST = 100_000, 32  # frames a second, and how many the generator sends at once
 LATENCY = File("/dev/cpu_dma_latency")  # held open with 0 in it, idle CPUs don't halt (Documentation/power/pm_qos)
 LEAST = 0.005  # of the time: what is less is not shown
@@ -258,23 +259,11 @@ def document(
     return "\n\n".join([*parts, f"{words}:", shares(whole)])
 
 
-def keep(text: str, file: File) -> None:
-    """In the document, between the two marks. Errors: ValueError."""
-    before = file.read_text()
-    if before.count(BEGIN) != 1 or before.count(END) != 1:
-        raise ValueError(f"{file}: the marks for the tables are not there")
-    file.write_text(f"{before.split(BEGIN)[0]}{BEGIN}\n\n{text}\n\n{END}{before.split(END)[1]}")
-
-
-def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="What a frame costs, by what it is spent on.")
+def arguments_given() -> argparse.Namespace:
+    description = "What a frame costs, by what it is spent on."
+    parser = options.parser(description, 5, "measurements of the machine's cost", "the tables")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="words of its name: epoll, TCP (default: all cases)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of each measurement (default: 1)")
-    parser.add_argument("--rounds", type=int, default=5, help="of the machine's cost (default: 5)")
-    parser.add_argument("--keep", type=File, metavar="FILE", help="put the tables into this document too")
     arguments = parser.parse_args()
-    if arguments.seconds < 0.1 or arguments.rounds < 1:
-        parser.error("at least one round, of a tenth of a second")
     words = arguments.cases or [""]
     arguments.cases = [case for case in CASES if any(word in case.name for word in words)]
     if not arguments.cases:
@@ -283,7 +272,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> int:
-    arguments = options()
+    arguments = arguments_given()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is taken down
     found, reasons = [], []
     with Ground(PLACES, arguments.seconds) as ground:
@@ -296,7 +285,7 @@ def main() -> int:
     text = document(found, reasons, whole, arguments.seconds)
     print(text)
     if arguments.keep:
-        keep(text, arguments.keep)
+        MARKS.fill(arguments.keep, text)
     return 0
 
 
