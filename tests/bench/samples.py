@@ -21,7 +21,20 @@ from pathlib import Path as File
 from ground import Unavailable
 
 FREQUENCY = 1999  # samples a second of each CPU's time, by a timer: a virtual machine has no counter of cycles
-CALLS = ("io_uring_enter", "epoll_wait", "read", "write", "recvmmsg", "sendmmsg", "sched_yield")
+# That the data plane makes for frames, or to wait for them. libc's recv and send are recvfrom and sendto.
+CALLS = (
+    "io_uring_enter",
+    "epoll_wait",
+    "read",
+    "recvfrom",
+    "recvmsg",
+    "write",
+    "writev",
+    "sendto",
+    "sendmsg",
+    "sendmmsg",
+    "sched_yield",
+)
 SWITCHES = "sched:sched_switch"
 PATIENCE = 30  # seconds for perf to begin, and to end
 
@@ -36,7 +49,7 @@ KERNEL = {  # of the kernel's functions, by how their names begin
     "napi_ gro_ veth_poll veth_xdp_rcv",
     "TAP: write": "tun_chr_write tun_get_user tun_build_skb",
     "the wire's device: transmit": "(__)?dev_direct_xmit dev_hard_start_xmit __dev_queue_xmit veth_xmit",
-    "packet socket": "packet_ tpacket_ __packet _*sys_(recv|send)m?msg do_recvmmsg sock_(recv|send)msg",
+    "packet socket": "packet_ tpacket_ __packet _*sys_(recv|sendm?)msg sock_(recv|send)msg",
     "io_uring": "(__)?io_ __do_sys_io_uring __x64_sys_io_uring",
     "epoll": "ep_ do_epoll __x64_sys_epoll",
     "system calls: entry and exit": "entry_SYSCALL do_syscall_64 syscall_ __x64_sys_ ksys_ vfs_ exit_to_user",
