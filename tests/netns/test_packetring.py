@@ -16,7 +16,7 @@ from ipvsw._fast import FLAGS, MODES, PACKET_RING, Datapath, uring_error
 from ipvsw.devices import packet
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))
-from made import DF, USO, Made, total
+from made import DF, TCP, TCPV4, USO, Made, total, wrap
 
 Make = Callable[..., Namespace]
 Pair = Callable[..., tuple[str, str]]
@@ -66,11 +66,12 @@ class Wire:
 
     def arrived(self, number: int) -> None:
         """Until so many frames have come to that socket, or were too many for its ring."""
-        self.seen = 0
+        seen = 0
 
         def enough() -> bool:
-            self.seen += struct.unpack("=II", self.master.getsockopt(packet.SOL_PACKET, PACKET_STATISTICS, 8))[0]
-            return self.seen >= number
+            nonlocal seen
+            seen += struct.unpack("=II", self.master.getsockopt(packet.SOL_PACKET, PACKET_STATISTICS, 8))[0]
+            return seen >= number
 
         wait_for(enough, what=f"{number} frames at the master")
 
@@ -120,18 +121,16 @@ def wire(request: pytest.FixtureRequest, netns: Make, veth: Pair) -> Iterator[Wi
 
 
 def udp(payload: bytes, tag: bytes = b"", *, checked: bool = False) -> bytes:
-    packet = Made(payload=payload, field=DF, source=FAR4, destination=PORT4).packet()
-    check = struct.pack("!H", total(packet[20:]) ^ 0xFFFF) if checked else b"\0\0"
-    packet = packet[:26] + check + packet[28:]
-    return MASTER + FAR + tag + b"\x08\x00" + packet
+    made = Made(payload=payload, field=DF, source=FAR4, destination=PORT4).packet()
+    check = struct.pack("!H", total(made[20:]) ^ 0xFFFF) if checked else b"\0\0"
+    return MASTER + FAR + tag + b"\x08\x00" + made[:26] + check + made[28:]
 
 
 def super_frame(payload: bytes) -> tuple[bytes, bytes]:
-    """A TCP super-frame and its virtio_net_hdr: NEEDS_CSUM, TSO for IPv4."""
-    total = 40 + len(payload)
-    head = struct.pack("!BBHHHBBH", 0x45, 0, total, 0, 0, 64, 6, 0) + FAR4 + PORT4
-    tcp = struct.pack("!HHIIBBHHH", 5, 9, 0, 0, 5 << 4, 0x10, 1000, 0, 0)
-    return struct.pack("<BBHHHH", 1, 1, 54, 1400, 34, 16), MASTER + FAR + b"\x08\x00" + head + tcp + payload
+    """The virtio_net_hdr of a TCP super-frame, as the kernel writes it, and the frame."""
+    made = Made(protocol=TCP, payload=payload, source=FAR4, destination=PORT4).packet()
+    frame = wrap(made, flags=1, gso=TCPV4, hdr_len=54, size=1400, start=34, offset=16)
+    return frame[:HEADER], MASTER + FAR + frame[HEADER + 12 :]
 
 
 def test_every_kind_of_frame_comes_in_order_round_the_ring(wire: Wire) -> None:
