@@ -62,6 +62,12 @@ def read_string(value: object, place: str) -> str:
     return value
 
 
+def read_boolean(value: object, place: str) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong_type(place, "a boolean", value)
+    return value
+
+
 def read_integer(value: object, place: str, least: int, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise _wrong_type(place, "an integer", value)
@@ -167,12 +173,6 @@ def read_mac_source(value: object, place: str) -> MacSource:
 
 def read_queues(value: object, place: str) -> int:
     return read_integer(value, place, 1, QUEUES_MAX)
-
-
-def read_boolean(value: object, place: str) -> bool:
-    if not isinstance(value, bool):
-        raise _wrong_type(place, "a boolean", value)
-    return value
 
 
 def read_max_learned(value: object, place: str) -> int:

@@ -129,8 +129,9 @@ def _open() -> socket.socket:
 
 
 def _set_ring(sock: socket.socket, slots: int, slot: int) -> None:
+    """None where the kernel has no memory for it. Errors: OSError."""
     sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
-    sock.setsockopt(SOL_PACKET, PACKET_COPY_THRESH, 1)
+    sock.setsockopt(SOL_PACKET, PACKET_COPY_THRESH, 1)  # queue what is cut for its slot (tpacket_rcv)
     # struct tpacket_req
     request = struct.pack("=IIII", _BLOCK, slots * slot // _BLOCK, slot, slots)
     try:
