@@ -25,7 +25,8 @@ MASTER, FAR = bytes.fromhex("020000000001"), bytes.fromhex("0200000000fe")
 PORT4, FAR4 = bytes([10, 9, 0, 1]), bytes([10, 9, 0, 2])
 HEADER = 10
 PACKET_STATISTICS = 6  # linux/if_packet.h
-SLOTS, SLOT = PACKET_RING
+SLOTS = PACKET_RING[0]
+NO_IPV6 = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
 MTU = 9000
 AT_ONCE = 200  # frames, far fewer than the port's door holds
 
@@ -97,10 +98,11 @@ def wire(request: pytest.FixtureRequest, netns: Make, veth: Pair) -> Iterator[Wi
     if request.param == "uring" and uring_error():
         pytest.skip("the kernel grants no io_uring")
     here, there = netns(), netns()
+    for space in (here, there):
+        space.inside(lambda: NO_IPV6.write_text("1"))  # nobody says anything by himself: a full ring is full of ours
     near, end = veth(here, there)
     for space, device in ((here, near), (there, end)):
         space.ip("link", "set", device, "mtu", str(MTU))
-        space.ip("link", "set", device, "addrgenmode", "none")
         wait_for(lambda space=space, device=device: "LOWER_UP" in space.ip("link", "show", device))
 
     def open_far() -> socket.socket:
