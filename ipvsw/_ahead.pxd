@@ -18,9 +18,9 @@ cdef enum:
     LINE = 64  # bytes that come together
     FAR = 4  # bits of a directory: the parts of a smaller one, 200 KB, stay in the cache
 
-# The places of a burst, zeroed to begin with.
+# The places of a burst.
 cdef struct Ahead:
-    uint32_t length
+    uint32_t length  # 0 to begin with
     const uint8_t *places[AHEAD]
 
 
@@ -44,10 +44,9 @@ cdef inline void look_ahead(const Switch *s, Ahead *ahead, const uint8_t *data, 
         ahead.length += 1
 
 
-cdef inline void ahead_fetch(Ahead *ahead) noexcept nogil:
+cdef inline void ahead_fetch(const Ahead *ahead) noexcept nogil:
     """The next slots are in the same line, or in the one behind it."""
     cdef uint32_t i
     for i in range(ahead.length):
         prefetch(ahead.places[i])
         prefetch(ahead.places[i] + LINE - 1)
-    ahead.length = 0

@@ -128,8 +128,7 @@ cdef inline int32_t table_find(const Table *t, const Address *a) noexcept nogil:
 
 cdef inline const Slot *table_place(const Table *t, const Address *a) noexcept nogil:
     """Where looking for the address begins."""
-    cdef Slot wanted = Slot(a.hi, a.lo, a.family, -1)
-    cdef uint64_t hash_ = slot_hash(t, &wanted)
+    cdef uint64_t hash_ = table_hash(t, a.hi, a.lo, a.family)
     return &t.parts[first_bits(hash_, t.depth)].slots[hash_ & t.mask]
 
 
