@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import options
+import quiet
 import report
 import turns
 from rows import STAGES, chosen
@@ -64,7 +65,7 @@ def main() -> int:
         measurements=taken.number,
         repeated=taken.repeated,
         disturbed=taken.disturbed,
-        foreign=turns.FOREIGN,
+        foreign=quiet.FOREIGN,
     )
     results = [turns.result(row, taken) for row in arguments.rows]
     print(report.markdown(results, circumstances))

@@ -19,7 +19,6 @@ from places import PLACES
 from report import Result
 from rows import Row, Sample
 
-FOREIGN = 0.10  # of one CPU: with more of it used by others, a measurement is taken again
 PATIENCE = 0.15  # for so much of the time that the measurements themselves take
 
 
@@ -55,7 +54,7 @@ class Taken:
     reasons: dict[Sample, str] = field(default_factory=dict)
     number: int = 0
     repeated: int = 0
-    disturbed: int = 0  # of those kept, with more than FOREIGN of others' CPU time
+    disturbed: int = 0  # of those kept, with more than quiet.FOREIGN of others' CPU time
     measuring: float = 0.0  # seconds, first tries
     repeating: float = 0.0  # seconds, further ones
 
@@ -87,10 +86,10 @@ def take(ground: Ground, sample: Sample, number: int, taken: Taken) -> None:
             taken.repeating += took
             best = min(best, (share, found), key=lambda one: one[0])
         tired = taken.repeating > PATIENCE * taken.measuring
-        if best[0] <= FOREIGN or tired or sample.last or sample.once:
+        if best[0] <= quiet.FOREIGN or tired or sample.last or sample.once:
             break
     taken.number += 1
-    taken.disturbed += best[0] > FOREIGN
+    taken.disturbed += best[0] > quiet.FOREIGN
     taken.figures.setdefault(sample, {})[number] = best[1]
 
 

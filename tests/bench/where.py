@@ -34,7 +34,7 @@ MARKS = report.Marks("where")
 RATE, BURST = 100_000, 32  # frames a second, and how many the generator sends at once
 LATENCY = File("/dev/cpu_dma_latency")  # held open with 0 in it, idle CPUs don't halt (Documentation/power/pm_qos)
 LEAST = 0.005  # of the time: what is less is not shown
-FOREIGN, TRIES = 0.10, 3  # with more than so much of a CPU used by others a case is looked at again, so often at most
+TRIES = 3  # so often a case is looked at at most, for others to use little of a CPU meanwhile
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def undisturbed(ground: Ground, case: Case) -> Found:
         foreign = quiet.foreign_share(before, quiet.look())
         if best is None or foreign < best[0]:
             best = foreign, found
-        if foreign <= FOREIGN:
+        if foreign <= quiet.FOREIGN:
             break
     assert best is not None
     return best[1]
@@ -208,9 +208,9 @@ def costs(found: Sequence[Found]) -> str:
 
     lines = [row("", [one.name for one in found]), "|---|" + "--:|" * len(found)]
     for group in samples.GROUPS:
-        shares = [one.groups[group] / one.groups.total() for one in found]
-        if max(shares) >= LEAST:
-            lines.append(row(group, [f"{one.ns * part:.0f}" for one, part in zip(found, shares, strict=True)]))
+        parts = [one.groups[group] / one.groups.total() for one in found]
+        if max(parts) >= LEAST:
+            lines.append(row(group, [f"{one.ns * part:.0f}" for one, part in zip(found, parts, strict=True)]))
     lines.append(row("**the daemon's CPU, ns**", [f"**{one.ns:.0f}**" for one in found]))
     lines.append(row("system calls", [report.number(one.calls[""]) for one in found]))
     for name in samples.CALLS:
