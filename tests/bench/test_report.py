@@ -1,10 +1,11 @@
-"""Choosing rows, judging what was found and writing it down: no device, no clock."""
+"""Reading options, choosing rows, judging what was found and writing it down: no device, no clock."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import options
 import pytest
 import report
 import turns
@@ -47,6 +48,13 @@ def test_rows_are_chosen_by_name(words: list[str], ids: list[str]) -> None:
 def test_an_unknown_row_is_named() -> None:
     with pytest.raises(ValueError, match="no row T99"):
         chosen(["T1", "T99"])
+
+
+@pytest.mark.parametrize("word", ["--rounds=0", "--rounds=x", "--seconds=0.05", "--seconds=x"])
+def test_options_that_measure_nothing_are_refused(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        options.parser("a command", 7, "measurements", "the results").parse_args([word])
+    assert word.partition("=")[0] in capsys.readouterr().err
 
 
 def test_a_ratio_is_of_one_round() -> None:
