@@ -41,6 +41,8 @@ class Datapath:
         had. `busy_poll`: microseconds that a worker may stay awake with nothing to do, where that pays. `coalesce`:
         UDP datagrams of one flow that arrive together from the master become one for a port that `merges`."""
 
+    n_workers: int
+
     @property
     def io(self) -> str:
         """ "epoll" or "uring": what is in use."""
@@ -74,10 +76,18 @@ class Datapath:
 
     def detach_master(self) -> None: ...
     def attach_port(
-        self, fd: int, mtu: int, *, own: bytes | None = None, framing: int = 0, merges: bool = False
+        self,
+        fd: int,
+        mtu: int,
+        *,
+        further: Sequence[int] = (),
+        own: bytes | None = None,
+        framing: int = 0,
+        merges: bool = False,
     ) -> int:
         """A TAP with a 10-byte virtio_net_hdr, non-blocking. Returns the port's number, which stays
-        its own until `detach_port` is committed. The port starts down. `own`: its endpoint uses a MAC
+        its own until `detach_port` is committed. The port starts down. `further`: of its other queues, each of which
+        another worker reads, so that there can't be more than workers. `own`: its endpoint uses a MAC
         address of its own, this one until its frames say another. With a `framing`, and -1 for `fd`, the
         port is a unix socket: its frames have no virtio_net_hdr, what it is sent is completed and
         segmented, and nobody is connected yet. `merges`: who reads the TAP takes UDP super-frames."""

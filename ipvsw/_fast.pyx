@@ -190,7 +190,7 @@ cdef class Datapath:
     """See `_fast.pyi`."""
 
     cdef Worker **workers
-    cdef int n_workers
+    cdef readonly int n_workers
     cdef readonly int notify_fd
     cdef int done_fd
     cdef uint64_t *flows
@@ -310,7 +310,7 @@ cdef class Datapath:
             raise ValueError(f"{self.n_workers} workers need as many sockets, not {len(fds)}")
         e.kind, e.inject_fd, e.mac, e.master_index = ATTACH_MASTER, inject_fd, as_mac(mac), index
         e.stack_fds[0], e.stack_fds[1] = stack_fds
-        e.fds = <int *> self.lend(b"".join(int(fd).to_bytes(sizeof(int), sys.byteorder, signed=True) for fd in fds))
+        e.fds = self.lend_fds(fds)
         self.add(&e)
 
     def set_master(self, bytes mac):
@@ -325,12 +325,17 @@ cdef class Datapath:
         e.kind = DETACH_MASTER
         self.add(&e)
 
-    def attach_port(self, int fd, uint32_t mtu, *, bytes own=None, int framing=NO_FRAMING, bint merges=False):
+    def attach_port(
+        self, int fd, uint32_t mtu, *, further=(), bytes own=None, int framing=NO_FRAMING, bint merges=False
+    ):
         cdef Edit e
         memset(&e, 0, sizeof(e))
         if framing not in FRAMINGS.values() or (framing != NO_FRAMING and fd >= 0):
             raise ValueError(f"there is no framing {framing}, or it is not for a descriptor")
-        e.kind, e.port, e.fd, e.mtu, e.merges = ATTACH_PORT, self.free_number(), fd, mtu, merges
+        e.kind, e.port, e.mtu, e.merges, e.queues = ATTACH_PORT, self.free_number(), mtu, merges, 1 + len(further)
+        if e.queues > self.n_workers:
+            raise ValueError(f"{e.queues} queues need as many workers; there are {self.n_workers}")
+        e.fds = self.lend_fds((fd, *further))
         if own is not None:
             as_mac(own)
             e.own = <uint64_t *> malloc(sizeof(uint64_t))
@@ -522,6 +527,9 @@ cdef class Datapath:
             free(<void *> place)
         self.left = []
 
+    cdef int *lend_fds(self, fds) except NULL:
+        return <int *> self.lend(b"".join(int(fd).to_bytes(sizeof(int), sys.byteorder, signed=True) for fd in fds))
+
     cdef void *lend(self, bytes raw):
         """Memory that lives until the commit."""
         self.keep.append(raw)
@@ -575,24 +583,23 @@ cdef class Datapath:
     def give_credit(self, int32_t source):
         cdef Port *p
         cdef int i
-        if source >= 0:
-            p = self.port_of(source)
-            if p != NULL:
-                add_i32(&p.credit, min(CREDIT // 4, CREDIT - load_i32(&p.credit)))
-            return
         for i in range(self.n_workers):
-            add_i32(&self.workers[i].credit, MASTER_CREDIT - load_i32(&self.workers[i].credit))
+            if source < 0:
+                add_i32(&self.workers[i].credit, MASTER_CREDIT - load_i32(&self.workers[i].credit))
+            elif self.known(source) < self.workers[i].switch_.n_ports:
+                p = &self.workers[i].ports[source]
+                add_i32(&p.credit, min(CREDIT // 4, CREDIT - load_i32(&p.credit)))
 
     def used(self, int32_t port, addresses):
-        cdef Port *p = self.port_of(port)
         cdef uint64_t marks[MARKS]
         cdef uint64_t place
         cdef Address a
-        cdef int i
-        if p == NULL:
-            return []
-        for i in range(MARKS):
-            marks[i] = take_u64(&p.marks[i])
+        cdef int i, k
+        memset(marks, 0, sizeof(marks))
+        for i in range(self.n_workers):
+            if self.known(port) < self.workers[i].switch_.n_ports:
+                for k in range(MARKS):
+                    marks[k] |= take_u64(&self.workers[i].ports[port].marks[k])
         found = []
         for address in addresses:
             a = as_address(address)
@@ -600,11 +607,6 @@ cdef class Datapath:
             if marks[place >> 6] >> (place & 63) & 1:
                 found.append(address)
         return found
-
-    cdef Port *port_of(self, int32_t port) except? NULL:
-        """As the worker has it that reads it; NULL if it is attached, but not committed yet."""
-        cdef Worker *w = self.workers[self.known(port) % self.n_workers]
-        return &w.ports[port] if port < w.switch_.n_ports else NULL
 
     def used_routes(self):
         cdef Routes *routes

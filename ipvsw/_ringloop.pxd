@@ -21,7 +21,7 @@ from ._packetring cimport packets_give_back, packets_waiting
 from ._rx cimport port_frame, port_rx_over
 from ._state cimport (
     ATTACH_MASTER, BURST, DETACH_MASTER, DETACH_PORT, HEADER, RING_CANCEL, RING_DOORS, RING_MASTER, RING_READ,
-    RING_WRITE, STOP, Batch, Port, Worker, mail_end, read_by_ring, take_mail, unpoll_fd,
+    RING_WRITE, STOP, Batch, Port, Worker, mail_end, read_by_ring, reads_port, take_mail, unpoll_fd,
 )
 from ._spin cimport clock_ns, spin_learn, spin_on, spin_pays
 from ._sys cimport EPOLLERR, EPOLLIN, load_ptr
@@ -74,7 +74,7 @@ cdef inline void ring_begin(Worker *w) noexcept nogil:
     """The ports that were attached before there was a thread."""
     cdef int32_t port
     for port in range(w.switch_.n_ports):
-        if w.ports[port].fd >= 0 and w.ports[port].socket == NULL and port % w.workers == w.number:
+        if w.ports[port].fd >= 0 and w.ports[port].socket == NULL and reads_port(w, port):
             unpoll_fd(w, w.ports[port].fd)
             read_by_ring(w, port)
     if w.master_fd >= 0:

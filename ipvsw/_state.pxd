@@ -77,7 +77,8 @@ cdef struct Traffic:
     uint64_t outcomes[N_OUTCOMES]
 
 cdef struct Port:
-    int fd  # -1: no such port, or nobody is connected to its socket
+    int fd  # of the queue that this worker uses; -1: no such port, or nobody is connected to its socket
+    int queues  # each of which has its reader
     Socket *socket  # NULL: a device, frames with their virtio_net_hdr
     bint merges  # takes datagrams that have become one (USO)
     bint gathers  # frames for its socket wait to be sent together
@@ -201,10 +202,11 @@ cdef struct Edit:
     EditKind kind
     int32_t port
     int fd
+    int *fds  # ATTACH_MASTER: one for each worker; ATTACH_PORT: for each queue
+    int queues
     Socket *socket  # ATTACH_PORT: NULL for a device
     bint merges
     int inject_fd
-    int *fds  # ATTACH_MASTER: one for each worker
     int mode
     int flag
     int access
@@ -230,6 +232,16 @@ cdef struct Batch:
     int32_t failures  # edits that a worker could not make
     int32_t error  # errno of one of them
     int done_fd  # eventfd: the last worker has it
+
+
+cdef inline int queue_of(const Worker *w, int32_t port) noexcept nogil:
+    """Which of a port's queues this worker reads, if there are so many. Ports begin with different workers; who has the
+    first queue does what one worker is to do."""
+    return (w.number + w.workers - port % w.workers) % w.workers
+
+
+cdef inline bint reads_port(const Worker *w, int32_t port) noexcept nogil:
+    return queue_of(w, port) < w.ports[port].queues
 
 
 cdef inline int poll_fd(Worker *w, int fd, uint32_t tag) noexcept nogil:
@@ -283,6 +295,23 @@ cdef inline bint reserve_ports(Worker *w, int32_t n) noexcept nogil:
     return True
 
 
+cdef inline int attach_port(Worker *w, const Edit *e) noexcept nogil:
+    """0 or an errno. Who reads none of its queues writes to the first."""
+    cdef Port *p
+    cdef int queue = queue_of(w, e.port)
+    if not reserve_ports(w, e.port + 1):
+        return ENOMEM
+    p = &w.ports[e.port]
+    p.fd = e.fds[queue if queue < e.queues else 0]
+    p.queues = e.queues
+    p.socket = e.socket
+    p.merges = e.merges
+    p.credit = CREDIT
+    w.switch_.rules[e.port].mtu = e.mtu
+    w.switch_.rules[e.port].own = e.own
+    return watch_port(w, e.port) if e.socket == NULL and reads_port(w, e.port) else 0
+
+
 cdef inline bint copy_groups(PortRule *rule, const Edit *e) noexcept nogil:
     cdef uint64_t *groups = NULL
     if e.n_groups:
@@ -315,7 +344,7 @@ cdef inline void detach_host(Worker *w) noexcept nogil:
 cdef inline bint keep_returned(Worker *w, const Edit *e) noexcept nogil:
     """A frame of this worker's, for the loop to carry out. False if there is no memory."""
     cdef Returned *entry
-    if (e.port % w.workers if e.port >= 0 else 0) != w.number:
+    if (queue_of(w, e.port) if e.port >= 0 else w.number) != 0:
         return True
     entry = <Returned *> malloc(sizeof(Returned) + e.length)
     if entry == NULL:
@@ -345,7 +374,7 @@ cdef inline int connect_port(Worker *w, int32_t port, int fd) noexcept nogil:
     """0 or an errno. What was told of who was connected before counts no more."""
     w.ports[port].fd = fd
     take_u32(&w.ports[port].events)
-    return socket_connect(w.ports[port].socket, fd, port % w.workers == w.number, w.epoll_fd, port)
+    return socket_connect(w.ports[port].socket, fd, reads_port(w, port), w.epoll_fd, port)
 
 
 cdef inline void detach_port(Worker *w, int32_t port) noexcept nogil:
@@ -355,7 +384,7 @@ cdef inline void detach_port(Worker *w, int32_t port) noexcept nogil:
     for i in range(w.backlog_length):
         if w.backlog[(w.backlog_head + i) % BACKLOG].source == port:
             w.backlog[(w.backlog_head + i) % BACKLOG].source = FROM_GONE
-    if w.ports[port].fd >= 0 and port % w.workers == w.number:
+    if w.ports[port].fd >= 0 and reads_port(w, port):
         unpoll_fd(w, w.ports[port].fd)
     if w.ports[port].socket != NULL:
         socket_release(w.ports[port].socket)
@@ -392,15 +421,7 @@ cdef inline bint backlog_put(Worker *w, int32_t source, const uint8_t *frame, ui
 cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
     """0, or the errno of what stood in the way."""
     if e.kind == ATTACH_PORT:
-        if not reserve_ports(w, e.port + 1):
-            return ENOMEM
-        w.ports[e.port].fd = e.fd
-        w.ports[e.port].socket = e.socket
-        w.switch_.rules[e.port].mtu = e.mtu
-        w.switch_.rules[e.port].own = e.own
-        w.ports[e.port].credit = CREDIT
-        w.ports[e.port].merges = e.merges
-        return watch_port(w, e.port) if e.socket == NULL and e.port % w.workers == w.number else 0
+        return attach_port(w, e)
     if e.port >= w.switch_.n_ports and e.kind in (
             BIND, CONNECT_PORT, SET_PORT, SET_GROUPS, SET_LEARNING, ANNOUNCE, DETACH_PORT):
         return ENOMEM  # there was none for the port itself
@@ -424,7 +445,7 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
     elif e.kind == RETURN:
         return 0 if keep_returned(w, e) else ENOMEM
     elif e.kind == ANNOUNCE:
-        if e.port % w.workers == w.number:
+        if queue_of(w, e.port) == 0:
             backlog_put(w, e.port, e.frame, e.length)
     elif e.kind == DETACH_PORT:
         detach_port(w, e.port)

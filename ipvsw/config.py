@@ -231,7 +231,7 @@ _DEVICES = (Kind.NETNS, Kind.MACVTAP, Kind.TAP)
 _MACHINES = (Kind.MACVTAP, Kind.TAP, Kind.STREAM, Kind.DGRAM)
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "gateway": (Kind.NETNS,),
-    "queues": (Kind.MACVTAP, Kind.TAP),
+    "queues": _DEVICES,
     "owner": (Kind.TAP, Kind.STREAM, Kind.DGRAM),
     "group": (Kind.TAP, Kind.STREAM, Kind.DGRAM),
     "allow": _MACHINES,

@@ -215,7 +215,9 @@ class Master(Door):
             raise Unfit(f"{self._name} is not an Ethernet device")
         with contextlib.ExitStack() as undo:
             claim = undo.enter_context(self._claim(link.index))
-            frames = packet.open_master(link.index, self._workers, self._shim.filter_fd, WIRE_MARK, ring=PACKET_RING)
+            frames = packet.open_master(
+                link.index, self._workers, self._shim.filter_fd, self._shim.spread_fd, WIRE_MARK, ring=PACKET_RING
+            )
             for each in frames:
                 undo.enter_context(each)
             inject = undo.enter_context(packet.open_inject(link.index, MARK))

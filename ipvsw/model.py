@@ -95,7 +95,7 @@ class PortConfig(Struct, frozen=True, kw_only=True):
     addresses: tuple[Interface, ...] = ()
     gateway: tuple[Address, ...] = ()
     mtu: int | None = None  # bytes without the Ethernet header; None: the master's
-    queues: int = 1  # of a virtual machine: descriptors that it opens
+    queues: int = 1  # of a namespace: workers that read it, if there are as many; of a VM: descriptors that it opens
     owner: Who | None = None  # who may open a tap by name, or connect to a socket's path, besides root
     group: Who | None = None
     path: str | None = None  # kind stream: where the daemon listens

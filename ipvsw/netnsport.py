@@ -35,6 +35,9 @@ class NetnsPort(DevicePort):
     def _offloads(self) -> tuple[str, ...]:
         return self._tap.offloads if self._tap else ()
 
+    def _further(self) -> tuple[int, ...]:
+        return self._tap.further if self._tap else ()
+
     def _merges(self) -> bool:
         return "uso4" in self._offloads()  # the kernel's own stack: one that sends them takes them
 
@@ -45,7 +48,9 @@ class NetnsPort(DevicePort):
 
     def _create(self, handle: Handle, netns_fd: int) -> int | None:
         """Make the TAP and move it."""
-        self._tap = open_tap()
+        self._tap = open_tap(min(self._installed.queues, self._table.readers))
+        if self._tap.further:
+            self._tap.spread(self._shim.spread_fd)
         link = handle.link(self._tap.name)
         if link is None:
             raise OSError(errno.ENODEV, f"{self._tap.name} is gone")
@@ -69,6 +74,8 @@ class NetnsPort(DevicePort):
         if link is None:
             raise OSError(errno.ENODEV, f"{name} is gone")
         self._enter(link.index)  # before the first address can be announced
+        if self._tap and self._tap.further:
+            handle.set_noqueue(link.index)
         handle.set_stable_secret(name, self._secret())
         handle.set_link(link.index, up=True)
         self._problems = self._add_addresses(handle, self._installed, None)

@@ -108,6 +108,10 @@ class Port(Door):
     @abstractmethod
     def _offloads(self) -> tuple[str, ...]: ...
 
+    def _further(self) -> tuple[int, ...]:
+        """What it reads and writes besides, of a device with several queues."""
+        return ()
+
     def _merges(self) -> bool:
         """Whether the endpoint takes UDP super-frames, whatever others do."""
         return False
@@ -138,7 +142,7 @@ class Port(Door):
             self._see(sight)
 
     def _attach(self, mtu: int, own: bytes | None) -> None:
-        self._table.attach(self.config.name, self._fd, mtu, own, merges=self._merges())
+        self._table.attach(self.config.name, self._fd, mtu, own, further=self._further(), merges=self._merges())
 
     def _wanted_uplink(self) -> Uplink:
         """The master's attributes as this port's device should have them."""

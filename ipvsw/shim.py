@@ -6,7 +6,7 @@ bytes of the kernel's for each address that it has room for: with half a million
 one take half a microsecond and not one.
 
 libbpf is called through ctypes: it is loaded when a switch starts, so nothing needs its headers to be built.
-What the three programs do and when they run is told in their source.
+What the programs do and when they run is told in their source.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Shim:
     """One switch's BPF programs and map. Errors: OSError.
 
     `filter_fd` is for SO_ATTACH_BPF on the receiving sockets, `ingress_fd` and `egress_fd` for clsact on the master,
-    `mute_fd` for clsact ingress on virtual machines' TAPs;
+    `mute_fd` for clsact ingress on virtual machines' TAPs, `spread_fd` for what spreads flows over several readers: the
+    packet sockets' fanout and ports' TAPs;
     what they are attached to keeps the programs alive, this object only the way to the map.
     """
 
@@ -81,6 +82,7 @@ class Shim:
             self.ingress_fd = self._program("ipvsw_steal")
             self.egress_fd = self._program("ipvsw_inject")
             self.mute_fd = self._program("ipvsw_mute")
+            self.spread_fd = self._program("ipvsw_spread")
             self._owned = self._lib.bpf_map__fd(self._map("owned"))
             self._settings = self._lib.bpf_map__fd(self._map("settings"))
             self._install(CAPACITY)

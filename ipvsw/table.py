@@ -71,12 +71,26 @@ class Table:
 
     # ------------------------------------------------------------------------ ports
 
+    @property
+    def readers(self) -> int:
+        """How many workers there are to read a port's queues."""
+        return self._datapath.n_workers
+
     def attach(
-        self, port: str, fd: int, mtu: int, own: bytes | None = None, *, framing: str = "", merges: bool = False
+        self,
+        port: str,
+        fd: int,
+        mtu: int,
+        own: bytes | None = None,
+        *,
+        further: Sequence[int] = (),
+        framing: str = "",
+        merges: bool = False,
     ) -> None:
-        """`own`: the MAC address that the endpoint is expected to use in the place of the master's. `framing`: of a
-        port that is a socket, see `_fast.FRAMINGS`. `merges`: it takes UDP super-frames."""
-        number = self._datapath.attach_port(fd, mtu, own=own, framing=FRAMINGS[framing], merges=merges)
+        """`further`: of its device's other queues, less than there are readers. `own`: the MAC address that the
+        endpoint is expected to use in the place of the master's. `framing`: of a port that is a socket, see
+        `_fast.FRAMINGS`. `merges`: it takes UDP super-frames."""
+        number = self._datapath.attach_port(fd, mtu, further=further, own=own, framing=FRAMINGS[framing], merges=merges)
         self._numbers[port], self._names[number] = number, port
 
     def connect(self, port: str, fd: int) -> None:

@@ -101,6 +101,7 @@ namespace, ipvtap for a virtual machine.
                  [master; for type ipvtap own]
   address A/LEN  an address to set; may be repeated. Without one the namespace sets its own
   gateway A      the default gateway; may be repeated, once for IPv4 and once for IPv6
+  queues N       workers that read the namespace's device; descriptors of a virtual machine [1]
   mode MODE      l2, l3 or l3s. Mode and flag belong to the switch: one that has ports already
   FLAG           bridge, private or vepa            keeps its own, if nothing is said
 
@@ -110,7 +111,6 @@ For type ipvtap, whose addresses are those that the guest has:
                  stream or dgram: a unix socket, for QEMU's netdevs of these names
   learn on|off   find its addresses out from what the guest sends [off]
   max_learned N  at most so many of them [16]
-  queues N       descriptors that the virtual machine opens [1]
   owner USER     who may open a tap by name, or connect to the path, besides root
   group GROUP    the same
   allow WHO      a user or an @group that may have its descriptor; may be repeated

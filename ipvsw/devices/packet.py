@@ -18,7 +18,8 @@ PACKET_ADD_MEMBERSHIP, PACKET_DROP_MEMBERSHIP = 1, 2
 PACKET_RX_RING, PACKET_COPY_THRESH, PACKET_AUXDATA, PACKET_VERSION, PACKET_VNET_HDR = 5, 7, 8, 10, 15
 PACKET_FANOUT, PACKET_QDISC_BYPASS, PACKET_IGNORE_OUTGOING = 18, 20, 23
 TPACKET_V2 = 1
-PACKET_FANOUT_HASH, PACKET_FANOUT_FLAG_UNIQUEID, PACKET_FANOUT_FLAG_IGNORE_OUTGOING = 0, 0x2000, 0x4000
+PACKET_FANOUT_DATA = 22
+PACKET_FANOUT_EBPF, PACKET_FANOUT_FLAG_UNIQUEID, PACKET_FANOUT_FLAG_IGNORE_OUTGOING = 7, 0x2000, 0x4000
 PACKET_MR_MULTICAST = 0
 ETH_P_ALL = 3
 
@@ -37,12 +38,13 @@ _CUT_TAGGED = (
 
 
 def open_master(
-    index: int, workers: int, filter_fd: int, mark: int = 0, *, ring: tuple[int, int] | None = None
+    index: int, workers: int, filter_fd: int, spread_fd: int, mark: int = 0, *, ring: tuple[int, int] | None = None
 ) -> list[socket.socket]:
-    """Receiving and sending, one for each worker (PACKET_FANOUT above one), with PACKET_VNET_HDR,
-    PACKET_AUXDATA, PACKET_IGNORE_OUTGOING and the BPF program `filter_fd` as filter (-1: none); what
-    they send is marked. `ring`: received frames are in a ring of so many slots with so many bytes, if the kernel has
-    the memory for it; what is too long for a slot is in the socket's queue. Non-blocking. Errors: OSError."""
+    """Receiving and sending, one for each worker, with PACKET_VNET_HDR, PACKET_AUXDATA,
+    PACKET_IGNORE_OUTGOING and the BPF program `filter_fd` as filter (-1: none); above one the program
+    `spread_fd` says whose a frame is (PACKET_FANOUT_EBPF). What they send is marked. `ring`: received
+    frames are in a ring of so many slots with so many bytes, if the kernel has the memory for it; what is
+    too long for a slot is in the socket's queue. Non-blocking. Errors: OSError."""
     with contextlib.ExitStack() as undo:
         sockets = []
         fanout = 0
@@ -59,7 +61,7 @@ def open_master(
             _set_filter(sock, _DROP_ALL)
             sock.bind((socket.if_indextoname(index), ETH_P_ALL))
             if workers > 1:
-                fanout = _join(sock, fanout)
+                fanout = _join(sock, fanout, spread_fd)
             sockets.append(sock)
         for sock in sockets:
             if filter_fd >= 0:
@@ -147,9 +149,11 @@ def _set_filter(sock: socket.socket, program: bytes) -> None:
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, ctypes.addressof(code)))
 
 
-def _join(sock: socket.socket, fanout: int) -> int:
+def _join(sock: socket.socket, fanout: int, spread_fd: int) -> int:
     """Share the frames with the sockets of `fanout` (0: a new one), by flow. Returns the fanout's id."""
     # The fanout listens in place of its sockets, and does not ask them what they ignore.
-    how = PACKET_FANOUT_HASH | PACKET_FANOUT_FLAG_IGNORE_OUTGOING | (0 if fanout else PACKET_FANOUT_FLAG_UNIQUEID)
+    how = PACKET_FANOUT_EBPF | PACKET_FANOUT_FLAG_IGNORE_OUTGOING | (0 if fanout else PACKET_FANOUT_FLAG_UNIQUEID)
     sock.setsockopt(SOL_PACKET, PACKET_FANOUT, fanout | how << 16)
+    if not fanout:
+        sock.setsockopt(SOL_PACKET, PACKET_FANOUT_DATA, spread_fd)
     return sock.getsockopt(SOL_PACKET, PACKET_FANOUT) & 0xFFFF

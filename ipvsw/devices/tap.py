@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Sequence
 
 from pytun import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, TunTapDevice
 
@@ -19,6 +20,7 @@ VNET_HEADER = 10  # bytes: struct virtio_net_hdr, without num_buffers
 # linux/if_tun.h
 TUNSETOWNER, TUNSETGROUP = 0x400454CC, 0x400454CE
 TUNSETOFFLOAD, TUNSETVNETHDRSZ, TUNSETCARRIER, TUNGETDEVNETNS = 0x400454D0, 0x400454D8, 0x400454E2, 0x54E3
+TUNSETSTEERINGEBPF = 0x800454E0
 TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6 = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
 
 IFF_MULTI_QUEUE = 0x0100
@@ -39,23 +41,30 @@ _OFFLOADS = (
 class Tap:
     """A TAP with a 10-byte virtio_net_hdr and every offload that the kernel grants.
 
-    `fd` is non-blocking; `name` is the one the device was made with; `offloads` are those of "csum",
-    "tso4", "tso6", "uso4", "uso6" that frames may come with on the fd.
+    `fd` is non-blocking, and so are `further`, those of its other queues; `name` is the one the device was made with;
+    `offloads` are those of "csum", "tso4", "tso6", "uso4", "uso6" that frames may come with on the fds.
     """
 
-    __slots__ = ("_device", "fd", "name", "offloads")
+    __slots__ = ("_devices", "fd", "further", "name", "offloads")
 
     fd: int
+    further: tuple[int, ...]
     name: str
     offloads: tuple[str, ...]
 
-    def __init__(self, device: TunTapDevice) -> None:
-        self._device: TunTapDevice | None = device
-        self.fd = device.fileno()
-        self.name = device.name
-        os.set_inheritable(self.fd, False)
-        os.set_blocking(self.fd, False)
+    def __init__(self, devices: Sequence[TunTapDevice]) -> None:
+        self._devices = devices
+        self.fd, *others = (device.fileno() for device in devices)
+        self.further = tuple(others)
+        self.name = devices[0].name
+        for fd in (self.fd, *self.further):
+            os.set_inheritable(fd, False)
+            os.set_blocking(fd, False)
         self.offloads = prepare(self.fd)
+
+    def spread(self, program_fd: int) -> None:
+        """A BPF program says which queue a frame is for, modulo how many there are. Errors: OSError."""
+        fcntl.ioctl(self.fd, TUNSETSTEERINGEBPF, struct.pack("=i", program_fd))
 
     def set_carrier(self, on: bool) -> None:
         """Errors: OSError EBADFD if the device's namespace is gone."""
@@ -68,19 +77,21 @@ class Tap:
 
     def close(self) -> None:
         """The device goes with it, which takes the kernel some 16 ms. Idempotent."""
-        device, self._device, self.fd = self._device, None, -1
-        if device:
+        devices, self._devices, self.fd, self.further = self._devices, (), -1, ()
+        for device in devices:
             device.close()
 
 
-def open_tap() -> Tap:
+def open_tap(queues: int = 1) -> Tap:
     """Create one in the caller's namespace under a name of the kernel's choosing. Errors: OSError."""
-    device = TunTapDevice(flags=IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
-    try:
-        return Tap(device)
-    except BaseException:
-        device.close()
-        raise
+    with contextlib.ExitStack() as undo:
+        devices: list[TunTapDevice] = []
+        for _ in range(queues):
+            devices.append(_open_shared(devices[0].name if devices else "", queues))
+            undo.callback(devices[-1].close)
+        tap = Tap(devices)
+        undo.pop_all()
+        return tap
 
 
 def make_lasting(name: str, *, owner: int | None, group: int | None, queues: int) -> None:

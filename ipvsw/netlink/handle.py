@@ -11,6 +11,7 @@ from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl import TC_H_ROOT
 
 from ..model import Address, Interface
 from . import clsact, routes, rules
@@ -294,6 +295,12 @@ class Handle:
     def _known_nsid(self, netns_fd: int) -> int | None:
         nsid: int = self._route.get_netnsid(fd=netns_fd)["nsid"]
         return None if nsid == NSID_NOT_ASSIGNED else nsid
+
+    def set_noqueue(self, index: int) -> None:
+        """Frames go to a device at once. By default one with several queues has a queueing discipline for each that it
+        could have, which for a TAP are 256, and 6 MB. The device must be down."""
+        with _readable(f"queueing discipline of link {index}"):
+            self._route.tc("add", "noqueue", index, parent=TC_H_ROOT)
 
     # ------------------------------------------------------------------------ the shim's filters
 

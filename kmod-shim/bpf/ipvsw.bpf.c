@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What userspace cannot do on the master: steal, inject, filter.
+ * What userspace cannot do on the master: steal, inject, filter; and, there and on ports, spread.
  *
  * A packet socket gets a copy of each frame, so the host's stack would process the ports' frames as well, and a
  * frame sent on the master always leaves on the wire. Three programs close that gap; `mine` is the one rule:
@@ -21,6 +21,7 @@
 #define MARK 0x69707677 /* SO_MARK of the injecting socket; shim.py has the same */
 #define WIRE_MARK 0x69707678 /* of the sockets that send the ports' frames on the wire */
 #define IPPROTO_ICMP 1
+#define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
 #define IPPROTO_ICMPV6 58
 #define DHCP_CLIENT 68
@@ -227,6 +228,41 @@ int ipvsw_inject(struct __sk_buff *skb)
 		return TC_ACT_OK;
 	}
 	return to_own_mac(skb) || mine(skb) ? bpf_redirect(door, 0) : TC_ACT_OK;
+}
+
+static __always_inline __u32 load(struct __sk_buff *skb, __u32 offset)
+{
+	__u32 word = 0;
+
+	bpf_skb_load_bytes_relative(skb, offset, &word, sizeof(word), BPF_HDR_START_NET);
+	return word;
+}
+
+/*
+ * Which queue of a port's TAP, or which socket on the master, a frame is for, modulo how many there are. All frames of
+ * a flow are for the same, whatever happens elsewhere: TCP by addresses and ports, and what may come in fragments,
+ * most of which have no ports, by addresses alone.
+ */
+SEC("socket")
+int ipvsw_spread(struct __sk_buff *skb)
+{
+	__u32 sum = 0, i;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		__u32 first = load(skb, 0), fragment = load(skb, 4), protocol = load(skb, 8);
+
+		sum = load(skb, 12) ^ load(skb, 16);
+		if ((bpf_ntohl(protocol) >> 16 & 0xFF) == IPPROTO_TCP && !(bpf_ntohl(fragment) & 0x3FFF))
+			sum ^= load(skb, (bpf_ntohl(first) >> 24 & 15) * 4);
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		for (i = 0; i < 8; i++)
+			sum ^= load(skb, 8 + 4 * i);
+		if ((bpf_ntohl(load(skb, 4)) >> 8 & 0xFF) == IPPROTO_TCP)
+			sum ^= load(skb, 40);
+	}
+	sum = (sum ^ sum >> 16) * 0x7FEB352D; /* every bit of it counts in the lowest ones */
+	sum = (sum ^ sum >> 15) * 0x846CA68B;
+	return sum ^ sum >> 16;
 }
 
 /* On a virtual machine's TAP: its frames are the daemon's alone, whose packet socket has had them by now. */

@@ -17,14 +17,18 @@ INNER4, GATEWAY4, FAR4 = "10.2.0.11", "10.2.0.1", "10.64.0.1"
 DESTINATIONS, LEARNING = 10_000, 2_000  # addresses; frames a second while each asks the kernel
 
 
-def started(ground: Ground, ports: int, *more: dict[str, Any], mtu: int = 1500, **how: Any) -> tuple[Lab, Daemon]:
+def started(
+    ground: Ground, ports: int, *more: dict[str, Any], mtu: int = 1500, queues: int = 1, **how: Any
+) -> tuple[Lab, Daemon]:
     """A lab with a switch of so many ports, p1 in the first of its namespaces and so on, that reach each other.
     `more` are further ports; `how` is for the switch, but for `workers`, `io` and `coalesce`."""
     lab = ground.stack.enter_context(Lab(ports))
     lab.ip(lab.host, "link", "set", "m0", "mtu", str(mtu))
     lab.ip(lab.wire, "link", "set", "w0", "mtu", str(mtu))
     run(*exec_in(lab.wire, "ethtool", "-K", "w0", "tx-udp-segmentation", "off"))  # datagrams come one by one
-    tables = [port(f"p{k}", netns, [f"{OURS4.format(10 + k)}/16"]) for k, netns in enumerate(lab.ports, 1)]
+    tables = [
+        port(f"p{k}", netns, [f"{OURS4.format(10 + k)}/16"], queues=queues) for k, netns in enumerate(lab.ports, 1)
+    ]
     words = {word: how.pop(word) for word in ("workers", "coalesce") if word in how} | {"io": how.pop("io", "auto")}
     daemon = Daemon(switch("m0", lab.host, [*tables, *more], **how), home=lab.home, **words)
     ground.stack.callback(daemon.close)
@@ -106,12 +110,13 @@ def host(ground: Ground) -> Mapping[str, Path]:
 # ---------------------------------------------------------------------------- four ports, and workers
 
 
-def workers(ground: Ground, number: int) -> Mapping[str, Path]:
+def workers(ground: Ground, number: int, queues: int = 1) -> Mapping[str, Path]:
     """Two pairs of ports at once, with so many threads to carry their frames."""
-    lab, daemon = started(ground, 4, workers=number)
+    lab, daemon = started(ground, 4, workers=number, queues=queues)
     pids = (daemon.pid,)
     second = Path(end(lab, 3), end(lab, 4), pids, daemon)
-    return {f"workers{number}": Path(end(lab, 1), end(lab, 2), pids, daemon, beside=second)}
+    name = f"workers{number}" if queues == 1 else f"queues{queues}"
+    return {name: Path(end(lab, 1), end(lab, 2), pids, daemon, beside=second)}
 
 
 # ---------------------------------------------------------------------------- mode l3

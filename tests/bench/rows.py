@@ -129,6 +129,10 @@ def datagrams() -> Iterator[Row]:
     yield Row("W1", "60-byte frames, two pairs at once, 2 workers", "kpps", "kpps", two, "1 worker", one, at_least(1.0))
     order = Sample("workers2", "ordered")
     yield Row("W2", "reordered frames of two flows, 2 workers", "frames", "reordered", order, wanted=at_most(0))
+    wide = Sample("queues2", "together")
+    yield Row("W3", "the same as W1, each port with 2 queues", "kpps", "kpps", wide, "1 worker", one)
+    order = Sample("queues2", "ordered")
+    yield Row("W4", "the same as W2, each port with 2 queues", "frames", "reordered", order, wanted=at_most(0))
 
 
 def costs() -> Iterator[Row]:

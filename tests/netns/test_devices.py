@@ -20,6 +20,7 @@ from spaces import Namespace, ip, wait_for
 
 from ipvsw.devices import packet, tap
 from ipvsw.netlink import Handle, Netlink
+from ipvsw.shim import Shim
 
 Make = Callable[..., Namespace]
 Pair = Callable[..., tuple[str, str]]
@@ -205,7 +206,8 @@ def wire(netns: Make, veth: Pair) -> Iterator[tuple[Namespace, int, socket.socke
 
 @contextlib.contextmanager
 def master(here: Namespace, index: int, workers: int = 1, filter_fd: int = -1) -> Iterator[list[socket.socket]]:
-    sockets = here.inside(lambda: packet.open_master(index, workers, filter_fd))
+    with contextlib.closing(Shim()) as shim:
+        sockets = here.inside(lambda: packet.open_master(index, workers, filter_fd, shim.spread_fd))
     try:
         yield sockets
     finally:
@@ -273,7 +275,7 @@ def test_workers_share_the_frames_and_none_comes_twice(wire: tuple[Namespace, in
     here, index, far = wire
     with master(here, index, workers=3) as sockets:
         for number in range(200):
-            # IPv4 with another source each, so that the flow hash spreads them.
+            # IPv4 with another source each, so that they are spread.
             header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 46, 0, 0, 64, 17, 0, number.to_bytes(4, "big"), bytes(4))
             far.send(frame(kind=0x0800, text=header + b"spread" + number.to_bytes(2, "big")))
         found: list[list[int]] = [[] for _ in sockets]
@@ -343,9 +345,9 @@ def test_a_filter_that_is_refused_leaves_no_socket(wire: tuple[Namespace, int, s
     here, index, _ = wire
     before = len(os.listdir("/proc/self/fd"))
     with open("/dev/null") as null, pytest.raises(OSError):
-        here.inside(lambda: packet.open_master(index, 2, null.fileno()))
+        here.inside(lambda: packet.open_master(index, 2, null.fileno(), -1))
     with pytest.raises(OSError):
-        here.inside(lambda: packet.open_master(999999, 1, -1))
+        here.inside(lambda: packet.open_master(999999, 1, -1, -1))
     assert len(os.listdir("/proc/self/fd")) == before
 
 

@@ -116,7 +116,7 @@ def wire(request: pytest.FixtureRequest, netns: Make, veth: Pair) -> Iterator[Wi
         index = here.inside(lambda: socket.if_nametoindex(near))
         far = stack.enter_context(there.inside(open_far))
         it = Wire(
-            lambda: here.inside(lambda: packet.open_master(index, 1, -1, ring=PACKET_RING))[0], far, request.param
+            lambda: here.inside(lambda: packet.open_master(index, 1, -1, -1, ring=PACKET_RING))[0], far, request.param
         )
         stack.callback(it.close)
         yield it

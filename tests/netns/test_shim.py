@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from programs import returned
 
 from ipvsw import shim
 from ipvsw._fast import MODES
 from ipvsw.shim import Shim
 
-_SYS_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
-BPF_PROG_TEST_RUN = 10
 TC_ACT_OK, TC_ACT_SHOT = 0, 2
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class TestRun(ctypes.Structure):
-    """`union bpf_attr` of BPF_PROG_TEST_RUN, as far as it is needed; the kernel writes to it."""
-
-    __test__ = False
-    _fields_ = (
-        ("prog_fd", ctypes.c_uint32),
-        ("retval", ctypes.c_uint32),
-        ("data_size_in", ctypes.c_uint32),
-        ("data_size_out", ctypes.c_uint32),
-        ("data_in", ctypes.c_uint64),
-        ("data_out", ctypes.c_uint64),
-        ("repeat", ctypes.c_uint32),
-        ("duration", ctypes.c_uint32),
-        ("rest", ctypes.c_uint64 * 8),
-    )
 
 
 def is_stolen(one: Shim, address: bytes) -> bool:
@@ -45,12 +23,9 @@ def is_stolen(one: Shim, address: bytes) -> bool:
         packet = b"\x08\0\x45\0\0\x14" + bytes(12) + address
     else:
         packet = b"\x86\xdd\x60" + bytes(7) + b"\xfd" + bytes(15) + address
-    frame = ctypes.create_string_buffer(bytes(12) + packet + bytes(20))
-    run = TestRun(prog_fd=one.ingress_fd, data_size_in=len(frame), data_in=ctypes.addressof(frame))
-    if _libc.syscall(_SYS_BPF, BPF_PROG_TEST_RUN, ctypes.byref(run), ctypes.sizeof(run)):
-        raise OSError(ctypes.get_errno(), "BPF_PROG_TEST_RUN")
-    assert run.retval in (TC_ACT_OK, TC_ACT_SHOT)
-    return int(run.retval) == TC_ACT_SHOT
+    result = returned(one.ingress_fd, bytes(12) + packet + bytes(21))
+    assert result in (TC_ACT_OK, TC_ACT_SHOT)
+    return result == TC_ACT_SHOT
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ BROKEN: tuple[tuple[str, str], ...] = (
         _port("kind = 'tap'\nlearn = true\nmax_learned = 0"),
         "switch[0].port[0].max_learned: 0 is not between 1 and 1024",
     ),
-    (_port("queues = 2"), "switch[0].port[0].queues: is for kind macvtap and tap; this port's is netns"),
+    (_port("queues = 17"), "switch[0].port[0].queues: 17 is not between 1 and 16"),
     (_port("kind = 'tap'\nqueues = 0"), "switch[0].port[0].queues: 0 is not between 1 and 16"),
     (
         _port("kind = 'macvtap'\nowner = 'alice'"),
@@ -147,7 +147,7 @@ BROKEN: tuple[tuple[str, str], ...] = (
     ),
     (
         _port("kind = 'stream'\nqueues = 2"),
-        "switch[0].port[0].queues: is for kind macvtap and tap; this port's is stream",
+        "switch[0].port[0].queues: is for kind netns and macvtap and tap; this port's is stream",
     ),
     (_port("kind = 'stream'\npath = 'x'"), 'switch[0].port[0].path: "x" is not an absolute path'),
     (

@@ -39,7 +39,14 @@ class Machine:
         self.commits = 0
 
     def attach_port(
-        self, fd: int, mtu: int, *, own: bytes | None = None, framing: int = 0, merges: bool = False
+        self,
+        fd: int,
+        mtu: int,
+        *,
+        further: Sequence[int] = (),
+        own: bytes | None = None,
+        framing: int = 0,
+        merges: bool = False,
     ) -> int:
         number = min(set(range(100)) - self.attached)
         self.attached.add(number)
