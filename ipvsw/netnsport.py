@@ -14,6 +14,7 @@ from hashlib import blake2b
 from .addresses import Claims
 from .devices.tap import Tap, open_tap
 from .door import Sight, look
+from .leaving import Leaver
 from .model import AddressSource, Kind, MacSource, PortConfig, PortState
 from .netlink import AddressEvent, Handle, Link
 from .port import DevicePort, Uplink
@@ -162,7 +163,8 @@ class NetnsPort(DevicePort):
     async def _undo(self) -> None:
         tap, self._tap = self._tap, None
         if tap is not None:
-            await self._world.in_closer(tap.close)
+            place = self._place or (0, 0)
+            await self._world.leaving.leave(Leaver(place, self._index, tap.open_namespace, tap.close))
 
 
 @contextlib.contextmanager

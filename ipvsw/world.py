@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
+from .leaving import Leaving
 from .namespaces import Watch, make_namespace
 from .netlink import AddressEvent, GroupsEvent, Handle, LinkEvent, NamespaceGone, Netlink, Overrun
 
@@ -49,6 +50,7 @@ class World:
     def __init__(self) -> None:
         self.netlink = Netlink()
         self.groups_told = False  # whether this kernel tells of groups that are joined and left (from 6.14)
+        self.leaving = Leaving(self.visit, self.in_closer)
         self.openings = asyncio.Semaphore(OPENINGS)
         self.doors = 0  # that are alive
         self.reading = 0.003  # seconds of CPU: what reading a door's device has cost of late

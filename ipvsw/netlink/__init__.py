@@ -8,6 +8,7 @@ that is gone when the work is done.
     messages.py   what is heard: the events, and rtnetlink's messages read into them
     handle.py     what is done: requests inside one namespace
     dump.py       all links of a namespace, read as those that are heard
+    delete.py     many links deleted at once
     routes.py     where the host would send a packet, and news about that
     rules.py      our policy rules
     clsact.py     the shim's two tc filters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
@@ -15,6 +15,7 @@ from pyroute2.netlink.rtnl import TC_H_ROOT
 
 from ..model import Address, Interface
 from . import clsact, routes, rules
+from .delete import delete_links
 from .dump import dump_links
 from .messages import AF_INET, AF_INET6, IFF_ALLMULTI, IFF_NOARP, IFF_UP, Link, make_link, owned_address
 from .routes import Way
@@ -126,6 +127,10 @@ class Handle:
     def delete_link(self, index: int) -> None:
         with _readable(f"link {index}"):
             self._route.link("del", index=index)
+
+    def delete_links(self, indices: Sequence[int]) -> None:
+        """Together; those that are gone already are no error."""
+        delete_links(indices)
 
     # ------------------------------------------------------------------------ addresses and routes
 

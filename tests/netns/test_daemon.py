@@ -20,6 +20,7 @@ import pytest
 from spaces import Namespace, wait_for
 
 from ipvsw.client import ApiError, Client, Unreachable
+from ipvsw.leaving import MANY
 
 ROOT = Path(__file__).resolve().parents[2]
 MASTER = "m0"
@@ -363,6 +364,20 @@ def test_a_port_changes_in_place(netns: Spaces, daemon: Make) -> None:
     assert "10.7.0.253" in routes and "10.7.0.254" not in routes
     assert (running.port("a")["index"], running.port("a")["reason"]) == (index, "")
     ping(a, "10.7.0.254")
+
+
+def test_many_ports_of_a_namespace_leave_and_others_stay(netns: Spaces, daemon: Make) -> None:
+    a, b = netns(), netns()
+    names = [f"p{k}" for k in range(MANY)]
+    few = port("a", a, "10.7.0.2/24"), port("b", b)
+    running = daemon(switch(*few, *(port(name, a) for name in names))).start().until("up", "a", "b", *names)
+    a.ip("link", "add", "theirs", "type", "bridge")
+    assert len(running.reload(switch(*few))) == MANY
+    assert (devices(a), devices(b)) == ({"lo", "a", "theirs"}, {"lo", "b"})
+    ping(a, "10.7.0.254")
+    running.reload(switch(*few, *(port(name, a) for name in names)))
+    running.until("up", *names)
+    assert running.stop() == 0 and (devices(a), devices(b)) == ({"lo", "theirs"}, {"lo"})
 
 
 def test_a_hangup_reads_the_file_again(netns: Spaces, daemon: Make) -> None:

@@ -290,6 +290,20 @@ def test_a_link_is_changed_and_moved_with_a_new_name(netlink: Netlink, netns: Ma
     assert run(netlink, there, lambda handle: handle.link_at(link.index)) is None
 
 
+def test_links_are_deleted_together_and_others_stay(netlink: Netlink, netns: Make) -> None:
+    there = netns()
+    for name in ("one", "two", "three", "four"):
+        there.ip("link", "add", name, "type", "bridge")
+    there.ip("link", "set", "four", "group", "7")
+    found = {name: run(netlink, there, lambda h, name=name: h.link(name)) for name in ("one", "two", "three")}
+    one, two, three = (link.index for link in found.values() if link is not None)
+    there.ip("link", "del", "two")
+    for _ in range(2):  # the second time all are gone
+        run(netlink, there, lambda handle: handle.delete_links([one, two, three]))
+        for name, stays in (("one", False), ("two", False), ("three", False), ("four", True)):
+            assert (run(netlink, there, lambda h, name=name: h.link(name)) is not None) == stays
+
+
 def test_a_name_that_is_taken_where_a_link_is_moved_is_an_error(netlink: Netlink, netns: Make, veth: Pair) -> None:
     there = netns()
     near, _ = veth()
