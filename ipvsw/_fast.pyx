@@ -23,26 +23,27 @@ from posix.unistd cimport close
 from ._access cimport CLOSED, FLOWS, FROM_HOST_OPENS, TO_HOST_OPENS
 from ._decide cimport BRIDGE, L2, L3, L3S, N_OUTCOMES, PRIVATE, THE_HOST, VEPA
 from ._loop cimport worker_run
-from ._packetring cimport SLOT, SLOTS, packets_unmap
+from ._mail cimport (
+    ANNOUNCE, ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BIND, CLEAR_ROUTES, CONNECT_PORT, DETACH_HOST, DETACH_MASTER,
+    DETACH_PORT, RETURN, SET_GROUPS, SET_LEARNING, SET_MASTER, SET_MODE, SET_PORT, SET_ROUTE, STOP, UNBIND, Batch, Edit,
+    take_mail,
+)
+from ._packetring cimport SLOT, SLOTS
 from ._route cimport BY_NEXTHOP, BY_STACK, UNREACHABLE, Routes
 from ._show cimport place_of
 from ._state cimport (
-    ANNOUNCE, ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BACKLOG, BIND, BUFFER, BURST, CLEAR_ROUTES, CONNECT_PORT,
-    CONTROL_EVENT, CREDIT, DETACH_HOST, DETACH_MASTER, DETACH_PORT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, FROM_GONE,
-    FROM_HOST, FROM_MASTER, HEADER, LONGEST, MARKS, MASTER_CREDIT, RETURN, ROOM, SET_GROUPS, SET_LEARNING, SET_MASTER,
-    SET_MODE, SET_PORT, SET_ROUTE, SLOW, STOP, UNBIND, Batch, Edit, Port, Queue, Returned, Slow, Traffic, Worker,
-    poll_fd, take_mail,
+    BUFFER, CREDIT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, FROM_GONE, FROM_HOST, FROM_MASTER, HEADER, LONGEST, MARKS,
+    MASTER_CREDIT, ROOM, SLOW, Port, Queue, Slow, Traffic, Worker,
 )
-from ._stream cimport (
-    DATAGRAMS, NO_FRAMING, PACKETS, STREAM, Socket, socket_new, socket_release, socket_send, socket_tx,
-)
+from ._stream cimport DATAGRAMS, NO_FRAMING, PACKETS, STREAM, Socket, socket_new, socket_send, socket_tx
 from ._sys cimport (
-    EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, add_i32, epoll_create1, eventfd, eventfd_read, eventfd_write, load_i32,
-    load_ptr, load_u32, load_u64, mac48, store_ptr, store_u32, take_u32, take_u64,
+    EFD_CLOEXEC, EFD_NONBLOCK, add_i32, eventfd, eventfd_read, eventfd_write, load_i32, load_ptr, load_u32, load_u64,
+    mac48, store_ptr, store_u32, take_u32, take_u64,
 )
-from ._table cimport Slot, Walk, table_free, table_init, table_next
+from ._table cimport Slot, Walk, table_next
 from ._uring cimport Ring, ring_close, ring_open
 from ._wire cimport IPV4, Address, ipv4_address, ipv6_address
+from ._worker cimport worker_free, worker_new
 
 import os
 import sys
@@ -69,45 +70,6 @@ EVENT_GONE = EVENT_GONE_BIT
 EVENT_GROUPS = EVENT_GROUPS_BIT
 
 
-cdef Worker *worker_new(int number, int workers, int notify_fd, uint64_t key) except NULL:
-    cdef Worker *w = <Worker *> calloc(1, sizeof(Worker))
-    cdef int i
-    if w == NULL:
-        raise MemoryError
-    w.number, w.workers, w.notify_fd = number, workers, notify_fd
-    w.master_fd = w.inject_fd = w.host_fd = w.epoll_fd = w.control_fd = w.ring.fd = -1
-    w.hungry[0] = w.hungry[1] = -1
-    w.stack_fds[0] = w.stack_fds[1] = -1
-    w.credit = MASTER_CREDIT
-    try:
-        w.epoll_fd = check(epoll_create1(EPOLL_CLOEXEC))
-        w.control_fd = check(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK))
-        error = poll_fd(w, w.control_fd, CONTROL_EVENT)
-        if error:
-            raise OSError(error, os.strerror(error))
-        if not table_init(&w.switch_.table, key) or not table_init(&w.routes.table, key):
-            raise MemoryError
-        w.rx_buffer = <uint8_t *> malloc(BUFFER)
-        if w.rx_buffer == NULL:
-            raise MemoryError
-        for i in range(BURST):
-            w.tx_buffers[i] = <uint8_t *> malloc(BUFFER)
-            if w.tx_buffers[i] == NULL:
-                raise MemoryError
-            w.tx_messages[i].msg_hdr.msg_iov = &w.tx_iovecs[i]
-            w.tx_messages[i].msg_hdr.msg_iovlen = 1
-    except BaseException:
-        worker_free(w)
-        raise
-    return w
-
-
-cdef void queue_free(Queue *q) noexcept:
-    while q.head != q.tail:
-        free(q.entries[q.head % SLOW].frame)
-        q.head += 1
-
-
 cdef list queue_take(Queue *q):
     """(source, frame) of all that wait."""
     cdef Slow *entry
@@ -118,39 +80,6 @@ cdef list queue_take(Queue *q):
         free(entry.frame)
         store_u32(&q.head, q.head + 1)
     return found
-
-
-cdef void worker_free(Worker *w) noexcept:
-    cdef int32_t i
-    cdef Returned *returned
-    cdef uint32_t k
-    for i in range(w.switch_.n_ports):
-        free(w.switch_.rules[i].groups)
-        if w.ports[i].socket != NULL:
-            socket_release(w.ports[i].socket)
-    free(w.switch_.rules)
-    free(w.ports)
-    table_free(&w.switch_.table)
-    table_free(&w.routes.table)
-    free(w.routes.entries)
-    queue_free(&w.slow)
-    queue_free(&w.shown)
-    while w.returned != NULL:
-        returned = w.returned
-        w.returned = returned.next
-        free(returned)
-    for k in range(w.backlog_length):
-        free(w.backlog[(w.backlog_head + k) % BACKLOG].frame)
-    for i in range(BURST):
-        free(w.tx_buffers[i])
-    free(w.rx_buffer)
-    packets_unmap(&w.packets)
-    ring_close(&w.ring)
-    if w.epoll_fd >= 0:
-        close(w.epoll_fd)
-    if w.control_fd >= 0:
-        close(w.control_fd)
-    free(w)
 
 
 cdef int check(int result) except -1:
@@ -207,6 +136,7 @@ cdef class Datapath:
 
     def __cinit__(self, int workers=1, io="auto", *, uint32_t busy_poll=50, bint coalesce=True):
         cdef uint64_t key = int.from_bytes(os.urandom(8), "little")
+        cdef int error = 0
         if workers < 1:
             raise ValueError(f"at least one worker, not {workers}")
         if io not in ("auto", "epoll", "uring"):
@@ -221,7 +151,9 @@ cdef class Datapath:
         self.notify_fd = check(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK))
         self.done_fd = check(eventfd(0, EFD_CLOEXEC))
         while self.n_workers < workers:
-            self.workers[self.n_workers] = worker_new(self.n_workers, workers, self.notify_fd, key)
+            self.workers[self.n_workers] = worker_new(self.n_workers, workers, self.notify_fd, key, &error)
+            if error:
+                raise OSError(error, os.strerror(error))
             self.workers[self.n_workers].switch_.flows = self.flows
             self.workers[self.n_workers].coalesce = coalesce
             self.workers[self.n_workers].spin.budget = <uint64_t> 1000 * (busy_poll if os.cpu_count() > 1 else 0)

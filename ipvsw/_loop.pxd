@@ -8,8 +8,9 @@ that wait for their copies. So a flood, however large, costs unicast at most one
 from ._carry cimport take_returned
 from ._epoll cimport serve_doors
 from ._flood cimport flood_slice
+from ._mail cimport take_mail
 from ._ringloop cimport ring_run
-from ._state cimport Worker, take_mail
+from ._state cimport Worker
 from ._tx cimport master_tx, sockets_tx
 from ._uring cimport ring_start
 

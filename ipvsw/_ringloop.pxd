@@ -16,12 +16,13 @@ from ._ahead cimport Ahead, ahead_fetch, is_far, look_ahead
 from ._carry cimport take_returned
 from ._epoll cimport serve_doors
 from ._flood cimport be_polite, flood_pause, flood_slice
+from ._mail cimport ATTACH_MASTER, DETACH_MASTER, DETACH_PORT, STOP, Batch, mail_end, take_mail
 from ._masterrx cimport master_rx, packet_rx
 from ._packetring cimport packets_give_back, packets_waiting
 from ._rx cimport port_frame, port_rx_over
 from ._state cimport (
-    ATTACH_MASTER, BURST, DETACH_MASTER, DETACH_PORT, HEADER, RING_CANCEL, RING_DOORS, RING_MASTER, RING_READ,
-    RING_WRITE, STOP, Batch, Port, Worker, mail_end, read_by_ring, reads_port, take_mail, unpoll_fd,
+    BURST, HEADER, RING_CANCEL, RING_DOORS, RING_MASTER, RING_READ, RING_WRITE, Port, Worker, read_by_ring, reads_port,
+    unpoll_fd,
 )
 from ._spin cimport clock_ns, spin_learn, spin_on, spin_pays
 from ._sys cimport EPOLLERR, EPOLLIN, load_ptr
