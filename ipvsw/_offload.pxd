@@ -82,12 +82,12 @@ cdef inline bint cut_parse(Cut *c, const uint8_t *buffer, uint32_t n) noexcept n
     that can't be."""
     cdef virtio_net_hdr header
     cdef bint begun
+    memset(c, 0, sizeof(Cut))
     memcpy(&header, buffer, sizeof(header))
     begun = header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM
     c.frame = buffer + sizeof(virtio_net_hdr)
     c.length = n - sizeof(virtio_net_hdr)
     c.count = 1
-    c.size = c.sum_from = c.sum_at = 0
     if header.hdr_len > c.length:
         return False
     if begun:
