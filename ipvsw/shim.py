@@ -49,11 +49,13 @@ def _checked(result: int, what: str) -> int:
 def _keys(addresses: Sequence[bytes]) -> bytes:
     """Each as `struct address` of the BPF source, IPv4 first."""
     keys = b""
+    sizes = set(map(len, addresses))
     for family, size in ((4, 4), (6, 16)):
         before, after = family.to_bytes(4, sys.byteorder), bytes(16 - size)
-        if some := [address for address in addresses if len(address) == size]:
+        if size in sizes:
+            some = addresses if len(sizes) == 1 else [address for address in addresses if len(address) == size]
             keys += before + (after + before).join(some) + after
-    if len(keys) != KEY_SIZE * len(addresses):
+    if not sizes <= {4, 16}:
         raise ValueError("an address has 4 or 16 bytes")
     return keys
 

@@ -12,8 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
-from itertools import groupby, islice
-from operator import itemgetter
+from itertools import islice
 
 from ._fast import FRAMINGS, OUTCOMES, Datapath
 from .addresses import Bind, BindAll, Change, Claims, Duplicate, Ownership, Packed, Unbind
@@ -238,14 +237,13 @@ class Table:
         for address in host - self._host:
             self._datapath.unbind(address)
         with contextlib.suppress(OSError):  # of which we shall hear when one is added
-            new = (address for address, port in pending.items() if port is not None and address not in self._stolen)
-            self._shim.expect(sum(1 for _ in new))
-        changes = iter(pending.items())
-        part = list(islice(changes, TOGETHER))
+            self._shim.expect(len(pending) - sum(map(self._stolen.__contains__, pending)))
+        addresses, ports = iter(pending), iter(pending.values())
+        part = list(islice(addresses, TOGETHER))
         while len(part) == TOGETHER:
-            self._carry_out(part, ())
-            part = list(islice(changes, TOGETHER))
-        self._carry_out(part, self._host - host)
+            self._carry_out(part, list(islice(ports, TOGETHER)), ())
+            part = list(islice(addresses, TOGETHER))
+        self._carry_out(part, list(ports), self._host - host)
         self._let_go()
         if pending:
             self._changed()
@@ -258,12 +256,9 @@ class Table:
             self._datapath.detach_port(number)
         self._datapath.commit()
 
-    def _carry_out(self, part: Sequence[tuple[Packed, str | None]], host: Iterable[Packed]) -> None:
+    def _carry_out(self, part: list[Packed], ports: list[str | None], host: Iterable[Packed]) -> None:
         """So much at one commit: who has which address now, and which of them the host has besides."""
-        bound: dict[str, list[Packed]] = {}
-        freed: list[Packed] = []
-        for port, group in groupby(part, key=itemgetter(1)):
-            (freed if port is None else bound.setdefault(port, [])).extend([address for address, _ in group])
+        bound, freed = _shares(part, ports)
         self._give_back(freed)
         for address in freed:
             self._datapath.unbind(address)
@@ -273,8 +268,8 @@ class Table:
             self._datapath.bind_host(address)
         self._datapath.commit()
         for port, addresses in bound.items():
-            moved = [address for address in addresses if address in self._stolen]
-            self._steal([address for address in addresses if address not in self._stolen])
+            moved = [] if self._stolen.isdisjoint(addresses) else [one for one in addresses if one in self._stolen]
+            self._steal([one for one in addresses if one not in self._stolen] if moved else addresses)
             self._told_bound(port, addresses, moved)
 
     def _steal(self, addresses: list[Packed]) -> None:
@@ -320,3 +315,15 @@ class Table:
             **sums,
             outcomes={name: old.outcomes.get(name, 0) + n for name, n in zip(OUTCOMES, outcomes, strict=True)},
         )
+
+
+def _shares(addresses: list[Packed], ports: list[str | None]) -> tuple[dict[str, list[Packed]], list[Packed]]:
+    """Who has which of the addresses, and which nobody has; `ports` has the owner of each. Mostly it is one for all."""
+    bound: dict[str, list[Packed]] = {}
+    freed: list[Packed] = []
+    first = next(iter(ports), None)
+    if first is not None and ports.count(first) == len(ports):
+        return {first: addresses}, []
+    for address, port in zip(addresses, ports, strict=True):
+        (freed if port is None else bound.setdefault(port, [])).append(address)
+    return bound, freed
