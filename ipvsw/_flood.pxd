@@ -25,7 +25,7 @@ from ._wire cimport Frame, frame_is_membership_report, frame_parse
 
 cdef enum:
     SLICE = 8  # copies written in one round: with what the receivers do at once, some 20 us
-    SMALL = 2  # the same while other frames are about
+    SMALL = 1  # the same while other frames are about
     POLITE = 4  # pauses, or rounds, after the last of these
     PAUSE = 50_000  # ns at most; the kernel's timers may add as much
     PATIENCE = 16  # group frames that wait: with more of them more time goes to their copies than to pauses
