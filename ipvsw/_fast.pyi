@@ -14,6 +14,7 @@ FRAMINGS: dict[str, int]
 a SOCK_SEQPACKET, "datagrams" as those of a SOCK_DGRAM, which has no end. "" is for devices."""
 
 PACKET_RING: tuple[int, int]
+SEND_RING: tuple[int, int]
 """Slots, and bytes of each: the ring that a master's socket may have."""
 
 EVENT_GONE: int
@@ -63,13 +64,16 @@ class Datapath:
         inject_fd: int,
         mac: bytes,
         *,
+        send_fds: Sequence[int] = (),
         index: int = 0,
         stack_fds: tuple[int, int] = (-1, -1),
     ) -> None:
         """AF_PACKET sockets with PACKET_VNET_HDR (10 bytes), PACKET_AUXDATA and, where it could be had, a
         PACKET_RX_RING of the size PACKET_RING, one for each worker (one with a ring is attached only once); the
-        marked socket whose frames the shim turns round into the host; and for l3 the master's interface index and
-        the raw sockets, IPv4 and IPv6, into the host's IP output."""
+        marked socket whose frames the shim turns round into the host; in `send_fds`, if they could be had, as many
+        sockets to send from with PACKET_VNET_HDR and a PACKET_TX_RING of the size SEND_RING (attached only once as
+        well); and for l3 the master's interface index and the raw sockets, IPv4 and IPv6, into the host's IP
+        output."""
 
     def set_master(self, mac: bytes) -> None:
         """The master's MAC address changed (6 bytes)."""

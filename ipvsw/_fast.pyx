@@ -31,6 +31,7 @@ from ._mail cimport (
 from ._packetring cimport SLOT, SLOTS
 from ._route cimport BY_NEXTHOP, BY_STACK, UNREACHABLE, Routes
 from ._show cimport place_of
+from ._sendring cimport SEND_SLOT, SEND_SLOTS
 from ._state cimport (
     BUFFER, CREDIT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, FROM_GONE, FROM_HOST, FROM_MASTER, HEADER, LONGEST, MARKS,
     MASTER_CREDIT, ROOM, SLOW, Port, Queue, Slow, Traffic, Worker,
@@ -65,6 +66,7 @@ cdef enum:
     FEW_EDITS = 256  # that there is always room for, once there were any
 
 PACKET_RING = SLOTS, SLOT
+SEND_RING = SEND_SLOTS, SEND_SLOT
 
 EVENT_GONE = EVENT_GONE_BIT
 EVENT_GROUPS = EVENT_GROUPS_BIT
@@ -235,14 +237,17 @@ cdef class Datapath:
         e.kind, e.mode, e.flag, e.access = SET_MODE, mode, flag, access
         self.add(&e)
 
-    def attach_master(self, fds, int inject_fd, bytes mac, *, int index=0, stack_fds=(-1, -1)):
+    def attach_master(self, fds, int inject_fd, bytes mac, *, send_fds=(), int index=0, stack_fds=(-1, -1)):
         cdef Edit e
         memset(&e, 0, sizeof(e))
-        if len(fds) != self.n_workers:
-            raise ValueError(f"{self.n_workers} workers need as many sockets, not {len(fds)}")
+        for each in (fds, send_fds) if send_fds else (fds,):
+            if len(each) != self.n_workers:
+                raise ValueError(f"{self.n_workers} workers need as many sockets, not {len(each)}")
         e.kind, e.inject_fd, e.mac, e.master_index = ATTACH_MASTER, inject_fd, as_mac(mac), index
         e.stack_fds[0], e.stack_fds[1] = stack_fds
         e.fds = self.lend_fds(fds)
+        if send_fds:
+            e.send_fds = self.lend_fds(send_fds)
         self.add(&e)
 
     def set_master(self, bytes mac):

@@ -13,6 +13,7 @@ from libc.string cimport memcpy, memset
 from ._decide cimport PortRule
 from ._packetring cimport packets_map, packets_unmap
 from ._route cimport Route, route_clear, route_put
+from ._sendring cimport send_ring_map, send_ring_unmap
 from ._state cimport (
     BACKLOG, CREDIT, FROM_GONE, HOST_EVENT, MASTER_EVENT, SLOW, Port, Queue, Returned, Worker, backlog_put, poll_fd,
     queue_of, read_by_ring, reads_port, unpoll_fd,
@@ -56,6 +57,7 @@ cdef struct Edit:
     Socket *socket  # ATTACH_PORT: NULL for a device
     bint merges
     int inject_fd
+    int *send_fds  # ATTACH_MASTER: one for each worker, with a ring to send from; NULL: none
     int mode
     int flag
     int access
@@ -156,6 +158,8 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
         w.stack_fds[1] = e.stack_fds[1]
         w.master_index = e.master_index
         packets_map(&w.packets, w.master_fd)
+        if e.send_fds != NULL:
+            send_ring_map(&w.shorts, e.send_fds[w.number])
         return 0 if w.ring.running else poll_fd(w, w.master_fd, MASTER_EVENT)
     elif e.kind == DETACH_MASTER:
         detach_master(w)
@@ -292,6 +296,7 @@ cdef inline void detach_master(Worker *w) noexcept nogil:
     if w.master_fd >= 0:
         unpoll_fd(w, w.master_fd)
     packets_unmap(&w.packets)
+    send_ring_unmap(&w.shorts)
     w.master_fd = -1
     w.inject_fd = -1
     w.stack_fds[0] = w.stack_fds[1] = -1

@@ -13,6 +13,7 @@ from ._decide cimport N_OUTCOMES, Switch
 from ._gro cimport Train
 from ._packetring cimport PacketRing
 from ._route cimport Routes
+from ._sendring cimport SendRing
 from ._spin cimport Spin
 from ._stream cimport Socket
 from ._sys cimport EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL, epoll_ctl, epoll_event, iovec, mmsghdr
@@ -164,6 +165,7 @@ cdef struct Worker:
     int32_t source  # whose frame is carried out
     uint32_t unanswered  # frames that were queued for ports
     PacketRing packets  # what the master receives
+    SendRing shorts  # short frames for the wire
     bint coalesce  # datagrams of one flow among it
     Train train
     uint8_t *rx_buffer  # for one frame that doesn't stand there

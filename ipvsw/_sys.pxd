@@ -64,6 +64,10 @@ cdef extern from *:
     enum: TP_STATUS_KERNEL
     enum: TP_STATUS_USER
     enum: TP_STATUS_COPY
+    enum: TP_STATUS_AVAILABLE
+    enum: TP_STATUS_SEND_REQUEST
+    enum: TP_STATUS_SENDING
+    enum: TP_STATUS_WRONG_FORMAT
     enum: TP_STATUS_VLAN_VALID
     enum: TP_STATUS_VLAN_TPID_VALID
     enum: PACKET_AUXDATA

@@ -8,6 +8,7 @@ from ._decide cimport (
     DROP_BAD_HEADER, DROP_ERROR, DROP_FULL, DROP_NO_MASTER, DROP_PORT_DOWN, L2, TO_HOST, TO_MASTER, TO_PORT,
 )
 from ._own cimport master_to_own
+from ._sendring cimport send_ring_put, send_ring_send
 from ._state cimport (
     BURST, FROM_FIRST, FROM_HOST, HEADER, RING_LENGTHS, RING_PORT, RING_PORTS, RING_SOURCE, RING_WRITE, Port, Traffic,
     Worker,
@@ -151,22 +152,49 @@ cdef inline void master_tx(Worker *w) noexcept nogil:
     """Send what has gathered, count how each frame ended."""
     cdef uint32_t done = 0
     cdef int count, _i
+    if w.shorts.slots != NULL:
+        done = shorts_tx(w)
     while done < w.tx_length:
         count = 0
         if w.master_fd >= 0:
             count = sendmmsg(w.master_fd, &w.tx_messages[done], w.tx_length - done, MSG_DONTWAIT)
         for _i in range(max(count, 0)):
-            w.master.tx_frames += 1
-            w.master.tx_bytes += w.tx_iovecs[done].iov_len - HEADER
-            count_master_tx(w, w.tx_sources[done], TO_MASTER)
+            count_master_tx(w, done, TO_MASTER)
             done += 1
         if count <= 0:
-            w.master.tx_errors += 1
-            count_master_tx(w, w.tx_sources[done], tx_failure() if count < 0 else DROP_NO_MASTER)
+            count_master_tx(w, done, tx_failure() if count < 0 else DROP_NO_MASTER)
             done += 1
     w.tx_length = 0
 
 
-cdef inline void count_master_tx(Worker *w, int32_t source, int outcome) noexcept nogil:
+cdef inline uint32_t shorts_tx(Worker *w) noexcept nogil:
+    """Send the short frames that gathered before the first long one. Returns how many have been dealt with; those that
+    the kernel had no more room for have not."""
+    cdef uint32_t count = 0
+    cdef uint32_t done
+    cdef uint32_t i
+    cdef int error
+    while count < w.tx_length and send_ring_put(
+            &w.shorts, <uint8_t *> w.tx_iovecs[count].iov_base, <uint32_t> w.tx_iovecs[count].iov_len):
+        count += 1
+    if count == 0:
+        return 0
+    done = send_ring_send(&w.shorts, &error)
+    for i in range(done):
+        count_master_tx(w, i, TO_MASTER)
+    if error and done < count:
+        count_master_tx(w, done, failure(error))
+        done += 1
+    return done
+
+
+cdef inline void count_master_tx(Worker *w, uint32_t number, int outcome) noexcept nogil:
+    """How one of those that gathered ended."""
+    cdef int32_t source = w.tx_sources[number]
+    if outcome == TO_MASTER:
+        w.master.tx_frames += 1
+        w.master.tx_bytes += w.tx_iovecs[number].iov_len - HEADER
+    else:
+        w.master.tx_errors += 1
     if source >= 0:
         w.ports[source].traffic.outcomes[outcome] += 1

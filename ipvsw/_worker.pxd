@@ -6,6 +6,7 @@ from libc.stdlib cimport calloc, free, malloc
 from posix.unistd cimport close
 
 from ._packetring cimport packets_unmap
+from ._sendring cimport send_ring_unmap
 from ._state cimport BACKLOG, BUFFER, BURST, CONTROL_EVENT, MASTER_CREDIT, SLOW, Queue, Returned, Worker, poll_fd
 from ._stream cimport socket_release
 from ._sys cimport EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, epoll_create1, eventfd
@@ -86,6 +87,7 @@ cdef inline void worker_free(Worker *w) noexcept nogil:
         free(w.tx_buffers[i])
     free(w.rx_buffer)
     packets_unmap(&w.packets)
+    send_ring_unmap(&w.shorts)
     ring_close(&w.ring)
     if w.epoll_fd >= 0:
         close(w.epoll_fd)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from ._fast import PACKET_RING, Datapath
+from ._fast import PACKET_RING, SEND_RING, Datapath
 from .devices import packet
 from .devices.stack import Stack, open_stack
 from .door import RETRY, Door, Sight, identity, look
@@ -36,12 +36,13 @@ class Sockets(Struct, frozen=True):
 
     claim: socket.socket
     frames: list[socket.socket]
+    senders: list[socket.socket]  # of short frames
     inject: socket.socket
     stack: Stack
     ways: WayWatch
 
     def close(self) -> None:
-        for each in (*self.frames, self.inject, self.claim):
+        for each in (*self.frames, *self.senders, self.inject, self.claim):
             each.close()
         self.stack.close()
         self.ways.close()
@@ -220,6 +221,9 @@ class Master(Door):
             )
             for each in frames:
                 undo.enter_context(each)
+            senders = packet.open_senders(link.index, self._workers, WIRE_MARK, SEND_RING)
+            for each in senders:
+                undo.enter_context(each)
             inject = undo.enter_context(packet.open_inject(link.index, MARK))
             stack = open_stack(link.index)
             undo.callback(stack.close)
@@ -233,7 +237,7 @@ class Master(Door):
             if sight is None:
                 raise Absent(f"for the device {self._name}")
             undo.pop_all()
-        self._sockets = Sockets(claim, frames, inject, stack, ways)
+        self._sockets = Sockets(claim, frames, senders, inject, stack, ways)
         return sight
 
     def _claim(self, index: int) -> socket.socket:
@@ -251,6 +255,7 @@ class Master(Door):
             [each.fileno() for each in self._sockets.frames],
             self._sockets.inject.fileno(),
             sight.link.mac,
+            send_fds=[each.fileno() for each in self._sockets.senders],
             index=stack.index,
             stack_fds=(stack.ipv4.fileno(), stack.ipv6.fileno()),
         )

@@ -15,7 +15,8 @@ _BLOCK = 1 << 16  # bytes of a ring that the kernel allocates in one piece
 # linux/if_packet.h, linux/if_ether.h
 SOL_PACKET = 263
 PACKET_ADD_MEMBERSHIP, PACKET_DROP_MEMBERSHIP = 1, 2
-PACKET_RX_RING, PACKET_COPY_THRESH, PACKET_AUXDATA, PACKET_VERSION, PACKET_VNET_HDR = 5, 7, 8, 10, 15
+PACKET_RX_RING, PACKET_COPY_THRESH, PACKET_AUXDATA, PACKET_VERSION = 5, 7, 8, 10
+PACKET_TX_RING, PACKET_VNET_HDR = 13, 15
 PACKET_FANOUT, PACKET_QDISC_BYPASS, PACKET_IGNORE_OUTGOING = 18, 20, 23
 TPACKET_V2 = 1
 PACKET_FANOUT_DATA = 22
@@ -55,7 +56,8 @@ def open_master(
             sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
             sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
             if ring is not None:
-                _set_ring(sock, *ring)
+                sock.setsockopt(SOL_PACKET, PACKET_COPY_THRESH, 1)  # queue what is cut for its slot (tpacket_rcv)
+                _set_ring(sock, PACKET_RX_RING, *ring)
             # A socket can join the others only when it hears the device already: until then nothing
             # may be queued, least of all what another worker has as well.
             _set_filter(sock, _DROP_ALL)
@@ -68,6 +70,22 @@ def open_master(
                 sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_BPF, filter_fd)
             else:
                 sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+        undo.pop_all()
+        return sockets
+
+
+def open_senders(index: int, workers: int, mark: int, ring: tuple[int, int]) -> list[socket.socket]:
+    """Sending only, from a ring of so many slots with so many bytes; one for each worker, or none if the kernel has no
+    memory for them. What they send is marked. PACKET_VNET_HDR, non-blocking. Errors: OSError."""
+    with contextlib.ExitStack() as undo:
+        sockets = []
+        for _ in range(workers):
+            sock = undo.enter_context(_open())
+            sock.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
+            if not _set_ring(sock, PACKET_TX_RING, *ring):
+                return []
+            sock.bind((socket.if_indextoname(index), 0))
+            sockets.append(sock)
         undo.pop_all()
         return sockets
 
@@ -130,17 +148,18 @@ def _open() -> socket.socket:
     return sock
 
 
-def _set_ring(sock: socket.socket, slots: int, slot: int) -> None:
-    """None where the kernel has no memory for it. Errors: OSError."""
+def _set_ring(sock: socket.socket, which: int, slots: int, slot: int) -> bool:
+    """False where the kernel has no memory for it. Errors: OSError."""
     sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
-    sock.setsockopt(SOL_PACKET, PACKET_COPY_THRESH, 1)  # queue what is cut for its slot (tpacket_rcv)
     # struct tpacket_req
     request = struct.pack("=IIII", _BLOCK, slots * slot // _BLOCK, slot, slots)
     try:
-        sock.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
+        sock.setsockopt(SOL_PACKET, which, request)
     except OSError as error:
         if error.errno != errno.ENOMEM:
             raise
+        return False
+    return True
 
 
 def _set_filter(sock: socket.socket, program: bytes) -> None:

@@ -49,7 +49,7 @@ KERNEL = {  # of the kernel's functions, by how their names begin
     "napi_ gro_ veth_poll veth_xdp_rcv",
     "TAP: write": "tun_chr_write tun_get_user tun_build_skb",
     "the wire's device: transmit": "(__)?dev_direct_xmit dev_hard_start_xmit __dev_queue_xmit veth_xmit",
-    "packet socket": "packet_ tpacket_ __packet _*sys_(recv|sendm?)msg sock_(recv|send)msg",
+    "packet socket": "packet_ tpacket_ __packet _*sys_(recv|sendm?)msg _*sys_sendto sock_(recv|send)msg",
     "io_uring": "(__)?io_ __do_sys_io_uring __x64_sys_io_uring",
     "epoll": "ep_ do_epoll __x64_sys_epoll",
     "system calls: entry and exit": "entry_SYSCALL do_syscall_64 syscall_ __x64_sys_ ksys_ vfs_ exit_to_user",

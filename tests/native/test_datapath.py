@@ -514,6 +514,7 @@ def test_bad_arguments_are_refused_and_change_nothing() -> None:
             (ValueError, lambda: d.set_master(b"12345")),
             (ValueError, lambda: d.attach_master([], -1, MASTER)),
             (ValueError, lambda: d.attach_master([0, 0], -1, MASTER)),
+            (ValueError, lambda: d.attach_master([0], -1, MASTER, send_fds=[0, 0])),
             (ValueError, lambda: d.traffic(7)),
             (RuntimeError, d.start),
         ]
