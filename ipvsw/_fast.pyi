@@ -15,7 +15,7 @@ a SOCK_SEQPACKET, "datagrams" as those of a SOCK_DGRAM, which has no end. "" is 
 
 PACKET_RING: tuple[int, int]
 SEND_RING: tuple[int, int]
-"""Slots, and bytes of each: the ring that a master's socket may have."""
+"""Slots, and bytes of each: the rings that a master's sockets may have, one to receive in, one to send from."""
 
 EVENT_GONE: int
 """The port's device is gone (its namespace was deleted), or who was connected to its socket is: the worker no longer

@@ -150,17 +150,7 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
     elif e.kind == SET_MASTER:
         w.switch_.mac = e.mac
     elif e.kind == ATTACH_MASTER:
-        detach_master(w)
-        w.switch_.mac = e.mac
-        w.master_fd = e.fds[w.number]
-        w.inject_fd = e.inject_fd
-        w.stack_fds[0] = e.stack_fds[0]
-        w.stack_fds[1] = e.stack_fds[1]
-        w.master_index = e.master_index
-        packets_map(&w.packets, w.master_fd)
-        if e.send_fds != NULL:
-            send_ring_map(&w.shorts, e.send_fds[w.number])
-        return 0 if w.ring.running else poll_fd(w, w.master_fd, MASTER_EVENT)
+        return attach_master(w, e)
     elif e.kind == DETACH_MASTER:
         detach_master(w)
     elif e.kind == ATTACH_HOST:
@@ -290,6 +280,21 @@ cdef inline bint keep_returned(Worker *w, const Edit *e) noexcept nogil:
         w.returned_last.next = entry
     w.returned_last = entry
     return True
+
+
+cdef inline int attach_master(Worker *w, const Edit *e) noexcept nogil:
+    """0 or an errno. In place of the one there is."""
+    detach_master(w)
+    w.switch_.mac = e.mac
+    w.master_fd = e.fds[w.number]
+    w.inject_fd = e.inject_fd
+    w.stack_fds[0] = e.stack_fds[0]
+    w.stack_fds[1] = e.stack_fds[1]
+    w.master_index = e.master_index
+    packets_map(&w.packets, w.master_fd)
+    if e.send_fds != NULL:
+        send_ring_map(&w.shorts, e.send_fds[w.number])
+    return 0 if w.ring.running else poll_fd(w, w.master_fd, MASTER_EVENT)
 
 
 cdef inline void detach_master(Worker *w) noexcept nogil:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import random
 import time
 from abc import ABC, abstractmethod
@@ -53,12 +52,6 @@ def look(handle: Handle, index: int, *, groups: bool) -> Sight | None:
         if error.errno == errno.ENODEV:
             return None
         raise
-
-
-def identity(netns_fd: int) -> tuple[int, int]:
-    """What tells one namespace from another while both exist."""
-    found = os.fstat(netns_fd)
-    return found.st_dev, found.st_ino
 
 
 class Door(ABC):

@@ -14,6 +14,7 @@ from functools import partial
 
 from msgspec import Struct
 
+from .namespaces import identity
 from .netlink import Handle
 from .together import Together
 
@@ -26,7 +27,7 @@ BATCH = 256  # devices that are deleted by one request, 60 ms
 class Leaver(Struct, frozen=True):
     """A device, where it is, and how to close it."""
 
-    place: tuple[int, int]  # the identity of its namespace
+    place: tuple[int, int] | None  # the identity of its namespace, once that is known
     index: int
     open_place: Callable[[], int]  # an fd of the namespace that it is in now. Errors: OSError
     close: Callable[[], None]
@@ -49,7 +50,7 @@ class Leaving:
         await self._together.ask(device)
 
     async def _leave_all(self, devices: list[Leaver]) -> None:
-        places: dict[tuple[int, int], list[Leaver]] = {}
+        places: dict[tuple[int, int] | None, list[Leaver]] = {}
         for device in devices:
             places.setdefault(device.place, []).append(device)
         await asyncio.gather(*(self._leave_place(inside) for inside in places.values()))
@@ -74,8 +75,7 @@ class Leaving:
 
 def _open_place(device: Leaver) -> int | None:
     fd = device.open_place()
-    found = os.fstat(fd)
-    if (found.st_dev, found.st_ino) != device.place:  # somebody moved it on
+    if identity(fd) != device.place:  # somebody moved it on
         os.close(fd)
         return None
     return fd

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from .devices.link import LinkTap
-from .door import RETRY, Door, Sight, identity, look
+from .door import RETRY, Door, Sight, look
 from .model import AddressSource, Kind, PortState, PortStatus
-from .namespaces import open_namespace
+from .namespaces import identity, open_namespace
 from .netlink import AddressEvent, Handle, Link, LinkEvent, Served
 from .port import Uplink
 from .table import Table

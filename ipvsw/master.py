@@ -18,10 +18,10 @@ from msgspec import Struct
 from ._fast import PACKET_RING, SEND_RING, Datapath
 from .devices import packet
 from .devices.stack import Stack, open_stack
-from .door import RETRY, Door, Sight, identity, look
+from .door import RETRY, Door, Sight, look
 from .hostdoor import HostDoor, Wish
 from .model import Address, PortState
-from .namespaces import open_namespace
+from .namespaces import identity, open_namespace
 from .netlink import AddressEvent, Handle, Link, LinkEvent, WayWatch
 from .router import Uplink
 from .shim import MARK, WIRE_MARK, Shim

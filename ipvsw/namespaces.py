@@ -50,6 +50,12 @@ def open_namespace(spec: str) -> int | None:
     return None
 
 
+def identity(netns_fd: int) -> tuple[int, int]:
+    """What tells one namespace from another while both exist."""
+    found = os.fstat(netns_fd)
+    return found.st_dev, found.st_ino
+
+
 def find_namespace(inode: int) -> str | None:
     """What names the namespace with that inode number: a name under /run/netns, else a process in it, else None."""
     with contextlib.suppress(FileNotFoundError), os.scandir(NAMED) as entries:

@@ -75,7 +75,7 @@ class NetnsPort(DevicePort):
         if link is None:
             raise OSError(errno.ENODEV, f"{name} is gone")
         self._enter(link.index)  # before the first address can be announced
-        if self._tap and self._tap.further:
+        if self._further():
             handle.set_noqueue(link.index)
         handle.set_stable_secret(name, self._secret())
         handle.set_link(link.index, up=True)
@@ -163,8 +163,7 @@ class NetnsPort(DevicePort):
     async def _undo(self) -> None:
         tap, self._tap = self._tap, None
         if tap is not None:
-            place = self._place or (0, 0)
-            await self._world.leaving.leave(Leaver(place, self._index, tap.open_namespace, tap.close))
+            await self._world.leaving.leave(Leaver(self._place, self._index, tap.open_namespace, tap.close))
 
 
 @contextlib.contextmanager

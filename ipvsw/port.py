@@ -16,9 +16,9 @@ from msgspec import Struct
 
 from .addresses import Claims
 from .devices.tap import VNET_HEADER
-from .door import RETRY, Door, Sight, identity
+from .door import RETRY, Door, Sight
 from .model import Kind, MacSource, PortConfig, PortState, PortStatus
-from .namespaces import open_namespace
+from .namespaces import identity, open_namespace
 from .netlink import Handle, Link, LinkEvent
 from .shim import Shim
 from .table import Table

@@ -20,9 +20,9 @@ from .addresses import Claims
 from .devices.macvtap import Node, free_index
 from .devices.packet import open_far_end
 from .devices.tap import Tap, make_lasting, open_lasting, open_tap
-from .door import Sight, identity, look
+from .door import Sight, look
 from .model import Address, AddressSource, HandedOver, Kind, PortState, Refused
-from .namespaces import open_namespace
+from .namespaces import identity, open_namespace
 from .netlink import Handle, Link
 from .peers import group_number, user_number
 from .port import DevicePort, Port, Uplink
