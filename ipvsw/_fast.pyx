@@ -20,31 +20,33 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
-from ._access cimport CLOSED, FLOWS, FROM_HOST_OPENS, TO_HOST_OPENS
-from ._decide cimport BRIDGE, L2, L3, L3S, N_OUTCOMES, PRIVATE, THE_HOST, VEPA
-from ._loop cimport worker_run
-from ._mail cimport (
+from ipvsw.datapath.rules.hostaccess cimport CLOSED, FLOWS, FROM_HOST_OPENS, TO_HOST_OPENS
+from ipvsw.datapath.rules.decide cimport BRIDGE, L2, L3, L3S, N_OUTCOMES, PRIVATE, THE_HOST, VEPA
+from ipvsw.datapath.loop.loop cimport worker_run
+from ipvsw.datapath.loop.mailbox cimport (
     ANNOUNCE, ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BIND, CLEAR_ROUTES, CONNECT_PORT, DETACH_HOST, DETACH_MASTER,
     DETACH_PORT, RETURN, SET_GROUPS, SET_LEARNING, SET_MASTER, SET_MODE, SET_PORT, SET_ROUTE, STOP, UNBIND, Batch, Edit,
     take_mail,
 )
-from ._packetring cimport SLOT, SLOTS
-from ._route cimport BY_NEXTHOP, BY_STACK, UNREACHABLE, Routes
-from ._show cimport place_of
-from ._sendring cimport SEND_SLOT, SEND_SLOTS
-from ._state cimport (
+from ipvsw.datapath.kernel.packetring cimport SLOT, SLOTS
+from ipvsw.datapath.rules.routecache cimport BY_NEXTHOP, BY_STACK, UNREACHABLE, Routes
+from ipvsw.datapath.loop.punt cimport place_of
+from ipvsw.datapath.kernel.sendring cimport SEND_SLOT, SEND_SLOTS
+from ipvsw.datapath.loop.state cimport (
     BUFFER, CREDIT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, FROM_GONE, FROM_HOST, FROM_MASTER, HEADER, LONGEST, MARKS,
     MASTER_CREDIT, ROOM, SLOW, Port, Queue, Slow, Traffic, Worker,
 )
-from ._stream cimport DATAGRAMS, NO_FRAMING, PACKETS, STREAM, Socket, socket_new, socket_send, socket_tx
-from ._sys cimport (
+from ipvsw.datapath.loop.unixsock cimport (
+    DATAGRAMS, NO_FRAMING, PACKETS, STREAM, Socket, socket_new, socket_send, socket_tx,
+)
+from ipvsw.datapath.kernel.sys cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, add_i32, eventfd, eventfd_read, eventfd_write, load_i32, load_ptr, load_u32, load_u64,
     mac48, store_ptr, store_u32, take_u32, take_u64,
 )
-from ._table cimport Slot, Walk, table_next
-from ._uring cimport Ring, ring_close, ring_open
-from ._wire cimport IPV4, Address, ipv4_address, ipv6_address
-from ._worker cimport worker_free, worker_new
+from ipvsw.datapath.rules.table cimport Slot, Walk, table_next
+from ipvsw.datapath.kernel.uring cimport Ring, ring_close, ring_open
+from ipvsw.datapath.packet.headers cimport IPV4, Address, ipv4_address, ipv6_address
+from ipvsw.datapath.loop.worker cimport worker_free, worker_new
 
 import os
 import sys

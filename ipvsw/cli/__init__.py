@@ -15,13 +15,13 @@ from typing import TypeVar
 
 import msgspec
 
-from .. import __version__
-from ..client import ApiError, Client, Record, Unreachable
-from ..model import AddressStatus, LeaseStatus, PortStatus, SwitchStats, SwitchStatus
-from . import output
-from .complete import candidates
-from .help import HELP
-from .words import Asked, Usage, understand
+from ipvsw import __version__
+from ipvsw.cli import output
+from ipvsw.cli.complete import candidates
+from ipvsw.cli.help import HELP
+from ipvsw.cli.words import Asked, Usage, understand
+from ipvsw.client import ApiError, Client, Record, Unreachable
+from ipvsw.model import AddressStatus, LeaseStatus, PortStatus, SwitchStats, SwitchStatus
 
 T = TypeVar("T")
 
@@ -151,11 +151,11 @@ def _exec(asked: Asked, client: Client) -> str:
 
 
 def _attach(asked: Asked, client: Client) -> str:
-    from .. import hotplug  # it has an event loop, which would cost every TAB
+    from ipvsw.vmm import qmp  # it has an event loop, which would cost every TAB
 
     handed, fds = client.hand_over(asked.name or "")
     try:
-        hotplug.attach(
+        qmp.attach(
             asked.options["qmp"],
             fds,
             kind=handed["kind"],
@@ -164,7 +164,7 @@ def _attach(asked: Asked, client: Client) -> str:
             mac=asked.options.get("mac") or handed["mac"],
             bus=asked.options.get("bus"),
         )
-    except hotplug.QmpError as error:
+    except qmp.QmpError as error:
         raise Failed(str(error)) from None
     finally:
         for fd in fds:
@@ -173,11 +173,11 @@ def _attach(asked: Asked, client: Client) -> str:
 
 
 def _detach(asked: Asked, client: Client) -> str:
-    from .. import hotplug
+    from ipvsw.vmm import qmp
 
     try:
-        hotplug.detach(asked.options["qmp"], _device(asked, asked.name or ""))
-    except hotplug.QmpError as error:
+        qmp.detach(asked.options["qmp"], _device(asked, asked.name or ""))
+    except qmp.QmpError as error:
         raise Failed(str(error)) from None
     return ""
 

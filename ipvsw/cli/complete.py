@@ -6,9 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..client import ApiError, Client, Unreachable
-from ..model import DEFAULT_SOCKET, Flag, MacSource, Mode
-from .words import (
+from ipvsw.cli.words import (
     COMMANDS,
     LINK_COMMANDS,
     MODE_KEYS,
@@ -22,6 +20,8 @@ from .words import (
     Usage,
     find_command,
 )
+from ipvsw.client import ApiError, Client, Unreachable
+from ipvsw.model import DEFAULT_SOCKET, Flag, MacSource, Mode
 
 TIMEOUT = 2.0  # seconds; nobody waits longer for a TAB
 

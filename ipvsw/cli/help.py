@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..model import DEFAULT_SOCKET
+from ipvsw.model import DEFAULT_SOCKET
 
 _OPTIONS = f"""\
 Options, before or after the command:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from ..model import (
+from ipvsw.model import (
     AddressStatus,
     HostAccess,
     Kind,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..model import DEFAULT_SOCKET, Flag, Mode
+from ipvsw.model import DEFAULT_SOCKET, Flag, Mode
 
 # In the order in which a shortened word is looked for; the second word names the command.
 COMMANDS = {

@@ -19,10 +19,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import indent
 
-from ..client import Client
-from .processes import daemon, ping, pinging, settled
-from .stage import CONFIG, LabError, build, leftovers
-from .watch import watch
+from ipvsw.client import Client
+from ipvsw.lab.processes import daemon, ping, pinging, settled
+from ipvsw.lab.stage import CONFIG, LabError, build, leftovers
+from ipvsw.lab.watch import watch
 
 # from, to, addresses
 PINGS = (

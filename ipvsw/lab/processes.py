@@ -14,9 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from ..client import ApiError, Client, Unreachable
-from ..model import PortState, SwitchStatus
-from .stage import NAMESPACES, LabError, ip
+from ipvsw.client import ApiError, Client, Unreachable
+from ipvsw.lab.stage import NAMESPACES, LabError, ip
+from ipvsw.model import PortState, SwitchStatus
 
 READY = 15.0  # seconds until every port has to be up
 SETTLED = 5.0  # seconds for IPv6 duplicate address detection, which takes one to two

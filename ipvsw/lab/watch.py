@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..client import ApiError, Client, Unreachable
-from ..model import SwitchStats, SwitchStatus, Traffic
-from .stage import LabError
+from ipvsw.client import ApiError, Client, Unreachable
+from ipvsw.lab.stage import LabError
+from ipvsw.model import SwitchStats, SwitchStatus, Traffic
 
 HEAD = ("PORT", "NETNS", "STATE", "ADDRESSES", "RX/s", "RX b/s", "TX/s", "TX b/s", "DROPS")  # fits 80 columns
 

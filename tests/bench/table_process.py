@@ -17,7 +17,7 @@ ROOT = File(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from ipvsw._fast import FLAGS, MODES, Datapath  # noqa: E402
-from ipvsw.devices.tap import open_tap  # noqa: E402
+from ipvsw.linux.devices.tap import open_tap  # noqa: E402
 
 FIRST4, FIRST6 = 0x0A400000, 0xFD000064 << 96  # 10.64.0.0 and fd00:64::, and upwards
 MASTER = "02:00:00:00:00:01"

@@ -101,7 +101,7 @@ class Daemon:
         self.start()
 
     def start(self) -> None:
-        command = [*words("IPVSWD", "ipvsw.daemon"), "--config", str(self.config)]
+        command = [*words("IPVSWD", "ipvsw.daemon.main"), "--config", str(self.config)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 exec_in(self.home, *command) if self.home else command,

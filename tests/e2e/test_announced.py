@@ -12,7 +12,7 @@ from lab import MASTER_MAC, WIRE4, WIRE6, Lab, port4, port6, until
 from running import Daemon, port, switch
 from sniff import Sniffer, sniffing
 
-from ipvsw.announce import TIMES, announcement
+from ipvsw.addresses.announcements import TIMES, announcement
 from ipvsw.client import Client
 
 MASTER = bytes.fromhex(MASTER_MAC.replace(":", ""))

@@ -13,7 +13,7 @@ from lab import MASTER4, WIRE4, Lab, port4, until
 from machine import MAC, Machine, addresses, arp, idle, machine, serving, solicitation, udp, udp6
 from running import Daemon, port, switch
 
-from ipvsw import dhcp
+from ipvsw.snooping import dhcp4
 
 CHADDR, OTHER = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
 LEASED, ANOTHER = "10.1.9.1", "10.1.9.2"
@@ -39,7 +39,7 @@ def leases(lan: Daemon, name: str = "") -> dict[str, dict[str, Any]]:
 
 def message(frame: bytes) -> bytes:
     """The DHCP message in a frame without a virtio_net_hdr, or nothing."""
-    where = dhcp.datagram(bytes(10) + frame)
+    where = dhcp4.datagram(bytes(10) + frame)
     return b"" if where is None else (bytes(10) + frame)[where.payload]
 
 

@@ -9,20 +9,20 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport abort, calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
-from ipvsw._access cimport FLOWS, FROM_HOST_OPENS, TO_HOST_OPENS
-from ipvsw._answer cimport is_question, neighbour_answer
-from ipvsw._decide cimport (
+from ipvsw.datapath.rules.hostaccess cimport FLOWS, FROM_HOST_OPENS, TO_HOST_OPENS
+from ipvsw.datapath.rules.ndproxy cimport is_question, neighbour_answer
+from ipvsw.datapath.rules.decide cimport (
     L2, L3S, N_OUTCOMES, THE_HOST, TO_PORT, TO_ROUTE, VEPA, PortRule, Switch, Verdict, decide_from_host,
     decide_from_master, decide_from_port,
 )
-from ipvsw._offload cimport HEAD, Cut, cut_bytes, cut_checksum, cut_head, cut_parse, cut_payload
-from ipvsw._own cimport CLEAN, master_to_own, own_to_master
-from ipvsw._route cimport Route, route_key, route_rewrite, wire_length
-from ipvsw._show cimport is_dhcp, place_of, sender_of
-from ipvsw._state cimport MARKS
-from ipvsw._sys cimport mac48, virtio_net_hdr
-from ipvsw._table cimport table_init, table_put
-from ipvsw._wire cimport (
+from ipvsw.datapath.packet.segment cimport HEAD, Cut, cut_bytes, cut_checksum, cut_head, cut_parse, cut_payload
+from ipvsw.datapath.rules.macnat cimport CLEAN, master_to_own, own_to_master
+from ipvsw.datapath.rules.routecache cimport Route, route_key, route_rewrite, wire_length
+from ipvsw.datapath.loop.punt cimport is_dhcp, place_of, sender_of
+from ipvsw.datapath.loop.state cimport MARKS
+from ipvsw.datapath.kernel.sys cimport mac48, virtio_net_hdr
+from ipvsw.datapath.rules.table cimport table_init, table_put
+from ipvsw.datapath.packet.headers cimport (
     ETH_HLEN, NO_ADDRESS, Address, Frame, frame_is_membership_report, frame_parse, ipv4_address, ipv6_address,
 )
 

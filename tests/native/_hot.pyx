@@ -8,12 +8,12 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from ipvsw._mail cimport BIND, UNBIND, Batch as Mail, Edit, reserve_ports, take_mail
-from ipvsw._rx cimport port_frame
-from ipvsw._state cimport Worker
-from ipvsw._sys cimport clock_gettime, mac48, store_ptr, timespec
-from ipvsw._table cimport table_free, table_init, table_put
-from ipvsw._wire cimport IPV4, Address
+from ipvsw.datapath.loop.mailbox cimport BIND, UNBIND, Batch as Mail, Edit, reserve_ports, take_mail
+from ipvsw.datapath.loop.forward cimport port_frame
+from ipvsw.datapath.loop.state cimport Worker
+from ipvsw.datapath.kernel.sys cimport clock_gettime, mac48, store_ptr, timespec
+from ipvsw.datapath.rules.table cimport table_free, table_init, table_put
+from ipvsw.datapath.packet.headers cimport IPV4, Address
 
 import os
 from array import array

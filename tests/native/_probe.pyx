@@ -9,28 +9,28 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from ipvsw._access cimport FLOWS, fingerprint as c_fingerprint, flow_known, is_fragment
-from ipvsw._ahead cimport Ahead, ahead_fetch, look_ahead
-from ipvsw._decide cimport (
+from ipvsw.datapath.rules.hostaccess cimport FLOWS, fingerprint as c_fingerprint, flow_known, is_fragment
+from ipvsw.datapath.rules.prefetch cimport Ahead, ahead_fetch, look_ahead
+from ipvsw.datapath.rules.decide cimport (
     N_OUTCOMES, THE_HOST, TO_PORT, TO_ROUTE, PortRule, Switch, Verdict, decide_from_host, decide_from_master,
     decide_from_port, port_accepts, port_listens,
 )
-from ipvsw._offload cimport (
+from ipvsw.datapath.packet.segment cimport (
     HEAD, Cut, cut_bytes, cut_checksum, cut_head, cut_parse, cut_payload, ones_sum as c_ones_sum,
 )
-from ipvsw._gro cimport Train, train_couple, train_is_whole, train_takes
-from ipvsw._own cimport CLEAN, master_to_own as c_master_to_own, own_to_master as c_own_to_master
-from ipvsw._route cimport (
+from ipvsw.datapath.packet.gro cimport Train, train_couple, train_is_whole, train_takes
+from ipvsw.datapath.rules.macnat cimport CLEAN, master_to_own as c_master_to_own, own_to_master as c_own_to_master
+from ipvsw.datapath.rules.routecache cimport (
     Route, Routes as CRoutes, route_clear, route_find, route_put, route_rewrite as c_route_rewrite,
     wire_length as c_wire_length,
 )
-from ipvsw._show cimport is_dhcp as c_is_dhcp, sender_of as c_sender_of
-from ipvsw._sys cimport mac48, virtio_net_hdr
-from ipvsw._table cimport (
+from ipvsw.datapath.loop.punt cimport is_dhcp as c_is_dhcp, sender_of as c_sender_of
+from ipvsw.datapath.kernel.sys cimport mac48, virtio_net_hdr
+from ipvsw.datapath.rules.table cimport (
     PART, Part, Slot, Table as CTable, Walk, table_find, table_free, table_init, table_next, table_place, table_put,
     table_remove,
 )
-from ipvsw._wire cimport (
+from ipvsw.datapath.packet.headers cimport (
     ETH_HLEN, ETH_P_IP, ETH_P_IPV6, IPV4, NO_ADDRESS, Address, Frame, frame_address, frame_is_membership_report,
     frame_parse, frame_receive, ipv4_address, ipv6_address,
 )

@@ -1,4 +1,4 @@
-"""Checksums and segments made by the data plane: byte for byte what packets.py makes, and right by themselves."""
+"""Checksums and segments made by the data plane: byte for byte what segment.py makes, and right by themselves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from _probe import offloaded, ones_sum
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ipvsw import packets
+from ipvsw.packets import segment
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))
 from made import (
@@ -54,14 +54,14 @@ def lying(frame: bytes, **words: int) -> bytes:
 
 
 def as_told_by_packets(frame: bytes) -> list[bytes] | None:
-    """What packets.py makes of it; None for Malformed. A sum of 0 is never sent here, which is the same number."""
+    """What segment.py makes of it; None for Malformed. A sum of 0 is never sent here, which is the same number."""
     try:
-        packet = packets.parse(frame)
-    except packets.Malformed:
+        packet = segment.parse(frame)
+    except segment.Malformed:
         return None
     if packet.gso_size:
-        return packets.segment(packet)
-    whole = packets.complete(packet)
+        return segment.segment(packet)
+    whole = segment.complete(packet)
     if packet.checksum is not None:
         at = packet.checksum[1]
         whole = whole[:at] + (whole[at : at + 2].replace(b"\0\0", b"\xff\xff")) + whole[at + 2 :]
@@ -76,7 +76,7 @@ def as_told_by_packets(frame: bytes) -> list[bytes] | None:
 @example(b"\xff" * 64)
 @example(b"\xff" * 65521)
 def test_sums_are_those_of_rfc_1071(data: bytes) -> None:
-    assert ones_sum(data) == packets.ones_sum(data) == total(data)
+    assert ones_sum(data) == segment.ones_sum(data) == total(data)
 
 
 @pytest.mark.parametrize("version", (4, 6))
@@ -201,7 +201,7 @@ def test_fragments_and_long_headers_cannot_be_cut() -> None:
     assert offloaded(long.frame(TCPV6, 1000)) is None
 
 
-# ------------------------------------------------------------------------------------------ against packets.py
+# ------------------------------------------------------------------------------------------ against segment.py
 
 payloads = st.builds(
     lambda size, seed: random.Random(seed).randbytes(size), st.integers(0, 3000), st.integers(0, 1 << 32)
@@ -273,4 +273,4 @@ def test_what_packets_takes_for_a_lie_is_never_cut(frame: bytes, data: st.DataOb
         assert [one[14:] for one in found] == wanted
     if found is None and wanted is not None and told[1] != ECN:  # which says nothing by itself; the kernel refuses it
         hdr_len = int.from_bytes(told[2:4], "little")
-        assert hdr_len > len(told) - VNET or packets.parse(told).head + 14 > HEAD, "C refuses no more than that"
+        assert hdr_len > len(told) - VNET or segment.parse(told).head + 14 > HEAD, "C refuses no more than that"

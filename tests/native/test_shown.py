@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))  # what
 
 from dhcp_made import bootp, in_frame, said6
 
-from ipvsw import dhcp, dhcp6
-from ipvsw.learning import heard
+from ipvsw.snooping import dhcp4, dhcp6
+from ipvsw.snooping.learned import heard
 
 HEADER = bytes(10)
 MACS = b"\xff" * 6 + bytes.fromhex("020000000001")
@@ -57,11 +57,11 @@ def test_every_message_is_shown(to_port: int, tail: bytes, damage: list[tuple[in
     frame = bytearray(in_frame(bootp(1 if to_port == 67 else 2, kind=1) + tail + bytes(40), to_port=to_port)[10:])
     for at, value in damage:
         frame[at % len(frame)] = value
-    where = dhcp.datagram(HEADER + bytes(frame))
+    where = dhcp4.datagram(HEADER + bytes(frame))
     understood = (
         where is not None
         and where.to_port in (67, 68)
-        and dhcp.read((HEADER + bytes(frame))[where.payload]) is not None
+        and dhcp4.read((HEADER + bytes(frame))[where.payload]) is not None
     )
     if understood:
         assert where is not None
@@ -75,7 +75,7 @@ def test_every_message_for_ipv6_is_shown(to_port: int, kind: int, size: int) -> 
     udp = struct.pack("!HHHH", 1, to_port, 8 + len(message), 0) + message
     packet = struct.pack("!IHBB", 6 << 28, len(udp), 17, 1) + bytes(15) + b"\1" + bytes(15) + b"\2"
     frame = MACS + b"\x86\xdd" + packet + udp
-    where = dhcp.datagram(HEADER + frame)
+    where = dhcp4.datagram(HEADER + frame)
     assert where is not None and where.to_port == to_port
     assert is_dhcp(frame, to_client=False)
     assert is_dhcp(frame, to_client=True) is (to_port == 546)

@@ -14,8 +14,8 @@ import pytest
 from doors import MASTER, Lab, between, broadcast, frame, ipv4, lab, until, v4
 from sockets import Speaker
 
-from ipvsw import packets
 from ipvsw._fast import EVENT_GONE, FRAMINGS
+from ipvsw.packets import segment
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))
 from made import TCP, TCPV4, TCPV6, UDP, USO, Made, verify
@@ -116,7 +116,7 @@ def test_super_frames_are_cut(it: Lab, framing: str, version: int, protocol: int
     it.doors[0].room(1 << 20)
     for _ in range(3):
         it.doors[0].outside.send(whole)
-        wanted = packets.segment(packets.parse(whole))
+        wanted = segment.segment(segment.parse(whole))
         for packet in wanted:
             came = one.receive()
             assert came[14:] == packet and came[:12] == MASTER + MASTER
@@ -181,7 +181,7 @@ def test_super_frames_wait_whole_or_not_at_all(it: Lab, framing: str) -> None:
     it.doors[0].room(1 << 20)
     payload = random.Random(3).randbytes(60000)
     whole = to_speaker(2, payload, gso=TCPV4, size=1400)
-    count = len(packets.segment(packets.parse(whole)))
+    count = len(segment.segment(segment.parse(whole)))
     sent = 0
     while it.counted(0).outcomes.get("drop_full", 0) < 3:
         it.doors[0].outside.send(whole)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from ipvsw.netlink import enter_namespace
+from ipvsw.linux.netlink import enter_namespace
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ import pytest
 from spaces import Namespace, wait_for
 
 from ipvsw.client import ApiError, Client, Unreachable
-from ipvsw.leaving import MANY
+from ipvsw.linux.teardown import MANY
 
 ROOT = Path(__file__).resolve().parents[2]
 MASTER = "m0"

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from spaces import Namespace, ip, wait_for
 
-from ipvsw.devices import packet, tap
-from ipvsw.netlink import Handle, Netlink
-from ipvsw.shim import Shim
+from ipvsw.linux.bpf import Shim
+from ipvsw.linux.devices import packet, tap
+from ipvsw.linux.netlink import Handle, Netlink
 
 Make = Callable[..., Namespace]
 Pair = Callable[..., tuple[str, str]]

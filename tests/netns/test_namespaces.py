@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from spaces import Namespace, ip, unique, wait_for
 
-from ipvsw.namespaces import HURRIED_LOOKS, Watch, find_namespace, open_namespace
+from ipvsw.linux.namespaces import HURRIED_LOOKS, Watch, find_namespace, open_namespace
 
 Make = Callable[..., Namespace]
 

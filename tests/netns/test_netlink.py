@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import pytest
 from spaces import Namespace, ip, unique, wait_for
 
-from ipvsw.netlink import (
+from ipvsw.linux.netlink import (
     AddressEvent,
     GroupsEvent,
     Handle,

@@ -13,7 +13,7 @@ import pytest
 from spaces import Namespace, wait_for
 
 from ipvsw._fast import FLAGS, MODES, PACKET_RING, Datapath, uring_error
-from ipvsw.devices import packet
+from ipvsw.linux.devices import packet
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))
 from made import DF, TCP, TCPV4, USO, Made, total, wrap

@@ -12,7 +12,7 @@ import pytest
 from spaces import Namespace, wait_for
 
 from ipvsw._fast import FLAGS, MODES, OUTCOMES, SEND_RING, Datapath, uring_error
-from ipvsw.devices import packet
+from ipvsw.linux.devices import packet
 
 Make = Callable[..., Namespace]
 Pair = Callable[..., tuple[str, str]]

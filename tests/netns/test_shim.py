@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from programs import returned
 
-from ipvsw import shim
 from ipvsw._fast import MODES
-from ipvsw.shim import Shim
+from ipvsw.linux import bpf
+from ipvsw.linux.bpf import Shim
 
 TC_ACT_OK, TC_ACT_SHOT = 0, 2
 
@@ -31,7 +31,7 @@ def is_stolen(one: Shim, address: bytes) -> bool:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shim]:
     """One whose first map is soon full."""
-    monkeypatch.setattr(shim, "CAPACITY", 8)
+    monkeypatch.setattr(bpf, "CAPACITY", 8)
     before = len(os.listdir("/proc/self/fd"))
     one = Shim()
     one.set_mode(MODES["l2"])
@@ -103,5 +103,5 @@ def test_a_map_that_cannot_be_made_larger_says_so_and_keeps_what_it_has(
 
 def test_a_key_is_an_address() -> None:
     with pytest.raises(ValueError, match="4 or 16 bytes"):
-        shim._keys([b"12345"])
-    assert Path(shim._OBJECT).exists()
+        bpf._keys([b"12345"])
+    assert Path(bpf._OBJECT).exists()

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from programs import returned
 from spaces import Namespace, wait_for
 
-from ipvsw.devices import tap
-from ipvsw.netlink import Handle, Netlink
-from ipvsw.shim import Shim
+from ipvsw.linux.bpf import Shim
+from ipvsw.linux.devices import tap
+from ipvsw.linux.netlink import Handle, Netlink
 
 TCP, UDP = 6, 17
 MF = 0x2000

@@ -23,7 +23,7 @@ from spaces import Namespace, unique, wait_for
 from test_daemon import MASTER_MAC, ROOT, Daemon, daemon, home
 
 from ipvsw.client import ApiError, Client
-from ipvsw.devices import macvtap
+from ipvsw.linux.devices import macvtap
 
 __all__ = ["daemon", "home"]
 
@@ -417,7 +417,7 @@ def test_who_may_have_a_port(running: Callable[..., Daemon], tmp_path: Path) -> 
     def helper(name: str, uid: int, gid: int) -> tuple[int, str, list[int]]:
         """Becomes the user after it has been loaded: the interpreter may be out of a user's reach."""
         code = (
-            "import gettext, locale, os, shutil, sys\nfrom ipvsw import helper\n"
+            "import gettext, locale, os, shutil, sys\nfrom ipvsw.vmm import qemu_helper\n"
             f"os.setgroups([])\nos.setgid({gid})\nos.setuid({uid})\nsys.exit(helper.main())"
         )
         ours, theirs = socket.socketpair()

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ipvsw import api
+from ipvsw.daemon import api
+from ipvsw.linux.peercred import Peer
 from ipvsw.model import (
     AddressSource,
     AddressState,
@@ -30,7 +31,6 @@ from ipvsw.model import (
     SwitchStatus,
     Traffic,
 )
-from ipvsw.peers import Peer
 
 T = TypeVar("T")
 

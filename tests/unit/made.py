@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from ipvsw.slowpath import Result, for_path
+from ipvsw.packets.pathmtu import Result, for_path
 
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 TCPV4, UFO, TCPV6, USO, ECN = 1, 3, 4, 5, 0x80

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from ipvsw.addresses import Bind, BindAll, Change, Duplicate, Ownership, Unbind
+from ipvsw.addresses.ownership import Bind, BindAll, Change, Duplicate, Ownership, Unbind
 from ipvsw.model import Address, AddressSource, AddressState
 
 A = ip_address("10.0.0.1")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made import total
 
-from ipvsw.announce import BURST, MOST, PAUSE, SPACING, TIMES, Announcements, announcement
+from ipvsw.addresses.announcements import BURST, MOST, PAUSE, SPACING, TIMES, Announcements, announcement
 
 MAC = bytes.fromhex("020000000001")
 A, B = (ip_address(text).packed for text in ("10.0.0.1", "fd00::1"))

@@ -23,9 +23,11 @@ import pytest
 import uvloop
 from fake_control import DMZ, LAN, LEASES, STATS, Daemon, FakeControl
 
-from ipvsw import api, client, config, operations
+from ipvsw import client
+from ipvsw.config.file import ConfigError
+from ipvsw.daemon import api, operations
+from ipvsw.linux.peercred import Peer
 from ipvsw.model import AddressStatus, Flag, Forbidden, LeaseStatus, PortConfig, Refused, SwitchStats, SwitchStatus
-from ipvsw.peers import Peer
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +123,7 @@ def test_set_mode(daemon: Daemon, api_client: client.Client) -> None:
 
 def test_reload(daemon: Daemon, api_client: client.Client) -> None:
     assert api_client.reload() == ["attach lan/ipvl2", "detach lan/ipvl1"]
-    daemon.control.error = config.ConfigError("switch[0].mtu: unknown key")
+    daemon.control.error = ConfigError("switch[0].mtu: unknown key")
     assert refused(api_client, "POST", "/v1/reload") == (409, "switch[0].mtu: unknown key")
 
 

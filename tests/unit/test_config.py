@@ -12,7 +12,7 @@ from broken_configs import BROKEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipvsw import config
+from ipvsw.config.file import ConfigError, check, load, parse, read_attach, read_document
 from ipvsw.model import (
     Config,
     DaemonConfig,
@@ -60,7 +60,7 @@ master = "eth1"
 
 
 def test_everything_is_read() -> None:
-    assert config.parse(EVERYTHING) == Config(
+    assert parse(EVERYTHING) == Config(
         daemon=DaemonConfig(socket="/run/ipvsw/other.sock", workers=2),
         switches=(
             SwitchConfig(
@@ -90,7 +90,7 @@ def test_everything_is_read() -> None:
 
 @pytest.mark.parametrize(("word", "meant"), [("master", "master"), ("own", "own"), ("l2macnat", "own")])
 def test_mac_source(word: str, meant: str) -> None:
-    read = config.parse(f'[[switch]]\nmaster = "eth0"\n[[switch.port]]\nname = "a"\nmac = "{word}"\n')
+    read = parse(f'[[switch]]\nmaster = "eth0"\n[[switch.port]]\nname = "a"\nmac = "{word}"\n')
     assert read.switches[0].ports[0].mac == meant
 
 
@@ -98,15 +98,15 @@ def test_virtual_machines_have_their_own_mac() -> None:
     text = '[[switch]]\nmaster = "eth0"\n' + "".join(
         f'[[switch.port]]\nname = "{kind}"\nkind = "{kind}"\n' for kind in ("netns", "macvtap", "tap")
     )
-    assert [port.mac for port in config.parse(text).switches[0].ports] == ["master", "own", "own"]
+    assert [port.mac for port in parse(text).switches[0].ports] == ["master", "own", "own"]
 
 
 def test_nothing_is_a_configuration() -> None:
-    assert config.parse("") == Config()
+    assert parse("") == Config()
 
 
 def test_the_example_is_a_configuration() -> None:
-    assert config.load(Path(config.__file__).parents[1] / "contrib" / "ipvsw.toml").switches[0].ports
+    assert load(Path(__file__).resolve().parents[2] / "contrib" / "ipvsw.toml").switches[0].ports
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_the_example_is_a_configuration() -> None:
     ],
 )
 def test_taken(lines: str) -> None:
-    read = config.parse(f"[[switch]]\nmaster = 'eth0'\n[[switch.port]]\nname = 'a'\n{lines}\n")
+    read = parse(f"[[switch]]\nmaster = 'eth0'\n[[switch.port]]\nname = 'a'\n{lines}\n")
     assert len(read.switches[0].ports) == 1
 
 
@@ -131,7 +131,7 @@ def test_same_names_in_different_namespaces() -> None:
         f"[[switch.port]]\nname = 'p{at}'\nifname = 'eth0'\nnetns = 'ns{at}'\naddresses = ['10.0.{at}.2/24']\n"
         for at in range(3)
     )
-    assert len(config.parse("[[switch]]\nmaster = 'eth0'\n" + ports).switches[0].ports) == 3
+    assert len(parse("[[switch]]\nmaster = 'eth0'\n" + ports).switches[0].ports) == 3
 
 
 def test_same_address_on_two_switches() -> None:
@@ -139,40 +139,40 @@ def test_same_address_on_two_switches() -> None:
         f"[[switch]]\nmaster = 'eth{at}'\n[[switch.port]]\nname = 'p{at}'\naddresses = ['10.0.0.2/24']\n"
         for at in range(2)
     )
-    assert len(config.parse(text).switches) == 2
+    assert len(parse(text).switches) == 2
 
 
 @pytest.mark.parametrize(("text", "line"), BROKEN, ids=[line[:60] for _, line in BROKEN])
 def test_broken(text: str, line: str) -> None:
-    with pytest.raises(config.ConfigError) as caught:
-        config.parse(text)
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
     assert str(caught.value) == line
 
 
 def test_first_mistake_in_file_order() -> None:
-    with pytest.raises(config.ConfigError, match=r"^switch\[0\]\.flag: "):
-        config.parse("[[switch]]\nmaster = 'a'\nflag = 'x'\nmode = 'x'\n[daemon]\nworkers = 0\n")
+    with pytest.raises(ConfigError, match=r"^switch\[0\]\.flag: "):
+        parse("[[switch]]\nmaster = 'a'\nflag = 'x'\nmode = 'x'\n[daemon]\nworkers = 0\n")
 
 
 def test_load(tmp_path: Path) -> None:
     file = tmp_path / "ipvsw.toml"
-    with pytest.raises(config.ConfigError) as caught:
-        config.load(file)
+    with pytest.raises(ConfigError) as caught:
+        load(file)
     assert str(caught.value) == f"{file}: No such file or directory"
-    with pytest.raises(config.ConfigError) as caught:
-        config.load(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path)
     assert str(caught.value) == f"{tmp_path}: Is a directory"
     file.write_bytes(b"[daemon]\n# \xff\n")
-    with pytest.raises(config.ConfigError) as caught:
-        config.load(file)
+    with pytest.raises(ConfigError) as caught:
+        load(file)
     assert str(caught.value) == f"{file}: not UTF-8 at byte 11"
     file.write_text(EVERYTHING)
-    assert config.load(file) == config.parse(EVERYTHING)
+    assert load(file) == parse(EVERYTHING)
 
 
 def test_errors_are_refusals() -> None:
     with pytest.raises(Refused):
-        config.parse("[")
+        parse("[")
 
 
 def test_check_names_switches_and_ports() -> None:
@@ -180,15 +180,15 @@ def test_check_names_switches_and_ports() -> None:
         PortConfig(name=name, ifname=name, netns="", addresses=(ip_interface(f"10.0.0.2/{prefix}"),))
         for name, prefix in (("a", 24), ("b", 16))
     )
-    with pytest.raises(config.ConfigError) as caught:
-        config.check(Config(switches=(SwitchConfig(name="lan", master="eth0", ports=ports),)))
+    with pytest.raises(ConfigError) as caught:
+        check(Config(switches=(SwitchConfig(name="lan", master="eth0", ports=ports),)))
     assert str(caught.value) == 'lan/b.addresses[0]: "10.0.0.2" is taken by lan/a.addresses[0]'
 
 
 def test_attach_request() -> None:
     body = {"master": "eth0", "name": "a", "flag": "vepa", "addresses": ["10.0.0.2/24"]}
     port = PortConfig(name="a", ifname="a", netns="", addresses=(ip_interface("10.0.0.2/24"),))
-    assert config.read_attach(body) == ("eth0", port, None, Flag.VEPA)
+    assert read_attach(body) == ("eth0", port, None, Flag.VEPA)
     for broken, line in (
         ({"name": "a"}, "master: is missing"),
         ({"master": "eth0"}, "name: is missing"),
@@ -196,8 +196,8 @@ def test_attach_request() -> None:
         ({"master": "eth0", "name": "a", "addresses": [1]}, "addresses[0]: must be a string, not an integer"),
         ([], "the document: must be a table, not an array"),
     ):
-        with pytest.raises(config.ConfigError) as caught:
-            config.read_attach(broken)
+        with pytest.raises(ConfigError) as caught:
+            read_attach(broken)
         assert str(caught.value) == line
 
 
@@ -259,19 +259,19 @@ DOCUMENTS = st.one_of(
 @given(DOCUMENTS)
 def test_any_document_is_read_or_refused_in_one_line(document: dict[str, Any]) -> None:
     try:
-        read = config.read_document(document)
-    except config.ConfigError as error:
+        read = read_document(document)
+    except ConfigError as error:
         line = str(error)
         assert line and len(line.splitlines()) == 1
         assert ": " in line
     else:
-        config.check(read)
+        check(read)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text())
 def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
     try:
-        config.parse(text)
-    except config.ConfigError as error:
+        parse(text)
+    except ConfigError as error:
         assert len(str(error).splitlines()) == 1

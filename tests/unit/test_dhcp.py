@@ -10,20 +10,20 @@ from dhcp_made import CHADDR, bootp, checksummed, in_frame, option6, said6, udp_
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipvsw import dhcp, dhcp6
-from ipvsw.dhcp import Verb
+from ipvsw.snooping import dhcp4, dhcp6
+from ipvsw.snooping.dhcp4 import Verb
 
 LEASED = "192.0.2.50"
 CLIENT_ID = b"\xff\0\0\0\1\0\3\0\1" + CHADDR
 
 
-def read(message: bytes) -> dhcp.Said:
-    said = dhcp.read(message)
+def read(message: bytes) -> dhcp4.Said:
+    said = dhcp4.read(message)
     assert said is not None
     return said
 
 
-def read6(message: bytes) -> dhcp.Said:
+def read6(message: bytes) -> dhcp4.Said:
     said = dhcp6.read(message)
     assert said is not None
     return said
@@ -72,33 +72,33 @@ def test_options_in_pieces_and_in_other_fields() -> None:
 
 def test_what_is_none_of_ours() -> None:
     message = bootp(1, kind=1)
-    assert dhcp.read(message[:239]) is None
-    assert dhcp.read(b"\3" + message[1:]) is None
-    assert dhcp.read(message[:24] + b"\1\2\3\4" + message[28:]) is None  # by a relay
-    assert dhcp.read(message[:236] + b"BOOT" + message[240:]) is None
-    assert dhcp.read(message[:2] + b"\x11" + message[3:]) is None  # hardware addresses have 16 bytes at most
+    assert dhcp4.read(message[:239]) is None
+    assert dhcp4.read(b"\3" + message[1:]) is None
+    assert dhcp4.read(message[:24] + b"\1\2\3\4" + message[28:]) is None  # by a relay
+    assert dhcp4.read(message[:236] + b"BOOT" + message[240:]) is None
+    assert dhcp4.read(message[:2] + b"\x11" + message[3:]) is None  # hardware addresses have 16 bytes at most
 
 
 @pytest.mark.parametrize(
     ("more", "wanted"), [({}, True), ({"flags": 0x8000}, False), ({"ciaddr": LEASED}, False)], ids=str
 )
 def test_who_is_made_to_ask_for_a_broadcast(more: dict[str, object], wanted: bool) -> None:
-    assert dhcp.wants_broadcast(bootp(1, kind=3, **more)) is wanted
+    assert dhcp4.wants_broadcast(bootp(1, kind=3, **more)) is wanted
 
 
 def test_an_answer_is_not_changed() -> None:
-    assert not dhcp.wants_broadcast(bootp(2, kind=5, yiaddr=LEASED))
+    assert not dhcp4.wants_broadcast(bootp(2, kind=5, yiaddr=LEASED))
 
 
 @given(filler=st.binary(max_size=64), xid=st.integers(0, 0xFFFFFFFF), flags=st.integers(0, 0x7FFF))
 def test_the_checksum_stays_right(filler: bytes, xid: int, flags: int) -> None:
     frame = checksummed(in_frame(bootp(1, kind=1, xid=xid, flags=flags) + filler))
-    where = dhcp.datagram(frame)
+    where = dhcp4.datagram(frame)
     assert where is not None and udp_is_right(frame)
-    changed = dhcp.with_broadcast(frame, where)
+    changed = dhcp4.with_broadcast(frame, where)
     assert udp_is_right(changed)
-    assert dhcp.read(changed[where.payload]) == dhcp.read(frame[where.payload])
-    assert not dhcp.wants_broadcast(changed[where.payload])
+    assert dhcp4.read(changed[where.payload]) == dhcp4.read(frame[where.payload])
+    assert not dhcp4.wants_broadcast(changed[where.payload])
     assert [at for at in range(len(frame)) if frame[at] != changed[at]] in (
         [where.udp + 6, where.udp + 18],
         [where.udp + 7, where.udp + 18],
@@ -109,22 +109,22 @@ def test_the_checksum_stays_right(filler: bytes, xid: int, flags: int) -> None:
 @pytest.mark.parametrize("header", [bytes(10), b"\1\0\0\0\0\0\x22\0\6\0"], ids=["none", "partial"])
 def test_a_checksum_that_is_none_or_partial_stays(header: bytes) -> None:
     frame = header + in_frame(bootp(1, kind=1))[10:]
-    where = dhcp.datagram(frame)
+    where = dhcp4.datagram(frame)
     assert where is not None
     checksum = slice(where.udp + 6, where.udp + 8)
     if header[0]:
         frame = frame[: checksum.start] + b"\x12\x34" + frame[checksum.stop :]
-    assert dhcp.with_broadcast(frame, where)[checksum] == frame[checksum]
+    assert dhcp4.with_broadcast(frame, where)[checksum] == frame[checksum]
 
 
 def test_only_a_whole_datagram_is_looked_at() -> None:
     frame = in_frame(bootp(1, kind=1))
-    assert dhcp.datagram(frame) is not None
-    assert dhcp.datagram(frame + b"padding") == dhcp.datagram(frame)
-    assert dhcp.datagram(frame[:-1]) is None
-    assert dhcp.datagram(frame[:30] + b"\x20\0" + frame[32:]) is None  # a fragment
-    assert dhcp.datagram(frame[:24] + b"\x44" + frame[25:]) is None
-    assert dhcp.datagram(frame[:22] + b"\x81\0" + frame[24:]) is None
+    assert dhcp4.datagram(frame) is not None
+    assert dhcp4.datagram(frame + b"padding") == dhcp4.datagram(frame)
+    assert dhcp4.datagram(frame[:-1]) is None
+    assert dhcp4.datagram(frame[:30] + b"\x20\0" + frame[32:]) is None  # a fragment
+    assert dhcp4.datagram(frame[:24] + b"\x44" + frame[25:]) is None
+    assert dhcp4.datagram(frame[:22] + b"\x81\0" + frame[24:]) is None
 
 
 # ---------------------------------------------------------------------------- IPv6
@@ -173,15 +173,15 @@ def test_what_is_none_of_ours_for_ipv6() -> None:
 
 @given(st.binary(max_size=400))
 def test_no_message_raises(message: bytes) -> None:
-    dhcp.read(message)
+    dhcp4.read(message)
     dhcp6.read(message)
-    dhcp.read(bootp(1, kind=1)[:240] + message)
+    dhcp4.read(bootp(1, kind=1)[:240] + message)
     dhcp6.read(said6(7, more=message))
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"\x08\x00\x45", b"\x86\xdd\x60", b"\x08\x06", b""]))
 def test_no_frame_raises(tail: bytes, kind: bytes) -> None:
-    dhcp.datagram(bytes(22) + kind + tail)
+    dhcp4.datagram(bytes(22) + kind + tail)
 
 
 @given(st.lists(st.tuples(st.integers(0, 299), st.integers(0, 255)), max_size=6))
@@ -189,6 +189,6 @@ def test_no_damage_raises(damage: list[tuple[int, int]]) -> None:
     frame = bytearray(in_frame(bootp(2, kind=5, yiaddr=LEASED, seconds=60, client=CLIENT_ID)))
     for at, value in damage:
         frame[at] = value
-    where = dhcp.datagram(bytes(frame))
+    where = dhcp4.datagram(bytes(frame))
     if where is not None:
-        dhcp.read(bytes(frame)[where.payload])
+        dhcp4.read(bytes(frame)[where.payload])

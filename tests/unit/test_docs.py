@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ipvsw import __version__, config
+from ipvsw import __version__
 from ipvsw._fast import OUTCOMES
+from ipvsw.config.file import load
 from ipvsw.model import Config, DaemonConfig, PortConfig, SwitchConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +45,7 @@ def examples() -> list[str]:
 def test_examples_are_valid(text: str, tmp_path: Path) -> None:
     file = tmp_path / "ipvsw.toml"
     file.write_text(text)
-    loaded = config.load(str(file))
+    loaded = load(str(file))
     assert isinstance(loaded, Config) and loaded.switches[0].ports
 
 

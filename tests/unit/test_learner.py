@@ -11,11 +11,11 @@ import pytest
 from dhcp_made import CHADDR, bootp, in_frame
 from msgspec import Struct
 
-from ipvsw import dhcp
-from ipvsw.addresses import Duplicate
-from ipvsw.learner import CREDIT, SWEEP, Learner
-from ipvsw.learning import AGE
+from ipvsw.addresses.ownership import Duplicate
 from ipvsw.model import Address, AddressSource, AddressState, AddressStatus
+from ipvsw.snooping import dhcp4
+from ipvsw.snooping.learned import AGE
+from ipvsw.snooping.snooper import CREDIT, SWEEP, Learner
 
 MAC = bytes.fromhex("020000000001")
 WIRE = -1
@@ -217,8 +217,8 @@ def test_only_an_endpoint_with_its_own_mac_is_made_to_ask_for_a_broadcast(world:
     world.learner.take([(0, asks), (1, asks)])
     changed, same = [one for one in world.log if isinstance(one, tuple)]
     assert same == (1, asks, -1)
-    where = dhcp.datagram(changed[1])
-    assert where is not None and not dhcp.wants_broadcast(changed[1][where.payload]) and changed[1] != asks
+    where = dhcp4.datagram(changed[1])
+    assert where is not None and not dhcp4.wants_broadcast(changed[1][where.payload]) and changed[1] != asks
 
 
 def test_another_machine_inherits_nothing(world: World) -> None:

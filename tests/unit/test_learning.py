@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipvsw.learning import AGE, SILENT, Full, Learning, heard, is_fit
 from ipvsw.model import AddressSource
+from ipvsw.snooping.learned import AGE, SILENT, Full, Learning, heard, is_fit
 
 DHCP, DAD, ARP, ND, TRAFFIC = (
     *(AddressSource.DHCP, AddressSource.DAD, AddressSource.ARP, AddressSource.ND),

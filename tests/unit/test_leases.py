@@ -8,16 +8,16 @@ from dhcp_made import bootp, said6
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipvsw import dhcp, dhcp6
-from ipvsw.dhcp import Said
-from ipvsw.leases import LEASES, PATIENCE, QUESTIONS, Answer, Lease, Leases
+from ipvsw.snooping import dhcp4, dhcp6
+from ipvsw.snooping.dhcp4 import Said
+from ipvsw.snooping.leases import LEASES, PATIENCE, QUESTIONS, Answer, Lease, Leases
 
 ONE, TWO = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
 A, B = "192.0.2.50", "192.0.2.51"
 
 
 def said(*arguments: object, **more: object) -> Said:
-    found = dhcp.read(bootp(*arguments, **more))
+    found = dhcp4.read(bootp(*arguments, **more))
     assert found is not None
     return found
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ipvsw.leaving import MANY, Leaver, Leaving
+from ipvsw.linux.teardown import MANY, Leaver, Leaving
 
 Places = tuple[Path, Path]
 

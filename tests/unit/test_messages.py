@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from ipvsw.netlink.messages import RTM_DELLINK, RTM_NEWLINK, LinkEvent, Served, read_events
+from ipvsw.linux.netlink.messages import RTM_DELLINK, RTM_NEWLINK, LinkEvent, Served, read_events
 
 IFNAME, MTU, LINK, LINKINFO, KIND, DATA = 3, 4, 5, 18, 1, 2
 

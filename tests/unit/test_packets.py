@@ -36,7 +36,7 @@ from made import (
     wrap,
 )
 
-from ipvsw.packets import (
+from ipvsw.packets.segment import (
     complete,
     fragment,
     parse,

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipvsw.model import Config, DaemonConfig, Flag, HostAccess, L3Output, Mode, PortConfig, SwitchConfig
-from ipvsw.plan import (
+from ipvsw.config.plan import (
     Action,
     AddPort,
     AddSwitch,
@@ -21,6 +20,7 @@ from ipvsw.plan import (
     SetMode,
     diff,
 )
+from ipvsw.model import Config, DaemonConfig, Flag, HostAccess, L3Output, Mode, PortConfig, SwitchConfig
 
 
 def port(name: str = "p", **fields: object) -> PortConfig:

@@ -13,10 +13,10 @@ from typing import Any, TypeVar, cast
 import pytest
 from made import DF, UDP, Made
 
-from ipvsw import router
+from ipvsw.linux.netlink import NeighbourChanged, Way, WaysChanged
 from ipvsw.model import Address
-from ipvsw.netlink import NeighbourChanged, Way, WaysChanged
-from ipvsw.router import NO_OFFLOAD, Hop, Router, Uplink, ends, ethernet, judge
+from ipvsw.routing import router
+from ipvsw.routing.router import NO_OFFLOAD, Hop, Router, Uplink, ends, ethernet, judge
 
 T = TypeVar("T")
 

@@ -30,7 +30,7 @@ from made import (
     wrap,
 )
 
-from ipvsw.slowpath import (
+from ipvsw.packets.pathmtu import (
     Malformed,
     Result,
     complete,

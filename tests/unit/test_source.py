@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NATIVE = sorted([*ROOT.glob("ipvsw/*.pyx"), *ROOT.glob("ipvsw/*.pxd"), *ROOT.glob("tests/native/*.pyx")])
+NATIVE = sorted([*ROOT.glob("ipvsw/*.pyx"), *ROOT.glob("ipvsw/datapath/**/*.pxd"), *ROOT.glob("tests/native/*.pyx")])
 FAST = ROOT / "ipvsw" / "_fast.pyx"
 
 

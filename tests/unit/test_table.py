@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipvsw._fast import OUTCOMES
+from ipvsw.addresses.table import Table
+from ipvsw.batch import Together
 from ipvsw.model import Address, AddressSource, AddressState
-from ipvsw.table import Table
-from ipvsw.together import Together
 
 A, B = ip_address("10.0.0.1"), ip_address("fd00::1")
 NETLINK = AddressSource.NETLINK

@@ -16,7 +16,7 @@ from machine import idle
 from running import Daemon, port, switch, words
 from sniff import Sniffer, sniffing
 
-from ipvsw import dhcp
+from ipvsw.snooping import dhcp4
 
 from .guest import Guest, booted, programs
 from .wiretap import clean_wire
@@ -144,7 +144,7 @@ REQUEST, ACK = 3, 5
 
 def messages(wire: Sniffer) -> Iterator[Message]:
     for when, (header, frame) in zip(wire.times, list(wire.frames), strict=False):
-        where = dhcp.datagram(header + frame)
+        where = dhcp4.datagram(header + frame)
         if where is not None and where.to_port in (67, 68):
             yield Message(when, frame[:14], frame[26:34], (header + frame)[where.payload])
 

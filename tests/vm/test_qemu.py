@@ -192,7 +192,7 @@ def test_an_unprivileged_user_gets_a_port_by_the_helper(
     interpreter = helper_interpreter(nobody)
     lan = start("macvtap", allow=["nobody"])
     os.chmod(lan.directory.name, 0o711)
-    helper = f"{interpreter} -m ipvsw.helper --socket {lan.socket}.fd"
+    helper = f"{interpreter} -m ipvsw.vmm.qemu_helper --socket {lan.socket}.fd"
     command = [
         *("setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"),
         *(programs()["qemu-system-x86_64"], "-M", "q35", "-accel", "tcg", "-m", "64", "-nographic", "-nodefaults"),

@@ -1,0 +1,310 @@
+"""Which port of a switch owns which address. Pure: what must change in the table is returned, not done.
+
+The first port that claims an address keeps it, also while the port is down: frames for it then go to
+the host, and others are refused all the same. Who comes second is reported, waits in line, and gets
+the address when those before it have given it up. What the master has itself no port can have. One
+address with two prefix lengths is two claims of one port, and is given up with the last of them.
+Uniqueness is per switch and without scopes, so link-local addresses count too
+(`ipvlan_addr_busy` in drivers/net/ipvlan/ipvlan_core.c).
+
+There may be a million of them. So they are kept as the 4 or 16 bytes that the data plane knows them by,
+whose hash costs a tenth of an address object's; and an address that one port claims once, as nearly all
+are, shares what is known of it with others like it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_address
+
+from msgspec import Struct
+
+from ipvsw.model import Address, AddressSource, AddressState, AddressStatus
+
+Packed = bytes
+"""An address as its 4 or 16 bytes."""
+
+
+class Bind(Struct, frozen=True, gc=False):
+    """From now on frames for `address` go to `port`, whoever had it."""
+
+    address: Packed
+    port: str
+
+
+class BindAll(Struct, frozen=True):
+    """`Bind` for each."""
+
+    addresses: list[Packed]
+    port: str
+
+
+class Unbind(Struct, frozen=True, gc=False):
+    """`address` is nobody's any more: its frames go to the host."""
+
+    address: Packed
+
+
+class Duplicate(Struct, frozen=True):
+    """`port` wanted `address`, which `owner` has; None: the master."""
+
+    address: Packed
+    port: str
+    owner: str | None
+
+    def __str__(self) -> str:
+        return f"{ip_address(self.address)} is refused to port {self.port}: {self._holder()} has it"
+
+    def _holder(self) -> str:
+        return "the master" if self.owner is None else f"port {self.owner}"
+
+
+Change = Bind | BindAll | Unbind | Duplicate
+Claims = Mapping[tuple[Address, int], AddressSource]
+"""(address, prefix length) -> how the claim was learned."""
+
+
+class Sole(Struct, frozen=True, gc=False):
+    """The only claim to an address."""
+
+    port: str
+    prefix: int
+    source: AddressSource
+
+
+Line = dict[str, dict[int, AddressSource]]
+"""Who claims an address, in the order of their claims, with which prefix lengths."""
+
+
+class Ownership:
+    """The claims of one switch's ports and of its master."""
+
+    def __init__(self, switch: str) -> None:
+        self._switch = switch
+        self._claims: dict[Packed, Sole | Line] = {}
+        self._last: Sole | None = None  # shared by as many addresses as are claimed like it one after the other
+        self._addresses: dict[str, dict[Packed, None]] = {}  # of each port, in the order of its claims
+        self._master: dict[Packed, set[int]] = {}
+        self._up: set[str] = set()
+
+    # ------------------------------------------------------------------------ ports
+
+    def claim(self, port: str, address: Address, prefix: int, source: AddressSource) -> list[Change]:
+        """`port` has been given `address`. Claiming again what is claimed changes nothing."""
+        return self._claim(port, address.packed, prefix, source)
+
+    def release(self, port: str, address: Address, prefix: int) -> list[Change]:
+        """`port` has lost `address`. Releasing what is not claimed changes nothing."""
+        return self._release(port, address.packed, prefix)
+
+    def replace(self, port: str, wanted: Claims) -> list[Change]:
+        """Make `wanted` all that `port` claims, as after reading its namespace anew."""
+        changes: list[Change] = []
+        if had := self._addresses.get(port):
+            kept = {(address.packed, prefix) for address, prefix in wanted}
+            for packed in list(had):
+                found = self._claims[packed]
+                for prefix in (found.prefix,) if isinstance(found, Sole) else list(found[port]):
+                    if (packed, prefix) not in kept:
+                        changes += self._release(port, packed, prefix)
+        fresh: list[Packed] = []
+        mine, claims, master = self._addresses.setdefault(port, {}), self._claims, self._master
+        sole: Sole | None = None
+        for (address, prefix), source in wanted.items():
+            packed = address.packed
+            if packed in claims or packed in master:
+                changes += self._claim(port, packed, prefix, source)
+            else:
+                if sole is None or sole.prefix != prefix or sole.source is not source:
+                    sole = self._sole(port, prefix, source)
+                claims[packed] = sole
+                mine[packed] = None
+                fresh.append(packed)
+        if fresh and port in self._up:
+            changes.append(BindAll(fresh, port))
+        return changes
+
+    def _claim(self, port: str, address: Packed, prefix: int, source: AddressSource) -> list[Change]:
+        found = self._claims.get(address)
+        if isinstance(found, Sole) and found.port == port and found.prefix == prefix:
+            self._claims[address] = self._sole(port, prefix, source)
+            return []
+        if found is None and address not in self._master:
+            self._claims[address] = self._sole(port, prefix, source)
+            self._addresses.setdefault(port, {})[address] = None
+            return [Bind(address, port)] if port in self._up else []
+        before = self._bound(address)
+        line = self._line(address)
+        new = port not in line
+        line.setdefault(port, {})[prefix] = source
+        self._keep(address, line)
+        self._addresses.setdefault(port, {})[address] = None
+        changes = self._difference(address, before)
+        if new and (address in self._master or self._first(address) != port):
+            changes.append(Duplicate(address, port, self._holder(address)))
+        return changes
+
+    def _release(self, port: str, address: Packed, prefix: int) -> list[Change]:
+        line = self._line(address)
+        if prefix not in line.get(port, ()):
+            return []
+        if isinstance(self._claims[address], Sole):
+            del self._claims[address], self._addresses[port][address]
+            return [Unbind(address)] if port in self._up and address not in self._master else []
+        before = self._bound(address)
+        del line[port][prefix]
+        if not line[port]:
+            del line[port]
+            del self._addresses[port][address]
+        self._keep(address, line)
+        return self._difference(address, before)
+
+    def port_up(self, port: str) -> list[Change]:
+        return self._switch_port(port, up=True)
+
+    def port_down(self, port: str) -> list[Change]:
+        """The port owns nothing in the table until it is up again, but keeps its claims."""
+        return self._switch_port(port, up=False)
+
+    def forget(self, port: str) -> list[Change]:
+        """The port is gone, and its claims with it."""
+        changes = self.port_down(port) + self.replace(port, {})
+        self._addresses.pop(port, None)
+        return changes
+
+    # ------------------------------------------------------------------------ master
+
+    def master_addresses(self) -> frozenset[Packed]:
+        return frozenset(self._master)
+
+    def master_claim(self, address: Address, prefix: int) -> list[Change]:
+        """The master has `address` itself: a port that has it loses it."""
+        packed = address.packed
+        before = self._bound(packed)
+        new = packed not in self._master
+        self._master.setdefault(packed, set()).add(prefix)
+        changes = self._difference(packed, before)
+        if new and packed in self._claims:
+            changes.append(Duplicate(packed, self._first(packed), None))
+        return changes
+
+    def master_release(self, address: Address, prefix: int) -> list[Change]:
+        return self._master_release(address.packed, prefix)
+
+    def master_replace(self, wanted: set[tuple[Address, int]]) -> list[Change]:
+        """Make `wanted` all that the master has."""
+        changes: list[Change] = []
+        kept = {(address.packed, prefix) for address, prefix in wanted}
+        for packed, prefixes in list(self._master.items()):
+            for prefix in list(prefixes):
+                if (packed, prefix) not in kept:
+                    changes += self._master_release(packed, prefix)
+        for address, prefix in wanted:
+            changes += self.master_claim(address, prefix)
+        return changes
+
+    def _master_release(self, address: Packed, prefix: int) -> list[Change]:
+        prefixes = self._master.get(address, set())
+        if prefix not in prefixes:
+            return []
+        before = self._bound(address)
+        prefixes.remove(prefix)
+        if not prefixes:
+            del self._master[address]
+        return self._difference(address, before)
+
+    # ------------------------------------------------------------------------ questions
+
+    def objection(self, port: str, address: Address) -> Duplicate | None:
+        """What a claim of the port's would be refused with, None if it wouldn't be."""
+        packed = address.packed
+        if packed in self._master:
+            return Duplicate(packed, port, None)
+        if packed in self._claims and self._first(packed) != port:
+            return Duplicate(packed, port, self._first(packed))
+        return None
+
+    def owner(self, address: Packed) -> str | None:
+        """The port that has it, and is up."""
+        return self._bound(address)
+
+    def statuses(self, port: str) -> tuple[AddressStatus, ...]:
+        """What became of each address that `port` claims, in the order of its claims."""
+        return tuple(self._status(port, address) for address in self._addresses.get(port, ()))
+
+    def _status(self, port: str, address: Packed) -> AddressStatus:
+        if address in self._master:
+            state = AddressState.MASTER
+        elif self._first(address) != port:
+            state = AddressState.DUPLICATE
+        else:
+            state = AddressState.OWNED if port in self._up else AddressState.DOWN
+        source = min(self._line(address)[port].values(), key=list(AddressSource).index)
+        return AddressStatus(
+            switch=self._switch, port=port, address=str(ip_address(address)), state=state, source=source
+        )
+
+    # ------------------------------------------------------------------------ what is kept
+
+    def _sole(self, port: str, prefix: int, source: AddressSource) -> Sole:
+        last = self._last
+        if last is None or last.prefix != prefix or last.source is not source or last.port != port:
+            self._last = last = Sole(port, prefix, source)
+        return last
+
+    def _line(self, address: Packed) -> Line:
+        """What is changed in it counts when it is kept."""
+        found = self._claims.get(address)
+        if found is None:
+            return {}
+        return {found.port: {found.prefix: found.source}} if isinstance(found, Sole) else found
+
+    def _keep(self, address: Packed, line: Line) -> None:
+        if not line:
+            self._claims.pop(address, None)
+            return
+        (port, prefixes), *others = line.items()
+        if others or len(prefixes) > 1:
+            self._claims[address] = line
+        else:
+            self._claims[address] = self._sole(port, *next(iter(prefixes.items())))
+
+    # ------------------------------------------------------------------------ the rules
+
+    def _first(self, address: Packed) -> str:
+        found = self._claims[address]
+        return found.port if isinstance(found, Sole) else next(iter(found))
+
+    def _holder(self, address: Packed) -> str | None:
+        return None if address in self._master else self._first(address)
+
+    def _bound(self, address: Packed) -> str | None:
+        """The port that the table shows for `address`."""
+        if address in self._master or address not in self._claims:
+            return None
+        first = self._first(address)
+        return first if first in self._up else None
+
+    def _difference(self, address: Packed, before: str | None) -> list[Change]:
+        after = self._bound(address)
+        if after == before:
+            return []
+        return [Unbind(address) if after is None else Bind(address, after)]
+
+    def _switch_port(self, port: str, *, up: bool) -> list[Change]:
+        if (port in self._up) == up:
+            return []
+        alone: list[Packed] = []  # addresses that are the port's or nobody's
+        before: dict[Packed, str | None] = {}
+        for address in self._addresses.get(port, ()):
+            if isinstance(self._claims[address], Sole) and address not in self._master:
+                alone.append(address)
+            else:
+                before[address] = self._bound(address)
+        (self._up.add if up else self._up.discard)(port)
+        changes = [change for address, had in before.items() for change in self._difference(address, had)]
+        if up and alone:
+            changes.append(BindAll(alone, port))
+        elif alone:
+            changes += [Unbind(address) for address in alone]
+        return changes

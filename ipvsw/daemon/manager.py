@@ -1,0 +1,300 @@
+"""All switches of the daemon, and what may be asked of them: by the configuration file and by the API.
+
+Changes are made one after the other. A change that is refused has changed nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+import msgspec
+
+from ipvsw.config.file import check, load
+from ipvsw.config.plan import Action, AddPort, AddSwitch, ChangePort, RemovePort, RemoveSwitch, SetMode, diff
+from ipvsw.daemon.preflight import by_index, preflight
+from ipvsw.linux.netlink import Served
+from ipvsw.linux.peercred import Peer
+from ipvsw.linux.runtime import World
+from ipvsw.model import (
+    Config,
+    DaemonConfig,
+    Flag,
+    Forbidden,
+    HandedOver,
+    LeaseStatus,
+    Mode,
+    NotFound,
+    PortConfig,
+    PortState,
+    PortStatus,
+    Refused,
+    SwitchConfig,
+    SwitchStats,
+    SwitchStatus,
+)
+from ipvsw.ports.discovery import Discovery
+from ipvsw.ports.kmodlink import Found, LinkPort
+from ipvsw.ports.port import Port
+from ipvsw.ports.vm import VmDevicePort, VmPort
+from ipvsw.switch.switch import Switch
+
+log = logging.getLogger("ipvsw")
+
+
+class Daemon:
+    """The control side of everything. Made, started and stopped on the loop."""
+
+    def __init__(self, path: str) -> None:
+        """`path` is the configuration file that `reload` reads."""
+        self._path = path
+        self._world = World()
+        self._switches: dict[str, Switch] = {}
+        self._filed = Config()  # what the file has; the rest was added by the API
+        self._settings = DaemonConfig()  # of the process, until it is started anew
+        self._lock = asyncio.Lock()
+        self._discovery = Discovery(self._world, self._wants, self._serve)
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    # ------------------------------------------------------------------------ life
+
+    async def start(self, config: Config) -> None:
+        """Returns when every master has been looked at; ports go on coming up. Errors: Refused, after
+        which nothing is left, but `stop` must be called all the same."""
+        async with self._lock:
+            await preflight(self._world.netlink, config, untaken=True)
+            self._filed, self._settings = config, config.daemon
+            actions = diff(self._running(), config)
+            await self._carry_out(action for action in actions if isinstance(action, AddSwitch))
+            for index, switch in enumerate(config.switches):
+                master = self._switches[switch.name].master
+                if master.taken:
+                    raise Refused(f"switch[{index}].master: {master.reason}")
+            await self._carry_out(action for action in actions if not isinstance(action, AddSwitch))
+            self._discovery.start()
+
+    async def stop(self) -> None:
+        async with self._lock:
+            await self._discovery.stop()
+            await asyncio.gather(*(self._remove_switch(name) for name in list(self._switches)))
+            await asyncio.gather(*self._leaving)
+            self._world.close()
+
+    # ------------------------------------------------------------------------ the kernel module's devices
+
+    def _wants(self, served: Served) -> bool:
+        return any(switch.has_master(served) for switch in self._switches.values())
+
+    def _serve(self, found: Found) -> bool:
+        return any(switch.add_link(found, self._lose) for switch in self._switches.values())
+
+    def _lose(self, port: LinkPort) -> None:
+        switch = next((each for each in self._switches.values() if each.links.get(port.name) is port), None)
+        if switch is not None:
+            task = asyncio.create_task(self._remove_link(switch, port))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    async def _remove_link(self, switch: Switch, port: LinkPort) -> None:
+        await switch.remove_link(port)
+        self._discovery.forget(port.found)
+
+    # ------------------------------------------------------------------------ questions
+
+    def switches(self) -> tuple[SwitchStatus, ...]:
+        return tuple(switch.status() for switch in self._switches.values())
+
+    def stats(self) -> tuple[SwitchStats, ...]:
+        return tuple(switch.stats() for switch in self._switches.values())
+
+    def leases(self) -> tuple[LeaseStatus, ...]:
+        return tuple(lease for switch in self._switches.values() for lease in switch.leases())
+
+    # ------------------------------------------------------------------------ virtual machines
+
+    async def hand_over(self, name: str, peer: Peer) -> tuple[HandedOver, list[int]]:
+        """Descriptors of the port `name`, or of the first free one on the switch `name` that `peer` may have; the
+        caller closes them. Errors: NotFound, Forbidden, Refused."""
+        async with self._lock:
+            return await self._find_vm(name, peer).hand_over()
+
+    def _find_vm(self, name: str, peer: Peer) -> VmPort:
+        switch = self._switches.get(name)
+        if switch is not None and all(name not in each.ports for each in self._switches.values()):
+            ports = [port for port in switch.ports.values() if isinstance(port, VmDevicePort) and self._may(peer, port)]
+            free = [port for port in ports if port.free]
+            if free:
+                return free[0]
+            if ports or peer.is_master:
+                raise Refused(f"{name}: there is no free port for a virtual machine")
+            raise Forbidden(f"{name}: no port is allowed to this user")
+        port = self._switches[self._find(name)].ports[name.rpartition("/")[2]]
+        if not isinstance(port, VmPort):
+            raise Refused(f"{name}: is not a virtual machine's port but of kind {port.kind}")
+        if not self._may(peer, port):
+            raise Forbidden(f"{name}: is not allowed to this user")
+        return port
+
+    def _may(self, peer: Peer, port: VmPort) -> bool:
+        return peer.is_master or peer.is_among((*self._settings.allow, *port.config.allow))
+
+    # ------------------------------------------------------------------------ the API's changes
+
+    async def add_port(self, master: str, port: PortConfig, mode: Mode | None, flag: Flag | None) -> PortStatus:
+        """Attach a port to the switch on `master`, which is made if there is none, as the kernel's driver
+        does. Returns when the port is up, or waits. Errors: Refused."""
+        async with self._lock:
+            found = self._serving(master)
+            old = found.config if found else SwitchConfig(name=master, master=master)
+            new = msgspec.structs.replace(old, mode=mode or old.mode, flag=flag or old.flag, ports=(*old.ports, port))
+            others = [switch.config for switch in self._switches.values() if switch is not found]
+            wanted = Config(daemon=self._settings, switches=(*others, new))
+            check(wanted)
+            await self._preflight_port(new, port)
+            await self._carry_out(diff(self._running(), wanted))
+            added = self._switches[new.name].ports[port.name]
+            await self._settle(new.name, added)
+            return added.status()
+
+    async def _preflight_port(self, switch: SwitchConfig, port: PortConfig) -> None:
+        only = Config(switches=(msgspec.structs.replace(switch, ports=(port,)),))
+
+        def name(_: int, at: int | None) -> str:
+            return switch.name if at is None else f"{switch.name}/{port.name}"
+
+        await preflight(self._world.netlink, only, name)
+
+    async def _settle(self, switch: str, port: Port) -> None:
+        """Wait until a port that was asked for is there; take it back if it can't be."""
+        await port.settled()
+        master = self._switches[switch].master
+        failed = port.state is PortState.FAILED
+        if failed or master.state is PortState.FAILED:
+            reason = port.reason if failed else master.reason
+            await self._remove_port(switch, port.config.name)
+            raise Refused(f"{switch}/{port.config.name}: {reason}")
+
+    async def delete_port(self, port: str, switch: str | None) -> None:
+        """Also of a port that the file has; the next `reload` brings that one back. Errors: NotFound, Refused."""
+        async with self._lock:
+            found = self._find(port if switch is None else f"{switch}/{port}")
+            if port.rpartition("/")[2] in self._switches[found].links:
+                raise Refused(f"{port}: was made by `ip link add`, and is deleted by `ip link del`")
+            await self._remove_port(found, port.rpartition("/")[2])
+
+    async def set_mode(self, name: str, mode: Mode | None, flag: Flag | None) -> SwitchStatus:
+        """`name` is a switch's or a port's ("p" or "switch/p"): mode and flag belong to the whole switch.
+        Errors: NotFound, Refused."""
+        async with self._lock:
+            switch = self._switches[name if name in self._switches else self._find(name)]
+            now = switch.config
+            switch.set_mode(msgspec.structs.replace(now, mode=mode or now.mode, flag=flag or now.flag))
+            return switch.status()
+
+    async def reload(self) -> tuple[str, ...]:
+        """Read the file again; what was done, a line for each action. What the API has added stays.
+        Errors: Refused."""
+        async with self._lock:
+            filed = load(self._path)
+            await preflight(self._world.netlink, filed, by_index)
+            wanted = self._with_ports_by_api(filed)
+            check(wanted)
+            actions = diff(self._running(), wanted)
+            await self._carry_out(actions)
+            self._filed = filed
+            return tuple(str(action) for action in actions)
+
+    # ------------------------------------------------------------------------ finding
+
+    def _running(self) -> Config:
+        return Config(daemon=self._settings, switches=tuple(switch.config for switch in self._switches.values()))
+
+    def _serving(self, master: str) -> Switch | None:
+        """The switch on this master; one in the daemon's own namespace goes before others."""
+        found = [switch for switch in self._switches.values() if switch.config.master == master]
+        own = [switch for switch in found if not switch.config.netns]
+        if not own and len(found) > 1:
+            names = ", ".join(switch.name for switch in found)
+            raise Refused(f"master: {master} is the master of several switches: {names}")
+        return next(iter(own or found), None)
+
+    def _find(self, name: str) -> str:
+        """The switch of the port `name`, which is "port" or "switch/port"."""
+        switch, _, port = name.rpartition("/")
+        found = [
+            each.name
+            for each in self._switches.values()
+            if (port in each.ports or port in each.links) and (not switch or each.name == switch)
+        ]
+        if not found:
+            raise NotFound(f"{name}: there is no such port")
+        if len(found) > 1:
+            raise Refused(f"{name}: several switches have such a port: {', '.join(found)}")
+        return found[0]
+
+    def _with_ports_by_api(self, filed: Config) -> Config:
+        """The file's configuration and what the API has added: each port on the switch that has its master."""
+        before = {(switch.name, port.name) for switch in self._filed.switches for port in switch.ports}
+        switches = {(switch.master, switch.netns): switch for switch in filed.switches}
+        for running in (switch.config for switch in self._switches.values()):
+            into = switches.get((running.master, running.netns), msgspec.structs.replace(running, ports=()))
+            names = {port.name for port in into.ports}
+            added = [port for port in running.ports if (running.name, port.name) not in before]
+            extra = [port for port in added if port.name not in names]
+            if extra:
+                into = msgspec.structs.replace(into, ports=(*into.ports, *extra))
+                switches[running.master, running.netns] = into
+        return msgspec.structs.replace(filed, switches=tuple(switches.values()))
+
+    # ------------------------------------------------------------------------ carrying out
+
+    async def _carry_out(self, actions: Iterable[Action]) -> None:
+        """Ports that go, go together: closing a TAP takes long."""
+        going: list[RemovePort] = []
+        for action in actions:
+            log.info("%s", action)
+            if isinstance(action, RemovePort):
+                going.append(action)
+                continue
+            await self._remove_ports(going)
+            going = []
+            await self._do(action)
+        await self._remove_ports(going)
+
+    async def _remove_ports(self, going: list[RemovePort]) -> None:
+        await asyncio.gather(*(self._switches[each.switch].remove_port(each.port) for each in going))
+
+    async def _do(self, action: Action) -> None:
+        match action:
+            case AddSwitch():
+                await self._add_switch(action.switch)
+            case RemoveSwitch():
+                await self._remove_switch(action.switch)
+            case SetMode():
+                self._switches[action.switch.name].set_mode(action.switch)
+            case AddPort():
+                self._switches[action.switch].add_port(action.port)
+            case ChangePort():
+                self._switches[action.switch].change_port(action)
+
+    async def _add_switch(self, config: SwitchConfig) -> None:
+        try:
+            switch = Switch(self._world, config, self._settings)
+            self._switches[config.name] = switch
+            await switch.start()
+        except OSError as error:
+            raise Refused(f"switch {config.name}: {error.strerror or error}") from error
+
+    async def _remove_switch(self, name: str) -> None:
+        left = [port.found for port in self._switches[name].links.values()]
+        await self._switches[name].stop()
+        del self._switches[name]
+        for found in left:
+            self._discovery.forget(found)
+
+    async def _remove_port(self, switch: str, port: str) -> None:
+        """A switch that the API made goes with its last port, as the kernel's does."""
+        await self._remove_ports([RemovePort(switch, port)])
+        if not self._switches[switch].ports and all(switch != one.name for one in self._filed.switches):
+            await self._remove_switch(switch)

@@ -1,0 +1,73 @@
+"""What a configuration needs of this machine, looked at before anything is changed. Reads only."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+
+from ipvsw._fast import uring_error
+from ipvsw.linux.devices.packet import claim_master
+from ipvsw.linux.namespaces import open_namespace
+from ipvsw.linux.netlink import Handle, Link, Netlink
+from ipvsw.model import Config, Io, Refused, SwitchConfig
+
+
+def by_index(switch: int, port: int | None) -> str:
+    """A place in the file."""
+    return f"switch[{switch}]" if port is None else f"switch[{switch}].port[{port}]"
+
+
+async def preflight(
+    netlink: Netlink, config: Config, name: Callable[[int, int | None], str] = by_index, *, untaken: bool = False
+) -> None:
+    """`name` gives the place of a switch, or of a port, from its indexes; `untaken`: a master that is
+    served already, be it by this process, is refused. Errors: Refused."""
+    if config.daemon.io is Io.URING and (error := uring_error()):
+        raise Refused(f"daemon.io: the kernel grants no io_uring: {os.strerror(error)}")
+    for index, switch in enumerate(config.switches):
+        place = name(index, None)
+        link = await _master(netlink, switch, place, untaken)
+        if link is None:
+            continue
+        for number, port in enumerate(switch.ports):
+            if port.mtu is not None and port.mtu > link.mtu:
+                at = f"{name(index, number)}.mtu"
+                raise Refused(f"{at}: {port.mtu} is larger than the master's {link.mtu}")
+
+
+async def _master(netlink: Netlink, switch: SwitchConfig, place: str, untaken: bool) -> Link | None:
+    """The master's link, None while its namespace does not exist."""
+    try:
+        fd = open_namespace(switch.netns)
+        if fd is None:
+            return None
+        try:
+            return await netlink.run(fd, lambda handle: _fit(handle, switch.master, place, untaken))
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise Refused(f"{place}.master: {error.strerror or error}") from None
+
+
+def _fit(handle: Handle, name: str, place: str, untaken: bool) -> Link:
+    link = handle.link(name)
+    if link is None:
+        raise Refused(f"{place}.master: {name} does not exist")
+    if not link.ethernet:
+        raise Refused(f"{place}.master: {name} is not an Ethernet device")
+    if link.master:
+        raise Refused(f"{place}.master: {name} is part of another device, as of a bridge or a bond")
+    if untaken and _is_taken(link.index):
+        raise Refused(f"{place}.master: {name} is already served by another ipvswd")
+    return link
+
+
+def _is_taken(index: int) -> bool:
+    try:
+        claim_master(index).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return True
+        raise
+    return False

@@ -1,0 +1,47 @@
+"""Busy polling that pays: a worker with nothing to do looks on for a moment before it sleeps, where that has paid.
+
+To wake a thread on another CPU takes tens of microseconds, most of a round trip. A worker that was woken a few times
+in a row soon after it had gone to sleep spins instead, for at most the budget. It stops as soon as waits get longer,
+so that an idle or evenly paced switch costs nothing; and for a while when somebody else wanted the CPU, to whom it
+yields at every turn. On a machine with one CPU there is nobody to wait for: there the budget is 0.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from ipvsw.datapath.kernel.sys cimport CLOCK_MONOTONIC, clock_gettime, sched_yield, timespec
+
+cdef enum:
+    SOON = 100_000  # ns: a wait that would have been worth it, the waking included
+    EARNED = 4  # such waits in a row
+    DISTURBED = 20_000  # ns between two looks at the clock: somebody else ran
+    REST = 16  # times as long there is no spinning after that
+
+cdef struct Spin:
+    uint64_t budget  # ns; 0: never
+    uint32_t earned
+    uint64_t rest_until
+
+
+cdef inline uint64_t clock_ns() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <uint64_t> t.tv_sec * 1_000_000_000 + <uint64_t> t.tv_nsec
+
+
+cdef inline bint spin_pays(const Spin *s, uint64_t now) noexcept nogil:
+    return s.earned >= EARNED and now >= s.rest_until
+
+
+cdef inline bint spin_on(Spin *s, uint64_t start, uint64_t *now) noexcept nogil:
+    """Let others run, then whether to look again. `now` is the time of the last look, and of this one."""
+    cdef uint64_t before = now[0]
+    sched_yield()
+    now[0] = clock_ns()
+    if now[0] - before > DISTURBED:
+        s.rest_until = now[0] + REST * (now[0] - before)
+        return False
+    return now[0] - start < s.budget
+
+
+cdef inline void spin_learn(Spin *s, uint64_t waited) noexcept nogil:
+    s.earned = min(s.earned + 1, 2 * EARNED) if waited < SOON else 0

@@ -1,0 +1,114 @@
+"""Group frames: queued, copied to the ports that listen a slice at a time, then sent on the wire.
+
+The kernel's driver does the same from a work queue (`ipvlan_process_multicast`), with the same limit for what one
+sender may have in it. But where the driver's senders share the queue, here nobody's flood takes the last free place:
+a door may hold as many as are free, so that others can still ask for their neighbours.
+
+A thousand copies take milliseconds, for which the scheduler may leave us the CPU that those wait for who have just got
+a frame. So while other frames are about, slices are small, and over an io_uring there are pauses between them.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy
+
+from ipvsw.datapath.rules.decide cimport BROADCAST, DROP_BACKLOG, TO_PORTS, host_hears_group, port_accepts, port_listens
+from ipvsw.datapath.rules.macnat cimport put_mac
+from ipvsw.datapath.loop.state cimport (
+    BACKLOG, BURST, EVENT_GROUPS_BIT, FROM_GONE, FROM_MASTER, HEADER, ROOM, Waiting, Worker, backlog_put, waiting_of,
+)
+from ipvsw.datapath.loop.busypoll cimport clock_ns
+from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE, eventfd_write, mac48, or_u32, virtio_net_hdr
+from ipvsw.datapath.loop.tx cimport host_tx, master_tx, port_tx, queue_master_tx
+from ipvsw.datapath.kernel.uring cimport ring_enter, ring_enter_for
+from ipvsw.datapath.packet.headers cimport Frame, frame_is_membership_report, frame_parse
+
+cdef enum:
+    SLICE = 8  # copies written in one round: with what the receivers do at once, some 20 us
+    SMALL = 1  # the same while other frames are about
+    POLITE = 4  # pauses, or rounds, after the last of these
+    PAUSE = 50_000  # ns at most; the kernel's timers may add as much
+    PATIENCE = 16  # group frames that wait: with more of them more time goes to their copies than to pauses
+
+
+cdef inline void tell(Worker *w, int32_t port, uint32_t bit) noexcept nogil:
+    if not or_u32(&w.ports[port].events, bit) & bit:
+        eventfd_write(w.notify_fd, 1)
+
+
+cdef inline int queue_flood(Worker *w, int32_t source, uint8_t *buffer, uint32_t n) noexcept nogil:
+    cdef Frame f
+    if source >= 0 and frame_parse(&f, buffer + HEADER, n - HEADER) and frame_is_membership_report(&f):
+        tell(w, source, EVENT_GROUPS_BIT)
+    return TO_PORTS if backlog_put(w, source, buffer, n) else DROP_BACKLOG
+
+
+cdef inline void flood_slice(Worker *w) noexcept nogil:
+    """A few copies; a frame from a port goes on the wire after its last copy."""
+    cdef int budget = SMALL if w.polite else SLICE
+    cdef Waiting *entry
+    while w.backlog_length and budget > 0:
+        entry = &w.backlog[w.backlog_head]
+        budget -= flood_ports(w, entry, budget)
+        if entry.next < w.switch_.n_ports:
+            return
+        if entry.source >= 0 or entry.source == FROM_GONE:
+            tell_host(w, entry)
+            memcpy(w.tx_buffers[w.tx_length] + ROOM, entry.frame, entry.length)
+            # Its outcome is counted already.
+            queue_master_tx(w, FROM_GONE, w.tx_buffers[w.tx_length] + ROOM, entry.length)
+            if w.tx_length == BURST:
+                master_tx(w)
+        if entry.source != FROM_GONE:
+            waiting_of(w, entry.source)[0] -= 1
+        free(entry.frame)
+        w.backlog_head = (w.backlog_head + 1) % BACKLOG
+        w.backlog_length -= 1
+
+
+cdef inline void be_polite(Worker *w, uint32_t waiting) noexcept nogil:
+    """Something was read; there were so many group frames before. What is no group frame is somebody else's."""
+    if w.backlog_length == waiting:
+        w.polite = POLITE
+
+
+cdef inline void flood_pause(Worker *w) noexcept nogil:
+    """Enter the ring between two slices. Where somebody has got a frame, sleep until there is an answer: to yield would
+    do nothing for who is in another control group. The longer the line, the longer until the next pause."""
+    cdef uint64_t before = clock_ns() if w.polite else 0
+    cdef uint64_t after
+    if not w.polite or before < w.impolite_until:
+        ring_enter(&w.ring, False)
+        return
+    w.polite -= 1
+    ring_enter_for(&w.ring, PAUSE)
+    after = clock_ns()
+    w.impolite_until = after + (after - before) * w.backlog_length // PATIENCE
+
+
+cdef inline void tell_host(Worker *w, Waiting *entry) noexcept nogil:
+    """A copy for the host's stack, where it is to hear the ports."""
+    cdef Frame f
+    if frame_parse(&f, entry.frame + HEADER, entry.length - HEADER) and host_hears_group(&w.switch_, &f):
+        host_tx(w, entry.frame, entry.length)
+
+
+cdef inline int flood_ports(Worker *w, Waiting *entry, int budget) noexcept nogil:
+    """Copies for the next ports that listen. Returns what it used of the budget."""
+    cdef uint64_t destination = mac48(entry.frame + HEADER)
+    cdef uint64_t group = destination if entry.frame[HEADER] & 1 else BROADCAST
+    cdef bint gso = (<virtio_net_hdr *> entry.frame).gso_type != VIRTIO_NET_HDR_GSO_NONE
+    cdef int used = 0
+    cdef int32_t port
+    while entry.next < w.switch_.n_ports and used < budget:
+        port = entry.next
+        entry.next += 1
+        if port == entry.source or not port_listens(&w.switch_.rules[port], group):
+            continue
+        used += 1
+        if entry.source != FROM_MASTER and not port_accepts(&w.switch_.rules[port], entry.length - HEADER, gso):
+            w.ports[port].traffic.tx_errors += 1
+        else:
+            port_tx(w, port, entry.frame, entry.length)
+            put_mac(entry.frame + HEADER, destination)  # which was made the port's own, if it is no group
+    return used + 1

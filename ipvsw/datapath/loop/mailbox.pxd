@@ -1,0 +1,313 @@
+"""How the control thread changes what a worker owns: batches of edits through a mailbox.
+
+The control thread puts one batch into each worker's mailbox and waits; a worker applies it between two bursts: whole,
+unless it is so long that frames would have to wait, then so much of it a round. Because the control thread waits, its
+reads of counters and a worker's reallocations of them never meet.
+"""
+
+from libc.errno cimport ENOMEM
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memset
+
+from ipvsw.datapath.rules.decide cimport PortRule
+from ipvsw.datapath.kernel.packetring cimport packets_map, packets_unmap
+from ipvsw.datapath.rules.routecache cimport Route, route_clear, route_put
+from ipvsw.datapath.kernel.sendring cimport send_ring_map, send_ring_unmap
+from ipvsw.datapath.loop.state cimport (
+    BACKLOG, CREDIT, FROM_GONE, HOST_EVENT, MASTER_EVENT, SLOW, Port, Queue, Returned, Worker, backlog_put, poll_fd,
+    queue_of, read_by_ring, reads_port, unpoll_fd,
+)
+from ipvsw.datapath.loop.unixsock cimport Socket, socket_connect, socket_release
+from ipvsw.datapath.kernel.sys cimport add_i32, eventfd_write, load_ptr, store_ptr, take_u32
+from ipvsw.datapath.rules.table cimport table_put, table_remove
+from ipvsw.datapath.packet.headers cimport Address
+
+cdef enum:
+    MAIL = 128  # edits that a worker makes in one round: some 60 us where each misses the cache or is given a new page
+
+cdef enum EditKind:
+    SET_MODE
+    SET_MASTER
+    ATTACH_MASTER
+    DETACH_MASTER
+    ATTACH_PORT
+    CONNECT_PORT
+    SET_PORT
+    SET_GROUPS
+    SET_LEARNING
+    RETURN
+    ANNOUNCE
+    DETACH_PORT
+    ATTACH_HOST
+    DETACH_HOST
+    SET_ROUTE
+    CLEAR_ROUTES
+    BIND
+    UNBIND
+    STOP
+
+# One change; which members count depends on `kind`.
+cdef struct Edit:
+    EditKind kind
+    int32_t port
+    int fd
+    int *fds  # ATTACH_MASTER: one for each worker; ATTACH_PORT: for each queue
+    int queues
+    Socket *socket  # ATTACH_PORT: NULL for a device
+    bint merges
+    int inject_fd
+    int *send_fds  # ATTACH_MASTER: one for each worker, with a ring to send from; NULL: none
+    int mode
+    int flag
+    int access
+    bint up
+    bint everything
+    uint32_t mtu
+    uint32_t n_groups
+    uint64_t *groups
+    uint8_t *frame  # ANNOUNCE, RETURN
+    uint32_t length
+    int32_t to
+    uint64_t *own
+    uint64_t mac
+    Address address
+    Route route
+    int stack_fds[2]
+    int master_index
+
+cdef struct Batch:
+    Edit *edits
+    size_t length
+    int32_t workers_left
+    int32_t failures  # edits that a worker could not make
+    int32_t error  # errno of one of them
+    int done_fd  # eventfd: the last worker has it
+
+
+cdef inline void take_mail(Worker *w) noexcept nogil:
+    """Apply the batch in the mailbox, if any: MAIL edits of it."""
+    cdef Batch *batch = <Batch *> load_ptr(&w.mailbox)
+    cdef size_t end
+    cdef int error
+    if batch == NULL:
+        return
+    end = mail_end(w, batch)
+    while w.mail_read < end:
+        error = apply_edit(w, &batch.edits[w.mail_read])
+        w.mail_read += 1
+        if error:
+            batch.error = error
+            add_i32(&batch.failures, 1)
+    if w.mail_read < batch.length:
+        return
+    w.mail_read = 0
+    store_ptr(&w.mailbox, NULL)
+    if add_i32(&batch.workers_left, -1) == 0:
+        eventfd_write(batch.done_fd, 1)
+
+
+cdef inline size_t mail_end(const Worker *w, const Batch *batch) noexcept nogil:
+    """The first edit that is not made in this round."""
+    return min(batch.length, w.mail_read + MAIL)
+
+
+cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
+    """0, or the errno of what stood in the way."""
+    if e.kind == ATTACH_PORT:
+        return attach_port(w, e)
+    if e.port >= w.switch_.n_ports and e.kind in (
+            BIND, CONNECT_PORT, SET_PORT, SET_GROUPS, SET_LEARNING, ANNOUNCE, DETACH_PORT):
+        return ENOMEM  # there was none for the port itself
+    if e.kind == BIND:
+        return 0 if table_put(&w.switch_.table, &e.address, e.port) else ENOMEM
+    elif e.kind == CONNECT_PORT:
+        return connect_port(w, e.port, e.fd)
+    elif e.kind == SET_ROUTE:
+        return 0 if route_put(&w.routes, &e.address, &e.route) else ENOMEM
+    elif e.kind == CLEAR_ROUTES:
+        return 0 if route_clear(&w.routes) else ENOMEM
+    elif e.kind == UNBIND:
+        table_remove(&w.switch_.table, &e.address)
+    elif e.kind == SET_PORT:
+        w.switch_.rules[e.port].up = e.up
+        w.switch_.rules[e.port].mtu = e.mtu
+    elif e.kind == SET_GROUPS:
+        return 0 if copy_groups(&w.switch_.rules[e.port], e) else ENOMEM
+    elif e.kind == SET_LEARNING:
+        w.switch_.rules[e.port].learn = e.up
+    elif e.kind == RETURN:
+        return 0 if keep_returned(w, e) else ENOMEM
+    elif e.kind == ANNOUNCE:
+        if queue_of(w, e.port) == 0:
+            backlog_put(w, e.port, e.frame, e.length)
+    elif e.kind == DETACH_PORT:
+        detach_port(w, e.port)
+    elif e.kind == SET_MODE:
+        w.switch_.mode = e.mode
+        w.switch_.flag = e.flag
+        w.switch_.access = e.access
+    elif e.kind == SET_MASTER:
+        w.switch_.mac = e.mac
+    elif e.kind == ATTACH_MASTER:
+        return attach_master(w, e)
+    elif e.kind == DETACH_MASTER:
+        detach_master(w)
+    elif e.kind == ATTACH_HOST:
+        detach_host(w)
+        w.host_fd = e.fd
+        if w.number == 0:  # one reader: a flow's order is kept
+            return poll_fd(w, e.fd, HOST_EVENT)
+    elif e.kind == DETACH_HOST:
+        detach_host(w)
+    elif e.kind == STOP:
+        w.stopping = True
+    return 0
+
+
+cdef inline int attach_port(Worker *w, const Edit *e) noexcept nogil:
+    """0 or an errno. Who reads none of its queues writes to the first."""
+    cdef Port *p
+    cdef int queue = queue_of(w, e.port)
+    if not reserve_ports(w, e.port + 1):
+        return ENOMEM
+    p = &w.ports[e.port]
+    p.fd = e.fds[queue if queue < e.queues else 0]
+    p.queues = e.queues
+    p.socket = e.socket
+    p.merges = e.merges
+    p.credit = CREDIT
+    w.switch_.rules[e.port].mtu = e.mtu
+    w.switch_.rules[e.port].own = e.own
+    return watch_port(w, e.port) if e.socket == NULL and reads_port(w, e.port) else 0
+
+
+cdef inline bint reserve_ports(Worker *w, int32_t n) noexcept nogil:
+    """Make room for port numbers below n. False if there is no memory."""
+    cdef int32_t length = w.switch_.n_ports
+    cdef PortRule *rules
+    cdef Port *ports
+    if n <= length:
+        return True
+    n = max(n, length * 2)
+    rules = <PortRule *> realloc(w.switch_.rules, n * sizeof(PortRule))
+    if rules == NULL:
+        return False
+    w.switch_.rules = rules
+    ports = <Port *> realloc(w.ports, n * sizeof(Port))
+    if ports == NULL:
+        return False
+    w.ports = ports
+    memset(&rules[length], 0, (n - length) * sizeof(PortRule))
+    memset(&ports[length], 0, (n - length) * sizeof(Port))
+    for i in range(length, n):
+        ports[i].fd = -1
+    w.switch_.n_ports = n
+    return True
+
+
+cdef inline int watch_port(Worker *w, int32_t port) noexcept nogil:
+    """0 or an errno: what can't be read when it is ready, epoll says at once."""
+    cdef int error = poll_fd(w, w.ports[port].fd, port)
+    if not error and w.ring.running:
+        unpoll_fd(w, w.ports[port].fd)
+        read_by_ring(w, port)
+    return error
+
+
+cdef inline int connect_port(Worker *w, int32_t port, int fd) noexcept nogil:
+    """0 or an errno. What was told of who was connected before counts no more."""
+    w.ports[port].fd = fd
+    take_u32(&w.ports[port].events)
+    return socket_connect(w.ports[port].socket, fd, reads_port(w, port), w.epoll_fd, port)
+
+
+cdef inline void detach_port(Worker *w, int32_t port) noexcept nogil:
+    cdef uint32_t i
+    disown(&w.slow, port)
+    disown(&w.shown, port)
+    for i in range(w.backlog_length):
+        if w.backlog[(w.backlog_head + i) % BACKLOG].source == port:
+            w.backlog[(w.backlog_head + i) % BACKLOG].source = FROM_GONE
+    if w.ports[port].fd >= 0 and reads_port(w, port):
+        unpoll_fd(w, w.ports[port].fd)
+    if w.ports[port].socket != NULL:
+        socket_release(w.ports[port].socket)
+    free(w.switch_.rules[port].groups)
+    memset(&w.switch_.rules[port], 0, sizeof(PortRule))
+    memset(&w.ports[port], 0, sizeof(Port))
+    w.ports[port].fd = -1
+
+
+cdef inline void disown(Queue *q, int32_t port) noexcept nogil:
+    cdef uint32_t i
+    for i in range(q.tail - q.head):
+        if q.entries[(q.head + i) % SLOW].source == port:
+            q.entries[(q.head + i) % SLOW].source = FROM_GONE
+
+
+cdef inline bint copy_groups(PortRule *rule, const Edit *e) noexcept nogil:
+    cdef uint64_t *groups = NULL
+    if e.n_groups:
+        groups = <uint64_t *> malloc(e.n_groups * sizeof(uint64_t))
+        if groups == NULL:
+            return False
+        memcpy(groups, e.groups, e.n_groups * sizeof(uint64_t))
+    free(rule.groups)
+    rule.groups = groups
+    rule.n_groups = e.n_groups
+    rule.everything = e.everything
+    return True
+
+
+cdef inline bint keep_returned(Worker *w, const Edit *e) noexcept nogil:
+    """A frame of this worker's, for the loop to carry out. False if there is no memory."""
+    cdef Returned *entry
+    if (queue_of(w, e.port) if e.port >= 0 else w.number) != 0:
+        return True
+    entry = <Returned *> malloc(sizeof(Returned) + e.length)
+    if entry == NULL:
+        return False
+    entry.next = NULL
+    entry.source = e.port
+    entry.to = e.to
+    entry.length = e.length
+    entry.frame = <uint8_t *> &entry[1]
+    memcpy(entry.frame, e.frame, e.length)
+    if w.returned == NULL:
+        w.returned = entry
+    else:
+        w.returned_last.next = entry
+    w.returned_last = entry
+    return True
+
+
+cdef inline int attach_master(Worker *w, const Edit *e) noexcept nogil:
+    """0 or an errno. In place of the one there is."""
+    detach_master(w)
+    w.switch_.mac = e.mac
+    w.master_fd = e.fds[w.number]
+    w.inject_fd = e.inject_fd
+    w.stack_fds[0] = e.stack_fds[0]
+    w.stack_fds[1] = e.stack_fds[1]
+    w.master_index = e.master_index
+    packets_map(&w.packets, w.master_fd)
+    if e.send_fds != NULL:
+        send_ring_map(&w.shorts, e.send_fds[w.number])
+    return 0 if w.ring.running else poll_fd(w, w.master_fd, MASTER_EVENT)
+
+
+cdef inline void detach_master(Worker *w) noexcept nogil:
+    if w.master_fd >= 0:
+        unpoll_fd(w, w.master_fd)
+    packets_unmap(&w.packets)
+    send_ring_unmap(&w.shorts)
+    w.master_fd = -1
+    w.inject_fd = -1
+    w.stack_fds[0] = w.stack_fds[1] = -1
+
+
+cdef inline void detach_host(Worker *w) noexcept nogil:
+    if w.host_fd >= 0 and w.number == 0:
+        unpoll_fd(w, w.host_fd)
+    w.host_fd = -1

@@ -1,0 +1,129 @@
+"""Frames that Python must see before they go on: DHCP, and those with an address that a port isn't known to have.
+
+Such a frame waits, and comes back to the worker that read it (`Returned`) once Python has done what follows from it:
+so the answer to it finds the address in the table. It is counted when it has come back. Who shows much is bounded: a
+port spends a credit for each, which Python gives anew, and a frame that finds none left goes on unseen.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy
+
+from ipvsw.datapath.rules.hostaccess cimport DHCP_CLIENT, IPPROTO_UDP, ipv4_transport
+from ipvsw.datapath.rules.decide cimport L2
+from ipvsw.datapath.loop.state cimport HEADER, MARKS, SLOW, Queue, Slow, Worker
+from ipvsw.datapath.kernel.sys cimport (
+    add_i32, be16, be32, eventfd_write, load_i32, load_u32, load_u64, mix, or_u64, store_u32,
+)
+from ipvsw.datapath.rules.table cimport table_find
+from ipvsw.datapath.packet.headers cimport (
+    ETH_P_ARP, ETH_P_IPV6, ICMPV6_NEIGHBOUR_ADVERTISEMENT, IPPROTO_ICMPV6, Address, Frame, frame_address, frame_parse,
+    ipv4_address, ipv6_address, ipv6_is_whole,
+)
+
+cdef enum:
+    DHCP_SERVER = 67
+    DHCP6_CLIENT = 546
+    DHCP6_SERVER = 547
+    BOOTP = 240  # bytes up to the end of the magic cookie (RFC 2131 section 3)
+    COOKIE = 0x63825363
+    FOR_DHCP = 8  # credits that a port keeps for DHCP
+
+
+cdef inline bint queue_frame(Worker *w, Queue *q, int32_t source, const uint8_t *buffer, uint32_t n) noexcept nogil:
+    """A copy for Python. False if too many wait."""
+    cdef Slow *entry
+    if q.tail - load_u32(&q.head) == SLOW:
+        return False
+    entry = &q.entries[q.tail % SLOW]
+    entry.frame = <uint8_t *> malloc(n)
+    if entry.frame == NULL:
+        return False
+    memcpy(entry.frame, buffer, n)
+    entry.length = n
+    entry.source = source
+    store_u32(&q.tail, q.tail + 1)
+    eventfd_write(w.notify_fd, 1)
+    return True
+
+
+cdef inline bint show(
+    Worker *w, int32_t *credit, int32_t kept, int32_t source, uint8_t *buffer, uint32_t n
+) noexcept nogil:
+    """Whether Python has the frame now; `kept` credits are for others."""
+    if load_i32(credit) <= kept or not queue_frame(w, &w.shown, source, buffer, n):
+        return False
+    add_i32(credit, -1)
+    return True
+
+
+cdef inline bint show_from_port(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """A port's frame, its header before it. Whether it must wait for Python."""
+    cdef Frame f
+    if not frame_parse(&f, buffer + HEADER, n - HEADER):
+        return False
+    if w.switch_.mode == L2 and is_dhcp(&f, False):
+        return show(w, &w.ports[port].credit, 0, port, buffer, n)
+    if w.switch_.rules[port].learn and is_new(w, port, &f):
+        return show(w, &w.ports[port].credit, FOR_DHCP, port, buffer, n)
+    return False
+
+
+cdef inline bint show_to_port(Worker *w, int32_t source, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """The same for a frame from the master or from the host: a DHCP server's, whichever port it is for."""
+    cdef Frame f
+    return (w.switch_.mode == L2 and frame_parse(&f, buffer + HEADER, n - HEADER) and is_dhcp(&f, True)
+            and show(w, &w.credit, 0, source, buffer, n))
+
+
+cdef inline bint is_dhcp(const Frame *f, bint to_client) noexcept nogil:
+    """Whether it may be DHCP; `to_client`: only a server's counts. A message for IPv4 has its cookie."""
+    cdef uint32_t start
+    cdef uint32_t port
+    if f.ethertype == ETH_P_IPV6:
+        if f.l3_length < 48 or f.l3[6] != IPPROTO_UDP or not ipv6_is_whole(f.l3, f.l3_length):
+            return False
+        port = be16(f.l3 + 42)
+        return port == DHCP6_CLIENT or (port == DHCP6_SERVER and not to_client)
+    start = ipv4_transport(f, IPPROTO_UDP)
+    if not start:
+        return False
+    port = be16(f.l3 + start + 2)
+    if port != DHCP_CLIENT and (port != DHCP_SERVER or to_client):
+        return False
+    return f.l3_length >= start + 8 + BOOTP and be32(f.l3 + start + 8 + BOOTP - 4) == COOKIE
+
+
+cdef inline bint is_new(Worker *w, int32_t port, const Frame *f) noexcept nogil:
+    """Whether the frame speaks of an address that the port isn't known to have. One that it has is marked as used."""
+    cdef Address a = sender_of(f)
+    if a.family == 0 or (a.hi == 0 and a.lo == 0):
+        return False
+    if table_find(&w.switch_.table, &a) != port:
+        return True
+    mark(w.ports[port].marks, &a)
+    return False
+
+
+cdef inline Address sender_of(const Frame *f) noexcept nogil:
+    """The address that the sender says to be its own; a probe (RFC 5227 section 2.1.1) is about its target, and so is
+    a neighbour advertisement."""
+    cdef Address a = frame_address(f, True)
+    if f.ethertype == ETH_P_ARP and a.family and a.lo == 0:
+        return ipv4_address(f.l3 + 24)
+    if (f.ethertype == ETH_P_IPV6 and a.family and f.l3_length >= 64 and f.l3[6] == IPPROTO_ICMPV6
+            and f.l3[7] == 255 and f.l3[40] == ICMPV6_NEIGHBOUR_ADVERTISEMENT):
+        return ipv6_address(f.l3 + 48)
+    return a
+
+
+cdef inline void mark(uint64_t *marks, const Address *a) noexcept nogil:
+    cdef uint64_t place = place_of(a)
+    cdef uint64_t bit = <uint64_t> 1 << (place & 63)
+    if not load_u64(&marks[place >> 6]) & bit:
+        or_u64(&marks[place >> 6], bit)
+
+
+cdef inline uint64_t place_of(const Address *a) noexcept nogil:
+    """Of an address among the bits of a port's marks. Two may share one: then each keeps the other in use."""
+    return mix(a.hi ^ 0x9E3779B97F4A7C15u, a.lo ^ 0xD6E8FEB86659FD93u) % (64 * MARKS)

@@ -1,0 +1,173 @@
+"""The wire's frames on their way in: read a burst from the master, see which of them travel as one.
+
+Functions stand in the order in which a frame meets them.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memmove, memset
+
+from ipvsw.datapath.rules.prefetch cimport Ahead, ahead_fetch, is_far, look_ahead
+from ipvsw.datapath.loop.dispatch cimport master_frame_on
+from ipvsw.datapath.rules.decide cimport DROP_ERROR, TO_PORT, Verdict, decide_from_master
+from ipvsw.datapath.packet.gro cimport Train, train_couple, train_is_whole, train_takes
+from ipvsw.datapath.kernel.packetring cimport packet_slot, packet_take, packets_waiting
+from ipvsw.datapath.loop.punt cimport show_to_port
+from ipvsw.datapath.loop.state cimport CONTROL, FROM_MASTER, HEADER, LONGEST, MASTER_BURST, ROOM, Worker
+from ipvsw.datapath.kernel.sys cimport (
+    CMSG_DATA, CMSG_FIRSTHDR, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA, SOL_PACKET, TP_STATUS_COPY,
+    TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, cmsghdr,
+    iovec, msghdr, recvmsg, tpacket2_hdr, tpacket_auxdata, virtio_net_hdr,
+)
+from ipvsw.datapath.loop.tx cimport train_tx
+from ipvsw.datapath.kernel.uring cimport ring_submit
+from ipvsw.datapath.packet.headers cimport ETH_P_8021Q, VLAN_HLEN, put16
+
+
+cdef inline bint master_rx(Worker *w) noexcept nogil:
+    """A burst of the wire's frames: from the ring, and those too long for it from the socket's queue. True if there
+    may be more. What is queued for ports stands in the ring until it is given back."""
+    cdef uint32_t count = packets_waiting(&w.packets, MASTER_BURST)
+    cdef uint32_t _i
+    cdef tpacket2_hdr *slot
+    cdef bint stays = w.ring.running and count > 1  # a frame alone is written at once
+    if w.packets.slots == NULL:
+        return packet_rx(w)
+    if count > 1 and is_far(&w.switch_.table):
+        packets_ahead(w, count)
+    for _i in range(count):
+        slot = packet_take(&w.packets)
+        w.stays = stays
+        if slot.tp_status & TP_STATUS_COPY:
+            train_rx(w)
+            submit_rx(w)
+            w.stays = False
+            packet_rx(w)
+        else:
+            slot_rx(w, slot)
+    w.stays = stays
+    train_rx(w)
+    w.stays = False
+    return count == MASTER_BURST
+
+
+cdef inline void packets_ahead(Worker *w, uint32_t count) noexcept nogil:
+    """For the next so many frames, at most AHEAD, which stand in the ring."""
+    cdef Ahead ahead
+    cdef tpacket2_hdr *slot
+    cdef uint32_t i
+    ahead.length = 0
+    for i in range(count):
+        slot = packet_slot(&w.packets, w.packets.next + i)
+        look_ahead(&w.switch_, &ahead, <uint8_t *> slot + slot.tp_mac, slot.tp_snaplen)
+    ahead_fetch(&ahead)
+
+
+cdef inline void submit_rx(Worker *w) noexcept nogil:
+    """What came before leaves before that which is written past the ring."""
+    if w.ring.running:
+        ring_submit(&w.ring)
+
+
+cdef inline void slot_rx(Worker *w, tpacket2_hdr *slot) noexcept nogil:
+    """A frame that is carried out now, or travels with others like it."""
+    cdef uint8_t *buffer = <uint8_t *> slot + slot.tp_mac - HEADER
+    cdef uint32_t n = slot.tp_snaplen + HEADER
+    cdef bint is_cut = slot.tp_snaplen < slot.tp_len
+    if w.coalesce and not is_cut and not slot.tp_status & TP_STATUS_VLAN_VALID:
+        if train_takes(&w.train, buffer, n):
+            return
+        train_rx(w)
+        if train_takes(&w.train, buffer, n):
+            return
+    master_frame(w, buffer, n, is_cut, slot.tp_status, slot.tp_vlan_tpid, slot.tp_vlan_tci)
+
+
+cdef inline void train_rx(Worker *w) noexcept nogil:
+    """Carry out the frames that were held back: as one, where they can be."""
+    cdef Train *t = &w.train
+    cdef uint32_t i
+    if t.count < 2 or not train_goes_on(w):
+        for i in range(t.count):
+            master_frame(w, <uint8_t *> t.frames[i].iov_base, <uint32_t> t.frames[i].iov_len, False, 0, 0, 0)
+    t.count = 0
+    t.ended = False
+
+
+cdef inline bint train_goes_on(Worker *w) noexcept nogil:
+    """Whether a port has them as one super-frame now: it must take such, and its endpoint use the master's MAC."""
+    cdef Train *t = &w.train
+    cdef uint64_t total = t.total + <uint64_t> t.count * t.headers
+    cdef Verdict v = decide_from_master(&w.switch_, <uint8_t *> t.frames[0].iov_base + HEADER,
+                                        <uint32_t> t.frames[0].iov_len - HEADER)
+    cdef int outcome
+    if v.outcome != TO_PORT or not w.ports[v.port].merges or w.switch_.rules[v.port].own != NULL:
+        return False
+    if not train_is_whole(t):
+        return False
+    submit_rx(w)
+    train_couple(t)
+    w.master.rx_frames += t.count
+    w.master.rx_bytes += total
+    outcome = train_tx(w, v.port, total)
+    w.master.outcomes[outcome] += t.count
+    return True
+
+
+cdef inline bint packet_rx(Worker *w) noexcept nogil:
+    """One frame from the queue of the master's socket, written on while it is still in the cache. False if there is
+    none, or an error."""
+    cdef iovec place = iovec(w.rx_buffer + ROOM, HEADER + LONGEST)
+    cdef uint8_t control[CONTROL]
+    cdef msghdr message
+    cdef tpacket_auxdata *aux
+    cdef ssize_t n
+    memset(&message, 0, sizeof(message))
+    message.msg_iov, message.msg_iovlen = &place, 1
+    message.msg_control, message.msg_controllen = control, sizeof(control)
+    n = recvmsg(w.master_fd, &message, MSG_DONTWAIT)
+    if n < 0:
+        return False
+    if n >= HEADER:
+        aux = auxiliary(&message)
+        master_frame(w, w.rx_buffer + ROOM, <uint32_t> n, message.msg_flags & MSG_TRUNC,
+                     aux.tp_status if aux != NULL else 0, aux.tp_vlan_tpid if aux != NULL else 0,
+                     aux.tp_vlan_tci if aux != NULL else 0)
+    return True
+
+
+cdef inline tpacket_auxdata *auxiliary(msghdr *message) noexcept nogil:
+    """What the kernel says beside a frame, or NULL."""
+    cdef cmsghdr *control = CMSG_FIRSTHDR(message)
+    if control == NULL or control.cmsg_level != SOL_PACKET or control.cmsg_type != PACKET_AUXDATA:
+        return NULL
+    return <tpacket_auxdata *> CMSG_DATA(control)
+
+
+cdef inline void master_frame(
+    Worker *w, uint8_t *buffer, uint32_t n, bint is_cut, uint32_t status, uint16_t tpid, uint16_t tci
+) noexcept nogil:
+    """A frame from the wire, with its header n bytes, ROOM of the tag before it. `status`: TP_STATUS_* bits."""
+    if status & TP_STATUS_VLAN_VALID and n >= HEADER + 12:
+        buffer = restore_tag(buffer, tpid if status & TP_STATUS_VLAN_TPID_VALID else ETH_P_8021Q, tci)
+        n += VLAN_HLEN
+    w.master.rx_frames += 1
+    w.master.rx_bytes += n - HEADER
+    if is_cut:
+        w.master.outcomes[DROP_ERROR] += 1
+    elif not show_to_port(w, FROM_MASTER, buffer, n):
+        master_frame_on(w, buffer, n)
+
+
+cdef inline uint8_t *restore_tag(uint8_t *buffer, uint16_t tpid, uint16_t tci) noexcept nogil:
+    """The kernel hands a VLAN tag over beside the frame: put it back, 4 bytes to the front of `buffer`."""
+    cdef virtio_net_hdr *header
+    memmove(buffer - VLAN_HLEN, buffer, HEADER + 12)
+    buffer -= VLAN_HLEN
+    put16(buffer + HEADER + 12, tpid)
+    put16(buffer + HEADER + 14, tci)
+    header = <virtio_net_hdr *> buffer
+    if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM:
+        header.csum_start += VLAN_HLEN
+    if header.gso_type != VIRTIO_NET_HDR_GSO_NONE:
+        header.hdr_len += VLAN_HLEN
+    return buffer

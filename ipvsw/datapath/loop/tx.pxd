@@ -1,0 +1,200 @@
+"""Frames on their way out: to a port, into the host, on the wire. Each tells how it ended."""
+
+from libc.errno cimport EAGAIN, EBADFD, EINVAL, EIO, ENETDOWN, ENOBUFS, ENOMEM, ENXIO, errno
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from posix.unistd cimport write
+
+from ipvsw.datapath.rules.decide cimport (
+    DROP_BAD_HEADER, DROP_ERROR, DROP_FULL, DROP_NO_MASTER, DROP_PORT_DOWN, L2, TO_HOST, TO_MASTER, TO_PORT,
+)
+from ipvsw.datapath.rules.macnat cimport master_to_own
+from ipvsw.datapath.kernel.sendring cimport send_ring_put, send_ring_send
+from ipvsw.datapath.loop.state cimport (
+    BURST, FROM_FIRST, FROM_HOST, HEADER, RING_LENGTHS, RING_PORT, RING_PORTS, RING_SOURCE, RING_WRITE, Port, Traffic,
+    Worker,
+)
+from ipvsw.datapath.loop.unixsock cimport socket_send, socket_tx
+from ipvsw.datapath.kernel.sys cimport MSG_DONTWAIT, send, sendmmsg, writev
+from ipvsw.datapath.kernel.uring cimport ring_write
+
+cdef enum:
+    QUEUED = -1  # no outcome yet
+
+
+cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """Where the frame stays in its place until the round is over, it is QUEUED, and counted when it has left."""
+    cdef Port *p = &w.ports[port]
+    cdef uint64_t *own = w.switch_.rules[port].own
+    if own != NULL:
+        master_to_own(own, w.switch_.mac, w.switch_.mode != L2, buffer + HEADER, n - HEADER)
+    if p.socket != NULL:
+        return socket_port_tx(w, port, buffer, n)
+    if w.stays:
+        queue_port_tx(w, port, buffer, n)
+        return QUEUED
+    if write(p.fd, buffer, n) < 0:
+        p.traffic.tx_errors += 1
+        return port_failure(errno)
+    p.traffic.tx_frames += 1
+    p.traffic.tx_bytes += n - HEADER
+    return TO_PORT
+
+
+cdef inline int train_tx(Worker *w, int32_t port, uint64_t total) noexcept nogil:
+    """The train as one super-frame; its frames, `total` bytes, count as they came."""
+    cdef Port *p = &w.ports[port]
+    if writev(p.fd, w.train.frames, w.train.count) < 0:
+        p.traffic.tx_errors += w.train.count
+        return port_failure(errno)
+    p.traffic.tx_frames += w.train.count
+    p.traffic.tx_bytes += total
+    return TO_PORT
+
+
+cdef inline void queue_port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """The answer's tag says all that is to be counted."""
+    w.unanswered += 1
+    ring_write(&w.ring, w.ports[port].fd, buffer, n,
+               RING_WRITE | <uint64_t> (w.source - FROM_FIRST) << RING_SOURCE | <uint64_t> port << RING_PORT | n)
+
+
+cdef inline void port_tx_ended(Worker *w, uint64_t tag, int result) noexcept nogil:
+    """Of a queued frame: what write() would have returned, or a negative errno."""
+    cdef Traffic *to = &w.ports[tag >> RING_PORT & RING_PORTS].traffic
+    cdef Traffic *source = traffic_of(w, <int32_t> (tag >> RING_SOURCE & RING_PORTS) + FROM_FIRST)
+    w.unanswered -= 1
+    if result < 0:
+        to.tx_errors += 1
+        source.outcomes[port_failure(-result)] += 1
+    else:
+        to.tx_frames += 1
+        to.tx_bytes += (tag & RING_LENGTHS) - HEADER
+        source.outcomes[TO_PORT] += 1
+
+
+cdef inline Traffic *traffic_of(Worker *w, int32_t source) noexcept nogil:
+    if source >= 0:
+        return &w.ports[source].traffic
+    return &w.host if source == FROM_HOST else &w.master
+
+
+cdef inline int port_failure(int error) noexcept nogil:
+    return DROP_PORT_DOWN if error == ENETDOWN or error == ENXIO else failure(error)
+
+
+cdef inline int socket_port_tx(Worker *w, int32_t port, const uint8_t *buffer, uint32_t n) noexcept nogil:
+    """A super-frame counts as what it becomes. What was gathered is sent at the end of the round at the latest."""
+    cdef Port *p = &w.ports[port]
+    cdef uint32_t frames = 0
+    cdef uint64_t total = 0
+    cdef int outcome = socket_tx(p.socket, buffer, n, &frames, &total)
+    if outcome != TO_PORT:
+        p.traffic.tx_errors += 1
+        return outcome
+    p.traffic.tx_frames += frames
+    p.traffic.tx_bytes += total
+    if not p.gathers:
+        if w.n_gathering == BURST:
+            sockets_tx(w)
+        p.gathers = True
+        w.gathering[w.n_gathering] = port
+        w.n_gathering += 1
+    return TO_PORT
+
+
+cdef inline void sockets_tx(Worker *w) noexcept nogil:
+    """Send what sockets have gathered."""
+    cdef uint32_t i
+    for i in range(w.n_gathering):
+        w.ports[w.gathering[i]].gathers = False
+        if w.ports[w.gathering[i]].socket != NULL:  # it may have been detached
+            socket_send(w.ports[w.gathering[i]].socket)
+    w.n_gathering = 0
+
+
+cdef inline int tx_failure() noexcept nogil:
+    return failure(errno)
+
+
+cdef inline int failure(int error) noexcept nogil:
+    """What an errno says of a frame that a device did not take."""
+    if error == EAGAIN or error == ENOBUFS or error == ENOMEM:
+        return DROP_FULL
+    if error == EIO or error == EBADFD:
+        return DROP_PORT_DOWN
+    if error == ENETDOWN or error == ENXIO:
+        return DROP_NO_MASTER
+    if error == EINVAL:
+        return DROP_BAD_HEADER
+    return DROP_ERROR
+
+
+cdef inline int host_tx(Worker *w, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """Into the host's stack: on the master, or in l3, where the host reaches the ports by routes through its own
+    door, by that door (its reverse path filter would not have it otherwise). Group frames belong to the master."""
+    cdef bint by_door = w.switch_.mode != L2 and not buffer[HEADER] & 1
+    cdef ssize_t sent
+    if (w.host_fd if by_door else w.inject_fd) < 0:
+        return DROP_NO_MASTER
+    sent = write(w.host_fd, buffer, n) if by_door else send(w.inject_fd, buffer, n, MSG_DONTWAIT)
+    return TO_HOST if sent >= 0 else tx_failure()
+
+
+cdef inline void queue_master_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """The frame stays in `buffer` until the round is over: in tx_buffers[tx_length], or where the ring has read it."""
+    w.tx_iovecs[w.tx_length].iov_base = buffer
+    w.tx_iovecs[w.tx_length].iov_len = n
+    w.tx_sources[w.tx_length] = port
+    w.tx_length += 1
+
+
+cdef inline void master_tx(Worker *w) noexcept nogil:
+    """Send what has gathered, count how each frame ended."""
+    cdef uint32_t done = 0
+    cdef int count, _i
+    if w.shorts.slots != NULL:
+        done = shorts_tx(w)
+    while done < w.tx_length:
+        count = 0
+        if w.master_fd >= 0:
+            count = sendmmsg(w.master_fd, &w.tx_messages[done], w.tx_length - done, MSG_DONTWAIT)
+        for _i in range(max(count, 0)):
+            count_master_tx(w, done, TO_MASTER)
+            done += 1
+        if count <= 0:
+            count_master_tx(w, done, tx_failure() if count < 0 else DROP_NO_MASTER)
+            done += 1
+    w.tx_length = 0
+
+
+cdef inline uint32_t shorts_tx(Worker *w) noexcept nogil:
+    """Send the short frames that gathered before the first long one. Returns how many have been dealt with; those that
+    the kernel had no more room for have not."""
+    cdef uint32_t count = 0
+    cdef uint32_t done
+    cdef uint32_t i
+    cdef int error
+    while count < w.tx_length and send_ring_put(
+            &w.shorts, <uint8_t *> w.tx_iovecs[count].iov_base, <uint32_t> w.tx_iovecs[count].iov_len):
+        count += 1
+    if count == 0:
+        return 0
+    done = send_ring_send(&w.shorts, &error)
+    for i in range(done):
+        count_master_tx(w, i, TO_MASTER)
+    if error and done < count:
+        count_master_tx(w, done, failure(error))
+        done += 1
+    return done
+
+
+cdef inline void count_master_tx(Worker *w, uint32_t number, int outcome) noexcept nogil:
+    """How one of those that gathered ended."""
+    cdef int32_t source = w.tx_sources[number]
+    if outcome == TO_MASTER:
+        w.master.tx_frames += 1
+        w.master.tx_bytes += w.tx_iovecs[number].iov_len - HEADER
+    else:
+        w.master.tx_errors += 1
+    if source >= 0:
+        w.ports[source].traffic.outcomes[outcome] += 1

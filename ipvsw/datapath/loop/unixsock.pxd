@@ -1,0 +1,393 @@
+"""Doors that are unix sockets: frames without a virtio_net_hdr, on a stream or one in each packet.
+
+On a stream a frame stands behind its length (4 bytes, big endian), as QEMU's netdevs `stream` and `socket` have it.
+What is sent is gathered in `out`, so that many small frames take one system call; super-frames are cut and go past
+it, payload from where it stands, while nothing waits. What the socket does not take at once stays in `out`, whose room
+is the limit for what may wait: a frame finds place whole or not at all, so that no frame breaks another's framing.
+
+A socket's reader is one worker; anybody writes, hence the lock. Nobody waits long for it: no call in it blocks.
+"""
+
+from libc.errno cimport EAGAIN, ENOBUFS, ENOMEM, errno
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memmove, memset
+from posix.unistd cimport read
+
+from ipvsw.datapath.rules.decide cimport DROP_BAD_HEADER, DROP_FULL, DROP_PORT_DOWN, DROP_TOO_BIG, TO_PORT
+from ipvsw.datapath.packet.segment cimport HEAD, Cut, cut_bytes, cut_checksum, cut_head, cut_parse, cut_payload
+from ipvsw.datapath.kernel.sys cimport (
+    EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, add_i32,
+    be32, epoll_ctl, epoll_event, iovec, mmsghdr, msghdr, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
+    pthread_mutex_t, pthread_mutex_unlock, send, sendmmsg, sendmsg, shutdown,
+)
+from ipvsw.datapath.packet.headers cimport put16
+
+# How frames are told apart.
+cdef enum:
+    NO_FRAMING = 0  # not a socket
+    STREAM = 1  # by the length before each
+    PACKETS = 2  # SOCK_SEQPACKET: each is a packet, an empty one is the end
+    DATAGRAMS = 3  # SOCK_DGRAM: each is a packet, and there is no end
+
+cdef enum:
+    PREFIX = 4  # bytes of a length
+    MOST = 65535 + 18  # bytes of a frame: the longest packet behind an Ethernet header and a tag
+    IN_ROOM = 1 << 17  # bytes that are read at once, and a frame that is not complete
+    OUT_ROOM = 1 << 19  # bytes that may wait; more than any super-frame becomes (65 KB in MOST_SEGMENTS)
+    ENOUGH = 1 << 16  # bytes that are sent without waiting for more
+    SHEAF = 64  # segments in one system call
+
+cdef struct Socket:
+    pthread_mutex_t lock
+    int32_t users  # workers that know it
+    int framing
+    int fd  # -1: nobody is connected
+    int epoll_fd  # of the reader, -1 while it doesn't poll
+    uint32_t tag  # its tag there
+    bint armed  # the reader's epoll tells when there is room
+    uint8_t *out_  # OUT_ROOM bytes once there is something; on packets, too, each frame is behind its length
+    uint32_t out_first
+    uint32_t out_end
+    # Its reader's alone.
+    uint8_t *in_  # IN_ROOM bytes once there was something to read
+    uint32_t in_first
+    uint32_t in_end
+
+# Segments for one system call.
+cdef struct Sheaf:
+    uint8_t heads[SHEAF][PREFIX + HEAD]
+    iovec iovecs[2 * SHEAF]
+
+
+# ---------------------------------------------------------------------------- life
+
+
+cdef inline Socket *socket_new(int framing, int users) noexcept nogil:
+    """NULL if there is no memory."""
+    cdef Socket *s = <Socket *> calloc(1, sizeof(Socket))
+    if s == NULL:
+        return NULL
+    pthread_mutex_init(&s.lock, NULL)
+    s.users = users
+    s.framing = framing
+    s.fd = s.epoll_fd = -1
+    return s
+
+
+cdef inline void socket_release(Socket *s) noexcept nogil:
+    """By each worker once."""
+    if add_i32(&s.users, -1):
+        return
+    pthread_mutex_destroy(&s.lock)
+    free(s.out_)
+    free(s.in_)
+    free(s)
+
+
+cdef inline int socket_connect(Socket *s, int fd, bint reads, int epoll_fd, uint32_t tag) noexcept nogil:
+    """By each worker: somebody is at the other end of `fd`, or with -1 nobody is any more. What waited for who was
+    there before is forgotten. 0 or an errno."""
+    cdef int error = 0
+    pthread_mutex_lock(&s.lock)
+    if reads and s.epoll_fd >= 0:
+        epoll_ctl(s.epoll_fd, EPOLL_CTL_DEL, s.fd, NULL)
+        s.epoll_fd = -1
+    if s.fd != fd:
+        s.fd = fd
+        s.out_first = s.out_end = 0
+        s.armed = False
+    if reads:
+        s.in_first = s.in_end = 0
+        if fd >= 0:
+            s.epoll_fd, s.tag = epoll_fd, tag
+            error = socket_poll(s, EPOLL_CTL_ADD)
+            if error:
+                s.epoll_fd = -1
+    pthread_mutex_unlock(&s.lock)
+    return error
+
+
+cdef inline void socket_end(Socket *s) noexcept nogil:
+    """The reader found the end, or what can't be understood: nothing more is read or written."""
+    pthread_mutex_lock(&s.lock)
+    if s.epoll_fd >= 0:
+        epoll_ctl(s.epoll_fd, EPOLL_CTL_DEL, s.fd, NULL)
+    s.epoll_fd = s.fd = -1
+    s.out_first = s.out_end = 0
+    pthread_mutex_unlock(&s.lock)
+
+
+cdef inline int socket_poll(Socket *s, int operation) noexcept nogil:
+    """0 or an errno."""
+    cdef epoll_event event
+    event.events = EPOLLIN | (EPOLLOUT if s.armed else 0)
+    event.data.u64 = s.tag
+    return 0 if epoll_ctl(s.epoll_fd, operation, s.fd, &event) == 0 else errno
+
+
+cdef inline void socket_arm(Socket *s, bint armed) noexcept nogil:
+    if s.armed != armed:
+        s.armed = armed
+        if s.epoll_fd >= 0:
+            socket_poll(s, EPOLL_CTL_MOD)
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+cdef inline ssize_t stream_fill(Socket *s, int fd) noexcept nogil:
+    """Read what there is; what read() returned, with errno ENOMEM if there is no memory. `fd` is the reader's own
+    word for `s.fd`, which another worker may have given up already."""
+    cdef ssize_t n
+    if s.in_ == NULL:
+        s.in_ = <uint8_t *> malloc(IN_ROOM)
+        if s.in_ == NULL:
+            return -1
+    if s.in_first:
+        memmove(s.in_, s.in_ + s.in_first, s.in_end - s.in_first)
+        s.in_end -= s.in_first
+        s.in_first = 0
+    n = read(fd, s.in_ + s.in_end, IN_ROOM - s.in_end)
+    if n > 0:
+        s.in_end += n
+    return n
+
+
+cdef inline int32_t stream_next(Socket *s, const uint8_t **frame) noexcept nogil:
+    """The length of the next frame; 0 if it isn't there yet; -1 if its length says that this is no frame."""
+    cdef uint32_t left = s.in_end - s.in_first
+    cdef uint32_t length
+    if left < PREFIX:
+        return 0
+    length = be32(s.in_ + s.in_first)
+    if length == 0 or length > MOST:
+        return -1
+    if left - PREFIX < length:
+        return 0
+    frame[0] = s.in_ + s.in_first + PREFIX
+    s.in_first += PREFIX + length
+    return length
+
+
+# ---------------------------------------------------------------------------- writing
+
+
+cdef inline int socket_tx(
+    Socket *s, const uint8_t *buffer, uint32_t n, uint32_t *frames, uint64_t *bytes_
+) noexcept nogil:
+    """A virtio_net_hdr and a frame: how it ended. `frames` and `bytes_` are what it became; of those that are one
+    frame nothing is sent before `socket_send`."""
+    cdef Cut c
+    cdef int outcome
+    if not cut_parse(&c, buffer, n):
+        return DROP_BAD_HEADER
+    if not c.size and c.length > MOST:
+        return DROP_TOO_BIG
+    frames[0] = c.count
+    bytes_[0] = cut_bytes(&c)
+    pthread_mutex_lock(&s.lock)
+    if s.fd < 0:
+        outcome = DROP_PORT_DOWN
+    elif not socket_has_room(s, bytes_[0] + c.count * PREFIX):
+        outcome = DROP_FULL
+    elif not c.size:
+        gather(s, &c)
+        if s.out_end - s.out_first >= ENOUGH:
+            out_send(s)
+        outcome = TO_PORT
+    else:
+        outcome = segments_tx(s, &c)
+    pthread_mutex_unlock(&s.lock)
+    return outcome
+
+
+cdef inline void socket_send(Socket *s) noexcept nogil:
+    """Send what was gathered, or waits for room."""
+    pthread_mutex_lock(&s.lock)
+    out_send(s)
+    pthread_mutex_unlock(&s.lock)
+
+
+cdef inline bint socket_has_room(Socket *s, uint64_t need) noexcept nogil:
+    """Whether `out` takes so many bytes more, after what it has was sent if it must be; they are free at its end."""
+    if s.out_ == NULL:
+        s.out_ = <uint8_t *> malloc(OUT_ROOM)
+        if s.out_ == NULL:
+            return False
+    if s.out_end + need <= OUT_ROOM:
+        return True
+    out_send(s)
+    if s.out_end - s.out_first + need > OUT_ROOM:
+        return False
+    memmove(s.out_, s.out_ + s.out_first, s.out_end - s.out_first)
+    s.out_end -= s.out_first
+    s.out_first = 0
+    return True
+
+
+cdef inline void put_prefix(uint8_t *p, uint32_t length) noexcept nogil:
+    put16(p, length >> 16)
+    put16(p + 2, length)
+
+
+cdef inline void gather(Socket *s, const Cut *c) noexcept nogil:
+    """A frame that is no super-frame into `out`, which has room for it."""
+    cdef uint8_t *p = s.out_ + s.out_end
+    put_prefix(p, c.length)
+    memcpy(p + PREFIX, c.frame, c.length)
+    if c.sum_at:
+        put16(p + PREFIX + c.sum_at, cut_checksum(c))
+    s.out_end += PREFIX + c.length
+
+
+cdef inline void gather_segments(Socket *s, const Cut *c, uint32_t number) noexcept nogil:
+    """A super-frame's segments from `number` on into `out`, which has room for them."""
+    cdef uint32_t payload
+    cdef uint8_t *p
+    while number < c.count:
+        p = s.out_ + s.out_end
+        payload = cut_payload(c, number)
+        put_prefix(p, c.head + payload)
+        cut_head(c, number, p + PREFIX)
+        memcpy(p + PREFIX + c.head, c.frame + c.head + number * c.size, payload)
+        s.out_end += PREFIX + c.head + payload
+        number += 1
+
+
+cdef inline int segments_tx(Socket *s, const Cut *c) noexcept nogil:
+    """A super-frame, for all of which there is room in `out`: past it, if nothing waits there."""
+    cdef Sheaf sheaf
+    cdef uint32_t number = 0
+    cdef uint32_t count
+    cdef int sent
+    if s.out_first < s.out_end:
+        out_send(s)
+    while number < c.count and s.out_first == s.out_end:
+        count = min(c.count - number, <uint32_t> SHEAF)
+        bind_sheaf(&sheaf, c, number, count, s.framing == STREAM)
+        sent = sheaf_stream(s, &sheaf, count) if s.framing == STREAM else sheaf_packets(s, &sheaf, count)
+        if sent < 0:
+            return DROP_PORT_DOWN
+        number += sent
+        if <uint32_t> sent < count and s.out_first == s.out_end:
+            break  # the socket is full, between two frames
+    if number < c.count:
+        if s.out_first == s.out_end:
+            s.out_first = s.out_end = 0
+        gather_segments(s, c, number)
+    if s.out_end > s.out_first:
+        socket_arm(s, True)
+    return TO_PORT
+
+
+cdef inline void bind_sheaf(Sheaf *sheaf, const Cut *c, uint32_t number, uint32_t count, bint prefixed) noexcept nogil:
+    """`count` segments from `number` on: two pieces each, the headers made and the payload where it is."""
+    cdef uint32_t before = PREFIX if prefixed else 0
+    cdef uint32_t i, payload
+    cdef uint8_t *head
+    for i in range(count):
+        payload = cut_payload(c, number + i)
+        head = &sheaf.heads[i][PREFIX]
+        put_prefix(head - PREFIX, c.head + payload)
+        cut_head(c, number + i, head)
+        sheaf.iovecs[2 * i].iov_base = head - before
+        sheaf.iovecs[2 * i].iov_len = before + c.head
+        sheaf.iovecs[2 * i + 1].iov_base = <void *> (c.frame + c.head + (number + i) * c.size)
+        sheaf.iovecs[2 * i + 1].iov_len = payload
+
+
+cdef inline int sheaf_stream(Socket *s, const Sheaf *sheaf, uint32_t count) noexcept nogil:
+    """How many segments are sent or, the last of them, begun: what it lacks is in `out` then. -1: it's over."""
+    cdef msghdr message
+    cdef size_t left
+    cdef ssize_t n
+    cdef uint32_t i
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = <iovec *> sheaf.iovecs
+    message.msg_iovlen = 2 * count
+    n = sendmsg(s.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+    if n <= 0:
+        return 0 if n == 0 or is_full() else -1
+    left = n
+    for i in range(2 * count):
+        if left < sheaf.iovecs[i].iov_len:
+            if i & 1 == 0 and left == 0:
+                return i // 2
+            s.out_first = s.out_end = 0
+            keep(s, &sheaf.iovecs[i], left)
+            if i & 1 == 0:
+                keep(s, &sheaf.iovecs[i + 1], 0)
+            return i // 2 + 1
+        left -= sheaf.iovecs[i].iov_len
+    return count
+
+
+cdef inline void keep(Socket *s, const iovec *piece, size_t start) noexcept nogil:
+    """What of a piece was not sent."""
+    memcpy(s.out_ + s.out_end, <const uint8_t *> piece.iov_base + start, piece.iov_len - start)
+    s.out_end += piece.iov_len - start
+
+
+cdef inline int sheaf_packets(Socket *s, const Sheaf *sheaf, uint32_t count) noexcept nogil:
+    """How many segments are sent; -1: it's over."""
+    cdef mmsghdr messages[SHEAF]
+    cdef uint32_t i
+    cdef int sent
+    memset(messages, 0, count * sizeof(mmsghdr))
+    for i in range(count):
+        messages[i].msg_hdr.msg_iov = <iovec *> &sheaf.iovecs[2 * i]
+        messages[i].msg_hdr.msg_iovlen = 2
+    sent = sendmmsg(s.fd, messages, count, MSG_DONTWAIT | MSG_NOSIGNAL)
+    return sent if sent >= 0 else 0 if is_full() else -1
+
+
+cdef inline bint is_full() noexcept nogil:
+    """Whether errno says that the socket takes nothing now."""
+    return errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM
+
+
+cdef inline void out_send(Socket *s) noexcept nogil:
+    """Send what is in `out`, as far as the socket takes it; whoever has left gets nothing more."""
+    cdef int32_t n = 0
+    while s.fd >= 0 and s.out_first < s.out_end:
+        n = out_stream(s) if s.framing == STREAM else out_packets(s)
+        if n <= 0:
+            break
+        s.out_first += n
+    if n < 0 or s.out_first == s.out_end:
+        s.out_first = s.out_end = 0
+    socket_arm(s, s.out_end > 0)
+    if n < 0 and s.framing == STREAM and s.fd >= 0:
+        shutdown(s.fd, SHUT_RDWR)  # a frame may have been cut in two: its reader must not go on
+
+
+cdef inline int32_t out_stream(Socket *s) noexcept nogil:
+    """Bytes sent, 0 if the socket is full, -1 if it's over."""
+    cdef ssize_t n = send(s.fd, s.out_ + s.out_first, s.out_end - s.out_first, MSG_DONTWAIT | MSG_NOSIGNAL)
+    return n if n >= 0 else 0 if is_full() else -1
+
+
+cdef inline int32_t out_packets(Socket *s) noexcept nogil:
+    """Bytes of `out` that are dealt with, 0 if the socket is full, -1 if it's over."""
+    cdef mmsghdr messages[SHEAF]
+    cdef iovec iovecs[SHEAF]
+    cdef uint32_t at = s.out_first
+    cdef int32_t done = 0
+    cdef int count = 0
+    cdef int sent, i
+    while at < s.out_end and count < SHEAF:
+        iovecs[count].iov_base = s.out_ + at + PREFIX
+        iovecs[count].iov_len = be32(s.out_ + at)
+        at += PREFIX + iovecs[count].iov_len
+        count += 1
+    memset(messages, 0, count * sizeof(mmsghdr))
+    for i in range(count):
+        messages[i].msg_hdr.msg_iov = &iovecs[i]
+        messages[i].msg_hdr.msg_iovlen = 1
+    sent = sendmmsg(s.fd, messages, count, MSG_DONTWAIT | MSG_NOSIGNAL)
+    if sent < 0:
+        return 0 if is_full() else -1
+    for i in range(sent):
+        done += PREFIX + iovecs[i].iov_len
+    return done

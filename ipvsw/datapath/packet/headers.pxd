@@ -1,0 +1,153 @@
+"""Frames: Ethernet, one VLAN tag, and the addresses that ARP, IPv4, IPv6 and neighbour discovery carry.
+
+Each parse function makes its length checks once and then promises what it says; nothing checks again.
+What counts as an address follows the kernel driver's `ipvlan_get_L3_hdr` and `ipvlan_addr_lookup`:
+IPv4 checksum, TTL and options are not looked at, IPv6 extension headers are not walked.
+Sources: IEEE 802.3 clause 3, 802.1Q clause 9, RFC 826, RFC 791, RFC 8200, RFC 4861 section 4.3.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from ipvsw.datapath.kernel.sys cimport be16, be32, raw64
+
+cdef enum:
+    ETH_HLEN = 14
+    VLAN_HLEN = 4
+    ETH_P_IP = 0x0800
+    ETH_P_ARP = 0x0806
+    ETH_P_8021Q = 0x8100
+    ETH_P_IPV6 = 0x86DD
+    ETH_P_PAUSE = 0x8808
+    ETH_P_8021AD = 0x88A8
+    IPPROTO_HOPOPTS = 0
+    IPPROTO_IGMP = 2
+    IPPROTO_ICMPV6 = 58
+    ICMPV6_NEIGHBOUR_SOLICITATION = 135
+    ICMPV6_NEIGHBOUR_ADVERTISEMENT = 136
+
+cdef enum:
+    NO_ADDRESS = 0
+    IPV4 = 4
+    IPV6 = 6
+
+# An address as a table key: the bytes in memory order (IPv4 in the low half of `lo`), and the family.
+cdef struct Address:
+    uint64_t hi
+    uint64_t lo
+    uint32_t family
+
+# A frame that has at least an Ethernet header; `l3` is what follows it, `l3_length` bytes.
+cdef struct Frame:
+    const uint8_t *data
+    uint32_t length
+    const uint8_t *l3
+    uint32_t l3_length
+    uint32_t claim  # the most that an IPv4 total length may say
+    uint16_t ethertype
+
+
+cdef inline void put16(uint8_t *p, uint32_t v) noexcept nogil:
+    """In network order, as be16 reads it."""
+    p[0] = (v >> 8) & 0xFF
+    p[1] = v & 0xFF
+
+
+cdef inline uint16_t folded(uint64_t total) noexcept nogil:
+    """The checksum for a sum of 16-bit words, or of sums of them: RFC 1071 section 4.1, in host order."""
+    total = (total & 0xFFFFFFFFu) + (total >> 32)
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    return <uint16_t> ~total
+
+
+cdef inline bint frame_parse(Frame *f, const uint8_t *data, uint32_t length) noexcept nogil:
+    """False for a frame too short for an Ethernet header. As a sender's driver sees it: a VLAN tag is an ethertype
+    like any other, and `skb->len` counts the Ethernet header too, so that a total length 14 too large passes."""
+    if length < ETH_HLEN:
+        return False
+    f.data = data
+    f.length = length
+    f.l3 = data + ETH_HLEN
+    f.l3_length = length - ETH_HLEN
+    f.claim = length
+    f.ethertype = be16(data + 12)
+    return True
+
+
+cdef inline void frame_receive(Frame *f) noexcept nogil:
+    """As a receiver's driver sees it: one VLAN tag is off (`skb_vlan_untag`), and so is the Ethernet header."""
+    if (f.ethertype == ETH_P_8021Q or f.ethertype == ETH_P_8021AD) and f.l3_length >= VLAN_HLEN:
+        f.ethertype = be16(f.l3 + 2)
+        f.l3 += VLAN_HLEN
+        f.l3_length -= VLAN_HLEN
+    f.claim = f.l3_length
+
+
+cdef inline uint64_t frame_destination(const Frame *f) noexcept nogil:
+    """As mac48 gives it; by one load, for both addresses and the ethertype are there."""
+    return raw64(f.data) & 0xFFFFFFFFFFFFu
+
+
+cdef inline uint64_t frame_source(const Frame *f) noexcept nogil:
+    return raw64(f.data + 6) & 0xFFFFFFFFFFFFu
+
+
+cdef inline bint frame_is_group(const Frame *f) noexcept nogil:
+    """Broadcast or multicast destination MAC (the I/G bit)."""
+    return f.data[0] & 1
+
+
+cdef inline Address ipv4_address(const uint8_t *p) noexcept nogil:
+    return Address(0, be32(p), IPV4)
+
+
+cdef inline Address ipv6_address(const uint8_t *p) noexcept nogil:
+    return Address(raw64(p), raw64(p + 8), IPV6)
+
+
+cdef inline bint ipv4_is_whole(const Frame *f) noexcept nogil:
+    """A header, and no larger a total length than may be claimed (padding may follow)."""
+    cdef const uint8_t *p = f.l3
+    if f.l3_length < 20:
+        return False
+    cdef uint32_t header = (p[0] & 0x0F) * 4
+    cdef uint32_t total = be16(p + 2)
+    return p[0] >> 4 == 4 and header >= 20 and header <= total <= f.claim
+
+
+cdef inline bint ipv6_is_whole(const uint8_t *p, uint32_t length) noexcept nogil:
+    """A fixed header; the payload length is not looked at."""
+    return length >= 40 and p[0] >> 4 == 6
+
+
+cdef inline Address frame_address(const Frame *f, bint source) noexcept nogil:
+    """The address that says whose the frame is: its destination, or its source where `source` asks for it.
+    ICMPv6 from :: stands for the address that it asks about, or for none. Family NO_ADDRESS if there is none."""
+    cdef Address none = Address(0, 0, NO_ADDRESS)
+    cdef Address address
+    if f.ethertype == ETH_P_IP:
+        if ipv4_is_whole(f):
+            return ipv4_address(f.l3 + (12 if source else 16))
+    elif f.ethertype == ETH_P_IPV6:
+        if ipv6_is_whole(f.l3, f.l3_length):
+            address = ipv6_address(f.l3 + 8)
+            if address.hi == 0 and address.lo == 0 and f.l3[6] == IPPROTO_ICMPV6:
+                if f.l3_length >= 64 and f.l3[40] == ICMPV6_NEIGHBOUR_SOLICITATION:
+                    return ipv6_address(f.l3 + 48)
+                return none
+            return address if source else ipv6_address(f.l3 + 24)
+    elif f.ethertype == ETH_P_ARP:
+        if f.l3_length >= 28:
+            return ipv4_address(f.l3 + (14 if source else 24))
+    return none
+
+
+cdef inline bint frame_is_membership_report(const Frame *f) noexcept nogil:
+    """IGMP, or ICMPv6 behind a hop-by-hop header as every MLD message has it (RFC 3810 section 5)."""
+    if f.ethertype == ETH_P_IP:
+        return ipv4_is_whole(f) and f.l3[9] == IPPROTO_IGMP
+    if f.ethertype == ETH_P_IPV6:
+        return (ipv6_is_whole(f.l3, f.l3_length) and f.l3_length >= 48
+                and f.l3[6] == IPPROTO_HOPOPTS and f.l3[40] == IPPROTO_ICMPV6)
+    return False

@@ -1,0 +1,228 @@
+"""The switch's rules: what becomes of one frame. No system call, no allocation, nothing written.
+
+`decide_from_port` is the kernel driver's `ipvlan_queue_xmit`, `decide_from_master` its rx handler
+(`ipvlan_handle_frame`). The rules look at MAC equality first and at addresses second; they never
+examine or rewrite a source.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from ipvsw.datapath.rules.hostaccess cimport CLOSED, FROM_HOST_OPENS, TO_HOST_OPENS, is_dhcp_reply, is_upkeep, may_pass
+from ipvsw.datapath.rules.table cimport Table, table_find
+from ipvsw.datapath.packet.headers cimport (
+    ETH_HLEN, ETH_P_IP, ETH_P_IPV6, ETH_P_PAUSE, VLAN_HLEN,
+    Address, Frame, frame_address, frame_destination, frame_is_group, frame_parse, frame_receive, frame_source,
+)
+
+cdef enum:
+    L2 = 0
+    L3 = 1
+    L3S = 2
+
+cdef enum:
+    BRIDGE = 0
+    PRIVATE = 1
+    VEPA = 2
+
+# How a frame that was read can end; each has one counter. `OUTCOMES` in _fast.pyx names them.
+cdef enum:
+    TO_PORT = 0  # delivered to the owner of its address
+    TO_PORTS = 1  # queued for every port that listens to its group (and, from a port, for the wire)
+    TO_MASTER = 2  # sent on the wire
+    TO_HOST = 3  # injected: the host's stack receives it on the master
+    LEFT_TO_HOST = 4  # from the master and none of ours: the host has it already
+    DROP_RUNT = 5  # shorter than an Ethernet header
+    DROP_PAUSE = 6  # MAC control
+    DROP_PRIVATE = 7  # to a sibling, and the flag is private
+    DROP_PORT_DOWN = 8
+    DROP_TOO_BIG = 9  # above the receiving port's MTU
+    DROP_BACKLOG = 10  # too many group frames are waiting
+    DROP_NO_MASTER = 11  # there is no master to send on
+    DROP_FULL = 12  # the receiving device's queue is full
+    DROP_BAD_HEADER = 13  # its virtio_net_hdr contradicts its bytes
+    DROP_ERROR = 14  # the receiving device refused it
+    TO_STACK = 15  # handed to the host's IP output, as if sent by a process there
+    TO_SLOWPATH = 16  # Python's turn: no route is cached yet, or the frame must be made smaller first
+    DROP_GROUP = 17  # l3: a group frame
+    DROP_NOT_IP = 18  # l3: neither IPv4 nor IPv6, or not a whole header
+    DROP_NO_ROUTE = 19  # l3: the host has no way there
+    DROP_HOST_ACCESS = 20  # between the host and a port, and `host_access` doesn't let it
+    DROP_OWN_MAC = 21  # from an endpoint with a MAC address of its own, which can't be taken out of it
+    ANSWERED = 22  # l3: asked for a neighbour of an endpoint with its own MAC address: the switch has answered
+    N_OUTCOMES = 23
+    TO_ROUTE = 23  # not an outcome: carried out by what the route cache says
+
+# What the rules need to know of a port.
+cdef struct PortRule:
+    bint up
+    uint64_t *own  # the MAC of its own that its endpoint uses, shared by all workers; NULL: it uses the master's
+    uint32_t mtu  # bytes without the Ethernet header
+    bint learn  # its addresses are found out from its frames
+    bint everything  # listens to every group
+    uint32_t n_groups
+    uint64_t *groups  # MACs in memory order
+
+cdef struct Switch:
+    int mode
+    int flag
+    uint64_t mac  # the master's
+    Table table
+    PortRule *rules  # by port number
+    int access  # CLOSED, or *_OPENS bits
+    uint64_t *flows  # shared by all workers; see _access.pxd
+    int32_t n_ports
+
+cdef struct Verdict:
+    int outcome
+    int32_t port  # for TO_PORT
+
+
+cdef enum:
+    BROADCAST = 0xFFFFFFFFFFFF  # as mac48 gives it
+    THE_HOST = -2  # in the table, for the master's own addresses: who isn't a port, but isn't nobody either
+
+
+cdef inline bint port_accepts(const PortRule *rule, uint32_t length, bint gso) noexcept nogil:
+    """The kernel's `is_skb_forwardable`: a tag's worth above the MTU passes, and so does what will be segmented."""
+    return gso or length <= rule.mtu + ETH_HLEN + VLAN_HLEN
+
+
+cdef inline bint port_listens(const PortRule *rule, uint64_t group) noexcept nogil:
+    """Whether a group frame is for the port: broadcast always is."""
+    cdef uint32_t i
+    if not rule.up:
+        return False
+    if rule.everything or group == BROADCAST:
+        return True
+    for i in range(rule.n_groups):
+        if rule.groups[i] == group:
+            return True
+    return False
+
+
+cdef inline int32_t owner_of(const Switch *s, const Frame *f, bint source) noexcept nogil:
+    """The port that owns the frame's address, THE_HOST, or -1."""
+    cdef Address a = frame_address(f, source)
+    return table_find(&s.table, &a)
+
+
+cdef inline Verdict deliver_to_sibling(const Switch *s, int32_t port, const Frame *f, bint gso) noexcept nogil:
+    if s.flag == PRIVATE:
+        return Verdict(DROP_PRIVATE, port)
+    if not s.rules[port].up:
+        return Verdict(DROP_PORT_DOWN, port)
+    if not port_accepts(&s.rules[port], f.length, gso):
+        return Verdict(DROP_TOO_BIG, port)
+    return Verdict(TO_PORT, port)
+
+
+cdef inline Verdict receive_l2(const Switch *s, const Frame *f) noexcept nogil:
+    cdef int32_t port
+    if frame_is_group(f):
+        if f.ethertype == ETH_P_PAUSE:
+            return Verdict(LEFT_TO_HOST, -1)
+        if frame_source(f) == s.mac and owner_of(s, f, True) >= 0:
+            return Verdict(LEFT_TO_HOST, -1)  # a port's own frame, reflected by the wire
+        return Verdict(TO_PORTS, -1)
+    port = owner_of(s, f, False)
+    if port < 0:
+        return Verdict(LEFT_TO_HOST, -1)
+    return Verdict(TO_PORT if s.rules[port].up else LEFT_TO_HOST, port)
+
+
+cdef inline Verdict transmit_l2(const Switch *s, Frame *f, bint gso) noexcept nogil:
+    cdef int32_t port
+    cdef Verdict v
+    if s.flag != VEPA and frame_destination(f) == frame_source(f):
+        port = owner_of(s, f, False)
+        if port >= 0:
+            return deliver_to_sibling(s, port, f, gso)
+        # It goes up as if received on the master, whose receive path takes off a VLAN tag and looks again.
+        frame_receive(f)
+        v = receive_l2(s, f)
+        return v if v.outcome == TO_PORT else Verdict(TO_HOST, -1)
+    if frame_is_group(f):
+        return Verdict(DROP_PAUSE if f.ethertype == ETH_P_PAUSE else TO_PORTS, -1)
+    return Verdict(TO_MASTER, -1)
+
+
+cdef inline Verdict receive_l3(const Switch *s, const Frame *f) noexcept nogil:
+    """Whatever its MAC says, the owner of its address gets it."""
+    cdef int32_t port = owner_of(s, f, False)
+    if port < 0:
+        return Verdict(LEFT_TO_HOST, -1)
+    return Verdict(TO_PORT if s.rules[port].up else LEFT_TO_HOST, port)
+
+
+cdef inline Verdict transmit_l3(const Switch *s, const Frame *f, bint gso) noexcept nogil:
+    cdef int32_t port
+    if s.flag != VEPA:
+        port = owner_of(s, f, False)
+        if port >= 0:
+            return deliver_to_sibling(s, port, f, gso)
+    if frame_is_group(f):
+        return Verdict(TO_HOST if host_hears_group(s, f) else DROP_GROUP, -1)
+    if (f.ethertype == ETH_P_IP and f.l3_length >= 20) or (f.ethertype == ETH_P_IPV6 and f.l3_length >= 40):
+        return Verdict(TO_ROUTE, -1)
+    return Verdict(DROP_NOT_IP, -1)
+
+
+cdef inline bint is_for_host(const Switch *s, const Frame *f) noexcept nogil:
+    """A packet from a port that the master's own stack is to have though the kernel's driver would give it another
+    way: in l2 it is addressed to the master's MAC, in l3 the address alone counts."""
+    return ((s.mode != L2 or frame_destination(f) == s.mac) and not frame_is_group(f)
+            and owner_of(s, f, False) == THE_HOST)
+
+
+cdef inline Verdict transmit_to_host(const Switch *s, const Frame *f) noexcept nogil:
+    if may_pass(s.flows, s.table.key, f, s.access & TO_HOST_OPENS):
+        return Verdict(TO_HOST, -1)
+    return Verdict(DROP_HOST_ACCESS, -1)
+
+
+cdef inline bint host_hears_group(const Switch *s, const Frame *f) noexcept nogil:
+    """Whether the host gets a copy of a port's group frame; the kernel's driver never gives it one."""
+    return s.access != CLOSED and (s.access & TO_HOST_OPENS or is_upkeep(f))
+
+
+cdef inline Verdict decide_from_port(const Switch *s, const uint8_t *data, uint32_t length, bint gso) noexcept nogil:
+    """`gso`: the frame will be segmented, its length says nothing."""
+    cdef Frame f
+    if not frame_parse(&f, data, length):
+        return Verdict(DROP_RUNT, -1)
+    if s.access != CLOSED and is_for_host(s, &f):
+        return transmit_to_host(s, &f)
+    return transmit_l2(s, &f, gso) if s.mode == L2 else transmit_l3(s, &f, gso)
+
+
+cdef inline Verdict decide_from_master(const Switch *s, const uint8_t *data, uint32_t length) noexcept nogil:
+    cdef Frame f
+    if not frame_parse(&f, data, length):
+        return Verdict(DROP_RUNT, -1)
+    frame_receive(&f)
+    if s.mode == L2:
+        return receive_l2(s, &f)
+    if s.mode == L3:
+        return receive_l3(s, &f)
+    return Verdict(LEFT_TO_HOST, -1)  # l3s: the host's own stack is on the way
+
+
+cdef inline Verdict decide_from_host(const Switch *s, const uint8_t *data, uint32_t length) noexcept nogil:
+    """What the host's stack sends to the ports through a door of its own. Only what it forwards, in l3s, comes from
+    elsewhere than from its own addresses."""
+    cdef Frame f
+    cdef int32_t port
+    cdef bint own
+    if not frame_parse(&f, data, length):
+        return Verdict(DROP_RUNT, -1)
+    own = owner_of(s, &f, True) == THE_HOST
+    if frame_is_group(&f):
+        return Verdict(TO_PORTS if s.access & FROM_HOST_OPENS or is_upkeep(&f) else DROP_HOST_ACCESS, -1)
+    port = owner_of(s, &f, False)
+    if port < 0:
+        if is_dhcp_reply(&f) and s.access & TO_HOST_OPENS:
+            return Verdict(TO_PORTS, -1)
+        return Verdict(DROP_NO_ROUTE, -1)
+    if own and not may_pass(s.flows, s.table.key, &f, s.access & FROM_HOST_OPENS):
+        return Verdict(DROP_HOST_ACCESS, -1)
+    return Verdict(TO_PORT if s.rules[port].up else DROP_PORT_DOWN, port)

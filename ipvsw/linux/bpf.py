@@ -1,0 +1,197 @@
+"""The kernel-side part: loads kmod-shim/bpf/ipvsw.bpf.c with libbpf and feeds its map of addresses.
+
+A map has the capacity it is made with. When that is not enough a larger one is filled with the same addresses and
+put in its place, which the programs see from one frame to the next. Its memory is allocated beforehand, some 100
+bytes of the kernel's for each address that it has room for: with half a million of them that is what makes adding
+one take half a microsecond and not one.
+
+libbpf is called through ctypes: it is loaded when a switch starts, so nothing needs its headers to be built.
+What the programs do and when they run is told in their source.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+MARK = 0x69707677  # SO_MARK of frames for the host's own stack; the BPF source has the same
+WIRE_MARK = 0x69707678  # of ports' frames for the wire
+_MODE, _DOOR = 0, 1  # enum setting of the BPF source
+CAPACITY = 4096  # addresses that the first map has room for; the next one has at least twice as much
+KEY_SIZE, VALUE_SIZE = 20, 4  # bytes of `struct address` and of what the map says of it, which is nothing
+SOME = 4096  # addresses that are copied at a time
+BPF_MAP_TYPE_HASH = 1  # linux/bpf.h
+_OBJECT = Path(__file__).parents[1] / "ipvsw.bpf.o"
+
+
+def _libbpf() -> ctypes.CDLL:
+    try:
+        lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    except OSError:
+        raise OSError(errno.ENOENT, "libbpf.so.1 is not installed (Debian: libbpf1)") from None
+    for name in ("bpf_object__open_file", "bpf_object__find_program_by_name", "bpf_object__find_map_by_name"):
+        getattr(lib, name).restype = ctypes.c_void_p
+    lib.libbpf_set_print.restype = ctypes.c_void_p
+    lib.libbpf_set_print(None)  # it would write to stderr; errno says enough
+    return lib
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        raise OSError(-result, f"{what}: {os.strerror(-result)}")
+    return result
+
+
+def _keys(addresses: Sequence[bytes]) -> bytes:
+    """Each as `struct address` of the BPF source, IPv4 first."""
+    keys = b""
+    sizes = set(map(len, addresses))
+    for family, size in ((4, 4), (6, 16)):
+        before, after = family.to_bytes(4, sys.byteorder), bytes(16 - size)
+        if size in sizes:
+            some = addresses if len(sizes) == 1 else [address for address in addresses if len(address) == size]
+            keys += before + (after + before).join(some) + after
+    if not sizes <= {4, 16}:
+        raise ValueError("an address has 4 or 16 bytes")
+    return keys
+
+
+class Shim:
+    """One switch's BPF programs and map. Errors: OSError.
+
+    `filter_fd` is for SO_ATTACH_BPF on the receiving sockets, `ingress_fd` and `egress_fd` for clsact on the master,
+    `mute_fd` for clsact ingress on virtual machines' TAPs, `spread_fd` for what spreads flows over several readers: the
+    packet sockets' fanout and ports' TAPs;
+    what they are attached to keeps the programs alive, this object only the way to the map.
+    """
+
+    def __init__(self) -> None:
+        self._addresses = -1  # the map of them, of which `_owned` has only this one
+        self._capacity = 0
+        self._count = 0
+        self._lib = _libbpf()
+        self._object = ctypes.c_void_p(self._lib.bpf_object__open_file(os.fsencode(_OBJECT), None))
+        if not self._object:
+            code = ctypes.get_errno()
+            raise OSError(code, f"{_OBJECT}: {os.strerror(code)}")
+        try:
+            _checked(self._lib.bpf_object__load(self._object), "loading the BPF programs")
+            self.filter_fd = self._program("ipvsw_filter")
+            self.ingress_fd = self._program("ipvsw_steal")
+            self.egress_fd = self._program("ipvsw_inject")
+            self.mute_fd = self._program("ipvsw_mute")
+            self.spread_fd = self._program("ipvsw_spread")
+            self._owned = self._lib.bpf_map__fd(self._map("owned"))
+            self._settings = self._lib.bpf_map__fd(self._map("settings"))
+            self._install(CAPACITY)
+        except BaseException:
+            self.close()
+            raise
+
+    def _map(self, name: str) -> ctypes.c_void_p:
+        return ctypes.c_void_p(self._lib.bpf_object__find_map_by_name(self._object, name.encode()))
+
+    def _program(self, name: str) -> int:
+        program = ctypes.c_void_p(self._lib.bpf_object__find_program_by_name(self._object, name.encode()))
+        return _checked(self._lib.bpf_program__fd(program), name)
+
+    def set_mode(self, mode: int) -> None:
+        """What is stolen and filtered from now on; the numbers of `_fast.MODES`."""
+        self._set(_MODE, mode)
+
+    def set_door(self, index: int) -> None:
+        """Where the host's own frames for ports go from now on, in l2: a device by its index; 0: nowhere."""
+        self._set(_DOOR, index)
+
+    def _set(self, which: int, value: int) -> None:
+        packed = (number.to_bytes(4, sys.byteorder) for number in (which, value))
+        _checked(self._lib.bpf_map_update_elem(self._settings, *packed, ctypes.c_uint64(0)), "a setting of the shim")
+
+    def add(self, addresses: Sequence[bytes]) -> None:
+        """Frames for these addresses (4 or 16 bytes, none of them there yet) are ports' from now on. After an error
+        some may be there: adding them again is no harm."""
+        self.expect(len(addresses))
+        self._update(self._addresses, _keys(addresses), len(addresses))
+        self._count += len(addresses)
+
+    def remove(self, addresses: Sequence[bytes]) -> None:
+        """Frames for these addresses, which must be there, are the host's again."""
+        keys, number = _keys(addresses), ctypes.c_uint32(len(addresses))
+        if len(addresses) == 1 or self._lib.bpf_map_delete_batch(self._addresses, keys, ctypes.byref(number), None):
+            for at in range(0, len(keys), KEY_SIZE):
+                result = self._lib.bpf_map_delete_elem(self._addresses, keys[at : at + KEY_SIZE])
+                if result != -errno.ENOENT:
+                    _checked(result, "removing an address from the BPF map")
+        self._count -= len(addresses)
+
+    def _update(self, fd: int, keys: bytes | ctypes.Array[ctypes.c_char], count: int) -> None:
+        """Put so many keys into a map."""
+        if count == 1:
+            result = self._lib.bpf_map_update_elem(fd, keys, bytes(VALUE_SIZE), ctypes.c_uint64(0))
+        else:
+            number = ctypes.c_uint32(count)
+            result = self._lib.bpf_map_update_batch(fd, keys, bytes(VALUE_SIZE * count), ctypes.byref(number), None)
+        _checked(result, "adding addresses to the BPF map")
+
+    def expect(self, more: int) -> None:
+        """So many addresses may be added: have room for them at once rather than bit by bit."""
+        capacity = self._capacity
+        while capacity < self._count + more:
+            capacity *= 2
+        if capacity > self._capacity:
+            self._install(capacity)
+
+    def _install(self, capacity: int) -> None:
+        """Put a map of that capacity, with the same addresses, in the place of the one there is."""
+        fd = _checked(
+            self._lib.bpf_map_create(BPF_MAP_TYPE_HASH, b"addresses", KEY_SIZE, VALUE_SIZE, capacity, None),
+            "creating a BPF map",
+        )
+        try:
+            if self._count:
+                self._copy(self._addresses, fd)
+            first, value = (number.to_bytes(4, sys.byteorder) for number in (0, fd))
+            _checked(self._lib.bpf_map_update_elem(self._owned, first, value, ctypes.c_uint64(0)), "the BPF maps")
+        except BaseException:
+            os.close(fd)
+            raise
+        old, self._addresses, self._capacity = self._addresses, fd, capacity
+        if old >= 0:
+            os.close(old)
+
+    def _copy(self, source: int, into: int) -> None:
+        """Every address from one map to another."""
+        keys, values = (ctypes.create_string_buffer(SOME * size) for size in (KEY_SIZE, VALUE_SIZE))
+        place, number = ctypes.c_uint32(), ctypes.c_uint32()
+        begun = False
+        while True:
+            number.value = SOME
+            result = self._lib.bpf_map_lookup_batch(
+                source,
+                ctypes.byref(place) if begun else None,
+                ctypes.byref(place),
+                keys,
+                values,
+                ctypes.byref(number),
+                None,
+            )
+            if result != -errno.ENOENT:
+                _checked(result, "reading the BPF map")
+            if number.value:
+                self._update(into, keys, number.value)
+            if result:
+                return
+            begun = True
+
+    def close(self) -> None:
+        """Give up this process's hold; what is still attached goes on. Idempotent."""
+        if self._addresses >= 0:
+            os.close(self._addresses)
+            self._addresses = -1
+        if self._object:
+            self._lib.bpf_object__close(self._object)
+            self._object = ctypes.c_void_p(None)

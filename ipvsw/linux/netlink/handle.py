@@ -1,0 +1,371 @@
+"""What is done: rtnetlink requests inside one namespace."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv6Address, ip_address
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl import TC_H_ROOT
+
+from ipvsw.linux.netlink import clsact, routes, rules
+from ipvsw.linux.netlink.delete import delete_links
+from ipvsw.linux.netlink.dump import dump_links
+from ipvsw.linux.netlink.messages import (
+    AF_INET,
+    AF_INET6,
+    IFF_ALLMULTI,
+    IFF_NOARP,
+    IFF_UP,
+    Link,
+    make_link,
+    owned_address,
+)
+from ipvsw.linux.netlink.routes import Way
+from ipvsw.linux.netlink.rules import Rule
+from ipvsw.model import Address, Interface
+
+# linux/rtnetlink.h
+RTPROT_STATIC = 4
+RT_TABLE_MAIN = 254
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
+RTNH_F_ONLINK = 4
+NSID_NOT_ASSIGNED = 0xFFFFFFFF
+
+# What the kernel answers to a gateway that no prefix of the device covers: fib_check_nh and
+# ip6_route_check_nh.
+GATEWAY_NOT_COVERED = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL)
+
+
+class Handle:
+    """rtnetlink inside one namespace; valid only during `Netlink.run`, on its thread. Errors: OSError."""
+
+    def __init__(self, route: Any) -> None:
+        self._route = route
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls) -> Iterator[Handle]:
+        """A handle of the namespace that the calling thread is in."""
+        route = IPRoute(ext_ack=True)
+        try:
+            yield cls(route)
+        finally:
+            route.close()
+
+    # ------------------------------------------------------------------------ links
+
+    def link(self, name: str) -> Link | None:
+        return self._find_link(name, ifname=name)
+
+    def link_at(self, index: int) -> Link | None:
+        return self._find_link(f"link {index}", index=index)
+
+    def _find_link(self, place: str, **key: Any) -> Link | None:
+        try:
+            with _readable(place):
+                message = self._route.link("get", **key)[0]
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+        return make_link(
+            index=message["index"],
+            name=message.get("ifname"),
+            mac=bytes.fromhex((message.get("address") or "").replace(":", "")),
+            mtu=message.get("mtu") or 0,
+            flags=message["flags"],
+            hardware=message["ifi_type"],
+            kind=message.get(("linkinfo", "kind")) or "",
+            master=message.get("master") or 0,
+        )
+
+    def served_links(self) -> list[Link]:
+        """The devices of kind "ipvsw" in this namespace."""
+        return [link for link in dump_links() if link.served is not None]
+
+    def set_link(
+        self,
+        index: int,
+        *,
+        up: bool | None = None,
+        mac: bytes | None = None,
+        mtu: int | None = None,
+        name: str | None = None,
+        netns_fd: int | None = None,
+        alias: str | None = None,
+        noarp: bool | None = None,
+        allmulti: bool | None = None,
+    ) -> None:
+        """Change what is not None, in one request; with `netns_fd` the device moves there first.
+
+        The kernel sets a device down when it moves it, and gives it another index if its own is
+        taken there.
+        """
+        wanted: dict[str, Any] = {
+            "address": None if mac is None else mac.hex(":"),
+            "mtu": mtu,
+            "ifname": name,
+            "net_ns_fd": netns_fd,
+            "ifalias": alias,
+        }
+        wanted = {key: value for key, value in wanted.items() if value is not None}
+        for on, flag in ((up, IFF_UP), (noarp, IFF_NOARP), (allmulti, IFF_ALLMULTI)):
+            if on is not None:
+                wanted["flags"] = wanted.get("flags", 0) | (flag if on else 0)
+                wanted["change"] = wanted.get("change", 0) | flag
+        if wanted:
+            with _readable(name or f"link {index}"):
+                self._route.link("set", index=index, **wanted)
+
+    def add_macvtap(self, name: str, lower: int, index: int) -> None:
+        """One in passthru mode on the device `lower`, with this index. It takes the other's MAC address."""
+        with _readable(name):
+            self._route.link("add", ifname=name, index=index, kind="macvtap", link=lower, macvtap_mode="passthru")
+
+    def alias(self, index: int) -> str:
+        """What somebody has written on the device, "" if nothing."""
+        with _readable(f"link {index}"):
+            return str(self._route.link("get", index=index)[0].get("ifalias") or "")
+
+    def delete_link(self, index: int) -> None:
+        with _readable(f"link {index}"):
+            self._route.link("del", index=index)
+
+    def delete_links(self, indices: Sequence[int]) -> None:
+        """Together; those that are gone already are no error."""
+        delete_links(indices)
+
+    # ------------------------------------------------------------------------ addresses and routes
+
+    def addresses(self, index: int) -> list[tuple[Address, int]]:
+        """The addresses of a device with their prefix lengths, as `AddressEvent` has them."""
+        found = []
+        with _readable(f"link {index}"):
+            for message in self._route.get_addr(index=index):
+                address, local = (_packed(message.get(key)) for key in ("address", "local"))
+                owned = owned_address(message["family"], address, local)
+                if owned is not None:
+                    found.append((owned, message["prefixlen"]))
+        return found
+
+    def add_address(self, index: int, address: Interface) -> None:
+        """Replaces; IPv6 without duplicate detection is not asked for."""
+        with _readable(str(address)):
+            self._route.addr("replace", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+
+    def delete_address(self, index: int, address: Interface) -> None:
+        """One that is not there is no error."""
+        try:
+            with _readable(str(address)):
+                self._route.addr("del", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+
+    def add_default_route(self, index: int, gateway: Address) -> None:
+        """The default route through `gateway` on this device, instead of another that we set there.
+
+        Default routes by way of other devices stay, and the kernel prefers those that are older. A
+        gateway outside every prefix of the device is taken to be on its link.
+        """
+        route = _default_route(index, gateway)
+        with _readable(f"default route via {gateway}"):
+            for old in self._defaults(index, route["family"]):
+                if old != str(gateway):
+                    self._route.route("del", gateway=old, **route)
+        try:
+            self._append_route(route, gateway, 0)
+        except OSError as error:
+            if error.errno not in GATEWAY_NOT_COVERED:
+                raise
+            self._append_route(route, gateway, RTNH_F_ONLINK)
+
+    def delete_default_route(self, index: int, gateway: Address) -> None:
+        """One that is not there, or that others have set, is no error."""
+        route = _default_route(index, gateway)
+        with _readable(f"default route via {gateway}"):
+            if str(gateway) in self._defaults(index, route["family"]):
+                self._route.route("del", gateway=str(gateway), **route)
+
+    def _defaults(self, index: int, family: int) -> list[str]:
+        return [
+            message.get("gateway")
+            for message in self._route.get_routes(family=family, oif=index, table=RT_TABLE_MAIN)
+            if message["dst_len"] == 0 and message["proto"] == RTPROT_STATIC and message.get("gateway")
+        ]
+
+    def _append_route(self, route: dict[str, Any], gateway: Address, flags: int) -> None:
+        try:
+            with _readable(f"default route via {gateway}"):
+                self._route.route("append", gateway=str(gateway), flags=flags, **route)
+        except FileExistsError:
+            pass  # this very route is there
+
+    def add_host_route(self, index: int, table: int, address: Address, source: Address | None) -> None:
+        """A route to one address on the device's link, instead of another one in that table."""
+        with _readable(f"route to {address}"):
+            preferred = {} if source is None else {"prefsrc": str(source)}
+            self._route.route("replace", **_host_route(index, table, address), **preferred)
+
+    def delete_host_route(self, index: int, table: int, address: Address) -> None:
+        with _readable(f"route to {address}"):
+            self._route.route("del", **_host_route(index, table, address))
+
+    def rules(self) -> set[Rule]:
+        """Our policy rules in this namespace."""
+        with _readable("policy rules"):
+            return rules.ours(self._route)
+
+    def set_rules(self, wanted: set[Rule], master: str, table: int) -> None:
+        """All our policy rules for this master and its routing table."""
+        with _readable("policy rules"):
+            rules.replace(self._route, wanted, master, table)
+
+    # ------------------------------------------------------------------------ where the host would send
+
+    def way_to(self, destination: Address, source: Address, index: int) -> Way | None:
+        """The kernel's answer for a packet of a port, leaving by `index` if it may. None: there is no way."""
+        return routes.way_to(self._route, destination, source, index)
+
+    def destination_decides(self, version: int) -> bool:
+        """Whether every policy rule of this IP version looks at nothing of a packet but its destination."""
+        return routes.destination_decides(self._route, version)
+
+    def use_neighbour(self, index: int, address: Address) -> None:
+        """Have the kernel confirm a next hop that is used behind its back."""
+        routes.use_neighbour(self._route, index, address)
+
+    # ------------------------------------------------------------------------ neighbours
+
+    def neighbours(self, index: int) -> list[Address]:
+        """Every address that a device has an entry for, usable or not."""
+        with _readable(f"link {index}"):
+            return routes.neighbours(self._route, index)
+
+    def set_neighbour(self, index: int, address: Address, mac: bytes) -> None:
+        """Tell the kernel a hardware address that it shall confirm when it's used."""
+        routes.set_neighbour(self._route, index, address, mac)
+
+    # ------------------------------------------------------------------------ groups and secrets
+
+    def groups(self, name: str) -> tuple[bytes, ...]:
+        """The device's list of group MACs, exactly (/proc/net/dev_mcast)."""
+        # /proc/net is the process's first thread's; only thread-self is where this thread is.
+        with open("/proc/thread-self/net/dev_mcast", encoding="ascii", errors="surrogateescape") as lines:
+            rows = (line.split() for line in lines)
+            return tuple(bytes.fromhex(row[4]) for row in rows if row[1] == name)
+
+    def set_stable_secret(self, name: str, secret: bytes) -> None:
+        """16 bytes from which the kernel makes IPv6 interface identifiers (RFC 7217).
+
+        Nothing happens where the device has no IPv6.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open(f"/proc/sys/net/ipv6/conf/{name}/stable_secret", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, str(IPv6Address(secret)).encode())
+            finally:
+                os.close(fd)
+
+    def set_sysctl(self, path: str, value: str) -> str | None:
+        """Write /proc/sys/`path`; what it was before, None if this kernel doesn't have it."""
+        try:
+            with open(f"/proc/sys/{path}", "r+", encoding="ascii") as file:
+                before = file.read().strip()
+                file.seek(0)
+                file.write(value)
+                return before
+        except FileNotFoundError:
+            return None
+
+    def sysctl(self, path: str) -> str | None:
+        """What /proc/sys/`path` says, None if this kernel doesn't have it."""
+        try:
+            with open(f"/proc/sys/{path}", encoding="ascii") as file:
+                return file.read().strip()
+        except FileNotFoundError:
+            return None
+
+    # ------------------------------------------------------------------------ namespaces
+
+    def nsid(self, netns_fd: int) -> int | None:
+        """This namespace's id for another one, given one if it had none; None if it is the same."""
+        if os.path.samestat(os.fstat(netns_fd), os.stat("/proc/thread-self/ns/net")):
+            return None
+        with _readable("namespace id"):
+            found = self._known_nsid(netns_fd)
+            if found is None:
+                with contextlib.suppress(FileExistsError), _readable("namespace id"):
+                    self._route.set_netnsid(fd=netns_fd)
+                found = self._known_nsid(netns_fd)
+        return found
+
+    def _known_nsid(self, netns_fd: int) -> int | None:
+        nsid: int = self._route.get_netnsid(fd=netns_fd)["nsid"]
+        return None if nsid == NSID_NOT_ASSIGNED else nsid
+
+    def set_noqueue(self, index: int) -> None:
+        """Frames go to a device at once. By default one with several queues has a queueing discipline for each that it
+        could have, which for a TAP are 256, and 6 MB. The device must be down."""
+        with _readable(f"queueing discipline of link {index}"):
+            self._route.tc("add", "noqueue", index, parent=TC_H_ROOT)
+
+    # ------------------------------------------------------------------------ the shim's filters
+
+    def attach_clsact(self, index: int, ingress_fd: int, egress_fd: int) -> None:
+        """Two BPF programs, direct-action, replacing what an earlier run of ours left."""
+        with _readable(f"tc filters on link {index}"):
+            clsact.attach(self._route, index, ingress_fd, egress_fd)
+
+    def mute(self, index: int, drop_fd: int) -> None:
+        """Have a BPF program keep what a device receives from this namespace's stack."""
+        with _readable(f"tc filter on link {index}"):
+            clsact.mute(self._route, index, drop_fd)
+
+    def detach_clsact(self, index: int) -> None:
+        """Remove them, and the clsact qdisc if nobody else's filter is on it. Nothing happens if they
+        or the device are gone."""
+        with _readable(f"tc filters on link {index}"):
+            clsact.detach(self._route, index)
+
+
+def _host_route(index: int, table: int, address: Address) -> dict[str, Any]:
+    six = address.version == 6
+    return {
+        "family": AF_INET6 if six else AF_INET,
+        "dst": f"{address}/{address.max_prefixlen}",
+        "oif": index,
+        "proto": rules.OURS,
+        "table": table,
+        "scope": RT_SCOPE_UNIVERSE if six else RT_SCOPE_LINK,
+    }
+
+
+def _default_route(index: int, gateway: Address) -> dict[str, Any]:
+    six = gateway.version == 6
+    return {
+        "family": AF_INET6 if six else AF_INET,
+        "dst": "::/0" if six else "0.0.0.0/0",
+        "oif": index,
+        "proto": RTPROT_STATIC,
+        "table": RT_TABLE_MAIN,
+    }
+
+
+@contextlib.contextmanager
+def _readable(place: str) -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        # A closed handle can't be the cause: pyroute2 raises that as an OSError of its own.
+        raise OSError(error.code, f"{place}: {error.args[1]}") from error
+
+
+def _packed(address: str | None) -> bytes | None:
+    return ip_address(address).packed if address else None

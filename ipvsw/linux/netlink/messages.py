@@ -1,0 +1,231 @@
+"""What is heard on the event socket: rtnetlink's messages read into the structs below.
+
+Read by hand and not by pyroute2, which takes 100 us for a link: a thousand namespaces that come up
+together make tens of thousands of messages, and they are read on the daemon's loop.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
+
+from msgspec import Struct
+
+from ipvsw.model import Address
+
+
+class Served(Struct, frozen=True, kw_only=True):
+    """What a device of kind "ipvsw" says of itself (kmod-shim/module/ipvsw.h)."""
+
+    tap: int  # minor number of its character device
+    netns: int  # inode number of the namespace that it is in
+    master: int  # the master's index
+    master_netns: int  # inode number of the master's namespace
+    mode: int | None = None  # IPVLAN_MODE_*, if somebody has set it
+    flags: int | None = None  # IPVLAN_F_*, if somebody has set it
+
+
+class Link(Struct, frozen=True, kw_only=True):
+    """A network device as its namespace sees it."""
+
+    index: int
+    name: str
+    mac: bytes
+    mtu: int
+    up: bool  # IFF_UP: set by the administrator
+    carrier: bool  # IFF_LOWER_UP
+    everything: bool  # IFF_PROMISC or IFF_ALLMULTI
+    ethernet: bool  # ARPHRD_ETHER
+    kind: str  # IFLA_INFO_KIND, "" if none
+    master: int = 0  # the index of the bridge, bond or team that it is part of, 0 if none
+    served: Served | None = None  # of kind "ipvsw" only, as heard
+
+
+class LinkEvent(Struct, frozen=True):
+    nsid: int | None  # None: the daemon's own namespace
+    link: Link
+    gone: bool
+
+
+class AddressEvent(Struct, frozen=True):
+    nsid: int | None
+    index: int
+    address: Address  # as the kernel's driver would own it: IFA_ADDRESS (a peer's, if any) for IPv4
+    prefix: int
+    gone: bool
+
+
+class GroupsEvent(Struct, frozen=True):
+    """A multicast group was joined or left (kernels from 6.14 tell)."""
+
+    nsid: int | None
+    index: int
+
+
+class NamespaceGone(Struct, frozen=True):
+    nsid: int
+
+
+class Overrun(Struct, frozen=True):
+    """Events were lost (ENOBUFS): everything must be read anew."""
+
+
+Event = LinkEvent | AddressEvent | GroupsEvent | NamespaceGone | Overrun
+
+AF_UNSPEC, AF_INET, AF_INET6 = 0, 2, 10
+
+# linux/rtnetlink.h
+RTM_NEWLINK, RTM_DELLINK = 16, 17
+RTM_NEWADDR, RTM_DELADDR = 20, 21
+RTM_NEWMULTICAST, RTM_DELMULTICAST = 56, 57
+RTM_DELNSID = 89
+
+# linux/if.h, linux/if_arp.h
+IFF_UP, IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI, IFF_LOWER_UP = 0x1, 0x80, 0x100, 0x200, 0x10000
+ARPHRD_ETHER = 1
+
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
+_IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_NETNSA_NSID = 1
+
+# kmod-shim/module/ipvsw.h
+SERVED_KIND = "ipvsw"
+_IFLA_IPVSW_MODE, _IFLA_IPVSW_FLAGS, _IFLA_IPVSW_TAP, _IFLA_IPVSW_NETNS, _IFLA_IPVSW_LINK_NETNS = 1, 2, 3, 4, 5
+_NLA_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
+
+_NLMSGHDR = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+_IFINFOMSG = struct.Struct("=BxHiII")  # family, ARPHRD_*, index, flags, change
+_IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+_RTGENMSG_SIZE = 4  # family, padded
+_RTATTR = struct.Struct("=HH")  # length with this header, type
+_INT = struct.Struct("=i")
+_SHORT = struct.Struct("=H")
+
+
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type and body of each message in one datagram."""
+    start = 0
+    while start + _NLMSGHDR.size <= len(data):
+        length, kind, *_ = _NLMSGHDR.unpack_from(data, start)
+        if length < _NLMSGHDR.size:
+            return
+        yield kind, data[start + _NLMSGHDR.size : start + length]
+        start += (length + 3) & ~3
+
+
+def read_events(data: bytes, nsid: int | None) -> Iterator[Event]:
+    """The events in one datagram from the namespace `nsid`; messages of other kinds are passed over."""
+    for kind, body in messages(data):
+        if kind in (RTM_NEWLINK, RTM_DELLINK):
+            # Bridges tell about their ports as links of family AF_BRIDGE; a RTM_DELLINK of that kind
+            # is a port that left a bridge, not a device that is gone.
+            if body[0] == AF_UNSPEC:
+                yield LinkEvent(nsid, _read_link(body), kind == RTM_DELLINK)
+        elif kind in (RTM_NEWADDR, RTM_DELADDR):
+            family, prefix, _, _, index = _IFADDRMSG.unpack_from(body)
+            found = attributes(body, _IFADDRMSG.size)
+            address = owned_address(family, found.get(_IFA_ADDRESS), found.get(_IFA_LOCAL))
+            if address is not None:
+                yield AddressEvent(nsid, index, address, prefix, kind == RTM_DELADDR)
+        elif kind in (RTM_NEWMULTICAST, RTM_DELMULTICAST):
+            yield GroupsEvent(nsid, _IFADDRMSG.unpack_from(body)[4])
+        elif kind == RTM_DELNSID and nsid is None:
+            # Other namespaces have ids of their own for their neighbours; they are none of ours.
+            yield NamespaceGone(_INT.unpack(attributes(body, _RTGENMSG_SIZE)[_NETNSA_NSID])[0])
+
+
+def owned_address(family: int, address: bytes | None, local: bytes | None) -> Address | None:
+    """The address that the kernel's ipvlan would own, or None if the family is neither IPv4 nor IPv6.
+
+    Source: ipvlan_addr4_event takes `ifa_address`, which is the peer's if the address has one;
+    ipvlan_addr6_event takes `addr`, sent as IFA_LOCAL if there is a peer and as IFA_ADDRESS otherwise.
+    """
+    if family == AF_INET and address is not None:
+        return IPv4Address(address)
+    if family == AF_INET6 and (local or address) is not None:
+        return IPv6Address(local or address)
+    return None
+
+
+def make_link(
+    *,
+    index: int,
+    name: str,
+    mac: bytes,
+    mtu: int,
+    flags: int,
+    hardware: int,
+    kind: str,
+    master: int,
+    served: Served | None = None,
+) -> Link:
+    """A Link from rtnetlink's fields: `flags` are IFF_*, `hardware` is ARPHRD_*."""
+    return Link(
+        index=index,
+        name=name,
+        mac=mac,
+        mtu=mtu,
+        up=bool(flags & IFF_UP),
+        carrier=bool(flags & IFF_LOWER_UP),
+        everything=bool(flags & (IFF_PROMISC | IFF_ALLMULTI)),
+        ethernet=hardware == ARPHRD_ETHER,
+        kind=kind,
+        master=master,
+        served=served,
+    )
+
+
+def _read_link(body: bytes) -> Link:
+    _, hardware, index, flags, _ = _IFINFOMSG.unpack_from(body)
+    found = attributes(body, _IFINFOMSG.size)
+    info = attributes(found.get(_IFLA_LINKINFO, b""), 0)
+    kind = _text(info.get(_IFLA_INFO_KIND, b""))
+    served = _read_served(info, found.get(_IFLA_LINK)) if kind == SERVED_KIND else None
+    return make_link(
+        index=index,
+        name=_text(found.get(_IFLA_IFNAME, b"")),
+        mac=found.get(_IFLA_ADDRESS, b""),
+        mtu=_INT.unpack(found[_IFLA_MTU])[0] if _IFLA_MTU in found else 0,
+        flags=flags,
+        hardware=hardware,
+        kind=kind,
+        master=_INT.unpack(found[_IFLA_MASTER])[0] if _IFLA_MASTER in found else 0,
+        served=served,
+    )
+
+
+def _read_served(info: dict[int, bytes], master: bytes | None) -> Served | None:
+    """None for a device that is on its way out, which has no character device any more."""
+    data = attributes(info.get(_IFLA_INFO_DATA, b""), 0)
+    values = [data.get(each) for each in (_IFLA_IPVSW_TAP, _IFLA_IPVSW_NETNS, _IFLA_IPVSW_LINK_NETNS)]
+    tap, netns, master_netns = (int.from_bytes(value or b"", sys.byteorder) for value in values)
+    if not tap or master is None:
+        return None
+    mode, flags = data.get(_IFLA_IPVSW_MODE), data.get(_IFLA_IPVSW_FLAGS)
+    return Served(
+        tap=tap,
+        netns=netns,
+        master=_INT.unpack(master)[0],
+        master_netns=master_netns,
+        mode=_SHORT.unpack(mode)[0] if mode else None,
+        flags=_SHORT.unpack(flags)[0] if flags else None,
+    )
+
+
+def attributes(data: bytes, start: int) -> dict[int, bytes]:
+    """Type -> value of the attributes that begin at `start`."""
+    found = {}
+    while start + _RTATTR.size <= len(data):
+        length, kind = _RTATTR.unpack_from(data, start)
+        if length < _RTATTR.size:
+            break
+        found[kind & _NLA_TYPE_MASK] = data[start + _RTATTR.size : start + length]
+        start += (length + 3) & ~3
+    return found
+
+
+def _text(value: bytes) -> str:
+    return value.partition(b"\0")[0].decode(errors="surrogateescape")

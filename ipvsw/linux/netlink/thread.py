@@ -1,0 +1,169 @@
+"""The event socket, and the one thread that enters namespaces."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import gc
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from ipvsw.linux.netlink.handle import Handle
+from ipvsw.linux.netlink.messages import Event, Overrun, read_events
+
+T = TypeVar("T")
+
+CLONE_NEWNET = 0x40000000
+SO_RCVBUFFORCE = 33
+SOL_NETLINK = 270
+NETLINK_ADD_MEMBERSHIP, NETLINK_LISTEN_ALL_NSID = 1, 8
+
+# linux/rtnetlink.h, enum rtnetlink_groups
+RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_NSID = 1, 5, 9, 28
+RTNLGRP_IPV4_MCADDR, RTNLGRP_IPV6_MCADDR = 37, 38
+
+EVENT_BUFFER = 16 << 20  # bytes: some ten thousand messages, while the loop is busy with something else
+LITTER = 128  # works after which pyroute2 is tidied up after
+DATAGRAM = 64 << 10  # bytes, far above a link with all its attributes
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def enter_namespace(fd: int) -> None:
+    """Move the calling thread into a network namespace. Errors: OSError."""
+    if _libc.setns(fd, CLONE_NEWNET):
+        code = ctypes.get_errno()
+        raise OSError(code, f"cannot enter the network namespace: {os.strerror(code)}")
+
+
+class Netlink:
+    """The daemon's rtnetlink: one event socket and one thread that enters namespaces.
+
+    Made in the daemon's own namespace. The event socket is non-blocking; the caller watches `fileno()`.
+    """
+
+    def __init__(self) -> None:
+        self._events = _open_events()
+        self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._stay = contextlib.ExitStack()  # what stays open at home
+        self._at_home: Handle | None = None
+        self._closing = False
+        self._works = 0
+        self._thread = ThreadPoolExecutor(1, "netlink")
+
+    def fileno(self) -> int:
+        return self._events.fileno()
+
+    def events(self) -> Iterator[Event]:
+        """What has happened since the last call, until the socket is dry."""
+        while True:
+            try:
+                data, control, _, _ = self._events.recvmsg(DATAGRAM, socket.CMSG_SPACE(4))
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                yield Overrun()
+                continue
+            yield from read_events(data, _nsid(control))
+
+    async def run(self, netns_fd: int | None, work: Callable[[Handle], T]) -> T:
+        """Call `work` in the namespace `netns_fd` (None: the daemon's own), on the thread.
+
+        Works are done one at a time, in the order in which they were asked for. `netns_fd` may be
+        closed as soon as this coroutine waits; it has a copy. A work that is cancelled before its
+        turn is never begun. Errors: OSError, and whatever `work` raises.
+        """
+        if netns_fd is None:
+            return await asyncio.wrap_future(self._thread.submit(self._work_at_home, work))
+        fd = os.dup(netns_fd)
+        try:
+            future = self._thread.submit(self._work_within, fd, work)
+        except RuntimeError:
+            os.close(fd)
+            raise
+        future.add_done_callback(lambda done: _close_if_cancelled(done, fd))
+        return await asyncio.wrap_future(future)
+
+    def _work_at_home(self, work: Callable[[Handle], T]) -> T:
+        """The daemon's own namespace lives as long as we do, so a handle may stay there."""
+        self._refuse_when_closing()
+        if self._at_home is None:
+            self._at_home = self._stay.enter_context(Handle.opened())
+        try:
+            return work(self._at_home)
+        finally:
+            self._clean_up()
+
+    def _work_within(self, fd: int, work: Callable[[Handle], T]) -> T:
+        try:
+            self._refuse_when_closing()
+            enter_namespace(fd)
+        finally:
+            os.close(fd)
+        try:
+            with Handle.opened() as handle:
+                return work(handle)
+        finally:
+            enter_namespace(self._home)
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        """A handle keeps something of every request, and leaves a thousand objects in cycles when it is closed,
+        an event loop among them."""
+        self._works += 1
+        if self._works % LITTER == 0:
+            self._stay.close()
+            self._at_home = None
+            gc.collect()
+
+    def _refuse_when_closing(self) -> None:
+        if self._closing:
+            raise asyncio.CancelledError
+
+    def close(self) -> None:
+        """Finish the work that is under way, drop what waits. Idempotent."""
+        self._closing = True
+        with contextlib.suppress(RuntimeError):  # closed already
+            self._thread.submit(self._stay.close)  # where it was opened
+        self._thread.shutdown()
+        self._events.close()
+        if self._home >= 0:
+            os.close(self._home)
+            self._home = -1
+
+
+def _open_events() -> socket.socket:
+    events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+    try:
+        events.bind((0, 0))
+        events.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, EVENT_BUFFER)
+        events.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
+        for group in (RTNLGRP_NSID, RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR):
+            events.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+        for group in (RTNLGRP_IPV4_MCADDR, RTNLGRP_IPV6_MCADDR):
+            with contextlib.suppress(OSError):  # EINVAL: a kernel that does not tell
+                events.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+    except OSError:
+        events.close()
+        raise
+    return events
+
+
+def _nsid(control: list[tuple[int, int, bytes]]) -> int | None:
+    for level, kind, data in control:
+        if (level, kind) == (SOL_NETLINK, NETLINK_LISTEN_ALL_NSID):
+            return int(struct.unpack("=i", data)[0])
+    return None
+
+
+def _close_if_cancelled(future: Future[T], fd: int) -> None:
+    if future.cancelled():
+        os.close(fd)

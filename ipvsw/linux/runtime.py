@@ -1,0 +1,207 @@
+"""What all switches share: netlink, the watch over namespaces, and who follows which device.
+
+Everything here happens on the daemon's loop, except `enter`, which the netlink thread may call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from ipvsw.linux.namespaces import Watch, make_namespace
+from ipvsw.linux.netlink import AddressEvent, GroupsEvent, Handle, LinkEvent, NamespaceGone, Netlink, Overrun
+from ipvsw.linux.teardown import Leaving
+
+T = TypeVar("T")
+log = logging.getLogger("ipvsw")
+
+POLL = 1.0  # seconds between looks at names that nobody sends news of
+HURRIED_POLL = 0.05  # seconds, while the name of a namespace is there and the namespace isn't yet
+CLOSERS = 256  # threads at most: closing a TAP waits 16 ms for the kernel's grace periods, which many wait for at once
+VISITS = 8  # works inside namespaces that may wait for the netlink thread, each with an fd that pins one
+BURST = 500  # events that are heard before others have their turn
+OPENINGS = 4  # ports that are made at one time, so that news of the others needn't wait for a thousand
+
+DeviceEvent = LinkEvent | AddressEvent | GroupsEvent
+
+
+class Follower(Protocol):
+    """Who wants to hear about a device or a namespace."""
+
+    def take(self, event: DeviceEvent) -> None:
+        """Something happened to the device."""
+
+    def doubt(self) -> None:
+        """Something may have happened to the device: look anew."""
+
+    def look_around(self) -> None:
+        """The namespace may have come or gone."""
+
+
+class World:
+    """One for the daemon. Made and closed on its loop."""
+
+    def __init__(self) -> None:
+        self.netlink = Netlink()
+        self.groups_told = False  # whether this kernel tells of groups that are joined and left (from 6.14)
+        self.leaving = Leaving(self.visit, self.in_closer)
+        self.openings = asyncio.Semaphore(OPENINGS)
+        self.doors = 0  # that are alive
+        self.reading = 0.003  # seconds of CPU: what reading a door's device has cost of late
+        self._visits = asyncio.Semaphore(VISITS)
+        self._watch = Watch()
+        self._closers: ThreadPoolExecutor | None = None  # while there is something to close
+        self._closing = 0  # works of theirs
+        self._followers: dict[int | None, dict[int, Follower]] = {}  # nsid -> index -> who follows the device
+        self._following = threading.Lock()
+        self._waiting: dict[str, set[Follower]] = {}  # a namespace's spec -> who wants to hear about it
+        self._absent: set[Follower] = set()  # who waits for a device whose index it can't know
+        self._events = self.netlink.events()
+        self._again: asyncio.Handle | None = None
+        self._hidden = -1
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.netlink.fileno(), self._hear)
+        loop.add_reader(self._watch.fileno(), self._look)
+        self._timer = loop.call_later(POLL, self._poll)
+
+    def close(self) -> None:
+        """Every follower must have left."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self.netlink.fileno())
+        loop.remove_reader(self._watch.fileno())
+        self._timer.cancel()
+        if self._again:
+            self._again.cancel()
+        self._watch.close()
+        self.netlink.close()
+        if self._hidden >= 0:
+            os.close(self._hidden)
+        if self._closers:
+            self._closers.shutdown()
+
+    # ------------------------------------------------------------------------ work
+
+    async def visit(self, open_fd: Callable[[], int | None], work: Callable[[Handle], T]) -> T | None:
+        """Do `work` in the namespace whose fd `open_fd` gives, None if it gives None. No more than a few
+        are open at a time. Errors: OSError."""
+        async with self._visits:
+            fd = await asyncio.to_thread(open_fd)
+            if fd is None:
+                return None
+            try:
+                return await self.netlink.run(fd, work)
+            finally:
+                os.close(fd)
+
+    def open_hidden(self) -> int:
+        """An fd of a namespace that has no name and is empty but for what its callers put there: no stack has
+        anything to say to devices there. It goes with the daemon. Errors: OSError."""
+        if self._hidden < 0:
+            self._hidden = make_namespace()
+        return os.dup(self._hidden)
+
+    async def in_closer(self, work: Callable[[], T]) -> T:
+        """Do what takes long and needs no namespace."""
+        if self._closers is None:
+            self._closers = ThreadPoolExecutor(CLOSERS, "closer")
+        self._closing += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._closers, work)
+        finally:
+            self._closing -= 1
+            if not self._closing:
+                self._closers.shutdown(wait=False)
+                self._closers = None
+
+    # ------------------------------------------------------------------------ who follows what
+
+    def enter(self, nsid: int | None, index: int, follower: Follower) -> None:
+        """From now on `follower` hears about this device. The netlink thread may call."""
+        with self._following:
+            self._followers.setdefault(nsid, {})[index] = follower
+
+    def leave(self, nsid: int | None, index: int, follower: Follower) -> None:
+        with self._following:
+            inside = self._followers.get(nsid, {})
+            if inside.get(index) is follower:
+                del inside[index]
+                if not inside:
+                    del self._followers[nsid]
+
+    def is_followed(self, nsid: int | None, index: int) -> bool:
+        return index in self._followers.get(nsid, {})
+
+    def await_device(self, follower: Follower) -> None:
+        """From now on `follower` hears about every link that nobody follows."""
+        self._absent.add(follower)
+
+    def found_device(self, follower: Follower) -> None:
+        self._absent.discard(follower)
+
+    def watch(self, spec: str, follower: Follower) -> None:
+        self._waiting.setdefault(spec, set()).add(follower)
+        self._watch.add(spec)
+
+    def unwatch(self, spec: str, follower: Follower) -> None:
+        self._watch.discard(spec)
+        self._waiting[spec].discard(follower)
+        if not self._waiting[spec]:
+            del self._waiting[spec]
+
+    # ------------------------------------------------------------------------ news
+
+    def _hear(self) -> None:
+        """So many events at a time: a namespace that makes them without end must not stop the loop."""
+        events = list(itertools.islice(self._events, BURST))
+        if len(events) < BURST:
+            self._events = self.netlink.events()
+        else:
+            self._again = asyncio.get_running_loop().call_soon(self._hear)
+        for event in events:
+            if isinstance(event, Overrun):
+                log.warning("events were lost: every device is read anew")
+                for follower in [*self._everybody(), *self._absent]:
+                    follower.doubt()
+            elif isinstance(event, NamespaceGone):
+                for follower in list(self._followers.get(event.nsid, {}).values()):
+                    follower.doubt()
+            else:
+                self._tell(event)
+
+    def _everybody(self) -> Iterator[Follower]:
+        for inside in list(self._followers.values()):
+            yield from list(inside.values())
+
+    def _tell(self, event: DeviceEvent) -> None:
+        self.groups_told = self.groups_told or isinstance(event, GroupsEvent)
+        index = event.link.index if isinstance(event, LinkEvent) else event.index
+        follower = self._followers.get(event.nsid, {}).get(index)
+        if follower is not None:
+            follower.take(event)
+        elif isinstance(event, LinkEvent) and not event.gone:
+            for waiting in list(self._absent):
+                waiting.take(event)
+
+    def _look(self) -> None:
+        self._announce(self._watch.changed())
+        if self._watch.pending:
+            self._poll_in(HURRIED_POLL)
+
+    def _poll(self) -> None:
+        self._announce(self._watch.poll())
+        self._poll_in(HURRIED_POLL if self._watch.pending else POLL)
+
+    def _poll_in(self, seconds: float) -> None:
+        self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._poll)
+
+    def _announce(self, specs: set[str]) -> None:
+        for spec in specs:
+            for follower in list(self._waiting.get(spec, ())):
+                follower.look_around()

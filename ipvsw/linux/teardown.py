@@ -1,0 +1,91 @@
+"""Devices that go with their descriptors: closed, and before that, many of one namespace deleted together.
+
+Closing a TAP waits 16 ms for the kernel's grace periods. Many can wait for them at once, half a millisecond each; of
+devices that are deleted together all wait for the same. Closing is what has the last word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from msgspec import Struct
+
+from ipvsw.batch import Together
+from ipvsw.linux.namespaces import identity
+from ipvsw.linux.netlink import Handle
+
+log = logging.getLogger("ipvsw")
+
+MANY = 16  # devices: fewer are gone as soon by closing them
+BATCH = 256  # devices that are deleted by one request, 60 ms
+
+
+class Leaver(Struct, frozen=True):
+    """A device, where it is, and how to close it."""
+
+    place: tuple[int, int] | None  # the identity of its namespace, once that is known
+    index: int
+    open_place: Callable[[], int]  # an fd of the namespace that it is in now. Errors: OSError
+    close: Callable[[], None]
+
+
+class Leaving:
+    """`visit` and `in_closer` are `World`'s."""
+
+    def __init__(
+        self,
+        visit: Callable[[Callable[[], int | None], Callable[[Handle], bool]], Awaitable[bool | None]],
+        in_closer: Callable[[Callable[[], None]], Awaitable[None]],
+    ) -> None:
+        self._visit = visit
+        self._in_closer = in_closer
+        self._together = Together(self._leave_all)
+
+    async def leave(self, device: Leaver) -> None:
+        """Returns when nothing is left of it."""
+        await self._together.ask(device)
+
+    async def _leave_all(self, devices: list[Leaver]) -> None:
+        places: dict[tuple[int, int] | None, list[Leaver]] = {}
+        for device in devices:
+            places.setdefault(device.place, []).append(device)
+        await asyncio.gather(*(self._leave_place(inside) for inside in places.values()))
+
+    async def _leave_place(self, devices: list[Leaver]) -> None:
+        deleted = len(devices) >= MANY and await self._are_deleted(devices)
+        shares = [devices] if deleted else [[device] for device in devices]
+        await asyncio.gather(*(self._in_closer(partial(_close, share)) for share in shares))
+
+    async def _are_deleted(self, devices: list[Leaver]) -> bool:
+        """Delete them; whether that has been done."""
+        try:
+            for start in range(0, len(devices), BATCH):
+                part = devices[start : start + BATCH]
+                if not await self._visit(partial(_open_place, part[0]), partial(_delete, part)):
+                    return False
+        except OSError as error:
+            log.debug("%d devices are closed one by one: %s", len(devices), error)
+            return False
+        return True
+
+
+def _open_place(device: Leaver) -> int | None:
+    fd = device.open_place()
+    if identity(fd) != device.place:  # somebody moved it on
+        os.close(fd)
+        return None
+    return fd
+
+
+def _delete(devices: list[Leaver], handle: Handle) -> bool:
+    handle.delete_links([device.index for device in devices])
+    return True
+
+
+def _close(devices: list[Leaver]) -> None:
+    for device in devices:
+        device.close()

@@ -1,0 +1,235 @@
+"""A device that is followed through its life: what ports and masters have in common.
+
+One task per door does everything that takes time, one step after the other, so that a door is never
+opened and closed at once. News only leave a mark and wake the task. Addresses and link changes are
+believed as they are announced; what the announcement can't tell has the device read again a few
+milliseconds later, many together, and so does a slow timer: what was missed is found then. What is
+announced while the device is being read is kept, and told after what was read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import random
+import time
+from abc import ABC, abstractmethod
+
+from msgspec import Struct
+
+from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent
+from ipvsw.linux.runtime import DeviceEvent, World
+from ipvsw.model import Address, PortState
+
+log = logging.getLogger("ipvsw")
+
+COALESCE = 0.005  # seconds from the first news to the reading
+SPACING = 0.03  # seconds between two readings, whatever the namespace does
+RETRY = 5.0  # seconds after a failure
+RESYNC = 60.0  # seconds between readings without news, give or take a quarter, while there are few doors
+SHARE = 0.0004  # of a CPU: what such readings may cost where there are many
+AVERAGE = 8  # readings whose cost counts
+VISIT = 0.002  # seconds of CPU for a reading, besides what it finds
+
+
+class Sight(Struct, frozen=True):
+    """A device as it was read."""
+
+    link: Link
+    addresses: tuple[tuple[Address, int], ...]  # with prefix lengths
+    groups: tuple[bytes, ...]
+
+
+def look(handle: Handle, index: int, *, groups: bool) -> Sight | None:
+    """Read a device, None if it isn't there. Errors: OSError."""
+    try:
+        link = handle.link_at(index)
+        if link is None:
+            return None
+        return Sight(link, tuple(handle.addresses(index)), handle.groups(link.name) if groups else ())
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise
+
+
+class Door(ABC):
+    """Made, started and stopped on the loop."""
+
+    __slots__ = (  # there are thousands of doors: a dict for each would be a kilobyte
+        "_around", "_doubtful", "_early", "_read_at", "_settled", "_sleep", "_soon", "_spec", "_stopping", "_task",
+        "_woken", "_world", "label", "link", "reason", "state",
+    )  # fmt: skip
+
+    def __init__(self, world: World, spec: str, label: str) -> None:
+        self.label = label
+        self.link: Link | None = None
+        self.state = PortState.WAITING
+        self.reason = ""
+        self._settled = asyncio.get_running_loop().create_future()
+        self._world = world
+        self._spec = spec
+        self._task: asyncio.Task[None] | None = None
+        self._woken = False  # there may be something to do
+        self._sleep: asyncio.Future[None] | None = None
+        self._soon: asyncio.TimerHandle | None = None
+        self._stopping = False
+        self._doubtful = False  # the device must be read
+        self._around = False  # the namespace must be looked at
+        self._read_at = 0.0  # the loop's time
+        self._early: list[DeviceEvent] | None = None  # told while the device is being read
+
+    def start(self) -> None:
+        self._world.doors += 1
+        self._world.watch(self._spec, self)
+        self._task = asyncio.create_task(self._live(), name=self.label)
+
+    async def stop(self) -> None:
+        """Undo everything. When this returns nothing of the door is left."""
+        self._stopping = True
+        self.wake()
+        if self._task is not None:
+            await self._task
+            self._task = None
+            self._world.doors -= 1
+            self._world.unwatch(self._spec, self)
+
+    async def settled(self) -> None:
+        """Returns when the first attempt has been made."""
+        await asyncio.shield(self._settled)
+
+    # ------------------------------------------------------------------------ news
+
+    def wake(self) -> None:
+        self._woken = True
+        if self._sleep is not None and not self._sleep.done():
+            self._sleep.set_result(None)
+
+    def take(self, event: DeviceEvent) -> None:
+        if self._needs_reading(event):
+            self.doubt()
+        if self._early is None:
+            self._follow(event)
+        else:
+            self._early.append(event)
+
+    def doubt(self) -> None:
+        self._doubtful = True
+        if self._soon is None:
+            loop = asyncio.get_running_loop()
+            delay = max(COALESCE, self._read_at + SPACING - loop.time())
+            self._soon = loop.call_later(delay, self._wake_now)
+
+    def _needs_reading(self, event: DeviceEvent) -> bool:
+        if isinstance(event, AddressEvent):
+            # An address brings groups along, of which newer kernels tell by themselves.
+            return not self._world.groups_told
+        return not isinstance(event, LinkEvent) or event.gone or event.link != self.link
+
+    def look_around(self) -> None:
+        self._around = True
+        self.wake()
+
+    def _wake_now(self) -> None:
+        self._soon = None
+        self.wake()
+
+    # ------------------------------------------------------------------------ life
+
+    async def _live(self) -> None:
+        while not self._stopping:
+            self._woken = False
+            try:
+                delay = await self._step()
+            except Exception as error:  # a door that fails must not take the others with it
+                log.exception("%s", self.label)
+                self._fail(str(error))
+                delay = RETRY
+            if not self._settled.done():
+                self._settled.set_result(None)
+            if not self._stopping:
+                await self._pause(delay)
+        if self._soon is not None:
+            self._soon.cancel()
+        await self._shut()
+
+    async def _pause(self, seconds: float) -> None:
+        if self._woken:
+            return
+        loop = asyncio.get_running_loop()
+        self._sleep = loop.create_future()
+        timer = loop.call_later(seconds, self.doubt)
+        try:
+            await self._sleep
+        finally:
+            timer.cancel()
+            self._sleep = None
+
+    def _resync(self) -> float:
+        """Spread out, so that a thousand doors aren't read at once, nor keep an idle daemon busy."""
+        return max(RESYNC, self._world.doors * self._world.reading / SHARE) * random.uniform(0.75, 1.25)
+
+    def _wait(self, reason: str) -> None:
+        self._tell(PortState.WAITING, reason)
+
+    def _fail(self, reason: str) -> None:
+        self._tell(PortState.FAILED, reason)
+
+    def _tell(self, state: PortState, reason: str = "") -> None:
+        """Remember the state, and log it if it is another."""
+        if (state, reason) != (self.state, self.reason):
+            wrong = state is PortState.FAILED or (reason and state is not PortState.WAITING)
+            level = logging.WARNING if wrong else logging.INFO
+            log.log(
+                level,
+                "%s: %s%s",
+                self.label,
+                state,
+                f" {reason}" if state is PortState.WAITING else f": {reason}" if reason else "",
+            )
+        self.state, self.reason = state, reason
+
+    async def _read(self, index: int, *, groups: bool) -> bool:
+        """Read the device and believe it; whether it is there."""
+
+        def look_and_learn(handle: Handle) -> Sight | None:
+            start = time.thread_time()
+            sight = look(handle, index, groups=groups)
+            cost = VISIT + time.thread_time() - start
+            self._world.reading += (cost - self._world.reading) / AVERAGE
+            return sight
+
+        self._doubtful = False
+        self._early = []
+        try:
+            sight = await self._world.visit(self._open_place, look_and_learn)
+        finally:
+            early, self._early = self._early, None
+            self._read_at = asyncio.get_running_loop().time()
+        if sight is not None:
+            self._see(sight)
+            for event in early:
+                self._follow(event)
+        return sight is not None
+
+    @abstractmethod
+    async def _step(self) -> float:
+        """Do what there is to do; the seconds until the next look without news."""
+
+    @abstractmethod
+    async def _shut(self) -> None:
+        """Undo everything that was done."""
+
+    @abstractmethod
+    def _open_place(self) -> int | None:
+        """An fd of the namespace that the device is in, None if it is in none that we should look in.
+        May be called from another thread."""
+
+    @abstractmethod
+    def _see(self, sight: Sight) -> None:
+        """The device was read."""
+
+    @abstractmethod
+    def _follow(self, event: DeviceEvent) -> None:
+        """The device was announced to have changed."""

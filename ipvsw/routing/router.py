@@ -1,0 +1,295 @@
+"""l3: asks the host where packets go, keeps the datapath's cache of the answers, and carries what the cache can't.
+
+A frame for a destination that the cache doesn't know comes here. The kernel is asked; an answer that holds for every
+packet to that destination goes into the cache, and the frame on its way: with another L2 header out on the master, or
+through the host's IP output if its next hop isn't known yet, if it leaves by another device, or if everything is to
+pass the host's netfilter. Any news about routes, rules, links or addresses empties the cache; a neighbour that gets or
+loses its hardware address changes what rests on it. What doesn't fit the path is cut, or answered to the port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections import Counter
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
+
+import msgspec
+from msgspec import Struct
+
+from ipvsw._fast import Datapath
+from ipvsw.linux.devices.raw import Stack
+from ipvsw.linux.netlink import Handle, NeighbourChanged, Way, WayWatch
+from ipvsw.linux.runtime import World
+from ipvsw.model import Address
+from ipvsw.packets import pathmtu
+
+log = logging.getLogger("ipvsw")
+
+NO_OFFLOAD = bytes(10)  # a virtio_net_hdr that asks for nothing
+CAPACITY = 65536  # destinations in the cache; when it is full it is emptied
+CONFIRM = 2.0  # seconds between telling the kernel which neighbours are in use
+UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES)
+
+
+class Uplink(Struct, frozen=True):
+    """The master as the router needs it."""
+
+    index: int
+    mac: bytes
+    mtu: int
+    ipv4: Address | None  # the master's own, in whose name errors are told
+    ipv6: Address | None
+    frames: socket.socket
+    stack: Stack
+    watch: WayWatch
+    place: Callable[[], int | None]  # opens the master's namespace
+
+
+class Hop(Struct, frozen=True):
+    """What to do with packets for one destination."""
+
+    mtu: int = 65535
+    mac: bytes | None = None  # out on the master to this address
+    stack: bool = False  # through the host's IP output; neither: there is no way
+    via: Address | None = None  # the neighbour on the master that it rests on
+    permanent: bool = False  # that neighbour needs no confirmation
+    lasting: bool = True  # holds until there is news
+
+    def after(self, news: NeighbourChanged) -> Hop:
+        """The same with the neighbour as it is now. Until its MAC is known the host's own output asks for it."""
+        return msgspec.structs.replace(self, mac=news.mac, stack=news.mac is None, permanent=news.permanent)
+
+
+class Router:
+    """One switch's. Made, started and stopped on the loop."""
+
+    def __init__(self, world: World, datapath: Datapath, answer: Callable[[int, bytes], None]) -> None:
+        """`answer` gives a frame, its virtio_net_hdr before it, back to the port of that number."""
+        self.counters: Counter[str] = Counter()
+        self._world = world
+        self._datapath = datapath
+        self._answer = answer
+        self._uplink: Uplink | None = None
+        self._routes = False
+        self._exact = False
+        self._heard: WayWatch | None = None  # what the loop listens to
+        self._hops: dict[Address, Hop] = {}  # what the datapath's cache has
+        self._resting: dict[Address, set[Address]] = {}  # neighbour -> the destinations that rest on it
+        self._meanwhile: dict[Address, NeighbourChanged] = {}  # heard since the kernel was last asked
+        self._news = 0  # counts what made earlier answers worthless
+        self._frames: list[tuple[int, bytes]] = []
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    # ------------------------------------------------------------------------ life
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._live(), name="router")
+
+    async def stop(self) -> None:
+        self.set_uplink(None)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    def set_uplink(self, uplink: Uplink | None) -> None:
+        """Another master, or the same with other attributes. Its sockets stay the caller's, who closes them later."""
+        self._uplink = uplink
+        self._listen()
+        self._forget()
+
+    def set_mode(self, *, routes: bool, exact: bool) -> None:
+        """Whether ports' packets are routed at all, and whether all of them pass the host's IP output."""
+        self._routes, self._exact = routes, exact
+        self._listen()
+        self._forget()
+
+    def _listen(self) -> None:
+        """To a switch that doesn't route, the host's routing is no news."""
+        wanted = self._uplink.watch if self._uplink is not None and self._routes else None
+        if wanted is self._heard:
+            return
+        loop = asyncio.get_running_loop()
+        if self._heard is not None:
+            loop.remove_reader(self._heard.fileno())
+        if wanted is not None:
+            loop.add_reader(wanted.fileno(), self._hear)
+        self._heard = wanted
+
+    # ------------------------------------------------------------------------ news
+
+    def _hear(self) -> None:
+        assert self._heard is not None and self._uplink is not None
+        news = list(self._heard.news())
+        if not all(isinstance(one, NeighbourChanged) for one in news):
+            self._forget()
+        neighbours = {
+            one.address: one for one in news if isinstance(one, NeighbourChanged) and one.index == self._uplink.index
+        }
+        self._meanwhile |= neighbours
+        changed = {
+            to: self._hops[to].after(one)
+            for address, one in neighbours.items()
+            for to in self._resting.get(address, ())
+        }
+        self._remember({to: hop for to, hop in changed.items() if hop != self._hops[to]})
+
+    def _forget(self) -> None:
+        self._news += 1
+        if self._hops:
+            self._hops.clear()
+            self._resting.clear()
+            self._datapath.clear_routes()
+            self._datapath.commit()
+
+    # ------------------------------------------------------------------------ frames
+
+    def take(self, frames: list[tuple[int, bytes]]) -> None:
+        """(port number, virtio_net_hdr and frame) that the datapath can't carry."""
+        self._frames += frames
+        self._wake.set()
+
+    async def _live(self) -> None:
+        loop = asyncio.get_running_loop()
+        confirm_at = loop.time() + CONFIRM
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), max(confirm_at - loop.time(), 0) if self._hops else None)
+            self._wake.clear()
+            frames, self._frames = self._frames, []
+            try:
+                if frames:
+                    await self._carry(frames)
+                if loop.time() >= confirm_at:
+                    confirm_at = loop.time() + CONFIRM
+                    await self._confirm()
+            except Exception:  # what one frame does must not keep the others
+                log.exception("routing %d frames", len(frames))
+
+    async def _carry(self, frames: list[tuple[int, bytes]]) -> None:
+        uplink = self._uplink
+        if uplink is None:
+            self.counters["drop_no_master"] += len(frames)
+            return
+        pairs = [ends(frame) for _, frame in frames]
+        hops = {to: self._hops[to] for _, to in pairs if to in self._hops}
+        unknown = {to: by for by, to in pairs if to not in hops}
+        if unknown:
+            hops.update(await self._ask(uplink, unknown))
+        for (port, frame), (_, to) in zip(frames, pairs, strict=True):
+            self._send(uplink, port, frame, hops.get(to, Hop()))
+
+    async def _ask(self, uplink: Uplink, unknown: dict[Address, Address]) -> dict[Address, Hop]:
+        """What the kernel says of destinations, each with a source. Remembered if no way has changed meanwhile."""
+        news = self._news
+        self._meanwhile = {}
+        exact = self._exact
+
+        def ask(handle: Handle) -> dict[Address, Hop]:
+            plain = {version: handle.destination_decides(version) for version in {to.version for to in unknown}}
+            return {to: ask_one(handle, to, by, exact=exact or not plain[to.version]) for to, by in unknown.items()}
+
+        def ask_one(handle: Handle, to: Address, by: Address, *, exact: bool) -> Hop:
+            try:
+                return judge(handle.way_to(to, by, uplink.index), uplink, exact=exact)
+            except OSError:  # one that can't be asked about must not take the others with it
+                return Hop(lasting=False)
+
+        try:
+            hops = await self._world.visit(uplink.place, ask) or {}
+        except OSError:
+            return {}
+        for to, hop in hops.items():
+            if hop.via is not None and hop.via in self._meanwhile:
+                hops[to] = hop.after(self._meanwhile[hop.via])
+        if news == self._news:
+            self._remember({to: hop for to, hop in hops.items() if hop.lasting})
+        return hops
+
+    def _remember(self, hops: dict[Address, Hop]) -> None:
+        if len(self._hops) + len(hops) > CAPACITY:
+            self._forget()
+        for to, hop in hops.items():
+            self._datapath.set_route(to.packed, mac=hop.mac or bytes(6), stack=hop.stack, mtu=hop.mtu)
+            if hop.via is not None:
+                self._resting.setdefault(hop.via, set()).add(to)
+        self._hops.update(hops)
+        self._datapath.commit()
+
+    def _send(self, uplink: Uplink, port: int, frame: bytes, hop: Hop) -> None:
+        if hop.mac is None and not hop.stack:
+            self.counters["drop_no_route"] += 1
+            return
+        by4, by6 = (None if address is None else address.packed for address in (uplink.ipv4, uplink.ipv6))
+        result = pathmtu.for_path(frame, hop.mtu, by4, by6, headers_kept=hop.mac is not None)
+        version = result.packet.version if result.packet else 0
+        if result.answer is not None:
+            self.counters["answered"] += 1
+            self._answer(port, NO_OFFLOAD + ethernet(uplink.mac, uplink.mac, version, result.answer))
+        elif result.drop:
+            self.counters[f"drop_{result.drop}"] += 1
+        else:
+            self.counters[self._transmit(uplink, frame, hop, version, result.send)] += 1
+
+    def _transmit(self, uplink: Uplink, frame: bytes, hop: Hop, version: int, packets: tuple[bytes, ...]) -> str:
+        """The frame as it is where there are no packets of it. The counter of how it ended."""
+        try:
+            if hop.mac is None:
+                for packet in packets:
+                    uplink.stack.send(packet, version)
+            elif not packets:
+                uplink.frames.send(frame[:10] + hop.mac + uplink.mac + frame[22:])
+            else:
+                for packet in packets:
+                    uplink.frames.send(NO_OFFLOAD + ethernet(hop.mac, uplink.mac, version, packet))
+        except OSError as error:
+            return "drop_no_route" if error.errno in UNREACHABLE else "drop_error"
+        return "to_stack" if hop.mac is None else "to_master"
+
+    async def _confirm(self) -> None:
+        """The kernel doesn't see what the datapath sends: have it confirm the neighbours that are in use."""
+        uplink = self._uplink
+        used = [self._hops[to] for to in self._datapath.used_routes() if to in self._hops]
+        doubtful = {hop.via for hop in used if hop.via is not None and hop.mac is not None and not hop.permanent}
+        if uplink is None or not doubtful:
+            return
+
+        def confirm(handle: Handle) -> None:
+            for address in doubtful:
+                handle.use_neighbour(uplink.index, address)
+
+        with contextlib.suppress(OSError):
+            await self._world.visit(uplink.place, confirm)
+
+
+def judge(way: Way | None, uplink: Uplink, *, exact: bool) -> Hop:
+    """What follows from the kernel's answer. `exact`: nothing may go past the host's IP output."""
+    if way is None:
+        return Hop()
+    if way.local or way.index != uplink.index:
+        return Hop(mtu=way.mtu or 65535, stack=True)
+    mtu = min(way.mtu or uplink.mtu, uplink.mtu)
+    if exact:
+        return Hop(mtu=mtu, stack=True)
+    # Until the next hop's MAC is known the host's own output asks for it.
+    return Hop(mtu=mtu, mac=way.mac, stack=way.mac is None, via=way.via, permanent=way.permanent)
+
+
+def ends(frame: bytes) -> tuple[Address, Address]:
+    """Source and destination as they stand there, however broken the rest is. The datapath hands over nothing
+    shorter than a header."""
+    packet = frame[len(NO_OFFLOAD) + 14 :]
+    if frame[len(NO_OFFLOAD) + 12 : len(NO_OFFLOAD) + 14] == b"\x08\x00":
+        return IPv4Address(packet[12:16]), IPv4Address(packet[16:20])
+    return IPv6Address(packet[8:24]), IPv6Address(packet[24:40])
+
+
+def ethernet(to: bytes, by: bytes, version: int, packet: bytes) -> bytes:
+    """`version` is the IP version that the EtherType tells; the packet's own field may lie."""
+    return to + by + (b"\x08\x00" if version == 4 else b"\x86\xdd") + packet

@@ -1,0 +1,130 @@
+"""Which addresses a virtual machine has, by what it says. Pure; the clock comes in.
+
+A guest tells of its addresses by itself: it asks whether an address is free before it takes it (RFC 5227, RFC 4862
+section 5.4), it announces it, it asks for its neighbours in its name, and at last it sends from it. What a DHCP server
+has given it counts before all that, for as long as the lease holds. An address that nobody sends from any more is
+forgotten; when a port has as many as it may, the one that was silent longest makes room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv6Address
+
+from msgspec import Struct
+
+from ipvsw.model import Address, AddressSource
+
+AGE = 3600.0  # seconds of silence after which an address is forgotten
+SILENT = 60.0  # seconds of silence after which it makes room for another
+
+_ARP, _IPV4, _IPV6 = b"\x08\x06", b"\x08\x00", b"\x86\xdd"
+_ETHERNET_IPV4 = b"\0\1\x08\0\6\4"  # hardware and protocol of an ARP packet (RFC 826)
+_ICMPV6 = 58
+_ROUTER_SOLICITATION, _SOLICITATION, _ADVERTISEMENT = 133, 135, 136  # RFC 4861 section 4
+
+
+def heard(frame: bytes) -> tuple[Address, AddressSource] | None:
+    """Which address a guest's frame, its virtio_net_hdr before it, says to be its own, and in what way. None for one
+    that no machine may have as its own."""
+    found = _said(frame[22:24], frame[24:])
+    return found if found is not None and is_fit(found[0]) else None
+
+
+def is_fit(address: Address) -> bool:
+    """Whether a machine may have it: one host's, and seen by others."""
+    if address.is_unspecified or address.is_loopback or address.is_multicast:
+        return False
+    if isinstance(address, IPv4Address):
+        return address.packed[0] != 0 and address != IPv4Address(0xFFFFFFFF)
+    return address.ipv4_mapped is None
+
+
+def _said(kind: bytes, packet: bytes) -> tuple[Address, AddressSource] | None:
+    if kind == _ARP and len(packet) >= 28 and packet[:6] == _ETHERNET_IPV4:
+        sender, target = packet[14:18], packet[24:28]
+        if any(sender):
+            return IPv4Address(sender), AddressSource.ARP
+        return IPv4Address(target), AddressSource.DAD
+    if kind == _IPV4 and len(packet) >= 20 and packet[0] >> 4 == 4:
+        return IPv4Address(packet[12:16]), AddressSource.TRAFFIC
+    if kind == _IPV6 and len(packet) >= 40 and packet[0] >> 4 == 6:
+        return _said6(packet)
+    return None
+
+
+def _said6(packet: bytes) -> tuple[Address, AddressSource]:
+    source = IPv6Address(packet[8:24])
+    if packet[6] != _ICMPV6 or packet[7] != 255 or len(packet) < 48:
+        return source, AddressSource.TRAFFIC
+    if packet[40] == _ADVERTISEMENT and len(packet) >= 64:
+        return IPv6Address(packet[48:64]), AddressSource.ND
+    if packet[40] == _SOLICITATION and len(packet) >= 64 and source.is_unspecified:
+        return IPv6Address(packet[48:64]), AddressSource.DAD
+    if packet[40] in (_ROUTER_SOLICITATION, _SOLICITATION):
+        return source, AddressSource.ND
+    return source, AddressSource.TRAFFIC
+
+
+class Full(Exception):
+    """The port has as many addresses as it may, and none that makes room."""
+
+
+class _Known(Struct):
+    source: AddressSource
+    used: float
+
+
+class Learning:
+    """The addresses of one port, apart from those that the configuration pins to it."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._known: dict[Address, _Known] = {}
+
+    @property
+    def addresses(self) -> Mapping[Address, AddressSource]:
+        return {address: known.source for address, known in self._known.items()}
+
+    def learn(self, address: Address, source: AddressSource, now: float) -> bool:
+        """Whether that is new, or better known than before. Errors: Full."""
+        known = self._known.get(address)
+        if known is None:
+            if len(self._known) >= self.most:
+                self._make_room(source, now)
+            self._known[address] = _Known(source, now)
+            return True
+        known.used = now
+        if source is not AddressSource.DHCP or known.source is source:
+            return False
+        known.source = source
+        return True
+
+    def forget(self, address: Address) -> bool:
+        """Whether it was known."""
+        return self._known.pop(address, None) is not None
+
+    def use(self, addresses: Iterable[Address], now: float) -> None:
+        """Frames have come from them."""
+        for address in addresses:
+            if address in self._known:
+                self._known[address].used = now
+
+    def age(self, now: float) -> bool:
+        """Forget what is silent for long. Whether that was anything."""
+        over = [address for address, known in self._ageing() if known.used + AGE <= now]
+        for address in over:
+            del self._known[address]
+        return bool(over)
+
+    def _make_room(self, source: AddressSource, now: float) -> None:
+        """A lease needs no silence: the server knows better."""
+        wait = 0.0 if source is AddressSource.DHCP else SILENT
+        silent = [(known.used, address) for address, known in self._ageing() if known.used + wait <= now]
+        if not silent:
+            raise Full
+        del self._known[min(silent, key=lambda one: one[0])[1]]
+
+    def _ageing(self) -> list[tuple[Address, _Known]]:
+        """All but what is leased, which ends with its lease."""
+        return [(address, known) for address, known in self._known.items() if known.source is not AddressSource.DHCP]

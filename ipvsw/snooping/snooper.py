@@ -1,0 +1,248 @@
+"""What virtual machines say of their addresses, and DHCP for everybody: heard, believed or not, and carried out.
+
+The datapath shows a frame that speaks of an address which its port isn't known to have, and every DHCP message; it
+waits for its return. `learning` and `leases` decide what follows. The table is changed first and the frame goes on
+afterwards, so that whatever answers it finds its way. An address that somebody else has is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+from ipvsw._fast import Datapath
+from ipvsw.addresses.table import Table
+from ipvsw.model import Address, AddressSource, LeaseStatus
+from ipvsw.snooping import dhcp4, dhcp6
+from ipvsw.snooping.learned import Full, Learning, heard
+from ipvsw.snooping.leases import Lease, Leases
+
+log = logging.getLogger("ipvsw")
+
+CREDIT = 1.0  # seconds between two gifts to who has shown frames
+SWEEP = 60.0  # seconds between two looks at which addresses are in use
+REFUSALS = 64  # of each port that are remembered, so that each is told once
+
+
+class Pupil(Protocol):
+    """A port whose addresses may be learned."""
+
+    @property
+    def most(self) -> int:
+        """How many; 0: none are."""
+
+    def set_learned(self, addresses: Mapping[Address, AddressSource]) -> None: ...
+
+
+class Learner:
+    """One switch's. Made and stopped on the loop."""
+
+    def __init__(
+        self, switch: str, table: Table, datapath: Datapath, pupil: Callable[[str], Pupil | None], clock: Clock
+    ) -> None:
+        """`pupil` finds one by its port's name."""
+        self.counters: Counter[str] = Counter()
+        self._switch = switch
+        self._table = table
+        self._datapath = datapath
+        self._pupil = pupil
+        self._clock = clock
+        self._learnings: dict[str, Learning] = {}
+        self._leases = Leases()
+        self._refusals: dict[str, dict[str, None]] = {}
+        self._spenders: set[int] = set()  # who has shown frames since the last gift
+        self._timers: dict[str, Cancellable] = {}
+
+    def stop(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    def forget(self, port: str) -> None:
+        """Another machine may come, or none: what was known of this one says nothing."""
+        self._leases.forget(port)
+        self._refusals.pop(port, None)
+        if self._learnings.pop(port, None) is not None:
+            self._tell(port)
+
+    def leases(self) -> Iterator[LeaseStatus]:
+        now = self._clock.time()
+        for lease in self._leases.all():
+            states = {one.address: one.state for one in self._table.statuses(lease.port)}
+            yield LeaseStatus(
+                switch=self._switch,
+                port=lease.port,
+                address=str(lease.address),
+                state=states.get(str(lease.address)),
+                client_id=lease.client.hex(":"),
+                mac=lease.chaddr.hex(":"),
+                hostname=lease.hostname,
+                server=lease.server,
+                remaining=None if lease.until is None else max(0, round(lease.until - now)),
+            )
+
+    # ------------------------------------------------------------------------ frames
+
+    def take(self, frames: list[tuple[int, bytes]]) -> None:
+        """(source, virtio_net_hdr and frame) that the datapath has shown."""
+        returns = []
+        with self._table.change():
+            for source, frame in frames:
+                self._spenders.add(source)
+                try:
+                    returns.append((source, *self._consider(source, frame)))
+                except Exception:  # what one frame does must not keep the others
+                    log.exception("switch %s: a frame of %d bytes", self._switch, len(frame))
+                    returns.append((source, frame, None))
+        for source, frame, to in returns:
+            if source < 0 or self._table.name(source) is not None:
+                self._datapath.give_back(source, frame, -1 if to is None else to)
+        self._datapath.commit()
+        self._after("credit", CREDIT, self._give_credit)
+
+    def _consider(self, source: int, frame: bytes) -> tuple[bytes, int | None]:
+        """The frame as it is to go on, and the port that alone is to have it."""
+        port = self._table.name(source) if source >= 0 else None
+        if port is not None and (found := heard(frame)) is not None:
+            self._learn(port, *found)
+        where = dhcp4.datagram(frame)
+        if where is None:
+            return frame, None
+        read = dhcp6.read if where.to_port in (dhcp4.CLIENT6, dhcp4.SERVER6) else dhcp4.read
+        message = frame[where.payload]
+        said = read(message)
+        if said is None:
+            return frame, None
+        if said.is_reply:
+            return frame, self._hear_server(said, port)
+        if port is not None:
+            self._end(self._leases.ask(port, said, self._clock.time()))
+            if said.version == 4 and self._table.own_mac(port) is not None and dhcp4.wants_broadcast(message):
+                frame = dhcp4.with_broadcast(frame, where)
+        return frame, None
+
+    def _hear_server(self, said: dhcp4.Said, by: str | None) -> int | None:
+        """The port that alone is to have the message. One from a port goes where all goes that ports send."""
+        answer = self._leases.answer(said, self._clock.time(), by)
+        self._end(answer.ended)
+        for lease in answer.granted:
+            self._learn(lease.port, lease.address, AddressSource.DHCP)
+        if answer.granted:
+            self._await_end()
+        return self._table.number(answer.port) if answer.port is not None and by is None else None
+
+    # ------------------------------------------------------------------------ addresses
+
+    def _learn(self, port: str, address: Address, source: AddressSource) -> None:
+        pupil = self._pupil(port)
+        if pupil is None or not pupil.most:
+            return
+        if duplicate := self._table.objection(port, address):
+            self._refuse(port, str(duplicate))
+            return
+        learning = self._learnings.setdefault(port, Learning(pupil.most))
+        learning.most = pupil.most
+        now = self._clock.time()
+        if len(learning.addresses) >= learning.most:
+            self._look(port, learning, now)
+        try:
+            new = learning.learn(address, source, now)
+        except Full:
+            self._refuse(port, f"{address} is not learned of port {port}: it has {learning.most} already")
+            return
+        if new:
+            self.counters["learned"] += 1
+            log.info("switch %s: port %s has %s, by %s", self._switch, port, address, source)
+            self._tell(port)
+            self._after("sweep", SWEEP, self._sweep)
+
+    def _refuse(self, port: str, why: str) -> None:
+        """Counted each time, told once."""
+        self.counters["refused"] += 1
+        told = self._refusals.setdefault(port, {})
+        if why not in told:
+            told[why] = None
+            if len(told) > REFUSALS:
+                del told[next(iter(told))]
+            log.warning("switch %s: %s", self._switch, why)
+
+    def _end(self, leases: tuple[Lease, ...]) -> None:
+        for lease in leases:
+            learning = self._learnings.get(lease.port)
+            if learning is not None and learning.forget(lease.address):
+                log.info("switch %s: port %s has %s no longer", self._switch, lease.port, lease.address)
+                self.counters["ended"] += 1
+                self._tell(lease.port)
+
+    def _tell(self, port: str) -> None:
+        pupil = self._pupil(port)
+        if pupil is not None:
+            learning = self._learnings.get(port)
+            pupil.set_learned(learning.addresses if learning is not None else {})
+
+    def _look(self, port: str, learning: Learning, now: float) -> None:
+        """Which of its addresses the port has sent from."""
+        number = self._table.number(port)
+        if number is not None:
+            packed = {address.packed: address for address in learning.addresses}
+            learning.use([packed[one] for one in self._datapath.used(number, list(packed))], now)
+
+    # ------------------------------------------------------------------------ time
+
+    def _after(self, what: str, seconds: float, do: Callable[[], None]) -> None:
+        """Unless that is under way already."""
+        if what not in self._timers:
+
+            def ring() -> None:
+                del self._timers[what]
+                do()
+
+            self._timers[what] = self._clock.call_later(seconds, ring)
+
+    def _give_credit(self) -> None:
+        spenders, self._spenders = self._spenders, set()
+        for source in spenders:
+            if source < 0 or self._table.name(source) is not None:
+                self._datapath.give_credit(source)
+        if spenders:
+            self._after("credit", CREDIT, self._give_credit)
+
+    def _sweep(self) -> None:
+        now = self._clock.time()
+        with self._table.change():
+            for port, learning in self._learnings.items():
+                self._look(port, learning, now)
+                had = set(learning.addresses)
+                if learning.age(now):
+                    gone = had - set(learning.addresses)
+                    self.counters["aged"] += len(gone)
+                    log.info("switch %s: port %s is silent as %s", self._switch, port, ", ".join(map(str, gone)))
+                    self._tell(port)
+        if any(learning.addresses for learning in self._learnings.values()):
+            self._after("sweep", SWEEP, self._sweep)
+
+    def _await_end(self) -> None:
+        """Of the lease that ends first."""
+        end = self._leases.next_end()
+        if (timer := self._timers.pop("lease", None)) is not None:
+            timer.cancel()
+        if end is not None:
+            self._after("lease", max(end - self._clock.time(), 0), self._expire)
+
+    def _expire(self) -> None:
+        with self._table.change():
+            self._end(self._leases.expire(self._clock.time()))
+        self._await_end()
+
+
+class Cancellable(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Clock(Protocol):
+    """What of an event loop is needed."""
+
+    def time(self) -> float: ...
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Cancellable: ...

@@ -1,0 +1,198 @@
+"""The host's own door to the ports: a TAP in the master's namespace.
+
+In l2 it has no routes: the shim turns what the host sends to ports on the master into it. In l3 a routing table of
+its own has a route through it to each address of a port, and policy rules say who looks there: the host itself, if
+it may talk to ports, and in l3s what arrives on the master, which takes that way through the host's PREROUTING and
+FORWARD. A host that didn't forward before goes on forwarding nothing else.
+
+The routes go with the TAP, also if we are killed; the next start replaces the rules and knows from them what the
+host's forwarding was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from ipvsw._fast import Datapath
+from ipvsw.linux.bpf import Shim
+from ipvsw.linux.devices.tap import Tap, open_tap
+from ipvsw.linux.netlink import TABLES, Handle, Link, Rule
+from ipvsw.linux.runtime import World
+from ipvsw.model import Address
+
+log = logging.getLogger("ipvsw")
+
+NAME_MAX = 15  # bytes; IFNAMSIZ less the closing NUL
+
+
+# Preferences of our policy rules: after the local table, before what others usually take.
+AROUND = 117  # ports' packets, which name the master as output device, are not led back to ports
+THROUGH = 118  # to ports
+BEHIND = 119
+
+
+class Wish(Struct, frozen=True):
+    """What the switch wants of the door."""
+
+    wanted: bool = False
+    routes: bool = False  # modes l3 and l3s
+    forward: bool = False  # mode l3s
+    talk: bool = False  # the host may reach ports
+
+
+class HostDoor:
+    """One master's. Its calls are not to be interleaved."""
+
+    def __init__(self, world: World, datapath: Datapath, shim: Shim, master: str) -> None:
+        self.name = f"ipvsw-{master}"
+        self._world = world
+        self._datapath = datapath
+        self._shim = shim
+        self._tap: Tap | None = None
+        self._index = 0
+        self._pushed: Link | None = None  # the master as the door knows it
+        self._routes: dict[Address, Address | None] = {}  # address -> the source that the host uses towards it
+        self._sysctls: dict[int, dict[str, str]] = {4: {}, 6: {}}  # what they were before, by IP version
+        self._told: Wish | None = None  # what rules and sysctls are set for
+
+    async def adapt(
+        self,
+        place: Callable[[], int | None],
+        master: Link,
+        wish: Wish,
+        ports: frozenset[Address],
+        sources: dict[int, Address | None],
+    ) -> None:
+        """Make, change or close the door. `ports` are the addresses in the table if there are to be routes to them,
+        `sources` the master's own by IP version. Errors: OSError."""
+        if not wish.wanted:
+            await self.close(place)
+            await self._clean(place, master, wish)
+            return
+        if self._tap is None:
+            await self._open(place, master)
+        routes = {address: sources.get(address.version) for address in ports} if wish.routes else {}
+        routes = {address: by for address, by in routes.items() if not address.is_link_local}
+        had, self._routes = self._routes, routes
+        pushed, self._pushed = self._pushed, master
+
+        told, self._told = self._told, wish
+        table = TABLES + master.index
+
+        def push(handle: Handle) -> None:
+            if pushed != master:
+                handle.set_link(self._index, mac=master.mac, mtu=master.mtu)
+            for address in had.keys() - routes.keys():
+                with contextlib.suppress(OSError):
+                    handle.delete_host_route(self._index, table, address)
+            for address, source in routes.items():
+                if address not in had or had[address] != source:
+                    handle.add_host_route(self._index, table, address, source)
+            if told != wish:
+                self._set_policy(handle, master, wish)
+
+        if (pushed, had, told) != (master, routes, wish):
+            await self._world.visit(place, push)
+
+    def _set_policy(self, handle: Handle, master: Link, wish: Wish) -> None:
+        there, wanted = handle.rules(), set()
+        table = TABLES + master.index
+        for version in (4, 6):
+            nothing_else = Rule(version, BEHIND, master.name)
+            switch = _forwarding(version, master.name)
+            if nothing_else in there:  # maybe since an earlier run, which nobody asked to put it back
+                self._sysctls[version].setdefault(switch, "0")
+            forward = wish.forward and (version == 4 or handle.sysctl("net/ipv6/conf/all/forwarding") != "1")
+            self._set_sysctls(handle, version, [switch, _forwarding(version, self.name)] if forward else [])
+            if wish.routes and wish.talk:
+                wanted.add(Rule(version, AROUND, "lo", oif=master.name, go_to=BEHIND))
+                wanted.add(Rule(version, THROUGH, "lo", table))
+                wanted.add(Rule(version, BEHIND, master.name, go_to=BEHIND))
+            if wish.forward:
+                wanted.add(Rule(version, THROUGH, master.name, table))
+                if self._sysctls[version].get(switch) == "0":
+                    wanted.add(nothing_else)
+        handle.set_rules(wanted, master.name, table)
+
+    async def _open(self, place: Callable[[], int | None], master: Link) -> None:
+        def create(handle: Handle, fd: int) -> None:
+            self._tap = open_tap()
+            link = handle.link(self._tap.name)
+            assert link is not None
+            handle.set_link(
+                link.index, mac=master.mac, mtu=master.mtu, noarp=True, name=self.name, netns_fd=fd, alias="ipvsw host"
+            )
+
+        def install(handle: Handle) -> int:
+            handle.set_sysctl(f"net/ipv6/conf/{self.name}/addr_gen_mode", "1")
+            handle.set_sysctl(f"net/ipv6/conf/{self.name}/accept_ra", "0")
+            link = handle.link(self.name)
+            assert link is not None
+            handle.set_link(link.index, up=True)
+            return link.index
+
+        fd = place()
+        if fd is None:
+            return
+        if len(os.fsencode(self.name)) > NAME_MAX:
+            self.name = f"ipvsw-{master.index}"  # cut off it might be another master's
+        try:
+            await self._world.netlink.run(None, lambda handle: create(handle, fd))
+            self._index = await self._world.netlink.run(fd, install)
+        except BaseException:
+            await self._drop_tap()
+            raise
+        finally:
+            os.close(fd)
+        self._pushed, self._routes, self._told = None, {}, None
+        assert self._tap is not None
+        self._datapath.attach_host(self._tap.fd)
+        self._datapath.commit()
+        self._shim.set_door(self._index)
+
+    def _set_sysctls(self, handle: Handle, version: int, wanted: list[str]) -> None:
+        """Those of `wanted` are 1; what no longer must be is put back."""
+        had = self._sysctls[version]
+        for path in [path for path in had if path not in wanted]:
+            handle.set_sysctl(path, had.pop(path))
+        for path in wanted:
+            before = handle.set_sysctl(path, "1")
+            if before is not None:
+                had.setdefault(path, before)
+
+    async def close(self, place: Callable[[], int | None]) -> None:
+        """Nothing is left of the door. Idempotent."""
+        if self._tap is None:
+            return
+        self._shim.set_door(0)
+        self._datapath.detach_host()
+        self._datapath.commit()
+        master, self._pushed, self._told = self._pushed, None, None
+        if master is not None:
+            with contextlib.suppress(OSError):
+                await self._world.visit(place, lambda handle: self._set_policy(handle, master, Wish()))
+        self._sysctls, self._routes = {4: {}, 6: {}}, {}
+        await self._drop_tap()
+
+    async def _clean(self, place: Callable[[], int | None], master: Link, wish: Wish) -> None:
+        """Of what an earlier run left, if it was killed. Once is enough."""
+        if self._told != wish:
+            self._told = wish
+            with contextlib.suppress(OSError):
+                await self._world.visit(place, lambda handle: self._set_policy(handle, master, wish))
+            self._sysctls = {4: {}, 6: {}}
+
+    async def _drop_tap(self) -> None:
+        tap, self._tap = self._tap, None
+        if tap is not None:
+            await self._world.in_closer(tap.close)
+
+
+def _forwarding(version: int, device: str) -> str:
+    """What lets the host forward what a device receives. IPv6 has it for one device alone from Linux 6.17."""
+    return f"net/ipv4/conf/{device}/forwarding" if version == 4 else f"net/ipv6/conf/{device}/force_forwarding"

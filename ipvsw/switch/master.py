@@ -1,0 +1,323 @@
+"""The master's life: waiting for the device, claimed and served, gone, and waiting again.
+
+Our sockets keep the namespace alive that the master is in. They are closed when the device is gone or
+when the namespace has lost its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from ipvsw._fast import PACKET_RING, SEND_RING, Datapath
+from ipvsw.addresses.table import Table
+from ipvsw.linux.bpf import MARK, WIRE_MARK, Shim
+from ipvsw.linux.devices import packet
+from ipvsw.linux.devices.raw import Stack, open_stack
+from ipvsw.linux.namespaces import identity, open_namespace
+from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent, WayWatch
+from ipvsw.linux.runtime import POLL, DeviceEvent, World
+from ipvsw.linux.tracked import RETRY, Door, Sight, look
+from ipvsw.model import Address, PortState
+from ipvsw.routing.router import Uplink
+from ipvsw.switch.hostport import HostDoor, Wish
+
+log = logging.getLogger("ipvsw")
+
+
+class Sockets(Struct, frozen=True):
+    """What is open on the master while it is served."""
+
+    claim: socket.socket
+    frames: list[socket.socket]
+    senders: list[socket.socket]  # of short frames
+    inject: socket.socket
+    stack: Stack
+    ways: WayWatch
+
+    def close(self) -> None:
+        for each in (*self.frames, *self.senders, self.inject, self.claim):
+            each.close()
+        self.stack.close()
+        self.ways.close()
+
+
+class Absent(Exception):
+    """There is no such device."""
+
+
+class Unfit(Exception):
+    """The device can't be a master; the text says why."""
+
+
+class Taken(Unfit):
+    """Another daemon serves it."""
+
+
+class Master(Door):
+    """See `Door`. `changed` is called when `link` is another, None while there is none."""
+
+    def __init__(
+        self,
+        world: World,
+        table: Table,
+        shim: Shim,
+        datapath: Datapath,
+        *,
+        name: str,
+        netns: str,
+        workers: int,
+        changed: Callable[[], None],
+    ) -> None:
+        super().__init__(world, netns, f"master {name}")
+        self.taken = False  # another daemon serves it
+        self._name = name
+        self._table = table
+        self._shim = shim
+        self._datapath = datapath
+        self._workers = workers
+        self._changed = changed
+        self._host = HostDoor(world, datapath, shim, name)
+        self._wish = Wish()
+        self._sockets: Sockets | None = None
+        self._nsid: int | None = None
+        self._place: tuple[int, int] | None = None
+        self._groups: frozenset[bytes] = frozenset()  # that the device listens to for us
+        self._addresses: frozenset[Address] = frozenset()
+
+    def take(self, event: DeviceEvent) -> None:
+        if self._sockets is not None or self._early is not None:
+            super().take(event)
+        elif isinstance(event, LinkEvent) and (event.nsid, event.link.name) == (self._nsid, self._name):
+            self.wake()
+
+    def set_host_door(self, wish: Wish) -> None:
+        self._wish = wish
+        self.wake()
+
+    @property
+    def uplink(self) -> Uplink | None:
+        """What routing needs, None while there is no master."""
+        sockets, link = self._sockets, self.link
+        if sockets is None or link is None:
+            return None
+        ours = sorted(self._addresses, key=lambda address: address.is_link_local)
+        return Uplink(
+            index=link.index,
+            mac=link.mac,
+            mtu=link.mtu,
+            ipv4=next((address for address in ours if address.version == 4), None),
+            ipv6=next((address for address in ours if address.version == 6), None),
+            frames=sockets.frames[0],
+            stack=sockets.stack,
+            watch=sockets.ways,
+            place=self._open_place,
+        )
+
+    @property
+    def identity(self) -> tuple[int, int] | None:
+        """The inode number of its namespace and its index there, None while there is no master."""
+        return (self._place[1], self.link.index) if self._place and self.link else None
+
+    # ------------------------------------------------------------------------ life
+
+    async def _step(self) -> float:
+        if self._sockets is not None:
+            await self._keep()
+        if self._sockets is None:
+            return await self._open()
+        return self._resync()
+
+    async def _keep(self) -> None:
+        assert self.link is not None
+        here = True
+        if self._doubtful or self._around:
+            self._around = False
+            here = await self._read(self.link.index, groups=False)
+        if here:
+            await self._listen()
+            await self._open_host_door()
+        else:
+            await self._shut()
+
+    async def _open_host_door(self) -> None:
+        """Bring the host's own door up to date. A door that can't be had takes nothing else with it."""
+        uplink, link = self.uplink, self.link
+        assert uplink is not None and link is not None
+        try:
+            sources = {4: uplink.ipv4, 6: uplink.ipv6}
+            ports = self._table.owned() if self._wish.routes else frozenset()
+            await self._host.adapt(self._open_place, link, self._wish, ports, sources)
+        except OSError as error:
+            self._tell(self.state, f"no door for the host: {error.strerror or error}")
+
+    async def _listen(self) -> None:
+        """Have the device listen to every group that a port listens to."""
+        assert self._sockets is not None and self.link is not None
+        wanted, had = self._table.groups(), self._groups
+        if wanted == had:
+            return
+        self._groups = wanted
+        sock, index = self._sockets.frames[0], self.link.index
+        try:
+            await self._world.in_closer(lambda: packet.set_groups(sock, index, wanted - had, had - wanted))
+        except OSError as error:
+            if error.errno != errno.ENODEV:  # of a device that is gone we shall hear
+                log.warning("%s: does not listen to every group: %s", self.label, error.strerror)
+
+    # ------------------------------------------------------------------------ opening
+
+    async def _open(self) -> float:
+        self._around = self._doubtful = self.taken = False
+        self._world.found_device(self)
+        try:
+            await self._open_in_namespace()
+        except Absent as error:
+            self._wait(str(error))
+            self._world.await_device(self)
+            return POLL
+        except (Unfit, OSError) as error:
+            self.taken = isinstance(error, Taken)
+            await self._shut()
+            self._fail(getattr(error, "strerror", None) or str(error))
+            return RETRY
+        return self._resync()
+
+    async def _open_in_namespace(self) -> None:
+        fd = open_namespace(self._spec)
+        if fd is None:
+            raise Absent(f"for the namespace {self._spec}")
+        try:
+            self._place = identity(fd)
+            self._nsid = await self._world.netlink.run(None, lambda handle: handle.nsid(fd)) if self._spec else None
+            self._early = []
+            sight = await self._world.netlink.run(fd, self._serve)
+        finally:
+            os.close(fd)
+            early, self._early = self._early or [], None
+        self._arrive(sight)
+        for event in early:
+            self._follow(event)
+        await self._listen()
+        await self._open_host_door()
+
+    def _serve(self, handle: Handle) -> Sight:
+        """In the master's namespace: claim the device, open the sockets, attach the shim."""
+        link = handle.link(self._name)
+        if link is None:
+            raise Absent(f"for the device {self._name}")
+        if not link.ethernet:
+            raise Unfit(f"{self._name} is not an Ethernet device")
+        with contextlib.ExitStack() as undo:
+            claim = undo.enter_context(self._claim(link.index))
+            frames = packet.open_master(
+                link.index, self._workers, self._shim.filter_fd, self._shim.spread_fd, WIRE_MARK, ring=PACKET_RING
+            )
+            for each in frames:
+                undo.enter_context(each)
+            senders = packet.open_senders(link.index, self._workers, WIRE_MARK, SEND_RING)
+            for each in senders:
+                undo.enter_context(each)
+            inject = undo.enter_context(packet.open_inject(link.index, MARK))
+            stack = open_stack(link.index)
+            undo.callback(stack.close)
+            ways = WayWatch()
+            undo.callback(ways.close)
+            handle.attach_clsact(link.index, self._shim.ingress_fd, self._shim.egress_fd)
+            undo.callback(handle.detach_clsact, link.index)
+            self._world.enter(self._nsid, link.index, self)
+            undo.callback(self._world.leave, self._nsid, link.index, self)
+            sight = look(handle, link.index, groups=False)
+            if sight is None:
+                raise Absent(f"for the device {self._name}")
+            undo.pop_all()
+        self._sockets = Sockets(claim, frames, senders, inject, stack, ways)
+        return sight
+
+    def _claim(self, index: int) -> socket.socket:
+        try:
+            return packet.claim_master(index)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise Taken(f"{self._name} is already served by another ipvswd") from None
+            raise
+
+    def _arrive(self, sight: Sight) -> None:
+        assert self._sockets is not None
+        stack = self._sockets.stack
+        self._datapath.attach_master(
+            [each.fileno() for each in self._sockets.frames],
+            self._sockets.inject.fileno(),
+            sight.link.mac,
+            send_fds=[each.fileno() for each in self._sockets.senders],
+            index=stack.index,
+            stack_fds=(stack.ipv4.fileno(), stack.ipv6.fileno()),
+        )
+        self._datapath.commit()
+        self._see(sight)
+
+    # ------------------------------------------------------------------------ while it is served
+
+    def _open_place(self) -> int | None:
+        fd = open_namespace(self._spec)
+        if fd is not None and identity(fd) != self._place:
+            os.close(fd)
+            return None
+        return fd
+
+    def _see(self, sight: Sight) -> None:
+        addresses = frozenset(address for address, _ in sight.addresses)
+        others, self._addresses = addresses != self._addresses, addresses
+        self._table.master_replace(set(sight.addresses))
+        self._see_link(sight.link)
+        if others:
+            self._changed()
+
+    def _see_link(self, link: Link) -> None:
+        old, self.link = self.link, link
+        if old is not None and old.mac != link.mac:
+            self._datapath.set_master(link.mac)
+            self._datapath.commit()
+        self._tell(PortState.UP if link.up else PortState.DOWN)
+        if old != link:
+            self._changed()
+
+    def _needs_reading(self, event: DeviceEvent) -> bool:
+        """Routing answers in the name of one of the addresses: all must be known to choose it."""
+        return isinstance(event, AddressEvent) or super()._needs_reading(event)
+
+    def _follow(self, event: DeviceEvent) -> None:
+        if isinstance(event, AddressEvent):
+            change = self._table.master_release if event.gone else self._table.master_claim
+            change(event.address, event.prefix)
+        elif isinstance(event, LinkEvent) and not event.gone:
+            self._see_link(event.link)
+
+    # ------------------------------------------------------------------------ the end
+
+    async def _shut(self) -> None:
+        self._world.found_device(self)
+        sockets, self._sockets = self._sockets, None
+        if sockets is None:
+            return
+        self._datapath.detach_master()
+        self._datapath.commit()
+        link, self.link, self._groups, self._addresses = self.link, None, frozenset(), frozenset()
+        self._changed()  # nobody uses the sockets any more
+        await self._host.close(self._open_place)
+        if link is not None:
+            self._world.leave(self._nsid, link.index, self)
+            await self._withdraw(link.index)
+        await self._world.in_closer(sockets.close)
+        self._table.master_replace(set())
+
+    async def _withdraw(self, index: int) -> None:
+        """Take the shim off the device, if it is still there."""
+        with contextlib.suppress(OSError):
+            await self._world.visit(self._open_place, lambda handle: handle.detach_clsact(index))
