@@ -35,17 +35,17 @@ format: setup  ## lay the Python sources out as `make lint` wants them
 	$(BIN)/ruff format .
 
 conformance: setup  ## the corpus against the daemon, frame by frame as the kernel's driver did it
-	$(BIN)/python tests/conformance/run.py
+	$(BIN)/python -m tests.conformance.run
 
 bench: setup bench-packages .venv/.probe  ## beside what else there is, as table and picture [ROWS="T1 P1"] [ROUNDS=7] [KEEP=1]
-	@set -f; $(BIN)/python tests/bench/run.py --out build/bench $(if $(ROUNDS),--rounds '$(ROUNDS)') \
+	@set -f; $(BIN)/python -m tests.bench.run --out build/bench $(if $(ROUNDS),--rounds '$(ROUNDS)') \
 	$(if $(KEEP),--keep docs/benchmarks.md) $(ROWS)
 
 where: setup bench-packages  ## where the time goes: profile, system calls, copies [CASES="TCP epoll"] [KEEP=1]
-	@set -f; $(BIN)/python tests/bench/where.py $(if $(KEEP),--keep docs/benchmarks.md) $(CASES)
+	@set -f; $(BIN)/python -m tests.bench.where $(if $(KEEP),--keep docs/benchmarks.md) $(CASES)
 
 fuzz: setup test-packages .venv/.probe  ## a million random frames through parse and decide
-	$(BIN)/python tests/fuzz/run.py
+	$(BIN)/python -m tests.fuzz.run
 
 san: setup  ## the C-level tests under ASan and UBSan
 	scripts/sanitize $(SAN)

@@ -8,7 +8,7 @@ import sys
 import uuid
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
 MARK = "IPVSW_BENCH_TEST"
 PATIENCE = 240  # seconds
 
@@ -17,7 +17,8 @@ def finished(script: str, *words: str) -> str:
     """What it has printed, once it has ended well and nothing is left of it."""
     mark = uuid.uuid4().hex
     process = subprocess.Popen(
-        [sys.executable, str(HERE / script), *words],
+        [sys.executable, "-m", f"tests.bench.{script}", *words],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

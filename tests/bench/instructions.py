@@ -18,8 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BATCH = 256  # frames
 SHORT, LONG = 2, 202  # times the batch is carried
 MASTER = bytes.fromhex("020000000001")
@@ -42,7 +41,6 @@ def frames(addresses: int) -> bytearray:
 
 def carried(mode: str, addresses: int, times: int) -> int:
     """In this process: what callgrind counts. Returns the frames that arrived."""
-    sys.path.insert(0, str(ROOT))
     from tests.native._hot import Batch
 
     batch = Batch(MODES[mode], 0, MASTER, 2, range(0x0A010000, 0x0A010000 + addresses))
@@ -55,7 +53,8 @@ def counted(mode: str, addresses: int, times: int) -> int:
         out = Path(directory, "out")
         tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", sys.executable, "-S"]
         done = subprocess.run(
-            [*tool, __file__, "--carry", mode, str(addresses), str(times)],
+            [*tool, "-m", "tests.bench.instructions", "--carry", mode, str(addresses), str(times)],
+            cwd=ROOT,
             env={**os.environ, "PYTHONHASHSEED": "0"},
             capture_output=True,
             text=True,

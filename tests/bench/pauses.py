@@ -15,10 +15,9 @@ import sys
 from array import array
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FIRST = 0x0A400000  # 10.64.0.0, and upwards
-TOGETHER = 8192  # addresses in one commit: TOGETHER in ipvsw/table.py
+TOGETHER = 8192  # addresses in one commit: TOGETHER in ipvsw/addresses/table.py
 SINGLES = 5000
 TURNS = 3
 MASTER = bytes.fromhex("020000000001")
@@ -31,7 +30,6 @@ def longest(turns: list[array[int]]) -> float:
 
 def measured(addresses: int) -> dict[str, float]:
     """In this process."""
-    sys.path.insert(0, str(ROOT))
     from tests.native._hot import Batch
 
     everything = array("I", range(FIRST, FIRST + addresses))
@@ -47,8 +45,10 @@ def measured(addresses: int) -> dict[str, float]:
 
 def pauses(addresses: int) -> dict[str, float]:
     """In a process of its own."""
-    words = [sys.executable, __file__, str(addresses)]
-    found: dict[str, float] = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    words = [sys.executable, "-m", "tests.bench.pauses", str(addresses)]
+    found: dict[str, float] = json.loads(
+        subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    )
     return found
 
 

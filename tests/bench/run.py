@@ -13,11 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-import options
-import quiet
-import report
-import turns
-from rows import STAGES, chosen
+from tests.bench import options
+from tests.bench.measuring import quiet, report, turns
+from tests.bench.measuring.rows import STAGES, chosen
 
 
 def say(text: str) -> None:

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from commands import finished
+
+from tests.bench.commands import finished
 
 ROWS = "T1-9000 T8 P2 M3 C-flat L1 L-ping W1 W2 W4 H2-out F16 S2-1000-cpu S3-delete O1".split()  # noqa: SIM905
 PEERS = ["T3-9000", "T4-vde"]  # that need not be installed
@@ -15,7 +16,7 @@ PEERS = ["T3-9000", "T4-vde"]  # that need not be installed
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces, veth, TAP, BPF")
 def test_rows_are_measured(tmp_path: Path) -> None:
-    said = finished("run.py", "--rounds=1", "--seconds=0.2", f"--out={tmp_path}", *ROWS, *PEERS)
+    said = finished("run", "--rounds=1", "--seconds=0.2", f"--out={tmp_path}", *ROWS, *PEERS)
     found = json.loads((tmp_path / "bench.json").read_text())
     missing = {one["id"]: one["reason"] for one in found["missing"]}
     assert all(name in PEERS and "is not installed" in reason for name, reason in missing.items()), missing

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 
-import instructions
 import pytest
+
+from tests.bench import instructions
 
 LIMIT = 250  # for parse, decide, look-up, delivery and counting of a 64-byte unicast frame
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import options
 import pytest
-import report
-import turns
-from places import PLACES
-from rows import ROWS, Row, Sample, Wanted, chosen
+
+from tests.bench import options
+from tests.bench.measuring import report, turns
+from tests.bench.measuring.rows import ROWS, Row, Sample, Wanted, chosen
+from tests.bench.places.places import PLACES
 
 OURS, THEIRS = Sample("ipvsw", "tcp"), Sample("bridge", "tcp")
 ROW = Row("X1", "a stream", "Gbit/s", "gbit", OURS, "a bridge", THEIRS, Wanted(">=", 0.8, 0.95))

@@ -7,10 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import report
-import samples
-import where
-from commands import finished
+
+from tests.bench import where
+from tests.bench.commands import finished
+from tests.bench.measuring import report, samples
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/benchmarks.md"
 KERNEL = "[kernel.kallsyms]"
@@ -67,7 +67,7 @@ def test_the_project_s_document_has_the_marks(marks: report.Marks) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces, veth, TAP, BPF")
 def test_a_case_is_looked_at() -> None:
-    said = finished("where.py", "--seconds=0.2", "--rounds=1", "port to port, TCP")
+    said = finished("where", "--seconds=0.2", "--rounds=1", "port to port, TCP")
     rows = {cells[1].strip(): cells[2:-1] for line in said.splitlines() if len(cells := line.split("|")) > 2}
     assert float(rows["ipvsw, as it is"][3]) > 0, "carrying frames costs the daemon nothing"
     if "Left out: " in said:

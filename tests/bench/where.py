@@ -21,14 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path as File
 from statistics import median
 
-import measures
-import options
-import quiet
-import report
-import samples
-from ground import FIRST, SECOND, Ground, Path, Unavailable
-from lab import run
-from places import PLACES
+from tests.bench import options
+from tests.bench.measuring import measures, quiet, report, samples
+from tests.bench.places.ground import FIRST, SECOND, Ground, Path, Unavailable
+from tests.bench.places.places import PLACES
+from tests.support.topology import run
 
 MARKS = report.Marks("where")
 RATE, BURST = 100_000, 32  # frames a second, and how many the generator sends at once

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make other frames of the kinds of the corpus, with what model.py expects of each: generate.py SEED COUNT DIRECTORY
+"""Make other frames of the kinds of the corpus, with what l2.py expects of each: generate.py SEED COUNT DIRECTORY
 
 Writes DIRECTORY/corpus.json and DIRECTORY/l2-FLAG.json, for `run.py --corpus DIRECTORY/corpus.json
 --expected DIRECTORY`. The same seed gives the same frames.
@@ -14,11 +14,10 @@ import sys
 from ipaddress import ip_address
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
+from tests.reference import l2
+from tests.support.frames import ICMP, ICMP6, TCP, UDP, checksum, pseudo
 
-import model  # noqa: E402
-from frames import ICMP, ICMP6, TCP, UDP, checksum, pseudo  # noqa: E402
+HERE = Path(__file__).resolve().parent
 
 FLAGS = ("bridge", "private", "vepa")
 PLACES = ("wire", "wire", "s1", "s1", "s2", "s3", "host")
@@ -47,24 +46,24 @@ class Maker:
         if self.chance.random() < 0.15:
             tag = self.chance.choice((0, 0, 7, 100, 4094)) | self.chance.randrange(8) << 13
             packet = tag.to_bytes(2, "big") + ethertype.to_bytes(2, "big") + packet
-            ethertype = self.chance.choice(model.VLAN)
+            ethertype = self.chance.choice(l2.VLAN)
         frame = self.macs(place, natural) + ethertype.to_bytes(2, "big") + packet
         name = f"{number}.{place}.{kind.__name__}.{len(frame)}"
-        return {"id": name, "at": place, "marker": self.marker.hex(), "frame": frame[: 14 + model.MTU].hex()}
+        return {"id": name, "at": place, "marker": self.marker.hex(), "frame": frame[: 14 + l2.MTU].hex()}
 
     def macs(self, place: str, natural: bytes) -> bytes:
         """Mostly the MACs that the stack would use, sometimes others."""
-        own = model.W if place == "wire" else model.M
-        source = own if self.chance.random() < 0.85 else self.chance.choice((FOREIGN, model.M))
+        own = l2.W if place == "wire" else l2.M
+        source = own if self.chance.random() < 0.85 else self.chance.choice((FOREIGN, l2.M))
         destination = (
             natural
             if self.chance.random() < 0.8
             else self.chance.choice(
                 (
-                    model.M,
-                    model.W,
+                    l2.M,
+                    l2.W,
                     FOREIGN,
-                    model.BROADCAST,
+                    l2.BROADCAST,
                     bytes.fromhex("0180c200000e"),
                     bytes.fromhex("333300000001"),
                 )
@@ -104,10 +103,10 @@ class Maker:
         packet = header + data
         if self.chance.random() < 0.05:
             packet = self.marker + packet[8:][: self.chance.randrange(12)]  # less than a header
-        group = {"255": model.BROADCAST}.get(str(destination).rsplit(".", 1)[1])
+        group = {"255": l2.BROADCAST}.get(str(destination).rsplit(".", 1)[1])
         if destination.is_multicast:
             group = b"\x01\x00\x5e" + bytes([destination.packed[1] & 0x7F]) + destination.packed[2:]
-        return model.IPV4, packet, group or self.unicast()
+        return l2.IPV4, packet, group or self.unicast()
 
     def ipv6(self) -> tuple[int, bytes, bytes]:
         destination = ip_address(self.pick(OWNED6, OTHERS6, GROUPS6))
@@ -125,7 +124,7 @@ class Maker:
         if self.chance.random() < 0.05:
             packet = packet[:8] + self.marker + packet[16 : self.chance.randrange(16, 40)]  # less than a header
         group = b"\x33\x33" + destination.packed[12:] if destination.is_multicast else None
-        return model.IPV6, packet, group or self.unicast()
+        return l2.IPV6, packet, group or self.unicast()
 
     def arp(self) -> tuple[int, bytes, bytes]:
         operation = self.chance.choice((1, 1, 2, 3))
@@ -133,18 +132,18 @@ class Maker:
         if self.chance.random() < 0.2:
             target = sender  # gratuitous
         hardware = self.chance.choice((1, 1, 1, 6, 0))
-        packet = struct.pack("!HHBBH", hardware, 0x0800, 6, 4, operation) + model.M + sender + bytes(6) + target
+        packet = struct.pack("!HHBBH", hardware, 0x0800, 6, 4, operation) + l2.M + sender + bytes(6) + target
         if self.chance.random() < 0.1:
             packet = packet[: self.chance.randrange(8, 28)]
         packet += self.marker
         if len(packet) >= 28 and packet[20:28] == self.marker:  # too short to be ARP, but for the marker
             packet += b"\0"
-        return model.ARP, packet, model.BROADCAST if operation == 1 else self.unicast()
+        return l2.ARP, packet, l2.BROADCAST if operation == 1 else self.unicast()
 
     def other(self) -> tuple[int, bytes, bytes]:
         """No IP at all: other ethertypes, 802.3 lengths, PAUSE."""
-        ethertype = self.chance.choice((0x88B5, 0x88CC, 0x8863, 0x8847, 0x22F3, model.PAUSE, 100, 1500))
-        group = bytes.fromhex("0180c2000001") if ethertype == model.PAUSE else model.BROADCAST
+        ethertype = self.chance.choice((0x88B5, 0x88CC, 0x8863, 0x8847, 0x22F3, l2.PAUSE, 100, 1500))
+        group = bytes.fromhex("0180c2000001") if ethertype == l2.PAUSE else l2.BROADCAST
         return ethertype, self.content(), self.chance.choice((group, bytes.fromhex("0180c200000e"), self.unicast()))
 
     # -------------------------------------------------------------------------------- parts
@@ -153,7 +152,7 @@ class Maker:
         return self.chance.choice(self.chance.choice(choices))
 
     def unicast(self) -> bytes:
-        return self.chance.choice((model.M, model.M, model.M, model.W))
+        return self.chance.choice((l2.M, l2.M, l2.M, l2.W))
 
     def transport(self, protocol: int, source: bytes, destination: bytes) -> bytes:
         content = self.content()
@@ -161,8 +160,8 @@ class Maker:
             kind = self.chance.choice(
                 (
                     ECHO6,
-                    model.NEIGHBOUR_SOLICITATION,
-                    model.NEIGHBOUR_SOLICITATION,
+                    l2.NEIGHBOUR_SOLICITATION,
+                    l2.NEIGHBOUR_SOLICITATION,
                     ADVERTISEMENT,
                     ROUTER,
                     REDIRECT,
@@ -189,11 +188,11 @@ def generate(seed: int, count: int, directory: Path) -> Path:
     """Write the corpus and what to expect of it in each flag. Returns the corpus."""
     maker = Maker(seed)
     corpus = [maker.case(number) for number in range(count)]
-    handled = model.handled_by(corpus)
+    handled = l2.handled_by(corpus)
     target = directory / "corpus.json"
     target.write_text(json.dumps(corpus, indent=0))
     for flag in FLAGS:
-        expected = {case["id"]: model.expect(case, flag, handled) for case in corpus}
+        expected = {case["id"]: l2.expect(case, flag, handled) for case in corpus}
         (directory / f"l2-{flag}.json").write_text(json.dumps(expected, indent=0))
     return target
 

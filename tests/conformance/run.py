@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Replay the corpus against `ipvswd` and compare with what the kernel's driver did: run.py [MODE-FLAG ...]
+"""Replay the corpus against `ipvswd` and compare with what the kernel's driver did:
+
+    python -m tests.conformance.run [MODE-FLAG ...]
 
 Without arguments every pair in PAIRS. Prints each case that differs and "N of N cases agree";
 exits 1 if any differs. Needs root, iproute2 and nftables. With `--links` the ports are devices of
@@ -19,12 +21,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
+from tests.conformance import rig
+from tests.support import running
+from tests.support.topology import until
 
-import rig  # noqa: E402
-import running  # noqa: E402
-from lab import until  # noqa: E402
+HERE = Path(__file__).resolve().parent
 
 PAIRS = tuple(f"{m}-{f}" for m in ("l2", "l3", "l3s") for f in ("bridge", "private", "vepa"))
 LOCK = Path(tempfile.gettempdir(), "ipvsw-conformance.lock")

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+from tests.conformance import generate, run
+from tests.conformance.compare import sightings
+from tests.reference import l2
 
-import generate  # noqa: E402
-import model  # noqa: E402
-import run  # noqa: E402
-from compare import sightings  # noqa: E402
+HERE = Path(__file__).resolve().parent
 
 SEEDS = (1, 2)
 COUNT = 300
@@ -27,9 +24,9 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces, 
 def test_the_model_of_l2_agrees_with_the_kernel(pair: str) -> None:
     corpus = json.loads((HERE / "corpus.json").read_text())
     expected = json.loads((HERE / "expected" / f"{pair}.json").read_text())
-    handled = model.handled_by(corpus)
+    handled = l2.handled_by(corpus)
     for case in corpus:
-        seen = model.expect(case, pair.removeprefix("l2-"), handled)
+        seen = l2.expect(case, pair.removeprefix("l2-"), handled)
         assert sightings(seen) == sightings(expected[case["id"]]), case["id"]
 
 

@@ -1,19 +1,15 @@
-"""End-to-end tests need root; their helper modules stand beside them."""
+"""End-to-end tests need root."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))  # what is made by hand there
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from lab import Lab, port4, port6
-from running import Daemon, port, switch
+from tests.support.running import Daemon, port, switch
+from tests.support.topology import Lab, port4, port6
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

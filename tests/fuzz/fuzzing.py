@@ -11,9 +11,8 @@ import sysconfig
 from collections import Counter
 from pathlib import Path
 
-from storm import seeds
-
 from ipvsw._fast import OUTCOMES
+from tests.fuzz.storm import seeds
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "tests/fuzz"
@@ -38,13 +37,13 @@ def translated(source: Path, target: Path) -> Path:
 
 
 def sanitized_probe(target: Path) -> Path:
-    """The probe with ASan and UBSan, in `target`; returns that."""
+    """The probe with ASan and UBSan, in `target`; returns its file."""
     c = translated(ROOT / "tests/native/_probe.pyx", target / "_probe.c")
     include = sysconfig.get_path("include")
     flags = ["-O1", "-g", "-shared", "-fPIC", f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all"]
     library = target / f"_probe{sysconfig.get_config_var('EXT_SUFFIX')}"
     subprocess.run(["gcc", *flags, f"-I{include}", str(c), "-o", str(library)], check=True)
-    return target
+    return library
 
 
 def sanitizer_environment() -> dict[str, str]:
@@ -61,13 +60,13 @@ def sanitizer_environment() -> dict[str, str]:
 
 def storm(frames: int, seed: int, *, sanitize: bool) -> Counter[str]:
     """Runs the storm in a process of its own. Errors: CalledProcessError with its stderr."""
-    command = [sys.executable, str(HERE / "storm.py"), str(frames), str(seed)]
+    command = [sys.executable, "-m", "tests.fuzz.storm", str(frames), str(seed)]
     build = own_directory("probe")
     try:
         if sanitize:
             command.append(str(sanitized_probe(build)))
         environment = sanitizer_environment() if sanitize else dict(os.environ)
-        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
     finally:
         shutil.rmtree(build)
     lines = (line.split() for line in done.stdout.splitlines())

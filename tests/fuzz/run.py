@@ -15,8 +15,8 @@ import subprocess
 import sys
 import time
 
-from fuzzing import guided, storm
-from storm import VERDICTS
+from tests.fuzz.fuzzing import guided, storm
+from tests.fuzz.storm import VERDICTS
 
 
 def main() -> int:

@@ -6,8 +6,9 @@ import random
 import subprocess
 
 import pytest
-from fuzzing import NAMES, guided, storm
-from storm import VERDICTS
+
+from tests.fuzz.fuzzing import NAMES, guided, storm
+from tests.fuzz.storm import VERDICTS
 
 FRAMES = 1_000_000
 # No mutated corpus frame reaches the doors or the host's routing, where these come from.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import doors
 import pytest
 
 from ipvsw._fast import uring_error
+from tests.native import interfaces
 
 
 @pytest.fixture(params=["epoll", "uring"])
@@ -13,5 +13,5 @@ def io(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The back end of every `doors.lab`."""
     if request.param == "uring" and uring_error():
         pytest.skip("the kernel grants no io_uring")
-    monkeypatch.setattr(doors, "IO", request.param)
+    monkeypatch.setattr(interfaces, "IO", request.param)
     return str(request.param)

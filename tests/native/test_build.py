@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import _probe
-
 from ipvsw import _fast
+from tests.native import _probe
 
 ROOT = Path(__file__).parents[2]
 

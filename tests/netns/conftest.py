@@ -7,7 +7,8 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
-from spaces import Namespace, ip, unique
+
+from tests.support.spaces import Namespace, ip, unique
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spaces import Namespace, wait_for
 
 from ipvsw.client import ApiError, Client, Unreachable
 from ipvsw.linux.teardown import MANY
+from tests.support.spaces import Namespace, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 MASTER = "m0"

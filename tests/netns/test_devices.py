@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from spaces import Namespace, ip, wait_for
 
 from ipvsw.linux.bpf import Shim
 from ipvsw.linux.devices import packet, tap
 from ipvsw.linux.netlink import Handle, Netlink
+from tests.support.spaces import Namespace, ip, wait_for
 
 Make = Callable[..., Namespace]
 Pair = Callable[..., tuple[str, str]]

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from spaces import Namespace, ip, unique, wait_for
 
 from ipvsw.linux.namespaces import HURRIED_LOOKS, Watch, find_namespace, open_namespace
+from tests.support.spaces import Namespace, ip, unique, wait_for
 
 Make = Callable[..., Namespace]
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from spaces import Namespace, ip, unique, wait_for
 
 from ipvsw.linux.netlink import (
     AddressEvent,
@@ -27,6 +26,7 @@ from ipvsw.linux.netlink import (
     Netlink,
     Overrun,
 )
+from tests.support.spaces import Namespace, ip, unique, wait_for
 
 T = TypeVar("T")
 Make = Callable[..., Namespace]

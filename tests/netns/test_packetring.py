@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from spaces import Namespace, wait_for
 
 from ipvsw._fast import FLAGS, MODES, PACKET_RING, Datapath, uring_error
 from ipvsw.linux.devices import packet
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))
-from made import DF, TCP, TCPV4, USO, Made, total, wrap
+from tests.support.packets import DF, TCP, TCPV4, USO, Made, total, wrap
+from tests.support.spaces import Namespace, wait_for
 
 Make = Callable[..., Namespace]
 Pair = Callable[..., tuple[str, str]]

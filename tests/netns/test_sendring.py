@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
-from spaces import Namespace, wait_for
 
 from ipvsw._fast import FLAGS, MODES, OUTCOMES, SEND_RING, Datapath, uring_error
 from ipvsw.linux.devices import packet
+from tests.support.spaces import Namespace, wait_for
 
 Make = Callable[..., Namespace]
 Pair = Callable[..., tuple[str, str]]

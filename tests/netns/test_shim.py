@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from programs import returned
 
 from ipvsw._fast import MODES
 from ipvsw.linux import bpf
 from ipvsw.linux.bpf import Shim
+from tests.support.bpf_run import returned
 
 TC_ACT_OK, TC_ACT_SHOT = 0, 2
 

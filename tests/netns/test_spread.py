@@ -14,12 +14,12 @@ from ipaddress import ip_interface
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import returned
-from spaces import Namespace, wait_for
 
 from ipvsw.linux.bpf import Shim
 from ipvsw.linux.devices import tap
 from ipvsw.linux.netlink import Handle, Netlink
+from tests.support.bpf_run import returned
+from tests.support.spaces import Namespace, wait_for
 
 TCP, UDP = 6, 17
 MF = 0x2000

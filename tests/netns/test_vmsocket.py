@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spaces import Namespace, wait_for
-from test_daemon import ROOT, Daemon, daemon, home
-from test_vmtap import CLI, GUEST, WIRE, Machine, idle, lan, running, vm
 
 from ipvsw.client import ApiError
+from tests.netns.test_daemon import ROOT, Daemon, daemon, home
+from tests.netns.test_vmtap import CLI, GUEST, WIRE, Machine, idle, lan, running, vm
+from tests.support.spaces import Namespace, wait_for
 
 __all__ = ["daemon", "home", "running"]
 

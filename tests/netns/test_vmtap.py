@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spaces import Namespace, unique, wait_for
-from test_daemon import MASTER_MAC, ROOT, Daemon, daemon, home
 
 from ipvsw.client import ApiError, Client
 from ipvsw.linux.devices import macvtap
+from tests.netns.test_daemon import MASTER_MAC, ROOT, Daemon, daemon, home
+from tests.support.spaces import Namespace, unique, wait_for
 
 __all__ = ["daemon", "home"]
 

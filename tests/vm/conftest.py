@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-from . import guest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))  # what is made by hand there
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "e2e"))  # the daemon as a process
+from tests.vm import guest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

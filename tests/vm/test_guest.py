@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .guest import GuestError, run_in_guest
+from tests.vm.guest import GuestError, run_in_guest
 
 pytestmark = pytest.mark.usefixtures("bootable")
 

@@ -7,7 +7,6 @@ refcount, "waiting for ... to become free") fail every run.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from . import guest
-from .guest import Result, run_in_guest
+from tests.vm import guest
+from tests.vm.guest import Result, run_in_guest
 
-TESTS = Path(__file__).resolve().parent.parent
-SOURCES = TESTS.parent / "kmod-shim" / "module"
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ROOT / "kmod-shim" / "module"
 LOADED = ("veth", "bridge", "bonding", "tun", "tap", "cls_bpf", "sch_ingress", "nf_tables", "8021q")
 
 
@@ -40,9 +39,8 @@ def built(bootable: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def in_guest(words: str, timeout: float, memory: int = 1024) -> Result:
     """A command in the guest with the tests' own modules at hand. Its kernel must have nothing to say."""
-    path = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "e2e")))
     script = (
-        f"cd {TESTS}\nexport PYTHONPATH={path} PYTHONDONTWRITEBYTECODE=1\n"
+        f"cd {ROOT}\nexport PYTHONPATH={ROOT} PYTHONDONTWRITEBYTECODE=1\n"
         f"dmesg --clear\n{words}\nstatus=$?\n"
         "dmesg | grep -iE 'warn|bug:|leak|refcount|waiting for' >&2 && exit 9\nexit $status\n"
     )
@@ -50,7 +48,7 @@ def in_guest(words: str, timeout: float, memory: int = 1024) -> Result:
 
 
 def scenarios(module: Path, *names: str, timeout: float = 180) -> dict[str, Any]:
-    done = in_guest(f"{sys.executable} -m vm.module {module} {' '.join(names)}", timeout)
+    done = in_guest(f"{sys.executable} -m tests.vm.module {module} {' '.join(names)}", timeout)
     assert done.exit_code == 0, f"{done.stderr[-4000:]}\n--- console\n{done.console[-1500:]}"
     figures: dict[str, Any] = json.loads(done.stdout)
     print(figures)
@@ -84,7 +82,8 @@ def test_no_race_gives_two_devices_one_address(built: Path) -> None:
 
 
 def test_the_corpus_ends_where_the_kernels_driver_puts_it(built: Path) -> None:
-    corpus = TESTS / "conformance" / "run.py"
-    done = in_guest(f"insmod {built} && {sys.executable} {corpus} --links l2-bridge l3-bridge && rmmod ipvsw", 180)
+    done = in_guest(
+        f"insmod {built} && {sys.executable} -m tests.conformance.run --links l2-bridge l3-bridge && rmmod ipvsw", 180
+    )
     assert done.exit_code == 0, done.stdout + done.stderr[-4000:]
     assert done.stdout.count("196 of 196 cases agree") == 2, done.stdout

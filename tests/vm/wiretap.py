@@ -7,8 +7,8 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 
-from lab import MASTER_MAC, WIRE_MAC, Lab
-from sniff import sniffing
+from tests.support.sniff import sniffing
+from tests.support.topology import MASTER_MAC, WIRE_MAC, Lab
 
 NEEDS_CSUM = 1
 ICMP, TCP, UDP, ICMP6 = 1, 6, 17, 58

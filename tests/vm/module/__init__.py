@@ -1,1 +1,1 @@
-"""What is done with the kernel module inside a guest: python -m vm.module SCENARIO."""
+"""What is done with the kernel module inside a guest: python -m tests.vm.module SCENARIO."""

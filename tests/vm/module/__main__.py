@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 
-from . import addresses, devices, traffic
-from .kernel import Module
+from tests.vm.module import addresses, devices, traffic
+from tests.vm.module.kernel import Module
 
 SCENARIOS = {
     "traffic": traffic.traffic,

@@ -14,10 +14,9 @@ from collections import Counter
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from lab import Lab, inside, run
-
-from .kernel import NLM_F_ACK, NLM_F_REQUEST, Module, attribute, index_of
-from .net import name
+from tests.support.topology import Lab, inside, run
+from tests.vm.module.kernel import NLM_F_ACK, NLM_F_REQUEST, Module, attribute, index_of
+from tests.vm.module.net import name
 
 # linux/rtnetlink.h, linux/if_addr.h
 RTM_NEWADDR, RTM_DELADDR = 20, 21

@@ -7,10 +7,9 @@ import json
 import time
 from typing import Any
 
-from lab import MASTER_MAC, Lab, batch, inside, port4, run, until
-
-from .kernel import Module, descriptors, index_of, nodes, set_mode
-from .net import add, name, served, until_served
+from tests.support.topology import MASTER_MAC, Lab, batch, inside, port4, run, until
+from tests.vm.module.kernel import Module, descriptors, index_of, nodes, set_mode
+from tests.vm.module.net import add, name, served, until_served
 
 OTHER_MAC = "02:00:00:00:00:77"
 CYCLES = 100

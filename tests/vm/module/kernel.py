@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from types import TracebackType
 
-from lab import run, until
+from tests.support.topology import run, until
 
 # linux/netlink.h, linux/rtnetlink.h, kmod-shim/module/ipvsw.h
 RTM_NEWLINK = 16

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from lab import Lab, port4, port6, until
-from running import Daemon, switch
+from tests.support.running import Daemon, switch
+from tests.support.topology import Lab, port4, port6, until
 
 
 def name(k: int) -> str:

@@ -7,10 +7,9 @@ import socket
 import threading
 from typing import Any
 
-from lab import Lab, inside, port4, port6, until
-
-from .kernel import Module, descriptors
-from .net import name, served, until_served
+from tests.support.topology import Lab, inside, port4, port6, until
+from tests.vm.module.kernel import Module, descriptors
+from tests.vm.module.net import name, served, until_served
 
 ETH_P_ALL = 3
 PACKET_OUTGOING = 4

@@ -1,0 +1,251 @@
+"""Ports follow their namespaces and their master: addresses, links, and what is deleted and made again."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator
+from ipaddress import IPv6Address
+
+import pytest
+
+from tests.support.frames import ICMP6, checksum, pseudo
+from tests.support.running import Daemon, port, switch
+from tests.support.sniff import raw
+from tests.support.topology import MASTER4, MASTER6, MASTER_MAC, WIRE4, WIRE6, WIRE_MAC, Lab, port4, port6, run, until
+
+NEW4, NEW6 = "10.1.0.77", "fd00:1::77"
+
+
+def owner(daemon: Daemon, address: str) -> list[tuple[str, str]]:
+    """(port, state) of everyone who holds or wants an address."""
+    return [
+        (p["name"], a["state"])
+        for s in daemon.show()
+        for p in s["ports"]
+        for a in p["addresses"]
+        if a["address"] == address
+    ]
+
+
+@pytest.mark.parametrize("address", [NEW4, NEW6])
+def test_an_added_address_works_within_100_ms(lab: Lab, lan: Daemon, address: str) -> None:
+    six = ":" in address
+    # The neighbour is known beforehand, so that the address itself is all that is missing.
+    lab.ip(lab.wire, "neigh", "replace", address, "lladdr", MASTER_MAC, "dev", "w0")
+    lab.reachable(lab.ports[0], WIRE6 if six else WIRE4)
+    for _ in range(5):
+        # Two replies are looked for: ping's first request leaves 100 ms after the address was added.
+        start = time.monotonic()
+        lab.ip(
+            lab.ports[0],
+            "addr",
+            "add",
+            address + ("/64" if six else "/16"),
+            "dev",
+            "ipvl1",
+            *(["nodad"] if six else []),
+        )
+        added = time.monotonic()
+        time.sleep(max(0.0, added + 0.095 - time.monotonic()))
+        assert lab.ping(lab.wire, address) == 1, f"not reachable {time.monotonic() - start:.3f} s after `ip addr add`"
+        lab.ip(lab.ports[0], "addr", "del", address + ("/64" if six else "/16"), "dev", "ipvl1")
+        time.sleep(0.1)
+        assert lab.ping(lab.wire, address, wait=0.2) == 0, "still answered after `ip addr del`"
+    assert not owner(lan, address)
+
+
+def test_a_port_that_is_down_owns_nothing(lab: Lab, lan: Daemon) -> None:
+    lab.reachable(lab.ports[0], port4(2))
+    lab.ip(lab.ports[1], "link", "set", "ipvl2", "down")
+    until(lambda: lan.port("ipvl2")["state"] == "down", 2, "ipvl2 is shown down")
+    assert lab.ping(lab.ports[0], port4(2), wait=0.2) == 0
+    assert ("ipvl2", "owned") not in owner(lan, port4(2))
+    lab.ip(lab.ports[1], "link", "set", "ipvl2", "up")
+    lab.reachable(lab.ports[0], port4(2), 2)
+
+
+@pytest.mark.parametrize("address", [NEW4, NEW6])
+def test_a_duplicate_address_stays_with_the_first_and_is_handed_over(lab: Lab, lan: Daemon, address: str) -> None:
+    words = address + ("/64" if ":" in address else "/16"), "dev"
+    nodad = ["nodad"] if ":" in address else []
+    lab.ip(lab.ports[0], "addr", "add", *words, "ipvl1", *nodad)
+    until(lambda: owner(lan, address) == [("ipvl1", "owned")], 2, "the first owns it")
+    before = sum(s["duplicates"] for s in lan.stats())
+    lab.ip(lab.ports[1], "addr", "add", *words, "ipvl2", *nodad)
+    until(lambda: sorted(owner(lan, address)) == [("ipvl1", "owned"), ("ipvl2", "duplicate")], 2, "the second is told")
+    assert sum(s["duplicates"] for s in lan.stats()) == before + 1
+    assert address in lan.said(), "no word of it in the log"
+    lab.ip(lab.wire, "neigh", "replace", address, "lladdr", MASTER_MAC, "dev", "w0")
+    lab.reachable(lab.wire, address, 2)
+    lab.ip(lab.ports[0], "addr", "del", *words, "ipvl1")
+    until(lambda: owner(lan, address) == [("ipvl2", "owned")], 2, "the second gets it")
+    lab.reachable(lab.wire, address, 2)
+
+
+@pytest.mark.parametrize("address", [MASTER4, MASTER6])
+def test_the_masters_own_address_is_refused(lab: Lab, lan: Daemon, address: str) -> None:
+    lab.ip(
+        lab.ports[0],
+        "addr",
+        "add",
+        address + "/128" * (":" in address),
+        "dev",
+        "ipvl1",
+        *(["nodad"] if ":" in address else []),
+    )
+    until(lambda: owner(lan, address) == [("ipvl1", "master")], 2, "the address is shown as the master's")
+    assert lab.ping(lab.wire, address, 5) == 5
+    # The host gives it up: then it is the port's, and back when it takes it again... the first keeps it.
+    lab.ip(lab.host, "addr", "del", address + ("/64" if ":" in address else "/16"), "dev", "m0")
+    until(lambda: owner(lan, address) == [("ipvl1", "owned")], 2, "the port gets what the master gave up")
+
+
+def link_local(lab: Lab, netns: str, device: str) -> str | None:
+    found = [a["local"] for a in lab.addresses(netns, device) if a["local"].startswith("fe80:")]
+    return found[0] if found else None
+
+
+def test_link_locals_are_unique_behind_one_mac(lab: Lab, lan: Daemon) -> None:
+    first, second = (
+        until(lambda k=k: link_local(lab, lab.ports[k - 1], f"ipvl{k}"), 5, "a link-local address") for k in (1, 2)
+    )
+    host = until(lambda: link_local(lab, lab.host, "m0"), 5, "the master's link-local address")
+    assert len({first, second, host}) == 3
+    assert {lab.link(lab.ports[k - 1], f"ipvl{k}")["address"] for k in (1, 2)} == {MASTER_MAC}  # type: ignore[index]
+    lab.reachable(lab.ports[0], f"{second}%ipvl1")
+    lab.reachable(lab.wire, f"{first}%w0")
+
+
+def advertisement(prefix: str) -> bytes:
+    """A router's frame to ff02::1: an RA (RFC 4861 section 4.2) with one /64 for autoconfiguration."""
+    source, group = IPv6Address("fe80::fe").packed, IPv6Address("ff02::1").packed
+    option = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 3600, 3600, 0) + IPv6Address(prefix).packed
+    body = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + option
+    body = body[:2] + checksum(pseudo(source, group, ICMP6, len(body)) + body).to_bytes(2, "big") + body[4:]
+    header = struct.pack("!IHBB", 6 << 28, len(body), ICMP6, 255) + source + group
+    return bytes.fromhex("333300000001" + WIRE_MAC.replace(":", "") + "86dd") + header + body
+
+
+def test_autoconfigured_addresses_are_unique_and_work(lab: Lab, lan: Daemon) -> None:
+    for k, netns in enumerate(lab.ports, 1):
+        lab.sysctl(netns, f"net/ipv6/conf/ipvl{k}/accept_ra", "1")
+        until(lambda k=k, netns=netns: link_local(lab, netns, f"ipvl{k}"), 5, "a link-local address")
+    lab.ip(lab.wire, "addr", "add", "fd00:5::1/64", "dev", "w0", "nodad")
+
+    def slaac(k: int) -> str | None:
+        found = [a["local"] for a in lab.addresses(lab.ports[k - 1], f"ipvl{k}") if a["local"].startswith("fd00:5:")]
+        return found[0] if found else None
+
+    with raw(lab.wire, "w0") as router:
+
+        def announced() -> bool:
+            router.send(advertisement("fd00:5::"))
+            time.sleep(0.05)
+            return slaac(1) is not None and slaac(2) is not None
+
+        until(announced, 5, "both ports make themselves an address")
+    assert slaac(1) != slaac(2)
+    for k in (1, 2):
+        lab.reachable(lab.wire, str(slaac(k)), 3)
+    lab.reachable(lab.ports[0], str(slaac(2)), 3)
+
+
+def test_a_changed_mac_of_the_master_is_followed(lab: Lab, lan: Daemon) -> None:
+    lab.reachable(lab.ports[0], WIRE4)
+    changed = "02:00:00:00:77:01"
+    lab.ip(lab.host, "link", "set", "m0", "address", changed)
+    for k, netns in enumerate(lab.ports, 1):
+        until(
+            lambda k=k, netns=netns: (lab.link(netns, f"ipvl{k}") or {}).get("address") == changed,
+            3,
+            f"ipvl{k} has the new MAC address",
+        )
+    for netns, device in ((lab.wire, "w0"), (lab.ports[0], "ipvl1"), (lab.ports[1], "ipvl2")):
+        lab.ip(netns, "neigh", "flush", "dev", device)
+    for address in (port4(2), port6(2), WIRE4, WIRE6):
+        lab.reachable(lab.ports[0], address, 3)
+    lab.reachable(lab.wire, port4(1), 3)
+
+
+def test_a_changed_mtu_of_the_master_is_followed(lab: Lab, lan: Daemon) -> None:
+    for mtu in (1400, 1500):
+        lab.ip(lab.host, "link", "set", "m0", "mtu", str(mtu))
+        for k, netns in enumerate(lab.ports, 1):
+            until(
+                lambda k=k, netns=netns, mtu=mtu: (lab.link(netns, f"ipvl{k}") or {}).get("mtu") == mtu,
+                3,
+                f"ipvl{k} has MTU {mtu}",
+            )
+    assert lab.execute(lab.ports[0], "ping", "-n", "-q", "-c1", "-W2", "-M", "do", "-s", "1472", port4(2))
+
+
+def test_a_master_that_goes_down_and_up_is_followed(lab: Lab, lan: Daemon) -> None:
+    lab.reachable(lab.wire, port4(1))
+    lab.ip(lab.host, "link", "set", "m0", "down")
+    assert lab.ping(lab.wire, port4(1), wait=0.2) == 0
+    lab.ip(lab.host, "link", "set", "m0", "up")
+    lab.reachable(lab.wire, port4(1), 5)
+    lab.reachable(lab.wire, port6(1), 5)
+    lab.reachable(lab.ports[0], port4(2), 5)
+
+
+def test_a_wire_that_loses_its_carrier_is_followed(lab: Lab, lan: Daemon) -> None:
+    def carrier() -> bool:
+        return "LOWER_UP" in (lab.link(lab.ports[0], "ipvl1") or {"flags": []})["flags"]
+
+    assert carrier()
+    lab.ip(lab.wire, "link", "set", "w0", "down")
+    until(lambda: not carrier(), 3, "ipvl1 loses its carrier with the master")
+    lab.ip(lab.wire, "link", "set", "w0", "up")
+    until(carrier, 3, "ipvl1 gets its carrier back")
+    lab.reachable(lab.wire, port4(1), 5)
+
+
+def test_a_master_that_is_deleted_and_made_again_is_followed(lab: Lab, lan: Daemon) -> None:
+    for _ in range(2):
+        lab.ip(lab.host, "link", "del", "m0")
+        until(lambda: lan.show()[0]["state"] == "waiting", 3, "the switch waits for its master")
+        lab.make_master()
+        until(lambda: lan.show()[0]["state"] == "up", 5, "the switch is up again")
+        for address in (port4(1), port6(2)):
+            lab.reachable(lab.wire, address, 5)
+        lab.reachable(lab.ports[0], port4(2), 5)
+
+
+def test_a_namespace_that_is_deleted_and_made_again_is_followed(lab: Lab, lan: Daemon) -> None:
+    fds = lan.fds()
+    for _ in range(3):
+        run("ip", "netns", "del", lab.ports[0])
+        until(lambda: lan.port("ipvl1")["state"] == "waiting", 3, "the port waits for its namespace")
+        assert lab.ping(lab.wire, port4(2)) == 1, "its sibling suffers"
+        lab.add(lab.ports[0])
+        until(lambda: lan.port("ipvl1")["state"] == "up", 5, "the port is up again")
+        lab.reachable(lab.wire, port4(1), 3)
+        lab.reachable(lab.ports[1], port6(1), 3)
+    until(lambda: lan.fds() <= fds, 3, f"no more descriptors than before: {fds}")
+
+
+@pytest.fixture
+def early(lab: Lab) -> Iterator[Daemon]:
+    """A daemon whose only port names a namespace that does not exist yet."""
+    waiting = port("ipvl9", f"{lab.prefix}-later", [f"{port4(9)}/16"], gateway=[WIRE4])
+    with Daemon(switch("m0", lab.host, [waiting]), home=lab.home) as daemon:
+        yield daemon.wait(states=("waiting",))
+
+
+def test_a_namespace_that_appears_later_gets_its_port(lab: Lab, early: Daemon) -> None:
+    lab.add(f"{lab.prefix}-later")
+    until(lambda: early.port("ipvl9")["state"] == "up", 3, "the port comes up")
+    lab.reachable(lab.wire, port4(9), 3)
+    assert WIRE4 in lab.ip(f"{lab.prefix}-later", "route", "show", "default")
+
+
+def test_a_namespace_by_process_is_found(lab: Lab) -> None:
+    sleeper = lab.spawn(lab.ports[0], "sleep", "60")
+    table = switch("m0", lab.host, [port("ipvl1", f"pid:{sleeper.pid}", [f"{port4(1)}/16"])])
+    with Daemon(table, home=lab.home) as daemon:
+        daemon.wait()
+        lab.reachable(lab.wire, port4(1))
+        sleeper.kill()
+        sleeper.wait()

@@ -1,0 +1,518 @@
+"""A port whose endpoint uses a MAC address of its own: the rewriting by itself, and over socket pairs."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ipvsw._fast import OUTCOMES
+from tests.native._probe import master_to_own, own_to_master
+from tests.native.interfaces import BROADCAST, FOREIGN, MASTER, Door, Lab, frame, ipv4, lab, v4, v6
+from tests.reference.macnat import Dropped, Offload, folded, to_master, to_own, usable
+
+GUEST = bytes.fromhex("0200000000aa")
+OTHER = bytes.fromhex("0a0b0c0d0e0f")
+LIAR = bytes.fromhex("5254001234ff")
+ARP, IPV6 = 0x0806, 0x86DD
+
+
+# ---------------------------------------------------------------------------- frames
+
+
+def arp(sender: bytes, spa: bytes, target: bytes, tpa: bytes, opcode: int = 1) -> bytes:
+    return bytes.fromhex("000108000604") + opcode.to_bytes(2, "big") + sender + spa + target + tpa
+
+
+def nd(kind: int, *options: bytes, source: bytes = v6(0), destination: bytes = v6(1), before: bytes = b"") -> bytes:
+    """An IPv6 packet with a right checksum; `before` are extension headers with ICMPv6 behind the last."""
+    size = {133: 4, 134: 12, 135: 20, 136: 20, 137: 36}[kind]
+    message = bytes([kind, 0, 0, 0]) + bytes(range(size)) + b"".join(options)
+    pseudo = source + destination + struct.pack("!II", len(message), 58)
+    sum_ = (folded(pseudo + message) ^ 0xFFFF).to_bytes(2, "big")
+    message = message[:2] + sum_ + message[4:]
+    first = before[:1] or b"\x3a"
+    payload = before[1:] + message
+    return struct.pack("!IHcB", 6 << 28, len(payload), first, 255) + source + destination + payload
+
+
+def option(kind: int, mac: bytes) -> bytes:
+    return bytes([kind, 1]) + mac
+
+
+def verified(packet: bytes, at: int = 40) -> bool:
+    message = packet[at:]
+    return folded(packet[8:40] + struct.pack("!II", len(message), 58) + message) == 0xFFFF
+
+
+def passed(sent: bytes, header: bytes = bytes(10)) -> bytes:
+    outcome, out, _ = own_to_master(sent, header, GUEST, MASTER)
+    assert outcome == -1
+    assert out[6:12] == MASTER
+    return out
+
+
+def dropped(sent: bytes, header: bytes = bytes(10)) -> str:
+    outcome, _, _ = own_to_master(sent, header, GUEST, MASTER)
+    return OUTCOMES[outcome] if outcome >= 0 else "passed"
+
+
+# ---------------------------------------------------------------------------- from the endpoint
+
+
+def test_the_source_is_the_masters_and_followed() -> None:
+    sent = frame(FOREIGN, OTHER, ipv4(v4(0), v4(9)))
+    assert own_to_master(sent, bytes(10), GUEST, MASTER) == (-1, frame(FOREIGN, MASTER, ipv4(v4(0), v4(9))), OTHER)
+
+
+@pytest.mark.parametrize("source", [bytes(6), BROADCAST, bytes.fromhex("333300000001")], ids=["none", "all", "group"])
+def test_no_ones_address_is_hidden_but_not_followed(source: bytes) -> None:
+    _, out, own = own_to_master(frame(FOREIGN, source, ipv4(v4(0), v4(9))), bytes(10), GUEST, MASTER)
+    assert (out[6:12], own) == (MASTER, GUEST)
+
+
+def test_to_oneself_is_as_a_device_without_arp_says_it() -> None:
+    assert passed(frame(GUEST, GUEST, ipv4(v4(0), v4(1))))[:12] == MASTER * 2
+
+
+def test_arp() -> None:
+    asked = passed(frame(BROADCAST, GUEST, arp(GUEST, v4(0), bytes(6), v4(1)), ARP))
+    assert asked == frame(BROADCAST, MASTER, arp(MASTER, v4(0), bytes(6), v4(1)), ARP)
+    answered = passed(frame(FOREIGN, GUEST, arp(GUEST, v4(0), FOREIGN, v4(9), 2), ARP))
+    assert answered == frame(FOREIGN, MASTER, arp(MASTER, v4(0), FOREIGN, v4(9), 2), ARP)
+    announced = passed(frame(BROADCAST, GUEST, arp(LIAR, v4(0), LIAR, v4(0), 2), ARP))
+    assert announced == frame(BROADCAST, MASTER, arp(MASTER, v4(0), MASTER, v4(0), 2), ARP)
+
+
+def test_what_a_monitor_announces_itself_with() -> None:
+    """QEMU's announce_self is a RARP request."""
+    packet = arp(GUEST, bytes(4), GUEST, bytes(4), 3)
+    assert passed(frame(BROADCAST, GUEST, packet, 0x8035)) == frame(
+        BROADCAST, MASTER, arp(MASTER, bytes(4), MASTER, bytes(4), 3), 0x8035
+    )
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        arp(GUEST, v4(0), bytes(6), v4(1))[:27],
+        b"",
+        b"\0\1\x08\0\x08\4" + bytes(30),  # other hardware addresses
+        b"\0\1\x08\0\6\x10" + bytes(60),  # other protocol addresses
+        b"\0\1\x86\xdd\6\4" + bytes(30),
+    ],
+)
+def test_other_arp_is_dropped(packet: bytes) -> None:
+    assert dropped(frame(BROADCAST, GUEST, packet, ARP)) == "drop_own_mac"
+
+
+@pytest.mark.parametrize(("kind", "which"), [(133, 1), (134, 1), (135, 1), (136, 2), (137, 2)])
+@pytest.mark.parametrize("tags", [b"", bytes.fromhex("81000005"), bytes.fromhex("88a8000581000006")])
+def test_neighbour_discovery(kind: int, which: int, tags: bytes) -> None:
+    between = bytes.fromhex("0501000000000005dc"[:16])  # an MTU option
+    sent = nd(kind, between, option(which, GUEST), option(14, bytes(6)))
+    assert verified(sent)
+    head = BROADCAST + GUEST + tags + b"\x86\xdd"
+    out = passed(head + sent)
+    assert out[: len(head)] == BROADCAST + MASTER + tags + b"\x86\xdd"
+    packet = out[len(head) :]
+    assert verified(packet)
+    assert packet[:42] == sent[:42] and packet[44:] == sent[44:].replace(GUEST, MASTER)
+    assert GUEST not in out
+
+
+@pytest.mark.parametrize(
+    ("before", "size"),
+    [
+        (bytes([0, 58, 0, 1, 4, 0, 0, 0, 0]), 8),
+        (bytes([60, 58, 1]) + bytes(14), 16),
+        (bytes([51, 58, 2]) + bytes(14), 16),
+        (bytes([0, 43, 0, 1, 4, 0, 0, 0, 0]) + bytes([58, 0]) + bytes(6), 16),
+    ],
+    ids=["hop-by-hop", "destination", "authentication", "two"],
+)
+def test_neighbour_discovery_behind_other_headers(before: bytes, size: int) -> None:
+    packet = passed(frame(BROADCAST, GUEST, nd(136, option(2, LIAR), before=before), IPV6))[14:]
+    assert verified(packet, 40 + size) and MASTER in packet and LIAR not in packet
+
+
+def test_padding_is_no_option() -> None:
+    short = nd(133, option(1, GUEST))
+    assert passed(frame(BROADCAST, GUEST, short + bytes(30), IPV6))[14:] != short
+    assert verified(passed(frame(BROADCAST, GUEST, short + bytes(30), IPV6))[14 : 14 + len(short)])
+
+
+def test_a_checksum_that_is_to_be_completed_stays_as_it_was_begun() -> None:
+    sent = nd(135, option(1, GUEST))
+    begun = sent[:42] + b"\x12\x34" + sent[44:]
+    header = Offload(flags=1, start=54, offset=2).packed()
+    assert passed(frame(BROADCAST, GUEST, begun, IPV6), header)[14:] == begun.replace(GUEST, MASTER)
+
+
+def test_a_redirect_to_somebody_else_is_dropped() -> None:
+    assert dropped(frame(FOREIGN, GUEST, nd(137, option(2, OTHER)), IPV6)) == "drop_own_mac"
+    assert dropped(frame(FOREIGN, GUEST, nd(137, option(2, MASTER)), IPV6)) == "passed"
+    assert dropped(frame(FOREIGN, GUEST, nd(137), IPV6)) == "passed"
+
+
+FRAGMENT = bytes([44, 58, 0, 0, 0, 1, 2, 3, 4])  # whole, by itself
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        nd(135, option(1, GUEST))[:-1],
+        nd(135, option(1, GUEST))[:70],
+        nd(135, b"\1\0" + bytes(6)),
+        nd(135, b"\1\2" + bytes(6)),
+        nd(135, b"\1\2" + bytes(14)),
+        nd(135, b"\1\1" + bytes(4)),
+        nd(135, b"\1"),
+        nd(135)[:4] + b"\0\0" + nd(135)[6:],
+        nd(135)[:4] + b"\0\x08" + nd(135)[6:],
+        nd(135, option(1, GUEST), before=FRAGMENT),
+        nd(135, option(1, GUEST), before=b"\0" + bytes([58, 200]) + bytes(6)),
+        nd(135)[:4] + b"\0\4\0" + nd(135)[7:44],
+        nd(133)[:40] + bytes([141]) + nd(133)[41:],
+        nd(133)[:40] + bytes([142]) + nd(133)[41:],
+        nd(133)[:40],
+        nd(133)[:46],
+    ],
+)
+def test_neighbour_discovery_that_can_not_be_put_right_is_dropped(packet: bytes) -> None:
+    assert dropped(frame(BROADCAST, GUEST, packet, IPV6)) == "drop_own_mac"
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        nd(133)[:40] + bytes([128]) + nd(133)[41:],  # an echo request
+        nd(135, before=FRAGMENT)[:42] + b"\0\x08" + nd(135, before=FRAGMENT)[44:],  # a later fragment
+        nd(133)[:6] + b"\x11" + nd(133)[7:],  # UDP
+        nd(133)[:6] + b"\x3b" + nd(133)[7:40],  # nothing at all
+        nd(133)[:39],
+        b"",
+    ],
+)
+def test_the_rest_of_ipv6_passes(packet: bytes) -> None:
+    assert passed(frame(BROADCAST, GUEST, packet, IPV6))[14:] == packet
+
+
+def test_more_tags_than_can_be_looked_behind() -> None:
+    tag = bytes.fromhex("81000005")
+    packet = arp(GUEST, v4(0), bytes(6), v4(1))
+    assert MASTER + v4(0) in passed(BROADCAST + GUEST + tag * 2 + b"\x08\x06" + packet)
+    for tags in (tag * 3, tag * 2 + b"\x91\0\0\1"):
+        assert dropped(BROADCAST + GUEST + tags + b"\x08\x06" + packet) == "drop_own_mac"
+    assert dropped(BROADCAST + GUEST + tag[:2]) == "drop_own_mac"
+
+
+def test_ethertypes_behind_snap() -> None:
+    packet = arp(GUEST, v4(0), bytes(6), v4(1))
+    head = b"\0\x24" + bytes.fromhex("aaaa03000000") + b"\x08\x06"
+    assert passed(BROADCAST + GUEST + head + packet) == BROADCAST + MASTER + head + packet.replace(GUEST, MASTER)
+
+
+UDP = frame(FOREIGN, GUEST, ipv4(v4(0), v4(9)))
+ASKED = frame(BROADCAST, GUEST, arp(GUEST, v4(0), bytes(6), v4(1)), ARP)
+
+
+@pytest.mark.parametrize(
+    ("sent", "offload"),
+    [
+        (UDP, Offload(flags=1, start=0, offset=8)),  # which would write into the source
+        (UDP, Offload(flags=1, start=6, offset=0)),
+        (UDP, Offload(flags=1, start=12, offset=0)),  # into the ethertype
+        (ASKED, Offload(flags=1, start=14, offset=8)),
+        (ASKED, Offload(gso=1)),
+        (frame(BROADCAST, GUEST, nd(136, option(2, GUEST)), IPV6), Offload(flags=1, start=54, offset=26)),
+        (frame(BROADCAST, GUEST, nd(136, option(2, GUEST)), IPV6), Offload(flags=1, start=14, offset=42)),
+        (frame(BROADCAST, GUEST, nd(136, option(2, GUEST)), IPV6), Offload(gso=4)),
+        (frame(BROADCAST, GUEST, nd(133)[:6] + b"\x11" + nd(133)[7:], IPV6), Offload(flags=1, start=14, offset=6)),
+        (frame(BROADCAST, GUEST, b"\x40" + nd(133)[1:], IPV6), Offload(flags=1, start=14, offset=0)),
+        (frame(BROADCAST, GUEST, nd(135, before=FRAGMENT)[:42] + b"\0\x08" + bytes(40), IPV6), Offload(1, 0, 54, 2)),
+    ],
+)
+def test_no_checksum_is_filled_in_over_an_address(sent: bytes, offload: Offload) -> None:
+    assert dropped(sent, offload.packed()) == "drop_bad_header"
+
+
+def test_checksums_are_filled_in_where_they_belong() -> None:
+    assert dropped(UDP, Offload(flags=1, start=34, offset=6).packed()) == "passed"
+
+
+# ---------------------------------------------------------------------------- to the endpoint
+
+
+def test_what_is_for_the_master_is_for_the_endpoint() -> None:
+    packet = ipv4(v4(9), v4(0))
+    for routed in (False, True):
+        got = master_to_own(frame(MASTER, FOREIGN, packet), GUEST, MASTER, routed=routed)
+        assert got == frame(GUEST, FOREIGN, packet)
+        assert master_to_own(frame(BROADCAST, FOREIGN, packet), GUEST, MASTER, routed=routed) == frame(
+            BROADCAST, FOREIGN, packet
+        )
+    assert master_to_own(frame(OTHER, FOREIGN, packet), GUEST, MASTER, routed=False)[:6] == OTHER
+    assert master_to_own(frame(OTHER, FOREIGN, packet), GUEST, MASTER, routed=True)[:6] == GUEST
+
+
+@pytest.mark.parametrize("tags", [b"", bytes.fromhex("81000005")])
+def test_arp_for_the_endpoint(tags: bytes) -> None:
+    answer = MASTER + FOREIGN + tags + b"\x08\x06" + arp(FOREIGN, v4(9), MASTER, v4(0), 2)
+    got = master_to_own(answer, GUEST, MASTER, routed=False)
+    assert got == GUEST + FOREIGN + tags + b"\x08\x06" + arp(FOREIGN, v4(9), GUEST, v4(0), 2)
+
+
+# ---------------------------------------------------------------------------- against the model
+
+MACS = st.sampled_from([GUEST, MASTER, OTHER, FOREIGN, BROADCAST, bytes(6)])
+OPTIONS = st.one_of(
+    st.builds(option, st.sampled_from([1, 2, 3, 14]), MACS),
+    st.sampled_from([b"\1", b"\1\0" + bytes(6), b"\2\2" + bytes(14), b"\5\1" + bytes(6), b"\3\4" + bytes(30)]),
+)
+EXTENSIONS = st.lists(st.tuples(st.sampled_from([0, 43, 44, 51, 60, 135]), st.integers(0, 3)), max_size=3)
+CUTS = st.one_of(st.none(), st.none(), st.integers(0, 120))
+
+
+@st.composite
+def ipv6_packets(draw: st.DrawFn) -> bytes:
+    chain = draw(EXTENSIONS)
+    last = draw(st.sampled_from([58, 58, 58, 58, 6, 17, 59]))
+    kinds = [kind for kind, _ in chain] + [last]
+    headers = b""
+    for (kind, size), after in zip(chain, kinds[1:], strict=True):
+        length = 8 if kind == 44 else 4 * (size + 2) if kind == 51 else 8 * (size + 1)
+        field = draw(st.sampled_from([0, 0, 1, 8])) if kind == 44 else size
+        headers += (bytes([after, size, 0, field]) + bytes(20 + 8 * size))[:length]
+    kind = draw(st.sampled_from([*range(132, 138), 128, 141, 142, 143]))
+    message = bytes([kind, 0]) + draw(st.binary(min_size=2, max_size=2))
+    message += bytes({133: 4, 134: 12, 137: 36}.get(kind, 20)) + b"".join(draw(st.lists(OPTIONS, max_size=3)))
+    payload = (headers + message)[: draw(CUTS)]
+    said = len(payload) + draw(st.sampled_from([0, 0, 0, 0, 0, -8, 8]))
+    said = draw(st.sampled_from([max(said, 0)] * 7 + [0]))
+    packet = struct.pack("!IHBB", 6 << 28, said, kinds[0], 255) + v6(0) + v6(1) + payload
+    return packet + bytes(draw(st.sampled_from([0, 0, 0, 6, 46])))
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> bytes:
+    kind = draw(st.sampled_from([ARP, ARP, IPV6, IPV6, IPV6, 0x8035, 0x0800, 0x88CC, 0]))
+    if kind in (ARP, 0x8035):
+        packet = arp(draw(MACS), v4(0), draw(MACS), v4(1), draw(st.integers(1, 4)))
+        if draw(st.integers(0, 5)) == 0:
+            packet = packet[:4] + draw(st.binary(min_size=2, max_size=2)) + packet[6:]
+    elif kind == IPV6:
+        packet = draw(ipv6_packets())
+    else:
+        packet = draw(st.binary(max_size=60))
+    tag = st.sampled_from([b"\x81\0\0\1", b"\x88\xa8\0\1", b"\x91\0\0\1", b"\0\x20" + bytes.fromhex("aaaa03000000")])
+    tags = b"".join(draw(st.lists(tag, max_size=draw(st.sampled_from([0, 0, 0, 1, 2, 4])))))
+    return (draw(MACS) + draw(MACS) + tags + kind.to_bytes(2, "big") + packet)[: draw(CUTS)]
+
+
+OFFLOADS = st.one_of(
+    st.just(Offload()),
+    st.builds(Offload, st.integers(0, 1), st.sampled_from([0, 0, 1, 4]), st.integers(0, 110), st.integers(0, 20)),
+    st.sampled_from([Offload(1, 0, 54, 2), Offload(1, 0, 58, 2), Offload(1, 0, 62, 2), Offload(1, 1, 65535, 65535)]),
+)
+
+
+def same_but_for_zero(a: bytes, b: bytes) -> bool:
+    """0 and 0xffff are the same checksum. Where one stands is the model's business, which has it in one place."""
+    if len(a) != len(b):
+        return False
+    others = [at for at in range(len(a)) if a[at] != b[at]]
+    return not others or (
+        len(others) <= 2 and others[-1] - others[0] <= 1 and all({a[at], b[at]} == {0, 255} for at in others)
+    )
+
+
+@settings(max_examples=1500, deadline=None)
+@given(frames(), OFFLOADS)
+def test_every_frame_leaves_as_the_model_says(sent: bytes, offload: Offload) -> None:
+    outcome, out, own = own_to_master(sent, offload.packed(), GUEST, MASTER)
+    assert own == (sent[6:12] if len(sent) >= 14 and usable(sent[6:12]) else GUEST)
+    try:
+        expected = to_master(sent, offload, MASTER)
+    except Dropped as reason:
+        assert outcome >= 0 and OUTCOMES[outcome] == str(reason), sent.hex()
+    else:
+        assert outcome == -1, (OUTCOMES[outcome], sent.hex(), offload)
+        assert same_but_for_zero(out, expected), (out.hex(), expected.hex())
+
+
+@settings(max_examples=500, deadline=None)
+@given(frames().filter(lambda sent: len(sent) >= 14), st.booleans())
+def test_every_frame_arrives_as_the_model_says(sent: bytes, routed: bool) -> None:
+    assert master_to_own(sent, GUEST, MASTER, routed=routed) == to_own(sent, GUEST, MASTER, routed=routed)
+
+
+# ---------------------------------------------------------------------------- through the loop
+
+
+@contextlib.contextmanager
+def with_guests(*, mode: str = "l2", workers: int = 1) -> Lab:
+    """Ports 0 and 1 use the master's MAC address, 2 and 3 their own: GUEST until they say another."""
+    with lab(ports=2, mode=mode, workers=workers) as it:
+        it.doors += [Door(), Door()]
+        it.numbers += [it.add(it.doors[k], k, own=GUEST) for k in (2, 3)]
+        it.datapath.commit()
+        yield it
+
+
+def test_own_mac_is_kept_as_long_as_the_port() -> None:
+    with lab(ports=1) as it, contextlib.closing(Door()) as door:
+        number = it.add(door, 1, own=GUEST)
+        it.datapath.commit()
+        assert it.datapath.own_mac(number) == GUEST
+        assert it.datapath.own_mac(it.numbers[0]) is None
+        it.datapath.unbind(v4(1))
+        it.datapath.unbind(v6(1))
+        it.datapath.detach_port(number)
+        assert it.add(door, 1) == number
+        it.datapath.commit()
+        assert it.datapath.own_mac(number) is None
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_endpoints_talk_to_each_other_to_siblings_and_to_the_wire(workers: int) -> None:
+    with with_guests(workers=workers) as it:
+        a, b, plain = it.doors[2], it.doors[3], it.doors[0]
+        a.send(frame(MASTER, OTHER, ipv4(v4(2), v4(3))))
+        assert b.receive() == frame(GUEST, MASTER, ipv4(v4(2), v4(3)))
+        b.send(frame(MASTER, LIAR, ipv4(v4(3), v4(2))))
+        assert a.receive() == frame(OTHER, MASTER, ipv4(v4(3), v4(2)))
+        a.send(frame(MASTER, OTHER, ipv4(v4(2), v4(0))))
+        assert plain.receive() == frame(MASTER, MASTER, ipv4(v4(2), v4(0)))
+        plain.send(frame(MASTER, MASTER, ipv4(v4(0), v4(2))))
+        assert a.receive() == frame(OTHER, MASTER, ipv4(v4(0), v4(2)))
+        a.send(frame(FOREIGN, OTHER, ipv4(v4(2), v4(9))))
+        assert it.master[it.numbers[2] % workers].receive() == frame(FOREIGN, MASTER, ipv4(v4(2), v4(9)))
+        it.master[0].send(frame(MASTER, FOREIGN, ipv4(v4(9), v4(3))))
+        assert b.receive() == frame(LIAR, FOREIGN, ipv4(v4(9), v4(3)))
+        assert it.datapath.own_mac(it.numbers[2]) == OTHER
+        assert it.settled(it.numbers[2], 3).outcomes == {"to_port": 2, "to_master": 1}
+
+
+def test_a_group_frame_reaches_all_as_it_is() -> None:
+    with with_guests() as it:
+        asked = frame(BROADCAST, OTHER, arp(OTHER, v4(2), bytes(6), v4(3)), ARP)
+        it.doors[2].send(asked)
+        for door in (it.doors[0], it.doors[1], it.doors[3], it.master[0]):
+            assert door.receive() == asked.replace(OTHER, MASTER)
+        asked = frame(BROADCAST, FOREIGN, arp(FOREIGN, v4(9), MASTER, v4(3)), ARP)
+        it.master[0].send(asked)
+        assert [door.receive() for door in it.doors] == [asked] * 4
+
+
+def test_what_goes_to_many_though_it_is_for_one_mac_address() -> None:
+    """As the host's answer to a DHCP client."""
+    with with_guests() as it, contextlib.closing(Door()) as host:
+        from ipvsw._fast import ACCESS, FLAGS, MODES
+
+        it.datapath.set_mode(MODES["l2"], FLAGS["bridge"], ACCESS["both"])
+        it.datapath.attach_host(host.inside.fileno())
+        it.doors[3].send(frame(FOREIGN, OTHER, ipv4(v4(3), v4(9))))
+        it.master[0].receive()
+        it.datapath.commit()
+        udp = struct.pack("!HHHH", 67, 68, 8, 0)
+        reply = bytes.fromhex("4500001c00000000401100000a0000630a0000c8") + udp
+        host.send(frame(MASTER, MASTER, reply))
+        wanted = [MASTER, MASTER, GUEST, OTHER]
+        assert [door.receive() for door in it.doors] == [frame(mac, MASTER, reply) for mac in wanted]
+        it.datapath.detach_host()
+        it.datapath.commit()
+
+
+def test_what_can_not_be_put_right_is_counted_and_goes_nowhere() -> None:
+    with with_guests() as it:
+        it.doors[2].send(frame(BROADCAST, OTHER, nd(135, b"\1\0" + bytes(6)), IPV6))
+        it.doors[2].send(frame(FOREIGN, OTHER, ipv4(v4(2), v4(9))), Offload(1, 0, 0, 8).packed())
+        last = frame(BROADCAST, OTHER, ipv4(v4(2), v4(9)))
+        it.doors[2].send(last)
+        assert it.master[0].receive() == last.replace(OTHER, MASTER)
+        assert it.settled(it.numbers[2], 3).outcomes == {"drop_own_mac": 1, "drop_bad_header": 1, "to_ports": 1}
+
+
+def test_by_address_alone_in_l3() -> None:
+    with with_guests(mode="l3") as it:
+        it.doors[2].send(frame(OTHER, OTHER, ipv4(v4(2), v4(3))))
+        assert it.doors[3].receive() == frame(GUEST, MASTER, ipv4(v4(2), v4(3)))
+        it.doors[0].send(frame(FOREIGN, MASTER, ipv4(v4(0), v4(3))))
+        assert it.doors[3].receive()[:6] == GUEST
+
+
+def test_an_announcement_goes_where_the_ports_own_frame_would() -> None:
+    with with_guests() as it:
+        told = frame(BROADCAST, MASTER, arp(MASTER, v4(2), bytes(6), v4(2)), ARP)
+        it.datapath.announce(it.numbers[2], bytes(10) + told)
+        it.datapath.commit()
+        for door in (it.doors[0], it.doors[1], it.doors[3], it.master[0]):
+            assert door.receive() == told
+        assert it.doors[2].waiting() == []
+        assert it.counted(it.numbers[2]).rx_frames == 0
+        for wrong in (bytes(10), bytes(80_000)):
+            with pytest.raises(ValueError, match="bytes"):
+                it.datapath.announce(it.numbers[2], wrong)
+
+
+def asked6(target: bytes, source: bytes) -> bytes:
+    """A neighbour solicitation with a source link-layer address, unless it is a probe."""
+    options = option(1, OTHER) if any(source) else b""
+    message = bytes([135, 0, 0, 0]) + bytes(4) + target + options
+    to = bytes.fromhex("ff0200000000000000000001ff") + target[-3:]
+    pseudo = source + to + struct.pack("!II", len(message), 58)
+    message = message[:2] + (folded(pseudo + message) ^ 0xFFFF).to_bytes(2, "big") + message[4:]
+    packet = struct.pack("!IHBB", 6 << 28, len(message), 58, 255) + source + to + message
+    return frame(b"\x33\x33\xff" + target[-3:], OTHER, packet, IPV6)
+
+
+@pytest.mark.parametrize("mode", ["l3", "l3s"])
+def test_the_switch_answers_for_everybody_in_l3(mode: str) -> None:
+    with with_guests(mode=mode) as it:
+        door, gateway = it.doors[2], v4(77)
+        door.send(frame(BROADCAST, OTHER, arp(OTHER, v4(2), bytes(6), gateway), ARP))
+        assert door.receive() == frame(OTHER, MASTER, arp(MASTER, gateway, OTHER, v4(2), 2), ARP)
+        door.send(frame(MASTER, OTHER, arp(OTHER, v4(2), MASTER, v4(0)), ARP))
+        assert door.receive() == frame(OTHER, MASTER, arp(MASTER, v4(0), OTHER, v4(2), 2), ARP)
+        for target in (v6(77), v6(3)):
+            door.send(asked6(target, v6(2)))
+            answer = door.receive()
+            assert answer[:14] == OTHER + MASTER + b"\x86\xdd"
+            packet = answer[14:]
+            assert packet[4:8] == bytes([0, 32, 58, 255]) and packet[8:40] == target + v6(2)
+            assert packet[40] == 136 and packet[44] == 0xE0 and packet[48:64] == target
+            assert packet[64:] == option(2, MASTER) and verified(packet)
+        assert it.settled(it.numbers[2], 4).outcomes == {"answered": 4}
+        assert it.master[0].waiting() == [] and it.doors[3].waiting() == []
+
+
+def test_whether_an_address_is_free_is_answered_only_if_it_is_not() -> None:
+    with with_guests(mode="l3") as it:
+        door = it.doors[2]
+        it.datapath.bind_host(v4(66))
+        it.datapath.commit()
+        for own in (v4(2), v4(77)):  # its own, and nobody's
+            door.send(frame(BROADCAST, OTHER, arp(OTHER, bytes(4), bytes(6), own), ARP))
+        door.send(frame(BROADCAST, OTHER, arp(OTHER, v4(77), bytes(6), v4(77)), ARP))  # announced
+        door.send(frame(BROADCAST, OTHER, arp(OTHER, v4(2), bytes(6), v4(77), 2), ARP))  # an answer itself
+        for own in (v6(2), v6(77)):
+            door.send(asked6(own, bytes(16)))
+        assert it.settled(it.numbers[2], 6).outcomes == {"drop_group": 6}
+        for taken in (v4(3), v4(0), v4(66)):
+            door.send(frame(BROADCAST, OTHER, arp(OTHER, bytes(4), bytes(6), taken), ARP))
+            assert door.receive() == frame(OTHER, MASTER, arp(MASTER, taken, OTHER, bytes(4), 2), ARP)
+        door.send(asked6(v6(3), bytes(16)))
+        answer = door.receive()
+        assert answer[:14] == bytes.fromhex("333300000001") + MASTER + b"\x86\xdd"
+        assert answer[38:54] == bytes.fromhex("ff02" + "00" * 13 + "01")
+        assert answer[58] == 0x20 and verified(answer[14:])
+
+
+def test_who_uses_the_masters_mac_address_is_not_answered() -> None:
+    with with_guests(mode="l3") as it:
+        it.doors[0].send(frame(BROADCAST, MASTER, arp(MASTER, v4(0), bytes(6), v4(77)), ARP))
+        assert it.settled(0, 1).outcomes == {"drop_group": 1}

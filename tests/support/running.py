@@ -1,0 +1,264 @@
+"""`ipvswd` as its users run it: a process with a configuration file, and `ipvsw` beside it.
+
+The executables are this interpreter's own package unless IPVSWD and IPVSW (words separated by
+spaces) say otherwise.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.support import leftovers
+from tests.support.topology import exec_in, until
+
+ROOT = Path(__file__).resolve().parents[2]
+IO = os.environ.get("IPVSW_IO", "auto")  # how the daemon is to read and write its ports
+
+
+def words(variable: str, module: str) -> list[str]:
+    if given := os.environ.get(variable):
+        return shlex.split(given)
+    return [sys.executable, "-c", f"import sys; from {module} import main; sys.exit(main())"]
+
+
+def port(name: str, netns: str, addresses: Sequence[str] = (), **more: Any) -> dict[str, Any]:
+    """A [[switch.port]] table."""
+    table: dict[str, Any] = {"name": name, "netns": netns, **more}
+    if addresses:
+        table["addresses"] = list(addresses)
+    return table
+
+
+def switch(master: str, netns: str, ports: Sequence[dict[str, Any]] = (), **more: Any) -> dict[str, Any]:
+    """A [[switch]] table."""
+    return {"name": "lan", "master": master, "netns": netns, **more, "port": list(ports)}
+
+
+def toml(
+    socket_path: Path,
+    switches: Sequence[dict[str, Any]],
+    workers: int = 1,
+    io: str | None = None,
+    coalesce: bool = True,
+) -> str:
+    """The text of a configuration file."""
+    lines = ["[daemon]", f'socket = "{socket_path}"', f"workers = {workers}", f'io = "{io or IO}"']
+    lines.append(f"coalesce = {str(coalesce).lower()}")
+    for table in switches:
+        lines += ["", "[[switch]]", *_keys(table)]
+        for one in table.get("port", ()):
+            lines += ["", "[[switch.port]]", *_keys(one)]
+    return "\n".join(lines) + "\n"
+
+
+def _keys(table: dict[str, Any]) -> list[str]:
+    return [f"{key} = {json.dumps(value)}" for key, value in table.items() if key != "port"]
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = str(path)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Daemon:
+    """A running `ipvswd`. As a context manager it is stopped, and its exit status asserted, at the end."""
+
+    def __init__(
+        self,
+        *switches: dict[str, Any],
+        home: str | None = None,
+        workers: int = 1,
+        io: str | None = None,
+        coalesce: bool = True,
+    ) -> None:
+        self.directory = tempfile.TemporaryDirectory(prefix="ivt")
+        self.socket = Path(self.directory.name, "api.sock")
+        self.config = Path(self.directory.name, "ipvsw.toml")
+        self.config.write_text(toml(self.socket, switches, workers, io, coalesce))
+        self.home = home
+        self.log = Path(self.directory.name, "log")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        command = [*words("IPVSWD", "ipvsw.daemon.main"), "--config", str(self.config)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                exec_in(self.home, *command) if self.home else command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Daemon:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
+        if kind is not None:
+            print(f"--- ipvswd said:\n{self.said()[-4000:]}", file=sys.stderr)
+        try:
+            if kind is None and self.process is not None:
+                self.stop()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """However it is: gone, with its files. A process that has to be asked twice is killed."""
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+            self.process = None
+        self.directory.cleanup()
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def stop(self, seconds: float = 20.0) -> None:
+        """SIGTERM, and the clean end that has to follow."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(seconds)
+        self.process = None
+        assert status == 0, f"ipvswd ended with {status}: {self.said()[-2000:]}"
+        assert not self.socket.exists(), "the API socket is left"
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
+    def call(self, method: str, path: str, body: Any = None, timeout: float = 30.0) -> tuple[int, Any]:
+        """One request to the API: status and decoded JSON."""
+        connection = _UnixConnection(self.socket, timeout)
+        try:
+            text = None if body is None else json.dumps(body)
+            connection.request(method, path, text, {"Content-Type": "application/json"} if text else {})
+            answer = connection.getresponse()
+            content = answer.read()
+            return answer.status, json.loads(content) if content else None
+        finally:
+            connection.close()
+
+    def cli(self, *arguments: str, check: bool = True) -> str:
+        """What `ipvsw` says."""
+        command = [*words("IPVSW", "ipvsw.cli"), "--socket", str(self.socket), *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert not check or done.returncode == 0, f"ipvsw {' '.join(arguments)}: {done.returncode}: {done.stderr}"
+        return done.stdout
+
+    def get(self, path: str) -> list[dict[str, Any]]:
+        status, answer = self.call("GET", path)
+        assert status == 200, f"{path}: {status}: {answer}"
+        found: list[dict[str, Any]] = answer
+        return found
+
+    def show(self) -> list[dict[str, Any]]:
+        """What `ipvsw show --json` prints, without starting a process for it."""
+        return self.get("/v1/switches")
+
+    def port(self, name: str) -> dict[str, Any]:
+        return next(p for s in self.show() for p in s["ports"] if p["name"] == name)
+
+    def stats(self) -> list[dict[str, Any]]:
+        return self.get("/v1/stats")
+
+    def wait(self, seconds: float = 15.0, states: Sequence[str] = ("up",)) -> Daemon:
+        """Until every switch and every port is in one of `states`."""
+        missing: list[str] = []
+        ports = self.config.read_text().count("[[switch.port]]")
+
+        def settled() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, f"ipvswd ended with {self.process.returncode}: {self.said()[-3000:]}"
+            try:
+                shown = self.show()
+            except (FileNotFoundError, ConnectionRefusedError):
+                return False
+            missing[:] = [p["name"] for s in shown for p in s["ports"] if p["state"] not in states]
+            return bool(shown) and not missing and all(s["state"] == "up" for s in shown)
+
+        try:
+            # Being asked about a thousand ports all the time would keep the daemon from bringing them up.
+            until(settled, seconds, "the ports are up", every=0.05 if ports < 100 else 0.5)
+        except AssertionError as error:
+            self.close()
+            raise AssertionError(f"{error}: {missing[:5]}") from None
+        return self
+
+    def bpf(self) -> tuple[set[int], set[int]]:
+        """Ids of the BPF programs and maps that the process holds by an fd."""
+        return leftovers.bpf_held_by(self.pid)
+
+    def fds(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def rss(self) -> int:
+        """Resident memory in bytes."""
+        text = Path(f"/proc/{self.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", text)
+        assert found
+        return int(found[1]) * 1024
+
+    def switches(self) -> int:
+        """How often its threads have been woken: voluntary context switches."""
+        total = 0
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            found = re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.MULTILINE)
+            assert found
+            total += int(found[1])
+        return total
+
+    def cpu_ns(self) -> int:
+        """CPU time of all its threads in ns."""
+        return cpu_ns(self.pid)
+
+
+def cpu_ns(pid: int) -> int:
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir())
+
+
+def refused(*switches: dict[str, Any], home: str | None = None, seconds: float = 10.0) -> tuple[int, str]:
+    """Run a daemon that has to end by itself: exit status and what it said."""
+    one = Daemon(*switches, home=home)
+    try:
+        assert one.process is not None
+        deadline = time.monotonic() + seconds
+        while one.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert one.process.returncode is not None, f"still running: {one.said()[-2000:]}"
+        return one.process.returncode, one.said()
+    finally:
+        one.close()

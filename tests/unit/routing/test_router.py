@@ -1,0 +1,508 @@
+"""The router without a namespace: the kernel, the datapath and the sockets are made up, the loop is real."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from typing import Any, TypeVar, cast
+
+import pytest
+
+from ipvsw.linux.netlink import NeighbourChanged, Way, WaysChanged
+from ipvsw.model import Address
+from ipvsw.routing import router
+from ipvsw.routing.router import NO_OFFLOAD, Hop, Router, Uplink, ends, ethernet, judge
+from tests.support.packets import DF, UDP, Made
+
+T = TypeVar("T")
+
+MASTER, GATEWAY_MAC, OTHER_MAC = (bytes.fromhex(text) for text in ("020000000001", "0200000000fe", "0200000000fd"))
+INDEX, ELSEWHERE = 7, 9
+GATEWAY, GATEWAY6 = ip_address("10.1.0.254"), ip_address("fe80::fe")
+SOURCE, FAR, FARTHER = ip_address("10.1.0.11"), ip_address("192.0.2.1"), ip_address("198.51.100.1")
+SOURCE6, FAR6 = ip_address("fd00:1::11"), ip_address("2001:db8::1")
+
+
+def way(**changes: Any) -> Way:
+    """Out on the master by a gateway that is known."""
+    usual = {"local": False, "index": INDEX, "via": GATEWAY, "mac": GATEWAY_MAC, "permanent": False, "mtu": 0}
+    return Way(**{**usual, **changes})
+
+
+def frame(to: Address = FAR, payload: int = 8, field: int = 0) -> bytes:
+    by = SOURCE if to.version == 4 else SOURCE6
+    made = Made(to.version, UDP, bytes(payload), field=field, source=by.packed, destination=to.packed)
+    return made.frame()
+
+
+class Kernel:
+    """`World` and `Handle` in one: what the host's routing says, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.ways: dict[Address, Way | OSError | None] = {FAR: way(), FARTHER: way()}
+        self.plain = True
+        self.asked: list[tuple[Address, Address]] = []
+        self.confirmed: list[Address] = []
+        self.trouble: Exception | None = None
+        self.gone = False
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def visit(self, place: Callable[[], int | None], work: Callable[[Any], T]) -> T | None:
+        if self.trouble is not None:
+            raise self.trouble
+        found = None if self.gone else work(self)
+        await self.may_answer.wait()
+        return found
+
+    def destination_decides(self, version: int) -> bool:
+        return self.plain
+
+    def way_to(self, to: Address, by: Address, index: int) -> Way | None:
+        assert index == INDEX
+        self.asked.append((to, by))
+        answer = self.ways[to]
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    def use_neighbour(self, index: int, address: Address) -> None:
+        assert index == INDEX
+        self.confirmed.append(address)
+
+
+class Datapath:
+    """The route cache, as the hot loop would see it."""
+
+    def __init__(self) -> None:
+        self.routes: dict[Address, tuple[bytes, bool, int]] = {}
+        self.used: set[Address] = set()
+        self._edits: list[Callable[[], object]] = []
+
+    def set_route(self, address: bytes, *, mac: bytes, stack: bool, mtu: int) -> None:
+        self._edits.append(lambda: self.routes.update({ip_address(address): (mac, stack, mtu)}))
+
+    def clear_routes(self) -> None:
+        self._edits.append(self.routes.clear)
+
+    def commit(self) -> None:
+        for edit in self._edits:
+            edit()
+        self._edits = []
+
+    def used_routes(self) -> set[Address]:
+        used, self.used = self.used, set()
+        return used
+
+
+class Wire:
+    """A socket that remembers."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.error: int = 0
+
+    def send(self, data: bytes, version: int = 0) -> None:
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error))
+        self.sent.append(data)
+
+
+class Watch:
+    """News as the event socket has them."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        self._news: list[WaysChanged | NeighbourChanged] = []
+
+    def fileno(self) -> int:
+        return self._reader
+
+    def tell(self, *news: WaysChanged | NeighbourChanged) -> None:
+        self._news += news
+        os.write(self._writer, b"!")
+
+    def news(self) -> Iterator[WaysChanged | NeighbourChanged]:
+        os.read(self._reader, 100)
+        news, self._news = self._news, []
+        yield from news
+
+    def close(self) -> None:
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.kernel, self.datapath, self.watch = Kernel(), Datapath(), Watch()
+        self.wire, self.stack = Wire(), Wire()
+        self.answers: list[tuple[int, bytes]] = []
+        self.router = Router(
+            cast(Any, self.kernel), cast(Any, self.datapath), lambda port, frame: self.answers.append((port, frame))
+        )
+        self.uplink = Uplink(
+            index=INDEX,
+            mac=MASTER,
+            mtu=1500,
+            ipv4=ip_address("10.1.0.1"),
+            ipv6=ip_address("fd00:1::1"),
+            frames=cast(Any, self.wire),
+            stack=cast(Any, self.stack),
+            watch=cast(Any, self.watch),
+            place=lambda: None,
+        )
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return dict(self.router.counters)
+
+    async def carry(self, *frames: bytes, port: int = 3) -> None:
+        """Hands frames over and waits for the end of each."""
+        before = self.router.counters.total()
+        self.router.take([(port, one) for one in frames])
+        await until(lambda: self.router.counters.total() == before + len(frames))
+
+    async def hear(self, *news: WaysChanged | NeighbourChanged) -> None:
+        self.watch.tell(*news)
+        await until(lambda: not self.watch._news)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def rig(*, exact: bool = False, uplink: bool = True) -> AsyncIterator[Rig]:
+    it = Rig()
+    it.router.start()
+    it.router.set_mode(routes=True, exact=exact)
+    if uplink:
+        it.router.set_uplink(it.uplink)
+    try:
+        yield it
+    finally:
+        await it.router.stop()
+        it.watch.close()
+
+
+# ---------------------------------------------------------------------------- pure
+
+
+@pytest.mark.parametrize(
+    ("answer", "exact", "hop"),
+    [
+        (None, False, Hop()),
+        (None, True, Hop()),
+        (way(), False, Hop(mtu=1500, mac=GATEWAY_MAC, via=GATEWAY)),
+        (way(permanent=True), False, Hop(mtu=1500, mac=GATEWAY_MAC, via=GATEWAY, permanent=True)),
+        (way(mtu=1280), False, Hop(mtu=1280, mac=GATEWAY_MAC, via=GATEWAY)),
+        (way(mtu=9000), False, Hop(mtu=1500, mac=GATEWAY_MAC, via=GATEWAY)),
+        (way(mac=None), False, Hop(mtu=1500, stack=True, via=GATEWAY)),
+        (way(), True, Hop(mtu=1500, stack=True)),
+        (way(mtu=1280), True, Hop(mtu=1280, stack=True)),
+        (way(index=ELSEWHERE), False, Hop(mtu=65535, stack=True)),
+        (way(index=ELSEWHERE, mtu=1400), False, Hop(mtu=1400, stack=True)),
+        (way(index=ELSEWHERE, mtu=9000), True, Hop(mtu=9000, stack=True)),
+        (way(local=True, index=1, via=FAR, mac=None), False, Hop(mtu=65535, stack=True)),
+        (way(local=True), False, Hop(mtu=65535, stack=True)),
+    ],
+)
+def test_what_follows_from_the_kernels_answer(answer: Way | None, exact: bool, hop: Hop) -> None:
+    uplink = Uplink(INDEX, MASTER, 1500, None, None, *[cast(Any, None)] * 4)
+    assert judge(answer, uplink, exact=exact) == hop
+
+
+def test_ends_are_read_as_they_stand_there() -> None:
+    assert ends(frame(FAR)) == (SOURCE, FAR)
+    assert ends(frame(FAR6)) == (SOURCE6, FAR6)
+    broken = bytearray(frame(FAR))
+    broken[24] = 0x61  # version and header length
+    assert ends(bytes(broken)) == (SOURCE, FAR)
+    assert ends(bytes(broken[: 24 + 20])) == (SOURCE, FAR)
+
+
+def test_an_ethernet_header_names_its_packet() -> None:
+    assert ethernet(GATEWAY_MAC, MASTER, 4, b"\x65lies") == GATEWAY_MAC + MASTER + b"\x08\x00\x65lies"
+    assert ethernet(GATEWAY_MAC, MASTER, 6, b"\x60rest") == GATEWAY_MAC + MASTER + b"\x86\xdd\x60rest"
+
+
+# ---------------------------------------------------------------------------- asking
+
+
+async def test_a_new_destination_is_asked_for_once_and_the_frame_goes_on_its_way() -> None:
+    async with rig() as it:
+        await it.carry(frame(), frame())
+        assert it.kernel.asked == [(FAR, SOURCE)]
+        assert it.datapath.routes == {FAR: (GATEWAY_MAC, False, 1500)}
+        assert it.wire.sent == [frame()[:10] + GATEWAY_MAC + MASTER + frame()[22:]] * 2
+        await it.carry(frame(FARTHER), frame())
+        assert it.kernel.asked == [(FAR, SOURCE), (FARTHER, SOURCE)]
+        assert it.counters == {"to_master": 4}
+
+
+async def test_both_versions_are_asked_in_one_visit() -> None:
+    async with rig() as it:
+        it.kernel.ways[FAR6] = way(via=GATEWAY6, mtu=1400)
+        await it.carry(frame(FAR6), frame())
+        assert it.datapath.routes == {FAR: (GATEWAY_MAC, False, 1500), FAR6: (GATEWAY_MAC, False, 1400)}
+        assert it.kernel.asked == [(FAR6, SOURCE6), (FAR, SOURCE)]
+
+
+async def test_that_there_is_no_way_is_known_too() -> None:
+    async with rig() as it:
+        it.kernel.ways[FAR] = None
+        await it.carry(frame(), frame())
+        assert it.datapath.routes == {FAR: (bytes(6), False, 65535)}
+        assert it.counters == {"drop_no_route": 2}
+        assert it.wire.sent == it.stack.sent == []
+
+
+@pytest.mark.parametrize("answer", [way(index=ELSEWHERE), way(local=True, via=FAR, mac=None), way(mac=None)])
+async def test_what_the_cache_cannot_express_passes_the_hosts_output(answer: Way) -> None:
+    async with rig() as it:
+        it.kernel.ways[FAR] = answer
+        await it.carry(frame())
+        assert it.datapath.routes[FAR][:2] == (bytes(6), True)
+        assert [packet[16:20] for packet in it.stack.sent] == [FAR.packed]
+        assert it.counters == {"to_stack": 1}
+
+
+async def test_exact_and_policy_by_more_than_the_destination_pass_the_hosts_output() -> None:
+    async with rig(exact=True) as it:
+        await it.carry(frame())
+        assert it.datapath.routes == {FAR: (bytes(6), True, 1500)}
+        it.router.set_mode(routes=True, exact=False)
+        assert it.datapath.routes == {}
+        it.kernel.plain = False
+        await it.carry(frame())
+        assert it.datapath.routes == {FAR: (bytes(6), True, 1500)}
+        assert it.counters == {"to_stack": 2}
+
+
+async def test_one_that_cannot_be_asked_about_does_not_take_the_others_with_it() -> None:
+    async with rig() as it:
+        it.kernel.ways[FAR] = OSError(errno.EINVAL, "no")
+        await it.carry(frame(), frame(FARTHER))
+        assert it.datapath.routes == {FARTHER: (GATEWAY_MAC, False, 1500)}
+        assert it.counters == {"drop_no_route": 1, "to_master": 1}
+        it.kernel.ways[FAR] = way()
+        await it.carry(frame())
+        assert FAR in it.datapath.routes
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_a_master_whose_namespace_is_gone_costs_the_frames_alone(gone: bool) -> None:
+    async with rig() as it:
+        it.kernel.gone, it.kernel.trouble = gone, None if gone else OSError(errno.ENOENT, "gone")
+        await it.carry(frame(), frame(FARTHER))
+        assert it.datapath.routes == {}
+        assert it.counters == {"drop_no_route": 2}
+        it.kernel.gone, it.kernel.trouble = False, None
+        await it.carry(frame())
+        assert it.counters == {"drop_no_route": 2, "to_master": 1}
+
+
+async def test_a_mistake_of_ours_costs_the_frames_in_hand_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async with rig() as it:
+        it.kernel.trouble = RuntimeError("a mistake")
+        it.router.take([(0, frame())])
+        await until(lambda: "a mistake" in caplog.text)
+        it.kernel.trouble = None
+        await it.carry(frame())
+        assert it.counters == {"to_master": 1}
+
+
+async def test_without_a_master_frames_are_counted() -> None:
+    async with rig(uplink=False) as it:
+        await it.carry(frame(), frame())
+        assert it.counters == {"drop_no_master": 2}
+        assert it.kernel.asked == []
+
+
+# ---------------------------------------------------------------------------- news
+
+
+async def test_a_changed_way_empties_the_cache() -> None:
+    async with rig() as it:
+        await it.carry(frame(), frame(FARTHER))
+        it.kernel.ways[FAR] = way(via=GATEWAY6, mac=OTHER_MAC)
+        await it.hear(WaysChanged())
+        assert it.datapath.routes == {}
+        await it.carry(frame())
+        assert it.datapath.routes == {FAR: (OTHER_MAC, False, 1500)}
+        await it.carry(frame(FARTHER))
+        assert it.kernel.asked.count((FARTHER, SOURCE)) == 2
+
+
+async def test_a_neighbour_changes_the_ways_that_rest_on_it_without_asking() -> None:
+    async with rig() as it:
+        it.kernel.ways[FARTHER] = way(via=ip_address("10.1.0.253"))
+        await it.carry(frame(), frame(FARTHER))
+        await it.hear(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
+        assert it.datapath.routes == {FAR: (OTHER_MAC, False, 1500), FARTHER: (GATEWAY_MAC, False, 1500)}
+        await it.hear(NeighbourChanged(INDEX, GATEWAY, None, permanent=False))
+        assert it.datapath.routes[FAR] == (bytes(6), True, 1500), "the host's output asks for it"
+        await it.hear(
+            NeighbourChanged(INDEX, GATEWAY, None, permanent=False),
+            NeighbourChanged(INDEX, GATEWAY, GATEWAY_MAC, permanent=True),
+        )
+        assert it.datapath.routes[FAR] == (GATEWAY_MAC, False, 1500)
+        assert len(it.kernel.asked) == 2
+
+
+async def test_neighbours_of_nobody_and_of_other_devices_change_nothing() -> None:
+    async with rig() as it:
+        await it.carry(frame())
+        await it.hear(
+            NeighbourChanged(ELSEWHERE, GATEWAY, OTHER_MAC, permanent=False),
+            NeighbourChanged(INDEX, FARTHER, OTHER_MAC, permanent=False),
+        )
+        assert it.datapath.routes == {FAR: (GATEWAY_MAC, False, 1500)}
+
+
+async def test_a_way_through_the_hosts_output_rests_on_no_neighbour() -> None:
+    async with rig(exact=True) as it:
+        await it.carry(frame())
+        await it.hear(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
+        assert it.datapath.routes == {FAR: (bytes(6), True, 1500)}
+
+
+async def test_an_answer_that_news_overtook_is_used_and_not_kept() -> None:
+    async with rig() as it:
+        it.kernel.may_answer.clear()
+        carrying = asyncio.create_task(it.carry(frame()))
+        await until(lambda: bool(it.kernel.asked))
+        await it.hear(WaysChanged())
+        it.kernel.may_answer.set()
+        await carrying
+        assert it.counters == {"to_master": 1}
+        assert it.datapath.routes == {}
+        await it.carry(frame())
+        assert it.datapath.routes == {FAR: (GATEWAY_MAC, False, 1500)}
+
+
+async def test_a_neighbour_that_answers_while_the_kernel_is_asked_counts() -> None:
+    async with rig() as it:
+        it.kernel.ways[FAR] = way(mac=None)
+        it.kernel.may_answer.clear()
+        carrying = asyncio.create_task(it.carry(frame()))
+        await until(lambda: bool(it.kernel.asked))
+        await it.hear(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
+        it.kernel.may_answer.set()
+        await carrying
+        assert it.datapath.routes == {FAR: (OTHER_MAC, False, 1500)}
+        assert it.wire.sent == [frame()[:10] + OTHER_MAC + MASTER + frame()[22:]]
+
+
+async def test_another_master_or_mode_starts_anew() -> None:
+    async with rig() as it:
+        for change in (
+            lambda: it.router.set_uplink(it.uplink),
+            lambda: it.router.set_mode(routes=True, exact=False),
+            lambda: it.router.set_mode(routes=False, exact=False),
+            lambda: it.router.set_uplink(None),
+        ):
+            it.router.set_uplink(it.uplink)
+            await it.carry(frame())
+            assert it.datapath.routes
+            change()
+            assert it.datapath.routes == {}
+
+
+async def test_a_switch_that_does_not_route_does_not_listen() -> None:
+    async with rig() as it:
+        it.router.set_mode(routes=False, exact=False)
+        it.watch.tell(WaysChanged())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert it.watch._news
+        it.router.set_mode(routes=True, exact=False)
+        await until(lambda: not it.watch._news)
+
+
+async def test_a_full_cache_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router, "CAPACITY", 3)
+    async with rig() as it:
+        far = [ip_address(f"203.0.113.{n}") for n in range(5)]
+        it.kernel.ways.update(dict.fromkeys(far, way()))
+        for n, address in enumerate(far):
+            await it.carry(frame(address))
+            assert address in it.datapath.routes
+            assert len(it.datapath.routes) == n % 3 + 1
+        await it.hear(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
+        assert it.datapath.routes == dict.fromkeys(far[3:], (OTHER_MAC, False, 1500))
+
+
+# ---------------------------------------------------------------------------- sending
+
+
+async def test_what_is_too_long_is_answered_to_its_port_or_cut() -> None:
+    async with rig() as it:
+        it.kernel.ways[FAR] = way(mtu=1280)
+        await it.carry(frame(payload=1400, field=DF), port=5)
+        assert it.counters == {"answered": 1}
+        [(port, answer)] = it.answers
+        assert port == 5
+        assert answer[:24] == NO_OFFLOAD + MASTER + MASTER + b"\x08\x00"
+        assert answer[24 + 12 : 24 + 20] == ip_address("10.1.0.1").packed + SOURCE.packed
+        await it.carry(frame(payload=1400))
+        assert it.counters == {"answered": 1, "to_master": 1}
+        assert [sent[:24] for sent in it.wire.sent] == [NO_OFFLOAD + GATEWAY_MAC + MASTER + b"\x08\x00"] * 2
+        assert all(len(sent) <= 24 + 1280 for sent in it.wire.sent)
+
+
+async def test_frames_that_lie_are_dropped_by_name() -> None:
+    async with rig() as it:
+        lying = b"\1\1" + frame()[2:]  # TCP segmentation of no TCP
+        await it.carry(lying)
+        assert it.counters == {"drop_malformed": 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "counter"),
+    [
+        (errno.ENETUNREACH, "drop_no_route"),
+        (errno.EHOSTUNREACH, "drop_no_route"),
+        (errno.EACCES, "drop_no_route"),
+        (errno.EMSGSIZE, "drop_error"),
+        (errno.EBADF, "drop_error"),
+    ],
+)
+async def test_what_a_socket_refuses_is_counted(error: int, counter: str) -> None:
+    async with rig() as it:
+        it.wire.error = it.stack.error = error
+        await it.carry(frame())
+        it.kernel.ways[FARTHER] = way(index=ELSEWHERE)
+        await it.carry(frame(FARTHER))
+        assert it.counters == {counter: 2}
+
+
+# ---------------------------------------------------------------------------- neighbours in use
+
+
+async def test_neighbours_in_use_are_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router, "CONFIRM", 0.01)
+    async with rig() as it:
+        by_hand, elsewhere, unused = (ip_address(f"203.0.113.{n}") for n in range(3))
+        it.kernel.ways[by_hand] = way(via=by_hand, permanent=True)
+        it.kernel.ways[elsewhere] = way(via=elsewhere, index=ELSEWHERE)
+        it.kernel.ways[unused] = way(via=unused)
+        await it.carry(frame(), frame(FARTHER), frame(by_hand), frame(elsewhere), frame(unused))
+        it.datapath.used = {FAR, FARTHER, by_hand, elsewhere, ip_address("192.0.2.77")}
+        await until(lambda: bool(it.kernel.confirmed))
+        assert it.kernel.confirmed == [GATEWAY], "once for both destinations that rest on it"
+
+
+async def test_a_stopped_router_leaves_nothing_behind() -> None:
+    async with rig() as it:
+        await it.carry(frame())
+        await it.router.stop()
+        assert it.datapath.routes == {}
+        assert not [task for task in asyncio.all_tasks() if task.get_name() == "router"]
+        await it.router.stop()
