@@ -40,7 +40,7 @@ class Datapath:
     def __init__(self, workers: int = 1, io: str = "auto", *, busy_poll: int = 50, coalesce: bool = True) -> None:
         """`io`: "epoll", "uring" (Errors: OSError if the kernel grants none), or "auto": the latter where it can be
         had. `busy_poll`: microseconds that a worker may stay awake with nothing to do, where that pays. `coalesce`:
-        UDP datagrams of one flow that arrive together from the master become one for a port that `merges`."""
+        UDP datagrams of one flow that arrive together from the master become one for a port that `accepts_uso`."""
 
     n_workers: int
 
@@ -84,17 +84,17 @@ class Datapath:
         fd: int,
         mtu: int,
         *,
-        further: Sequence[int] = (),
+        extra_fds: Sequence[int] = (),
         own: bytes | None = None,
         framing: int = 0,
-        merges: bool = False,
+        accepts_uso: bool = False,
     ) -> int:
         """A TAP with a 10-byte virtio_net_hdr, non-blocking. Returns the port's number, which stays
-        its own until `detach_port` is committed. The port starts down. `further`: of its other queues, each of which
+        its own until `detach_port` is committed. The port starts down. `extra_fds`: of its other queues, each of which
         another worker reads, so that there can't be more than workers. `own`: its endpoint uses a MAC
         address of its own, this one until its frames say another. With a `framing`, and -1 for `fd`, the
         port is a unix socket: its frames have no virtio_net_hdr, what it is sent is completed and
-        segmented, and nobody is connected yet. `merges`: who reads the TAP takes UDP super-frames."""
+        segmented, and nobody is connected yet. `accepts_uso`: who reads the TAP takes UDP GSO frames."""
 
     def connect_port(self, port: int, fd: int) -> None:
         """Somebody is at the other end of `fd`, a non-blocking socket; -1: nobody is any more. What waited for who
@@ -108,12 +108,12 @@ class Datapath:
         """A port that is down receives nothing; `mtu` bounds what siblings may send it (bytes, without
         the Ethernet header)."""
 
-    def set_groups(self, port: int, groups: Sequence[bytes], *, everything: bool = False) -> None:
-        """The group MACs that the port's device listens to, besides broadcast; `everything` for a
+    def set_groups(self, port: int, groups: Sequence[bytes], *, all_multicast: bool = False) -> None:
+        """The group MACs that the port's device listens to, besides broadcast; `all_multicast` for a
         promiscuous or all-multicast device."""
 
     def announce(self, port: int, frame: bytes) -> None:
-        """A group frame behind its virtio_net_hdr goes where the port's own would: to the siblings that listen, to
+        """A multicast frame behind its virtio_net_hdr goes where the port's own would: to the siblings that listen, to
         the host if it hears them, and on the wire. It is none of the port's rx, and is lost if too many wait."""
 
     def detach_port(self, port: int) -> None:
@@ -148,9 +148,9 @@ class Datapath:
     def set_learning(self, port: int, learning: bool) -> None:
         """Frames of the port that speak of an address which it isn't bound to are shown."""
 
-    def shown(self) -> list[tuple[int, bytes]]:
+    def punted(self) -> list[tuple[int, bytes]]:
         """(source, virtio_net_hdr and frame) of DHCP, and of what ports that learn say of new addresses; the source
-        is a port, or a negative number that `give_back` takes. Each waits until it is given back. `notify_fd` tells.
+        is a port, or a negative number that `reinject` takes. Each waits until it is given back. `notify_fd` tells.
         What came from a port that has left since is not among them.
         Every one costs its source a credit; without any left a frame goes on unseen."""
 
@@ -158,7 +158,7 @@ class Datapath:
         """For further frames, at once: 8 for a port, whatever is missing to 128 for the others. A port has 32 at
         most, and starts with as many."""
 
-    def give_back(self, source: int, frame: bytes, to: int = -1) -> None:
+    def reinject(self, source: int, frame: bytes, to: int = -1) -> None:
         """A frame that was `shown` goes on where the rules send it, or to the port `to` alone; counted for its
         source. It may have been changed."""
 
@@ -176,4 +176,4 @@ class Datapath:
 
     def traffic(self, port: int | str | None) -> tuple[int, int, int, int, int, tuple[int, ...]]:
         """(rx_frames, rx_bytes, tx_frames, tx_bytes, tx_errors, outcomes) of a port, of the master
-        for None, or of the host's own door for "host". Bytes include the Ethernet header."""
+        for None, or of the host's own interface for "host". Bytes include the Ethernet header."""

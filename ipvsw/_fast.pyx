@@ -3,11 +3,11 @@
   master -> port                            port -> master
     master_rx    the packet ring              port_rx      read
     restore_tag                               decide_from_port
-    decide_from_master                        carry_out
-    carry_out                                   port_tx | queue_flood | queue_master_tx | host_tx
+    decide_from_master                        dispatch
+    dispatch                                   port_tx | queue_flood | queue_master_tx | host_tx
       port_tx | queue_flood
 
-Frames keep their virtio_net_hdr from door to door, so a TCP super-frame crosses as one read and one write
+Frames keep their virtio_net_hdr end to end, so a TCP GSO frame crosses as one read and one write
 and no checksum is computed on the way. The parts stand beside this file: `_loop` the round of a worker, `_rx`
 and `_masterrx` reading, `_decide` the rules, `_carry`, `_tx`, `_flood` and `_l3` carrying out, `_state` what a
 worker owns.
@@ -20,13 +20,13 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
-from ipvsw.datapath.rules.hostaccess cimport CLOSED, FLOWS, FROM_HOST_OPENS, TO_HOST_OPENS
-from ipvsw.datapath.rules.decide cimport BRIDGE, L2, L3, L3S, N_OUTCOMES, PRIVATE, THE_HOST, VEPA
+from ipvsw.datapath.rules.hostaccess cimport CLOSED, FLOWS, FROM_HOST_INITIATES, TO_HOST_INITIATES
+from ipvsw.datapath.rules.decide cimport BRIDGE, L2, L3, L3S, N_OUTCOMES, PRIVATE, HOST_PORT, VEPA
 from ipvsw.datapath.loop.loop cimport worker_run
 from ipvsw.datapath.loop.mailbox cimport (
     ANNOUNCE, ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BIND, CLEAR_ROUTES, CONNECT_PORT, DETACH_HOST, DETACH_MASTER,
-    DETACH_PORT, RETURN, SET_GROUPS, SET_LEARNING, SET_MASTER, SET_MODE, SET_PORT, SET_ROUTE, STOP, UNBIND, Batch, Edit,
-    take_mail,
+    DETACH_PORT, REINJECT, SET_GROUPS, SET_LEARNING, SET_MASTER, SET_MODE, SET_PORT, SET_ROUTE, STOP, UNBIND, Batch,
+    Edit, take_mail,
 )
 from ipvsw.datapath.kernel.packetring cimport SLOT, SLOTS
 from ipvsw.datapath.rules.routecache cimport BY_NEXTHOP, BY_STACK, UNREACHABLE, Routes
@@ -40,8 +40,8 @@ from ipvsw.datapath.loop.unixsock cimport (
     DATAGRAMS, NO_FRAMING, PACKETS, STREAM, Socket, socket_new, socket_send, socket_tx,
 )
 from ipvsw.datapath.kernel.sys cimport (
-    EFD_CLOEXEC, EFD_NONBLOCK, add_i32, eventfd, eventfd_read, eventfd_write, load_i32, load_ptr, load_u32, load_u64,
-    mac48, store_ptr, store_u32, take_u32, take_u64,
+    EFD_CLOEXEC, EFD_NONBLOCK, add_i32, eventfd, eventfd_read, eventfd_write, load_i32, load_ptr, load_u32,
+    load_u64, mac48, store_ptr, store_u32, take_u32, take_u64,
 )
 from ipvsw.datapath.rules.table cimport Slot, Walk, table_next
 from ipvsw.datapath.kernel.uring cimport Ring, ring_close, ring_open
@@ -56,12 +56,12 @@ from ipaddress import IPv4Address, IPv6Address
 OUTCOMES = (
     "to_port", "to_ports", "to_master", "to_host", "left_to_host", "drop_runt", "drop_pause", "drop_private",
     "drop_port_down", "drop_too_big", "drop_backlog", "drop_no_master", "drop_full", "drop_bad_header", "drop_error",
-    "to_stack", "to_slowpath", "drop_group", "drop_not_ip", "drop_no_route", "drop_host_access", "drop_own_mac",
+    "to_stack", "to_slowpath", "drop_multicast", "drop_not_ip", "drop_no_route", "drop_host_access", "drop_macnat",
     "answered",
 )
 MODES = {"l2": L2, "l3": L3, "l3s": L3S}
-ACCESS = {"none": CLOSED, "to-host": TO_HOST_OPENS, "from-host": FROM_HOST_OPENS,
-          "both": TO_HOST_OPENS | FROM_HOST_OPENS}
+ACCESS = {"none": CLOSED, "to-host": TO_HOST_INITIATES, "from-host": FROM_HOST_INITIATES,
+          "both": TO_HOST_INITIATES | FROM_HOST_INITIATES}
 FRAMINGS = {"": NO_FRAMING, "stream": STREAM, "packets": PACKETS, "datagrams": DATAGRAMS}
 FLAGS = {"bridge": BRIDGE, "private": PRIVATE, "vepa": VEPA}
 cdef enum:
@@ -160,7 +160,7 @@ cdef class Datapath:
                 raise OSError(error, os.strerror(error))
             self.workers[self.n_workers].switch_.flows = self.flows
             self.workers[self.n_workers].coalesce = coalesce
-            self.workers[self.n_workers].spin.budget = <uint64_t> 1000 * (busy_poll if os.cpu_count() > 1 else 0)
+            self.workers[self.n_workers].busypoll.budget = <uint64_t> 1000 * (busy_poll if os.cpu_count() > 1 else 0)
             if io != "epoll":
                 self.open_ring(self.workers[self.n_workers], io == "uring")
             self.n_workers += 1
@@ -265,16 +265,17 @@ cdef class Datapath:
         self.add(&e)
 
     def attach_port(
-        self, int fd, uint32_t mtu, *, further=(), bytes own=None, int framing=NO_FRAMING, bint merges=False
+        self, int fd, uint32_t mtu, *, extra_fds=(), bytes own=None, int framing=NO_FRAMING, bint accepts_uso=False
     ):
         cdef Edit e
         memset(&e, 0, sizeof(e))
         if framing not in FRAMINGS.values() or (framing != NO_FRAMING and fd >= 0):
             raise ValueError(f"there is no framing {framing}, or it is not for a descriptor")
-        e.kind, e.port, e.mtu, e.merges, e.queues = ATTACH_PORT, self.free_number(), mtu, merges, 1 + len(further)
+        e.kind, e.port, e.mtu, e.accepts_uso = ATTACH_PORT, self.free_number(), mtu, accepts_uso
+        e.queues = 1 + len(extra_fds)
         if e.queues > self.n_workers:
             raise ValueError(f"{e.queues} queues need as many workers; there are {self.n_workers}")
-        e.fds = self.lend_fds((fd, *further))
+        e.fds = self.lend_fds((fd, *extra_fds))
         if own is not None:
             as_mac(own)
             e.own = <uint64_t *> malloc(sizeof(uint64_t))
@@ -316,10 +317,10 @@ cdef class Datapath:
         e.kind, e.port, e.up, e.mtu = SET_PORT, self.known(port), up, mtu
         self.add(&e)
 
-    def set_groups(self, int32_t port, groups, *, bint everything=False):
+    def set_groups(self, int32_t port, groups, *, bint all_multicast=False):
         cdef Edit e
         memset(&e, 0, sizeof(e))
-        e.kind, e.port, e.everything, e.n_groups = SET_GROUPS, self.known(port), everything, len(groups)
+        e.kind, e.port, e.all_multicast, e.n_groups = SET_GROUPS, self.known(port), all_multicast, len(groups)
         e.groups = <uint64_t *> self.lend(b"".join(as_mac(g).to_bytes(8, sys.byteorder) for g in groups))
         self.add(&e)
 
@@ -329,14 +330,14 @@ cdef class Datapath:
         e.kind, e.port, e.up = SET_LEARNING, self.known(port), learning
         self.add(&e)
 
-    def give_back(self, int32_t source, bytes frame, int32_t to=-1):
+    def reinject(self, int32_t source, bytes frame, int32_t to=-1):
         cdef Edit e
         memset(&e, 0, sizeof(e))
         if not HEADER <= len(frame) <= HEADER + LONGEST:
             raise ValueError(f"a frame with its header has not {len(frame)} bytes")
         if source < 0 and source not in (FROM_MASTER, FROM_HOST):
-            raise ValueError(f"there is no door {source}")
-        e.kind, e.port, e.length = RETURN, source if source < 0 else self.known(source), len(frame)
+            raise ValueError(f"there is no interface {source}")
+        e.kind, e.port, e.length = REINJECT, source if source < 0 else self.known(source), len(frame)
         e.to = self.known(to) if to >= 0 else -1
         e.frame = <uint8_t *> self.lend(frame)
         self.add(&e)
@@ -363,7 +364,7 @@ cdef class Datapath:
     def bind_host(self, bytes address):
         cdef Edit e
         memset(&e, 0, sizeof(e))
-        e.kind, e.port, e.address = BIND, THE_HOST, as_address(address)
+        e.kind, e.port, e.address = BIND, HOST_PORT, as_address(address)
         self.add(&e)
 
     def bind(self, bytes address, int32_t port):
@@ -512,11 +513,11 @@ cdef class Datapath:
             found += queue_take(&self.workers[i].slow)
         return found
 
-    def shown(self):
+    def punted(self):
         cdef int i
         found = []
         for i in range(self.n_workers):
-            found += queue_take(&self.workers[i].shown)
+            found += queue_take(&self.workers[i].punted)
         return [(source, frame) for source, frame in found if source != FROM_GONE]
 
     def give_credit(self, int32_t source):

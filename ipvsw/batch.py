@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Together(Generic[T]):
+class Batcher(Generic[T]):
     """Of one loop. `work` is given all that was asked for within one turn of the loop, in that order."""
 
     def __init__(self, work: Callable[[list[T]], Awaitable[None]]) -> None:

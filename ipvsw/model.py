@@ -43,7 +43,7 @@ class L3Output(enum.StrEnum):
 
 
 class HostAccess(enum.StrEnum):
-    """Who may open conversations between the host and the ports. The other side may always answer."""
+    """Who may open flows between the host and the ports. The other side may always answer."""
 
     NONE = "none"  # as with the kernel's driver: nothing that the host sends reaches a port
     TO_HOST = "to-host"
@@ -99,8 +99,8 @@ class PortConfig(Struct, frozen=True, kw_only=True):
     owner: Who | None = None  # who may open a tap by name, or connect to a socket's path, besides root
     group: Who | None = None
     path: str | None = None  # kind stream: where the daemon listens
-    connect: str | None = None  # kind stream: where the monitor does
-    local: str | None = None  # kind dgram: where the monitor sends to,
+    connect: str | None = None  # kind stream: where the VMM does
+    local: str | None = None  # kind dgram: where the VMM sends to,
     remote: str | None = None  # and where it is sent to
     allow: tuple[Who, ...] = ()  # of a virtual machine: who may have its descriptor besides root
     learn: bool = False  # of a virtual machine: its addresses are learned from what it sends
@@ -237,7 +237,7 @@ class SwitchStatus(Struct, frozen=True, kw_only=True):
 
 
 class Traffic(Struct, frozen=True, kw_only=True):
-    """Counters of one door since it was opened, as the switch sees it: rx is what it read.
+    """Counters of one interface since it was opened, as the switch sees it: rx is what it read.
 
     `outcomes` has one entry for each way a frame that was read here can end (see `_fast.OUTCOMES`);
     every frame is counted in exactly one, so `rx_frames == sum(outcomes.values())`.
@@ -254,7 +254,7 @@ class Traffic(Struct, frozen=True, kw_only=True):
 class SwitchStats(Struct, frozen=True, kw_only=True):
     name: str
     master: Traffic
-    host: Traffic = Traffic()  # what the host's stack sent to ports through its own door
+    host: Traffic = Traffic()  # what the host's stack sent to ports through its own interface
     ports: dict[str, Traffic] = {}
     duplicates: int = 0  # times an address was refused because another port or the master has it
     learned: dict[str, int] = {}  # what became of what virtual machines said of their addresses

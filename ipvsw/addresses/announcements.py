@@ -16,7 +16,7 @@ TIMES = 3  # MAX_NEIGHBOR_ADVERTISEMENT, RFC 4861 section 10; ANNOUNCE_NUM in RF
 SPACING = 1.0  # seconds; RetransTimer, RFC 4861 section 7.2.6
 BURST = 32  # at once; there may be many
 PAUSE = 0.01  # seconds after a burst
-MOST = 65536  # addresses under way; the rest is found out when caches run out
+MAX_ANNOUNCED = 65536  # addresses under way; the rest is found out when caches run out
 
 _NO_OFFLOAD = bytes(10)  # struct virtio_net_hdr
 _BROADCAST = b"\xff" * 6
@@ -38,11 +38,12 @@ class Announcements:
         self._rest = 0.0  # nothing before
 
     def want(self, addresses: Iterable[bytes], now: float) -> None:
-        """From now on, anew for those that are under way; no more than MOST at a time. IPv6 link-local ones are left
+        """From now on, anew for those that are under way; no more than MAX_ANNOUNCED at a time. IPv6 link-local ones
+        are left
         out: an advertisement says whether its sender is a router, which nobody knows here, and hosts drop a router
         that says it isn't one (RFC 4861 section 7.2.5)."""
         for address in addresses:
-            if len(self._wanted) == MOST:
+            if len(self._wanted) == MAX_ANNOUNCED:
                 return
             if len(address) == 4 or not is_link_local(address):
                 self._wanted[address] = number = next(self._numbers)

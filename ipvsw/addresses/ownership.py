@@ -64,7 +64,7 @@ Claims = Mapping[tuple[Address, int], AddressSource]
 """(address, prefix length) -> how the claim was learned."""
 
 
-class Sole(Struct, frozen=True, gc=False):
+class SingleClaim(Struct, frozen=True, gc=False):
     """The only claim to an address."""
 
     port: str
@@ -72,7 +72,7 @@ class Sole(Struct, frozen=True, gc=False):
     source: AddressSource
 
 
-Line = dict[str, dict[int, AddressSource]]
+ClaimQueue = dict[str, dict[int, AddressSource]]
 """Who claims an address, in the order of their claims, with which prefix lengths."""
 
 
@@ -81,8 +81,8 @@ class Ownership:
 
     def __init__(self, switch: str) -> None:
         self._switch = switch
-        self._claims: dict[Packed, Sole | Line] = {}
-        self._last: Sole | None = None  # shared by as many addresses as are claimed like it one after the other
+        self._claims: dict[Packed, SingleClaim | ClaimQueue] = {}
+        self._last: SingleClaim | None = None  # shared by as many addresses as are claimed like it one after the other
         self._addresses: dict[str, dict[Packed, None]] = {}  # of each port, in the order of its claims
         self._master: dict[Packed, set[int]] = {}
         self._up: set[str] = set()
@@ -104,12 +104,12 @@ class Ownership:
             kept = {(address.packed, prefix) for address, prefix in wanted}
             for packed in list(had):
                 found = self._claims[packed]
-                for prefix in (found.prefix,) if isinstance(found, Sole) else list(found[port]):
+                for prefix in (found.prefix,) if isinstance(found, SingleClaim) else list(found[port]):
                     if (packed, prefix) not in kept:
                         changes += self._release(port, packed, prefix)
         fresh: list[Packed] = []
         mine, claims, master = self._addresses.setdefault(port, {}), self._claims, self._master
-        sole: Sole | None = None
+        sole: SingleClaim | None = None
         for (address, prefix), source in wanted.items():
             packed = address.packed
             if packed in claims or packed in master:
@@ -126,7 +126,7 @@ class Ownership:
 
     def _claim(self, port: str, address: Packed, prefix: int, source: AddressSource) -> list[Change]:
         found = self._claims.get(address)
-        if isinstance(found, Sole) and found.port == port and found.prefix == prefix:
+        if isinstance(found, SingleClaim) and found.port == port and found.prefix == prefix:
             self._claims[address] = self._sole(port, prefix, source)
             return []
         if found is None and address not in self._master:
@@ -148,7 +148,7 @@ class Ownership:
         line = self._line(address)
         if prefix not in line.get(port, ()):
             return []
-        if isinstance(self._claims[address], Sole):
+        if isinstance(self._claims[address], SingleClaim):
             del self._claims[address], self._addresses[port][address]
             return [Unbind(address)] if port in self._up and address not in self._master else []
         before = self._bound(address)
@@ -246,20 +246,20 @@ class Ownership:
 
     # ------------------------------------------------------------------------ what is kept
 
-    def _sole(self, port: str, prefix: int, source: AddressSource) -> Sole:
+    def _sole(self, port: str, prefix: int, source: AddressSource) -> SingleClaim:
         last = self._last
         if last is None or last.prefix != prefix or last.source is not source or last.port != port:
-            self._last = last = Sole(port, prefix, source)
+            self._last = last = SingleClaim(port, prefix, source)
         return last
 
-    def _line(self, address: Packed) -> Line:
+    def _line(self, address: Packed) -> ClaimQueue:
         """What is changed in it counts when it is kept."""
         found = self._claims.get(address)
         if found is None:
             return {}
-        return {found.port: {found.prefix: found.source}} if isinstance(found, Sole) else found
+        return {found.port: {found.prefix: found.source}} if isinstance(found, SingleClaim) else found
 
-    def _keep(self, address: Packed, line: Line) -> None:
+    def _keep(self, address: Packed, line: ClaimQueue) -> None:
         if not line:
             self._claims.pop(address, None)
             return
@@ -273,7 +273,7 @@ class Ownership:
 
     def _first(self, address: Packed) -> str:
         found = self._claims[address]
-        return found.port if isinstance(found, Sole) else next(iter(found))
+        return found.port if isinstance(found, SingleClaim) else next(iter(found))
 
     def _holder(self, address: Packed) -> str | None:
         return None if address in self._master else self._first(address)
@@ -297,7 +297,7 @@ class Ownership:
         alone: list[Packed] = []  # addresses that are the port's or nobody's
         before: dict[Packed, str | None] = {}
         for address in self._addresses.get(port, ()):
-            if isinstance(self._claims[address], Sole) and address not in self._master:
+            if isinstance(self._claims[address], SingleClaim) and address not in self._master:
                 alone.append(address)
             else:
                 before[address] = self._bound(address)

@@ -16,7 +16,7 @@ from itertools import islice
 
 from ipvsw._fast import FRAMINGS, OUTCOMES, Datapath
 from ipvsw.addresses.ownership import Bind, BindAll, Change, Claims, Duplicate, Ownership, Packed, Unbind
-from ipvsw.batch import Together
+from ipvsw.batch import Batcher
 from ipvsw.linux.bpf import Shim
 from ipvsw.model import Address, AddressSource, AddressStatus, Traffic
 
@@ -55,7 +55,7 @@ class Table:
         self._stolen: set[Packed] = set()
         self._host: frozenset[Packed] = frozenset()  # the master's own addresses in the datapath's table
         self._leaving: list[tuple[str, int]] = []  # ports that are detached, with the numbers that they still have
-        self._leave = Together(self._detach_all)
+        self._leave = Batcher(self._detach_all)
         self._depth = 0
 
     @contextlib.contextmanager
@@ -82,14 +82,16 @@ class Table:
         mtu: int,
         own: bytes | None = None,
         *,
-        further: Sequence[int] = (),
+        extra_fds: Sequence[int] = (),
         framing: str = "",
-        merges: bool = False,
+        accepts_uso: bool = False,
     ) -> None:
-        """`further`: of its device's other queues, less than there are readers. `own`: the MAC address that the
+        """`extra_fds`: of its device's other queues, less than there are readers. `own`: the MAC address that the
         endpoint is expected to use in the place of the master's. `framing`: of a port that is a socket, see
-        `_fast.FRAMINGS`. `merges`: it takes UDP super-frames."""
-        number = self._datapath.attach_port(fd, mtu, further=further, own=own, framing=FRAMINGS[framing], merges=merges)
+        `_fast.FRAMINGS`. `accepts_uso`: it takes UDP GSO frames."""
+        number = self._datapath.attach_port(
+            fd, mtu, extra_fds=extra_fds, own=own, framing=FRAMINGS[framing], accepts_uso=accepts_uso
+        )
         self._numbers[port], self._names[number] = number, port
 
     def connect(self, port: str, fd: int) -> None:
@@ -152,10 +154,10 @@ class Table:
             with self.change():
                 self._datapath.set_learning(self._numbers[port], learning)
 
-    def set_groups(self, port: str, groups: Iterable[bytes], *, everything: bool = False) -> None:
+    def set_groups(self, port: str, groups: Iterable[bytes], *, all_multicast: bool = False) -> None:
         with self.change():
             if port in self._numbers:
-                self._datapath.set_groups(self._numbers[port], tuple(groups), everything=everything)
+                self._datapath.set_groups(self._numbers[port], tuple(groups), all_multicast=all_multicast)
             old, new = self._groups.pop(port, frozenset()), frozenset(groups)
             if new:
                 self._groups[port] = new
@@ -307,10 +309,10 @@ class Table:
         return self._add(None, self._datapath.traffic("host"))
 
     def _add(self, past: Traffic | None, now: tuple[int, int, int, int, int, tuple[int, ...]] | None) -> Traffic:
-        *doors, outcomes = now or (0, 0, 0, 0, 0, (0,) * len(OUTCOMES))
+        *interfaces, outcomes = now or (0, 0, 0, 0, 0, (0,) * len(OUTCOMES))
         old = past or Traffic(outcomes={})
         names = ("rx_frames", "rx_bytes", "tx_frames", "tx_bytes", "tx_errors")
-        sums = {name: getattr(old, name) + count for name, count in zip(names, doors, strict=True)}
+        sums = {name: getattr(old, name) + count for name, count in zip(names, interfaces, strict=True)}
         return Traffic(
             **sums,
             outcomes={name: old.outcomes.get(name, 0) + n for name, n in zip(OUTCOMES, outcomes, strict=True)},

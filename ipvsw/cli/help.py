@@ -24,7 +24,7 @@ Commands:
   addr [SWITCH|PORT]    the address table
   lease [SWITCH|PORT]   what DHCP servers have leased to whom
   link                  ports as links: show, add, set, delete
-  exec PORT -- COMMAND  run a virtual machine monitor with a port's descriptor
+  exec PORT -- COMMAND  run a VMM with a port's descriptor
   attach, detach PORT   a port into a running QEMU, and out of it
   reload                read the configuration file again
   completion SHELL      the completion script for bash or zsh
@@ -55,7 +55,7 @@ Learned:    config     the configuration asked for it
     "stats": """\
 usage: ipvsw stats [SWITCH|PORT] [--all] [--json]
 
-Counters of every switch (the sum of its doors), of its master and of its ports. rx is what the
+Counters of every switch (the sum of its interfaces), of its master and of its ports. rx is what the
 switch read from the device, tx what it wrote to it. Every frame read is in exactly one of the
 counters below the line of rx and tx. Counters that are 0 are left out.
 

@@ -160,9 +160,9 @@ def _stats_lines(one: SwitchStats, master: str, zeros: bool, totals: bool) -> It
         yield from _counters(_sum([traffic]), zeros)
 
 
-def _sum(doors: Iterable[Traffic]) -> dict[str, int]:
+def _sum(interfaces: Iterable[Traffic]) -> dict[str, int]:
     total: Counter[str] = Counter()
-    for one in doors:
+    for one in interfaces:
         total.update(
             rx_frames=one.rx_frames,
             rx_bytes=one.rx_bytes,

@@ -14,9 +14,9 @@ import msgspec
 from ipvsw.config.file import check, load
 from ipvsw.config.plan import Action, AddPort, AddSwitch, ChangePort, RemovePort, RemoveSwitch, SetMode, diff
 from ipvsw.daemon.preflight import by_index, preflight
-from ipvsw.linux.netlink import Served
+from ipvsw.linux.netlink import KmodAttrs
 from ipvsw.linux.peercred import Peer
-from ipvsw.linux.runtime import World
+from ipvsw.linux.runtime import Runtime
 from ipvsw.model import (
     Config,
     DaemonConfig,
@@ -35,7 +35,7 @@ from ipvsw.model import (
     SwitchStatus,
 )
 from ipvsw.ports.discovery import Discovery
-from ipvsw.ports.kmodlink import Found, LinkPort
+from ipvsw.ports.kmodlink import KmodDevice, KmodPort
 from ipvsw.ports.port import Port
 from ipvsw.ports.vm import VmDevicePort, VmPort
 from ipvsw.switch.switch import Switch
@@ -49,12 +49,12 @@ class Daemon:
     def __init__(self, path: str) -> None:
         """`path` is the configuration file that `reload` reads."""
         self._path = path
-        self._world = World()
+        self._runtime = Runtime()
         self._switches: dict[str, Switch] = {}
         self._filed = Config()  # what the file has; the rest was added by the API
         self._settings = DaemonConfig()  # of the process, until it is started anew
         self._lock = asyncio.Lock()
-        self._discovery = Discovery(self._world, self._wants, self._serve)
+        self._discovery = Discovery(self._runtime, self._wants, self._serve)
         self._leaving: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------------ life
@@ -63,7 +63,7 @@ class Daemon:
         """Returns when every master has been looked at; ports go on coming up. Errors: Refused, after
         which nothing is left, but `stop` must be called all the same."""
         async with self._lock:
-            await preflight(self._world.netlink, config, untaken=True)
+            await preflight(self._runtime.netlink, config, untaken=True)
             self._filed, self._settings = config, config.daemon
             actions = diff(self._running(), config)
             await self._carry_out(action for action in actions if isinstance(action, AddSwitch))
@@ -79,24 +79,24 @@ class Daemon:
             await self._discovery.stop()
             await asyncio.gather(*(self._remove_switch(name) for name in list(self._switches)))
             await asyncio.gather(*self._leaving)
-            self._world.close()
+            self._runtime.close()
 
     # ------------------------------------------------------------------------ the kernel module's devices
 
-    def _wants(self, served: Served) -> bool:
+    def _wants(self, served: KmodAttrs) -> bool:
         return any(switch.has_master(served) for switch in self._switches.values())
 
-    def _serve(self, found: Found) -> bool:
+    def _serve(self, found: KmodDevice) -> bool:
         return any(switch.add_link(found, self._lose) for switch in self._switches.values())
 
-    def _lose(self, port: LinkPort) -> None:
+    def _lose(self, port: KmodPort) -> None:
         switch = next((each for each in self._switches.values() if each.links.get(port.name) is port), None)
         if switch is not None:
             task = asyncio.create_task(self._remove_link(switch, port))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
-    async def _remove_link(self, switch: Switch, port: LinkPort) -> None:
+    async def _remove_link(self, switch: Switch, port: KmodPort) -> None:
         await switch.remove_link(port)
         self._discovery.forget(port.found)
 
@@ -163,7 +163,7 @@ class Daemon:
         def name(_: int, at: int | None) -> str:
             return switch.name if at is None else f"{switch.name}/{port.name}"
 
-        await preflight(self._world.netlink, only, name)
+        await preflight(self._runtime.netlink, only, name)
 
     async def _settle(self, switch: str, port: Port) -> None:
         """Wait until a port that was asked for is there; take it back if it can't be."""
@@ -197,7 +197,7 @@ class Daemon:
         Errors: Refused."""
         async with self._lock:
             filed = load(self._path)
-            await preflight(self._world.netlink, filed, by_index)
+            await preflight(self._runtime.netlink, filed, by_index)
             wanted = self._with_ports_by_api(filed)
             check(wanted)
             actions = diff(self._running(), wanted)
@@ -280,7 +280,7 @@ class Daemon:
 
     async def _add_switch(self, config: SwitchConfig) -> None:
         try:
-            switch = Switch(self._world, config, self._settings)
+            switch = Switch(self._runtime, config, self._settings)
             self._switches[config.name] = switch
             await switch.start()
         except OSError as error:

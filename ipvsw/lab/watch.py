@@ -76,10 +76,10 @@ def table(before: Sample, now: Sample) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def rates(before: Sample, now: Sample, door: str) -> tuple[str, str, str, str, str]:
-    """The numeric cells of one line: per second since `before`, and drops since the door was opened."""
+def rates(before: Sample, now: Sample, interface: str) -> tuple[str, str, str, str, str]:
+    """The numeric cells of one line: per second since `before`, and drops since the interface was opened."""
     seconds = now.at - before.at
-    a, b = before.traffic.get(door, Traffic()), now.traffic.get(door, Traffic())
+    a, b = before.traffic.get(interface, Traffic()), now.traffic.get(interface, Traffic())
     dropped = sum(count for outcome, count in b.outcomes.items() if outcome.startswith("drop_"))
     return (
         metric((b.rx_frames - a.rx_frames) / seconds),

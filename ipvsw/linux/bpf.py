@@ -23,7 +23,7 @@ WIRE_MARK = 0x69707678  # of ports' frames for the wire
 _MODE, _DOOR = 0, 1  # enum setting of the BPF source
 CAPACITY = 4096  # addresses that the first map has room for; the next one has at least twice as much
 KEY_SIZE, VALUE_SIZE = 20, 4  # bytes of `struct address` and of what the map says of it, which is nothing
-SOME = 4096  # addresses that are copied at a time
+COPY_BATCH = 4096  # addresses that are copied at a time
 BPF_MAP_TYPE_HASH = 1  # linux/bpf.h
 _OBJECT = Path(__file__).parents[1] / "ipvsw.bpf.o"
 
@@ -165,14 +165,14 @@ class Shim:
 
     def _copy(self, source: int, into: int) -> None:
         """Every address from one map to another."""
-        keys, values = (ctypes.create_string_buffer(SOME * size) for size in (KEY_SIZE, VALUE_SIZE))
+        keys, values = (ctypes.create_string_buffer(COPY_BATCH * size) for size in (KEY_SIZE, VALUE_SIZE))
         place, number = ctypes.c_uint32(), ctypes.c_uint32()
-        begun = False
+        partial = False
         while True:
-            number.value = SOME
+            number.value = COPY_BATCH
             result = self._lib.bpf_map_lookup_batch(
                 source,
-                ctypes.byref(place) if begun else None,
+                ctypes.byref(place) if partial else None,
                 ctypes.byref(place),
                 keys,
                 values,
@@ -185,7 +185,7 @@ class Shim:
                 self._update(into, keys, number.value)
             if result:
                 return
-            begun = True
+            partial = True
 
     def close(self) -> None:
         """Give up this process's hold; what is still attached goes on. Idempotent."""

@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 
 from ipvsw.linux.namespaces import Watch, make_namespace
 from ipvsw.linux.netlink import AddressEvent, GroupsEvent, Handle, LinkEvent, NamespaceGone, Netlink, Overrun
-from ipvsw.linux.teardown import Leaving
+from ipvsw.linux.teardown import Teardown
 
 T = TypeVar("T")
 log = logging.getLogger("ipvsw")
@@ -34,26 +34,26 @@ DeviceEvent = LinkEvent | AddressEvent | GroupsEvent
 class Follower(Protocol):
     """Who wants to hear about a device or a namespace."""
 
-    def take(self, event: DeviceEvent) -> None:
+    def handle_event(self, event: DeviceEvent) -> None:
         """Something happened to the device."""
 
-    def doubt(self) -> None:
+    def mark_stale(self) -> None:
         """Something may have happened to the device: look anew."""
 
-    def look_around(self) -> None:
+    def netns_changed(self) -> None:
         """The namespace may have come or gone."""
 
 
-class World:
+class Runtime:
     """One for the daemon. Made and closed on its loop."""
 
     def __init__(self) -> None:
         self.netlink = Netlink()
         self.groups_told = False  # whether this kernel tells of groups that are joined and left (from 6.14)
-        self.leaving = Leaving(self.visit, self.in_closer)
+        self.leaving = Teardown(self.run_in_netns, self.run_blocking)
         self.openings = asyncio.Semaphore(OPENINGS)
-        self.doors = 0  # that are alive
-        self.reading = 0.003  # seconds of CPU: what reading a door's device has cost of late
+        self.interfaces = 0  # that are alive
+        self.reading = 0.003  # seconds of CPU: what reading an interface's device has cost of late
         self._visits = asyncio.Semaphore(VISITS)
         self._watch = Watch()
         self._closers: ThreadPoolExecutor | None = None  # while there is something to close
@@ -87,7 +87,7 @@ class World:
 
     # ------------------------------------------------------------------------ work
 
-    async def visit(self, open_fd: Callable[[], int | None], work: Callable[[Handle], T]) -> T | None:
+    async def run_in_netns(self, open_fd: Callable[[], int | None], work: Callable[[Handle], T]) -> T | None:
         """Do `work` in the namespace whose fd `open_fd` gives, None if it gives None. No more than a few
         are open at a time. Errors: OSError."""
         async with self._visits:
@@ -106,7 +106,7 @@ class World:
             self._hidden = make_namespace()
         return os.dup(self._hidden)
 
-    async def in_closer(self, work: Callable[[], T]) -> T:
+    async def run_blocking(self, work: Callable[[], T]) -> T:
         """Do what takes long and needs no namespace."""
         if self._closers is None:
             self._closers = ThreadPoolExecutor(CLOSERS, "closer")
@@ -167,10 +167,10 @@ class World:
             if isinstance(event, Overrun):
                 log.warning("events were lost: every device is read anew")
                 for follower in [*self._everybody(), *self._absent]:
-                    follower.doubt()
+                    follower.mark_stale()
             elif isinstance(event, NamespaceGone):
                 for follower in list(self._followers.get(event.nsid, {}).values()):
-                    follower.doubt()
+                    follower.mark_stale()
             else:
                 self._tell(event)
 
@@ -183,10 +183,10 @@ class World:
         index = event.link.index if isinstance(event, LinkEvent) else event.index
         follower = self._followers.get(event.nsid, {}).get(index)
         if follower is not None:
-            follower.take(event)
+            follower.handle_event(event)
         elif isinstance(event, LinkEvent) and not event.gone:
             for waiting in list(self._absent):
-                waiting.take(event)
+                waiting.handle_event(event)
 
     def _look(self) -> None:
         self._announce(self._watch.changed())
@@ -204,4 +204,4 @@ class World:
     def _announce(self, specs: set[str]) -> None:
         for spec in specs:
             for follower in list(self._waiting.get(spec, ())):
-                follower.look_around()
+                follower.netns_changed()

@@ -14,17 +14,17 @@ from functools import partial
 
 from msgspec import Struct
 
-from ipvsw.batch import Together
+from ipvsw.batch import Batcher
 from ipvsw.linux.namespaces import identity
 from ipvsw.linux.netlink import Handle
 
 log = logging.getLogger("ipvsw")
 
-MANY = 16  # devices: fewer are gone as soon by closing them
+MIN_GROUP_DELETE = 16  # devices: fewer are gone as soon by closing them
 BATCH = 256  # devices that are deleted by one request, 60 ms
 
 
-class Leaver(Struct, frozen=True):
+class PendingDelete(Struct, frozen=True):
     """A device, where it is, and how to close it."""
 
     place: tuple[int, int] | None  # the identity of its namespace, once that is known
@@ -33,39 +33,39 @@ class Leaver(Struct, frozen=True):
     close: Callable[[], None]
 
 
-class Leaving:
-    """`visit` and `in_closer` are `World`'s."""
+class Teardown:
+    """`run_in_netns` and `run_blocking` are `Runtime`'s."""
 
     def __init__(
         self,
-        visit: Callable[[Callable[[], int | None], Callable[[Handle], bool]], Awaitable[bool | None]],
-        in_closer: Callable[[Callable[[], None]], Awaitable[None]],
+        run_in_netns: Callable[[Callable[[], int | None], Callable[[Handle], bool]], Awaitable[bool | None]],
+        run_blocking: Callable[[Callable[[], None]], Awaitable[None]],
     ) -> None:
-        self._visit = visit
-        self._in_closer = in_closer
-        self._together = Together(self._leave_all)
+        self._run_in_netns = run_in_netns
+        self._run_blocking = run_blocking
+        self._batcher = Batcher(self._leave_all)
 
-    async def leave(self, device: Leaver) -> None:
+    async def leave(self, device: PendingDelete) -> None:
         """Returns when nothing is left of it."""
-        await self._together.ask(device)
+        await self._batcher.ask(device)
 
-    async def _leave_all(self, devices: list[Leaver]) -> None:
-        places: dict[tuple[int, int] | None, list[Leaver]] = {}
+    async def _leave_all(self, devices: list[PendingDelete]) -> None:
+        places: dict[tuple[int, int] | None, list[PendingDelete]] = {}
         for device in devices:
             places.setdefault(device.place, []).append(device)
         await asyncio.gather(*(self._leave_place(inside) for inside in places.values()))
 
-    async def _leave_place(self, devices: list[Leaver]) -> None:
-        deleted = len(devices) >= MANY and await self._are_deleted(devices)
+    async def _leave_place(self, devices: list[PendingDelete]) -> None:
+        deleted = len(devices) >= MIN_GROUP_DELETE and await self._are_deleted(devices)
         shares = [devices] if deleted else [[device] for device in devices]
-        await asyncio.gather(*(self._in_closer(partial(_close, share)) for share in shares))
+        await asyncio.gather(*(self._run_blocking(partial(_close, share)) for share in shares))
 
-    async def _are_deleted(self, devices: list[Leaver]) -> bool:
+    async def _are_deleted(self, devices: list[PendingDelete]) -> bool:
         """Delete them; whether that has been done."""
         try:
             for start in range(0, len(devices), BATCH):
                 part = devices[start : start + BATCH]
-                if not await self._visit(partial(_open_place, part[0]), partial(_delete, part)):
+                if not await self._run_in_netns(partial(_open_place, part[0]), partial(_delete, part)):
                     return False
         except OSError as error:
             log.debug("%d devices are closed one by one: %s", len(devices), error)
@@ -73,7 +73,7 @@ class Leaving:
         return True
 
 
-def _open_place(device: Leaver) -> int | None:
+def _open_place(device: PendingDelete) -> int | None:
     fd = device.open_place()
     if identity(fd) != device.place:  # somebody moved it on
         os.close(fd)
@@ -81,11 +81,11 @@ def _open_place(device: Leaver) -> int | None:
     return fd
 
 
-def _delete(devices: list[Leaver], handle: Handle) -> bool:
+def _delete(devices: list[PendingDelete], handle: Handle) -> bool:
     handle.delete_links([device.index for device in devices])
     return True
 
 
-def _close(devices: list[Leaver]) -> None:
+def _close(devices: list[PendingDelete]) -> None:
     for device in devices:
         device.close()

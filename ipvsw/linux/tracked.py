@@ -1,6 +1,6 @@
 """A device that is followed through its life: what ports and masters have in common.
 
-One task per door does everything that takes time, one step after the other, so that a door is never
+One task per interface does everything that takes time, one step after the other, so that an interface is never
 opened and closed at once. News only leave a mark and wake the task. Addresses and link changes are
 believed as they are announced; what the announcement can't tell has the device read again a few
 milliseconds later, many together, and so does a slow timer: what was missed is found then. What is
@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from msgspec import Struct
 
 from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent
-from ipvsw.linux.runtime import DeviceEvent, World
+from ipvsw.linux.runtime import DeviceEvent, Runtime
 from ipvsw.model import Address, PortState
 
 log = logging.getLogger("ipvsw")
@@ -27,13 +27,13 @@ log = logging.getLogger("ipvsw")
 COALESCE = 0.005  # seconds from the first news to the reading
 SPACING = 0.03  # seconds between two readings, whatever the namespace does
 RETRY = 5.0  # seconds after a failure
-RESYNC = 60.0  # seconds between readings without news, give or take a quarter, while there are few doors
+RESYNC = 60.0  # seconds between readings without news, give or take a quarter, while there are few interfaces
 SHARE = 0.0004  # of a CPU: what such readings may cost where there are many
 AVERAGE = 8  # readings whose cost counts
 VISIT = 0.002  # seconds of CPU for a reading, besides what it finds
 
 
-class Sight(Struct, frozen=True):
+class Snapshot(Struct, frozen=True):
     """A device as it was read."""
 
     link: Link
@@ -41,59 +41,73 @@ class Sight(Struct, frozen=True):
     groups: tuple[bytes, ...]
 
 
-def look(handle: Handle, index: int, *, groups: bool) -> Sight | None:
+def read_device(handle: Handle, index: int, *, groups: bool) -> Snapshot | None:
     """Read a device, None if it isn't there. Errors: OSError."""
     try:
         link = handle.link_at(index)
         if link is None:
             return None
-        return Sight(link, tuple(handle.addresses(index)), handle.groups(link.name) if groups else ())
+        return Snapshot(link, tuple(handle.addresses(index)), handle.groups(link.name) if groups else ())
     except OSError as error:
         if error.errno == errno.ENODEV:
             return None
         raise
 
 
-class Door(ABC):
+class TrackedDevice(ABC):
     """Made, started and stopped on the loop."""
 
-    __slots__ = (  # there are thousands of doors: a dict for each would be a kilobyte
-        "_around", "_doubtful", "_early", "_read_at", "_settled", "_sleep", "_soon", "_spec", "_stopping", "_task",
-        "_woken", "_world", "label", "link", "reason", "state",
+    __slots__ = (  # there are thousands of interfaces: a dict for each would be a kilobyte
+        "_buffered_events",
+        "_netns_changed",
+        "_read_at",
+        "_runtime",
+        "_settled",
+        "_sleep",
+        "_soon",
+        "_spec",
+        "_stale",
+        "_stopping",
+        "_task",
+        "_woken",
+        "label",
+        "link",
+        "reason",
+        "state",
     )  # fmt: skip
 
-    def __init__(self, world: World, spec: str, label: str) -> None:
+    def __init__(self, runtime: Runtime, spec: str, label: str) -> None:
         self.label = label
         self.link: Link | None = None
         self.state = PortState.WAITING
         self.reason = ""
         self._settled = asyncio.get_running_loop().create_future()
-        self._world = world
+        self._runtime = runtime
         self._spec = spec
         self._task: asyncio.Task[None] | None = None
         self._woken = False  # there may be something to do
         self._sleep: asyncio.Future[None] | None = None
         self._soon: asyncio.TimerHandle | None = None
         self._stopping = False
-        self._doubtful = False  # the device must be read
-        self._around = False  # the namespace must be looked at
+        self._stale = False  # the device must be read
+        self._netns_changed = False  # the namespace must be looked at
         self._read_at = 0.0  # the loop's time
-        self._early: list[DeviceEvent] | None = None  # told while the device is being read
+        self._buffered_events: list[DeviceEvent] | None = None  # told while the device is being read
 
     def start(self) -> None:
-        self._world.doors += 1
-        self._world.watch(self._spec, self)
+        self._runtime.interfaces += 1
+        self._runtime.watch(self._spec, self)
         self._task = asyncio.create_task(self._live(), name=self.label)
 
     async def stop(self) -> None:
-        """Undo everything. When this returns nothing of the door is left."""
+        """Undo everything. When this returns nothing of the interface is left."""
         self._stopping = True
         self.wake()
         if self._task is not None:
             await self._task
             self._task = None
-            self._world.doors -= 1
-            self._world.unwatch(self._spec, self)
+            self._runtime.interfaces -= 1
+            self._runtime.unwatch(self._spec, self)
 
     async def settled(self) -> None:
         """Returns when the first attempt has been made."""
@@ -106,16 +120,16 @@ class Door(ABC):
         if self._sleep is not None and not self._sleep.done():
             self._sleep.set_result(None)
 
-    def take(self, event: DeviceEvent) -> None:
+    def handle_event(self, event: DeviceEvent) -> None:
         if self._needs_reading(event):
-            self.doubt()
-        if self._early is None:
+            self.mark_stale()
+        if self._buffered_events is None:
             self._follow(event)
         else:
-            self._early.append(event)
+            self._buffered_events.append(event)
 
-    def doubt(self) -> None:
-        self._doubtful = True
+    def mark_stale(self) -> None:
+        self._stale = True
         if self._soon is None:
             loop = asyncio.get_running_loop()
             delay = max(COALESCE, self._read_at + SPACING - loop.time())
@@ -124,11 +138,11 @@ class Door(ABC):
     def _needs_reading(self, event: DeviceEvent) -> bool:
         if isinstance(event, AddressEvent):
             # An address brings groups along, of which newer kernels tell by themselves.
-            return not self._world.groups_told
+            return not self._runtime.groups_told
         return not isinstance(event, LinkEvent) or event.gone or event.link != self.link
 
-    def look_around(self) -> None:
-        self._around = True
+    def netns_changed(self) -> None:
+        self._netns_changed = True
         self.wake()
 
     def _wake_now(self) -> None:
@@ -142,7 +156,7 @@ class Door(ABC):
             self._woken = False
             try:
                 delay = await self._step()
-            except Exception as error:  # a door that fails must not take the others with it
+            except Exception as error:  # an interface that fails must not take the others with it
                 log.exception("%s", self.label)
                 self._fail(str(error))
                 delay = RETRY
@@ -159,7 +173,7 @@ class Door(ABC):
             return
         loop = asyncio.get_running_loop()
         self._sleep = loop.create_future()
-        timer = loop.call_later(seconds, self.doubt)
+        timer = loop.call_later(seconds, self.mark_stale)
         try:
             await self._sleep
         finally:
@@ -167,8 +181,8 @@ class Door(ABC):
             self._sleep = None
 
     def _resync(self) -> float:
-        """Spread out, so that a thousand doors aren't read at once, nor keep an idle daemon busy."""
-        return max(RESYNC, self._world.doors * self._world.reading / SHARE) * random.uniform(0.75, 1.25)
+        """Spread out, so that a thousand interfaces aren't read at once, nor keep an idle daemon busy."""
+        return max(RESYNC, self._runtime.interfaces * self._runtime.reading / SHARE) * random.uniform(0.75, 1.25)
 
     def _wait(self, reason: str) -> None:
         self._tell(PortState.WAITING, reason)
@@ -193,25 +207,25 @@ class Door(ABC):
     async def _read(self, index: int, *, groups: bool) -> bool:
         """Read the device and believe it; whether it is there."""
 
-        def look_and_learn(handle: Handle) -> Sight | None:
+        def read_and_time(handle: Handle) -> Snapshot | None:
             start = time.thread_time()
-            sight = look(handle, index, groups=groups)
+            snapshot = read_device(handle, index, groups=groups)
             cost = VISIT + time.thread_time() - start
-            self._world.reading += (cost - self._world.reading) / AVERAGE
-            return sight
+            self._runtime.reading += (cost - self._runtime.reading) / AVERAGE
+            return snapshot
 
-        self._doubtful = False
-        self._early = []
+        self._stale = False
+        self._buffered_events = []
         try:
-            sight = await self._world.visit(self._open_place, look_and_learn)
+            snapshot = await self._runtime.run_in_netns(self._open_place, read_and_time)
         finally:
-            early, self._early = self._early, None
+            buffered, self._buffered_events = self._buffered_events, None
             self._read_at = asyncio.get_running_loop().time()
-        if sight is not None:
-            self._see(sight)
-            for event in early:
+        if snapshot is not None:
+            self._see(snapshot)
+            for event in buffered:
                 self._follow(event)
-        return sight is not None
+        return snapshot is not None
 
     @abstractmethod
     async def _step(self) -> float:
@@ -227,7 +241,7 @@ class Door(ABC):
         May be called from another thread."""
 
     @abstractmethod
-    def _see(self, sight: Sight) -> None:
+    def _see(self, snapshot: Snapshot) -> None:
         """The device was read."""
 
     @abstractmethod

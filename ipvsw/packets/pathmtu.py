@@ -77,7 +77,7 @@ def for_path(
     as the kernel has it; without `sender6` there is none. With `headers_kept` the caller can pass a virtio_net_hdr
     on: a frame that may go whole then is not taken apart, and `send` stays empty.
 
-    A super-frame is measured by its segments, which are fragmented one by one where that is allowed, and an error
+    A GSO frame is measured by its segments, which are fragmented one by one where that is allowed, and an error
     quotes the first. Raises nothing, whatever the frame says.
     """
     try:

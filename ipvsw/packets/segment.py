@@ -1,7 +1,7 @@
 """Packets out of frames as a port wrote them: read, completed, cut. Pure.
 
 A frame is a virtio_net_hdr (10 bytes, little endian; virtio 1.2 section 5.1.6) and an Ethernet frame. What its
-sender left to the card is done here: the checksum that was only begun, and the super-frame that was not cut.
+sender left to the card is done here: the checksum that was only partial, and the GSO frame that was not cut.
 Nothing a frame says is believed before it was held against the bytes that are there, every loop is bounded by
 them or by a constant, and what is passed in is never changed.
 """
@@ -51,8 +51,8 @@ class Packet:
     df: bool  # may not be fragmented on its way; always for IPv6
     intact: bool  # `data` is what the frame had, and the frame's virtio_net_hdr fits it
     checksum: tuple[int, int] | None  # where the sum starts, and where it goes; None: it's complete
-    gso_size: int  # payload bytes of each segment, 0: no super-frame
-    head: int  # headers that each segment repeats, 0: no super-frame
+    gso_size: int  # payload bytes of each segment, 0: no GSO frame
+    head: int  # headers that each segment repeats, 0: no GSO frame
 
     @property
     def largest(self) -> int:
@@ -128,9 +128,9 @@ def parse(frame: bytes | bytearray | memoryview) -> Packet:
         head = _head(data, transport, protocol)
         if len(data) - head > gso_size * _MOST_SEGMENTS:
             raise Malformed(f"gso_size {gso_size} for {len(data)} bytes")
-        begun = transport, transport + (6 if protocol == UDP else 16)
-        if checksum != begun and (checksum or routed):
-            raise Malformed("super-frame whose checksum is begun elsewhere or not at all")
+        partial = transport, transport + (6 if protocol == UDP else 16)
+        if checksum != partial and (checksum or routed):
+            raise Malformed("GSO frame whose checksum is partial elsewhere or not at all")
     return Packet(
         data=data,
         version=version,
@@ -194,7 +194,7 @@ def transport6(data: bytes) -> tuple[int, int, bool, int | None]:
 def _head(data: bytes, transport: int, protocol: int) -> int:
     """Length of the headers of a TCP or UDP packet."""
     if transport + (8 if protocol == UDP else 20) > len(data):
-        raise Malformed("super-frame shorter than its headers")
+        raise Malformed("GSO frame shorter than its headers")
     if protocol == UDP:
         return transport + 8
     size = (data[transport + 12] >> 4) * 4
@@ -207,7 +207,7 @@ def _head(data: bytes, transport: int, protocol: int) -> int:
 
 
 def complete(packet: Packet) -> bytes:
-    """The packet with its checksum complete: what a card does with NEEDS_CSUM. Not for a super-frame."""
+    """The packet with its checksum complete: what a card does with NEEDS_CSUM. Not for a GSO frame."""
     if packet.checksum is None:
         return packet.data
     start, at = packet.checksum
@@ -218,7 +218,7 @@ def complete(packet: Packet) -> bytes:
 
 
 def segment(packet: Packet, most: int | None = None) -> list[bytes]:
-    """The packets that a super-frame stands for, at most `most` of them; any other packet, complete.
+    """The packets that a GSO frame stands for, at most `most` of them; any other packet, complete.
 
     TCP: CWR stays on the first segment, FIN and PSH on the last (`tcp_gso_segment`); the IPv4 identification
     grows by one with each (`inet_gso_segment`); UDP: each gets a length of its own (`__udp_gso_segment`).

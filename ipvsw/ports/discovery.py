@@ -14,9 +14,9 @@ import os
 from collections.abc import Callable
 
 from ipvsw.linux.namespaces import NAMED, find_namespace, open_namespace, path_of
-from ipvsw.linux.netlink import Handle, Link, LinkEvent, Served
-from ipvsw.linux.runtime import DeviceEvent, World
-from ipvsw.ports.kmodlink import Found
+from ipvsw.linux.netlink import Handle, KmodAttrs, Link, LinkEvent
+from ipvsw.linux.runtime import DeviceEvent, Runtime
+from ipvsw.ports.kmodlink import KmodDevice
 
 log = logging.getLogger("ipvsw")
 
@@ -29,8 +29,10 @@ Key = tuple[int | None, int]  # nsid, index
 class Discovery:
     """`place` is given what was found and is `wanted`, and again from time to time until it says that it is served."""
 
-    def __init__(self, world: World, wanted: Callable[[Served], bool], place: Callable[[Found], bool]) -> None:
-        self._world = world
+    def __init__(
+        self, runtime: Runtime, wanted: Callable[[KmodAttrs], bool], place: Callable[[KmodDevice], bool]
+    ) -> None:
+        self._runtime = runtime
         self._wanted = wanted
         self._place = place
         self._homeless: dict[Key, Link] = {}
@@ -39,34 +41,34 @@ class Discovery:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._world.await_device(self)
+        self._runtime.await_device(self)
         self._task = asyncio.create_task(self._live(), name="discovery")
 
     async def stop(self) -> None:
-        self._world.found_device(self)
+        self._runtime.found_device(self)
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    def forget(self, found: Found) -> None:
+    def forget(self, found: KmodDevice) -> None:
         """Nobody serves it any more: if it is still there, it is to be found again."""
         self._seen.pop(found.netns, None)
         self._wake.set()
 
     # ------------------------------------------------------------------------ news
 
-    def take(self, event: DeviceEvent) -> None:
+    def handle_event(self, event: DeviceEvent) -> None:
         if isinstance(event, LinkEvent) and event.link.served is not None and not event.gone:
             self._homeless[event.nsid, event.link.index] = event.link
             self._wake.set()
 
-    def doubt(self) -> None:
+    def mark_stale(self) -> None:
         self._seen.clear()
         self._wake.set()
 
-    def look_around(self) -> None:
-        self.doubt()
+    def netns_changed(self) -> None:
+        self.mark_stale()
 
     # ------------------------------------------------------------------------ life
 
@@ -103,12 +105,12 @@ class Discovery:
         if fd is None:  # a name whose namespace is about to come
             return False
         try:
-            nsid = await self._world.netlink.run(None, lambda handle: handle.nsid(fd))
-            links = await self._world.netlink.run(fd, Handle.served_links)
+            nsid = await self._runtime.netlink.run(None, lambda handle: handle.nsid(fd))
+            links = await self._runtime.netlink.run(fd, Handle.kmod_links)
         finally:
             os.close(fd)
         for link in links:
-            if not self._world.is_followed(nsid, link.index):
+            if not self._runtime.is_followed(nsid, link.index):
                 self._homeless[nsid, link.index] = link
         return True
 
@@ -117,5 +119,5 @@ class Discovery:
             if link.served is None or not self._wanted(link.served):
                 continue
             netns = "" if key[0] is None else find_namespace(link.served.netns)
-            if netns is None or self._place(Found(netns, key[0], link)):
+            if netns is None or self._place(KmodDevice(netns, key[0], link)):
                 del self._homeless[key]

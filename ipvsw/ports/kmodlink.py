@@ -16,14 +16,14 @@ from msgspec import Struct
 from ipvsw.addresses.table import Table
 from ipvsw.linux.devices.kmod_tap import LinkTap
 from ipvsw.linux.namespaces import identity, open_namespace
-from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent, Served
-from ipvsw.linux.runtime import DeviceEvent, World
-from ipvsw.linux.tracked import RETRY, Door, Sight, look
+from ipvsw.linux.netlink import AddressEvent, Handle, KmodAttrs, Link, LinkEvent
+from ipvsw.linux.runtime import DeviceEvent, Runtime
+from ipvsw.linux.tracked import RETRY, Snapshot, TrackedDevice, read_device
 from ipvsw.model import AddressSource, Kind, PortState, PortStatus
-from ipvsw.ports.port import Uplink
+from ipvsw.ports.port import MasterState
 
 
-class Found(Struct, frozen=True):
+class KmodDevice(Struct, frozen=True):
     """A device of that kind, and where it is."""
 
     netns: str  # as in a configuration
@@ -36,21 +36,22 @@ class Found(Struct, frozen=True):
         return f"{self.link.name}@{self.netns or '.'}"
 
 
-class LinkPort(Door):
-    """See `Door`. `lost` is called, once, when the device is gone: the port is then to be stopped. `heard` is given
+class KmodPort(TrackedDevice):
+    """See `TrackedDevice`. `lost` is called, once, when the device is gone: the port is then to be stopped. `heard`
+    is given
     what the device is announced to say of itself."""
 
     def __init__(
         self,
-        world: World,
+        runtime: Runtime,
         table: Table,
-        uplink: Uplink,
+        uplink: MasterState,
         switch: str,
-        found: Found,
-        lost: Callable[[LinkPort], None],
-        heard: Callable[[Served], None],
+        found: KmodDevice,
+        lost: Callable[[KmodPort], None],
+        heard: Callable[[KmodAttrs], None],
     ) -> None:
-        super().__init__(world, found.netns, f"port {switch}/{found.name}")
+        super().__init__(runtime, found.netns, f"port {switch}/{found.name}")
         assert found.link.served is not None
         self.found = found
         self.name = found.name
@@ -117,9 +118,9 @@ class LinkPort(Door):
                 os.close(fd)
             return
         try:
-            self._doubtful, self._early, self._place = False, [], identity(fd)
+            self._stale, self._buffered_events, self._place = False, [], identity(fd)
             self._tap = LinkTap(self._served.tap)
-            sight = await self._world.netlink.run(fd, self._install)
+            snapshot = await self._runtime.netlink.run(fd, self._install)
         except OSError as error:
             if error.errno not in (errno.ENODEV, errno.ENOENT, errno.ENXIO):
                 raise
@@ -127,32 +128,32 @@ class LinkPort(Door):
             return
         finally:
             os.close(fd)
-            early, self._early = self._early or [], None
+            buffered, self._buffered_events = self._buffered_events or [], None
         with self._table.change():
-            self._table.attach(self.name, self._tap.fd, sight.link.mtu)
-            self._see(sight)
-        for event in early:
+            self._table.attach(self.name, self._tap.fd, snapshot.link.mtu)
+            self._see(snapshot)
+        for event in buffered:
             self._follow(event)
 
-    def _install(self, handle: Handle) -> Sight:
+    def _install(self, handle: Handle) -> Snapshot:
         """In the device's namespace."""
         index = self.found.link.index
-        self._world.enter(self.found.nsid, index, self)
+        self._runtime.enter(self.found.nsid, index, self)
         self._noarp = self._uplink.noarp
         handle.set_link(index, noarp=self._noarp)
-        sight = look(handle, index, groups=True)
-        if sight is None:
+        snapshot = read_device(handle, index, groups=True)
+        if snapshot is None:
             raise OSError(errno.ENODEV, f"{self.name} is gone")
-        return sight
+        return snapshot
 
     async def _keep(self) -> None:
-        if self._around:
-            self._around, self._doubtful = False, True
-        if self._doubtful and not self._gone:
+        if self._netns_changed:
+            self._netns_changed, self._stale = False, True
+        if self._stale and not self._gone:
             self._gone = not await self._read(self.found.link.index, groups=True)
         if self._noarp != self._uplink.noarp and not self._gone:
             self._noarp = noarp = self._uplink.noarp
-            await self._world.visit(
+            await self._runtime.run_in_netns(
                 self._open_place, lambda handle: handle.set_link(self.found.link.index, noarp=noarp)
             )
 
@@ -165,11 +166,11 @@ class LinkPort(Door):
 
     # ------------------------------------------------------------------------ news
 
-    def _see(self, sight: Sight) -> None:
+    def _see(self, snapshot: Snapshot) -> None:
         with self._table.change():
-            self._see_link(sight.link)
-            self._table.replace(self.name, dict.fromkeys(sight.addresses, AddressSource.NETLINK))
-            self._table.set_groups(self.name, sight.groups, everything=sight.link.everything)
+            self._see_link(snapshot.link)
+            self._table.replace(self.name, dict.fromkeys(snapshot.addresses, AddressSource.NETLINK))
+            self._table.set_groups(self.name, snapshot.groups, all_multicast=snapshot.link.all_multicast)
 
     def _see_link(self, link: Link) -> None:
         old, self.link = self.link, link
@@ -193,6 +194,6 @@ class LinkPort(Door):
     async def _shut(self) -> None:
         tap, self._tap, self.link = self._tap, None, None
         await self._table.leave(self.name)
-        self._world.leave(self.found.nsid, self.found.link.index, self)
+        self._runtime.leave(self.found.nsid, self.found.link.index, self)
         if tap is not None:
-            await self._world.in_closer(tap.close)
+            await self._runtime.run_blocking(tap.close)

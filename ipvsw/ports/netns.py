@@ -15,10 +15,10 @@ from ipvsw.addresses.ownership import Claims
 from ipvsw.linux.devices.tap import Tap, open_tap
 from ipvsw.linux.netlink import AddressEvent, Handle, Link
 from ipvsw.linux.runtime import DeviceEvent
-from ipvsw.linux.teardown import Leaver
-from ipvsw.linux.tracked import Sight, look
+from ipvsw.linux.teardown import PendingDelete
+from ipvsw.linux.tracked import Snapshot, read_device
 from ipvsw.model import AddressSource, Kind, MacSource, PortConfig, PortState
-from ipvsw.ports.port import DevicePort, Uplink
+from ipvsw.ports.port import DevicePort, MasterState
 
 SECRET_SIZE = 16  # bytes; stable_secret in Documentation/networking/ip-sysctl.rst
 
@@ -36,10 +36,10 @@ class NetnsPort(DevicePort):
     def _offloads(self) -> tuple[str, ...]:
         return self._tap.offloads if self._tap else ()
 
-    def _further(self) -> tuple[int, ...]:
-        return self._tap.further if self._tap else ()
+    def _extra_fds(self) -> tuple[int, ...]:
+        return self._tap.extra_fds if self._tap else ()
 
-    def _merges(self) -> bool:
+    def _accepts_uso(self) -> bool:
         return "uso4" in self._offloads()  # the kernel's own stack: one that sends them takes them
 
     def _mac(self, link: Link) -> bytes:
@@ -50,7 +50,7 @@ class NetnsPort(DevicePort):
     def _create(self, handle: Handle, netns_fd: int) -> int | None:
         """Make the TAP and move it."""
         self._tap = open_tap(min(self._installed.queues, self._table.readers))
-        if self._tap.further:
+        if self._tap.extra_fds:
             self._tap.spread(self._shim.spread_fd)
         link = handle.link(self._tap.name)
         if link is None:
@@ -68,22 +68,22 @@ class NetnsPort(DevicePort):
         )
         return super()._create(handle, netns_fd)
 
-    def _install(self, handle: Handle) -> Sight:
+    def _install(self, handle: Handle) -> Snapshot:
         """Set the device up and give it its addresses."""
         name = self._installed.ifname
         link = handle.link(name)
         if link is None:
             raise OSError(errno.ENODEV, f"{name} is gone")
         self._enter(link.index)  # before the first address can be announced
-        if self._further():
+        if self._extra_fds():
             handle.set_noqueue(link.index)
         handle.set_stable_secret(name, self._secret())
         handle.set_link(link.index, up=True)
         self._problems = self._add_addresses(handle, self._installed, None)
-        sight = look(handle, link.index, groups=True)
-        if sight is None:
+        snapshot = read_device(handle, link.index, groups=True)
+        if snapshot is None:
             raise OSError(errno.ENODEV, f"{name} is gone")
-        return sight
+        return snapshot
 
     def _secret(self) -> bytes:
         """Makes link-local and SLAAC identifiers unique per port though all share one MAC, and the same
@@ -109,7 +109,9 @@ class NetnsPort(DevicePort):
     def _open_device_place(self) -> int | None:
         return self._tap.open_namespace() if self._tap else None
 
-    def _push(self, handle: Handle, wanted: Uplink, had: Uplink, config: PortConfig, installed: PortConfig) -> None:
+    def _push(
+        self, handle: Handle, wanted: MasterState, had: MasterState, config: PortConfig, installed: PortConfig
+    ) -> None:
         assert self._tap is not None
         if wanted.carrier != had.carrier:
             self._tap.set_carrier(wanted.carrier)
@@ -135,11 +137,11 @@ class NetnsPort(DevicePort):
                     handle.delete_address(self._index, address)
         return (*problems, *self._add_addresses(handle, config, installed))
 
-    def _claims(self, sight: Sight) -> Claims:
-        return {claim: self._source(*claim) for claim in sight.addresses}
+    def _claims(self, snapshot: Snapshot) -> Claims:
+        return {claim: self._source(*claim) for claim in snapshot.addresses}
 
-    def _listens(self, sight: Sight) -> tuple[Iterable[bytes], bool]:
-        return sight.groups, sight.link.everything
+    def _listens(self, snapshot: Snapshot) -> tuple[Iterable[bytes], bool]:
+        return snapshot.groups, snapshot.link.all_multicast
 
     def _judge(self, link: Link) -> tuple[PortState, str]:
         return PortState.UP if link.up else PortState.DOWN, "; ".join(self._problems)
@@ -163,7 +165,7 @@ class NetnsPort(DevicePort):
     async def _undo(self) -> None:
         tap, self._tap = self._tap, None
         if tap is not None:
-            await self._world.leaving.leave(Leaver(self._place, self._index, tap.open_namespace, tap.close))
+            await self._runtime.leaving.leave(PendingDelete(self._place, self._index, tap.open_namespace, tap.close))
 
 
 @contextlib.contextmanager

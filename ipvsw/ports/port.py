@@ -20,12 +20,12 @@ from ipvsw.linux.bpf import Shim
 from ipvsw.linux.devices.tap import VNET_HEADER
 from ipvsw.linux.namespaces import identity, open_namespace
 from ipvsw.linux.netlink import Handle, Link, LinkEvent
-from ipvsw.linux.runtime import DeviceEvent, World
-from ipvsw.linux.tracked import RETRY, Door, Sight
+from ipvsw.linux.runtime import DeviceEvent, Runtime
+from ipvsw.linux.tracked import RETRY, Snapshot, TrackedDevice
 from ipvsw.model import Kind, MacSource, PortConfig, PortState, PortStatus
 
 
-class Uplink(Struct):
+class MasterState(Struct):
     """What ports must know of their master; the switch keeps it up to date."""
 
     name: str
@@ -36,8 +36,8 @@ class Uplink(Struct):
     noarp: bool = False  # modes l3 and l3s
 
 
-class Port(Door):
-    """See `Door`. `config` may be replaced by `change` only."""
+class Port(TrackedDevice):
+    """See `TrackedDevice`. `config` may be replaced by `change` only."""
 
     __slots__ = (
         "_attached", "_gone", "_index", "_installed", "_nsid", "_own_mac", "_place", "_problems", "_pushed", "_shim",
@@ -46,8 +46,10 @@ class Port(Door):
 
     kind: Kind
 
-    def __init__(self, world: World, table: Table, shim: Shim, uplink: Uplink, switch: str, config: PortConfig) -> None:
-        super().__init__(world, config.netns, f"port {switch}/{config.name}")
+    def __init__(
+        self, runtime: Runtime, table: Table, shim: Shim, uplink: MasterState, switch: str, config: PortConfig
+    ) -> None:
+        super().__init__(runtime, config.netns, f"port {switch}/{config.name}")
         self.config = config
         self._switch = switch
         self._table = table
@@ -108,12 +110,12 @@ class Port(Door):
     @abstractmethod
     def _offloads(self) -> tuple[str, ...]: ...
 
-    def _further(self) -> tuple[int, ...]:
+    def _extra_fds(self) -> tuple[int, ...]:
         """What it reads and writes besides, of a device with several queues."""
         return ()
 
-    def _merges(self) -> bool:
-        """Whether the endpoint takes UDP super-frames, whatever others do."""
+    def _accepts_uso(self) -> bool:
+        """Whether the endpoint takes UDP GSO frames, whatever others do."""
         return False
 
     @abstractmethod
@@ -121,11 +123,11 @@ class Port(Door):
         """The endpoint's MAC address."""
 
     @abstractmethod
-    def _claims(self, sight: Sight) -> Claims:
+    def _claims(self, snapshot: Snapshot) -> Claims:
         """Which addresses are the port's."""
 
     @abstractmethod
-    def _listens(self, sight: Sight) -> tuple[Iterable[bytes], bool]:
+    def _listens(self, snapshot: Snapshot) -> tuple[Iterable[bytes], bool]:
         """To which group MACs, and whether to all there are."""
 
     @abstractmethod
@@ -134,20 +136,22 @@ class Port(Door):
 
     # ------------------------------------------------------------------------ what the switch is told
 
-    def _arrive(self, sight: Sight) -> None:
+    def _arrive(self, snapshot: Snapshot) -> None:
         with self._table.change():
             own = None if self.config.mac is MacSource.MASTER else self._pushed.mac
-            self._attach(sight.link.mtu, own)
+            self._attach(snapshot.link.mtu, own)
             self._attached = None
-            self._see(sight)
+            self._see(snapshot)
 
     def _attach(self, mtu: int, own: bytes | None) -> None:
-        self._table.attach(self.config.name, self._fd, mtu, own, further=self._further(), merges=self._merges())
+        self._table.attach(
+            self.config.name, self._fd, mtu, own, extra_fds=self._extra_fds(), accepts_uso=self._accepts_uso()
+        )
 
-    def _wanted_uplink(self) -> Uplink:
+    def _wanted_uplink(self) -> MasterState:
         """The master's attributes as this port's device should have them."""
         mtu = min(self.config.mtu or self._uplink.mtu, self._uplink.mtu)
-        return Uplink(
+        return MasterState(
             name=self._uplink.name,
             mac=self._uplink.mac if self.config.mac is MacSource.MASTER else self._make_own_mac(),
             mtu=mtu,
@@ -163,17 +167,17 @@ class Port(Door):
             self._own_mac = bytes([digest[0] & 0xFC | 2]) + digest[1:]
         return self._own_mac
 
-    def _see(self, sight: Sight) -> None:
+    def _see(self, snapshot: Snapshot) -> None:
         with self._table.change():
-            self._see_link(sight.link)
-            self._claim(sight)
+            self._see_link(snapshot.link)
+            self._claim(snapshot)
 
-    def _claim(self, sight: Sight) -> None:
+    def _claim(self, snapshot: Snapshot) -> None:
         """Tell the table which addresses and groups are the port's."""
         with self._table.change():
-            self._table.replace(self.config.name, self._claims(sight))
-            groups, everything = self._listens(sight)
-            self._table.set_groups(self.config.name, groups, everything=everything)
+            self._table.replace(self.config.name, self._claims(snapshot))
+            groups, all_multicast = self._listens(snapshot)
+            self._table.set_groups(self.config.name, groups, all_multicast=all_multicast)
 
     def _see_link(self, link: Link) -> None:
         self.link = link
@@ -197,7 +201,7 @@ class DevicePort(Port):
         return handle.nsid(netns_fd)
 
     @abstractmethod
-    def _install(self, handle: Handle) -> Sight:
+    def _install(self, handle: Handle) -> Snapshot:
         """In the port's namespace: have the device up, and `_enter` it. Errors: OSError."""
 
     @abstractmethod
@@ -205,7 +209,9 @@ class DevicePort(Port):
         """As `_open_place`, wherever that is. Errors: OSError if it is gone."""
 
     @abstractmethod
-    def _push(self, handle: Handle, wanted: Uplink, had: Uplink, config: PortConfig, installed: PortConfig) -> None:
+    def _push(
+        self, handle: Handle, wanted: MasterState, had: MasterState, config: PortConfig, installed: PortConfig
+    ) -> None:
         """In the port's namespace: what has changed. Errors: OSError."""
 
     @abstractmethod
@@ -223,12 +229,12 @@ class DevicePort(Port):
 
     async def _keep(self) -> None:
         """See to it that the device is what it should be, and close it if it is gone."""
-        if self._around:
-            self._around = False
+        if self._netns_changed:
+            self._netns_changed = False
             self._gone = self._gone or self._has_moved()
         if not self._gone:
             await self._adapt()
-        if self._doubtful and not self._gone:
+        if self._stale and not self._gone:
             self._gone = not await self._read(self._index, groups=True)
         if self._gone:
             await self._shut()
@@ -249,11 +255,11 @@ class DevicePort(Port):
     # ------------------------------------------------------------------------ opening
 
     async def _open(self) -> float:
-        self._around = False
+        self._netns_changed = False
         if not self._uplink.present:
             self._wait(f"for the master {self._uplink.name}")
             return self._resync()
-        async with self._world.openings:
+        async with self._runtime.openings:
             if self._stopping:
                 return 0
             try:
@@ -272,22 +278,22 @@ class DevicePort(Port):
             self._wait(f"for the namespace {self.config.netns}")
             return self._resync()
         try:
-            self._doubtful, self._early, self._place = False, [], identity(fd)
+            self._stale, self._buffered_events, self._place = False, [], identity(fd)
             self._installed, self._pushed = self.config, self._wanted_uplink()
-            self._nsid = await self._world.netlink.run(None, lambda handle: self._create(handle, fd))
-            sight = await self._world.netlink.run(fd, self._install)
+            self._nsid = await self._runtime.netlink.run(None, lambda handle: self._create(handle, fd))
+            snapshot = await self._runtime.netlink.run(fd, self._install)
         finally:
             os.close(fd)
-            early, self._early = self._early or [], None
-        self._arrive(sight)
-        for event in early:
+            buffered, self._buffered_events = self._buffered_events or [], None
+        self._arrive(snapshot)
+        for event in buffered:
             self._follow(event)
         return self._resync()
 
     def _enter(self, index: int) -> None:
         """From now on news of the device are ours."""
         self._index = index
-        self._world.enter(self._nsid, index, self)
+        self._runtime.enter(self._nsid, index, self)
 
     # ------------------------------------------------------------------------ while it is up
 
@@ -306,12 +312,12 @@ class DevicePort(Port):
             return True
 
         try:
-            done = await self._world.visit(self._open_place, push)
+            done = await self._runtime.run_in_netns(self._open_place, push)
         except OSError as error:
             self._problems = (error.strerror or str(error),)
             done = True
         self._gone = self._gone or done is None
-        self._doubtful = True
+        self._stale = True
 
     def _open_place(self) -> int | None:
         try:
@@ -334,6 +340,6 @@ class DevicePort(Port):
         await self._table.leave(self.config.name)
         self._gone = False
         if self._index:
-            self._world.leave(self._nsid, self._index, self)
+            self._runtime.leave(self._nsid, self._index, self)
         await self._undo()
         self._nsid, self._index, self._place, self._problems = None, 0, None, ()

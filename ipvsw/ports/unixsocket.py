@@ -1,4 +1,4 @@
-"""Ports that are unix sockets: a monitor's other end of QEMU's netdevs `stream` and `dgram`.
+"""Ports that are unix sockets: a VMM's other end of QEMU's netdevs `stream` and `dgram`.
 
 There is no device: whoever is connected is the virtual machine, and leaves by closing its end, which a process does
 however it ends. One at a time; where the daemon listens, the next one waits until it is its turn.
@@ -14,11 +14,11 @@ from ipvsw.linux.devices.unix import Datagrams, Listener, connect, pair
 from ipvsw.linux.netlink import Link
 from ipvsw.linux.peercred import group_number, user_number
 from ipvsw.linux.runtime import DeviceEvent
-from ipvsw.linux.tracked import RETRY, Sight
+from ipvsw.linux.tracked import RETRY, Snapshot
 from ipvsw.model import HandedOver, Kind, Refused, Who
 from ipvsw.ports.vm import VmPort
 
-SOONEST, LATEST = 0.05, 1.0  # seconds until a monitor is looked for again: twice as long each time
+SOONEST, LATEST = 0.05, 1.0  # seconds until a VMM is looked for again: twice as long each time
 ALIVE = 1.0  # seconds between two looks whether the peer of a socket without end is still there
 
 
@@ -70,7 +70,7 @@ class SocketPort(VmPort):
 
     @abstractmethod
     def _appear(self) -> None:
-        """A monitor can find the port from now on, even if it has to wait. Errors: OSError."""
+        """A VMM can find the port from now on, even if it has to wait. Errors: OSError."""
 
     @abstractmethod
     def _meet(self) -> float:
@@ -87,7 +87,7 @@ class SocketPort(VmPort):
     # ------------------------------------------------------------------------ life
 
     async def _step(self) -> float:
-        self._around = self._doubtful = False
+        self._netns_changed = self._stale = False
         if self._gone:
             self._hang_up()
         try:
@@ -111,16 +111,16 @@ class SocketPort(VmPort):
             mtu=wanted.mtu,
             up=True,
             carrier=self._connection is not None,
-            everything=True,
+            all_multicast=True,
             ethernet=True,
             kind=str(self.kind),
         )
         if self.link is None:
             self._pushed, self._installed = wanted, self.config
-            self._arrive(Sight(link, (), ()))
+            self._arrive(Snapshot(link, (), ()))
         elif (link, self.config) != (self.link, self._installed):
             self._pushed, self._installed = wanted, self.config
-            self._see(Sight(link, (), ()))
+            self._see(Snapshot(link, (), ()))
 
     def _attach(self, mtu: int, own: bytes | None) -> None:
         self._table.attach(self.config.name, -1, mtu, own, framing=self._framing)
@@ -172,7 +172,7 @@ class SocketPort(VmPort):
 
 
 class StreamPort(SocketPort):
-    """A stream on which each frame stands behind its length; the daemon listens, or the monitor does."""
+    """A stream on which each frame stands behind its length; the daemon listens, or the VMM does."""
 
     kind = Kind.STREAM
     _listener: Listener | None = None
@@ -260,7 +260,7 @@ class DgramPort(SocketPort):
         return self._longer()
 
     def _part(self, connection: socket.socket) -> None:
-        """The one with a path is kept for the next monitor."""
+        """The one with a path is kept for the next VMM."""
         if self._datagrams is None:
             connection.close()
 

@@ -1,7 +1,7 @@
-"""Ports whose endpoint is a virtual machine: a monitor has the other end of the device, and comes and goes.
+"""Ports whose endpoint is a virtual machine: a VMM has the other end of the device, and comes and goes.
 
 What the guest does inside can't be seen: the configuration says which addresses are its own, or that they are to be
-learned from what it sends. They are in the table while a monitor has the device open. Its MAC address is its own,
+learned from what it sends. They are in the table while a VMM has the device open. Its MAC address is its own,
 or the master's if the configuration says so.
 """
 
@@ -19,22 +19,22 @@ from hashlib import blake2b
 from ipvsw.addresses.ownership import Claims
 from ipvsw.linux.devices.macvtap import Node, free_index
 from ipvsw.linux.devices.packet import open_far_end
-from ipvsw.linux.devices.tap import Tap, make_lasting, open_lasting, open_tap
+from ipvsw.linux.devices.tap import Tap, create_persistent_tap, open_persistent_tap, open_tap
 from ipvsw.linux.namespaces import identity, open_namespace
 from ipvsw.linux.netlink import Handle, Link
 from ipvsw.linux.peercred import group_number, user_number
-from ipvsw.linux.tracked import Sight, look
+from ipvsw.linux.tracked import Snapshot, read_device
 from ipvsw.model import Address, AddressSource, HandedOver, Kind, PortState, Refused
-from ipvsw.ports.port import DevicePort, Port, Uplink
+from ipvsw.ports.port import DevicePort, MasterState, Port
 
 ALL_NODES = bytes.fromhex("333300000001"), bytes.fromhex("01005e000001")
 
 
 class VmPort(Port):
-    """See `Port`. The kinds differ in what a monitor has of them."""
+    """See `Port`. The kinds differ in what a VMM has of them."""
 
     _learned: Mapping[Address, AddressSource] = {}
-    _sight: Sight | None = None
+    _sight: Snapshot | None = None
 
     @property
     def most(self) -> int:
@@ -49,11 +49,11 @@ class VmPort(Port):
 
     @property
     def free(self) -> bool:
-        """Whether a monitor could have the device now."""
+        """Whether a VMM could have the device now."""
         return self.link is not None and not self._is_taken(self.link)
 
     async def hand_over(self) -> tuple[HandedOver, list[int]]:
-        """Descriptors for a virtual machine monitor, one for each queue; the caller closes them. Errors: Refused."""
+        """Descriptors for a VMM, one for each queue; the caller closes them. Errors: Refused."""
         if self.link is None:
             raise Refused(f"{self.label}: {self.state} {self.reason}")
         if not self.free:
@@ -78,7 +78,7 @@ class VmPort(Port):
 
     @abstractmethod
     def _is_taken(self, link: Link) -> bool:
-        """Whether a monitor has the device."""
+        """Whether a VMM has the device."""
 
     def _mac(self, link: Link) -> bytes:
         return self._table.own_mac(self.config.name) or self._uplink.mac
@@ -86,18 +86,19 @@ class VmPort(Port):
     def _known(self) -> Mapping[Address, AddressSource]:
         return self._learned if self.config.learn else {}
 
-    def _see(self, sight: Sight) -> None:
-        self._sight = sight
+    def _see(self, snapshot: Snapshot) -> None:
+        self._sight = snapshot
         with self._table.change():
             self._table.set_learning(self.config.name, self.config.learn)
-            super()._see(sight)
+            super()._see(snapshot)
 
-    def _claims(self, sight: Sight) -> Claims:
+    def _claims(self, snapshot: Snapshot) -> Claims:
         pinned = {(one.ip, one.network.prefixlen): AddressSource.CONFIG for one in self.config.addresses}
         return {(address, address.max_prefixlen): source for address, source in self._known().items()} | pinned
 
-    def _listens(self, sight: Sight) -> tuple[Iterable[bytes], bool]:
-        """The port gets every group frame, as nobody knows what the guest has joined; those that it can't do without
+    def _listens(self, snapshot: Snapshot) -> tuple[Iterable[bytes], bool]:
+        """The port gets every multicast frame, as nobody knows what the guest has joined; those that it can't do
+        without
         are set on the master too."""
         own = {*(one.ip for one in self.config.addresses), *self._known()}
         return {*ALL_NODES, *(_solicited(one) for one in own if one.version == 6)}, True
@@ -111,9 +112,9 @@ class VmPort(Port):
 
 
 class VmDevicePort(VmPort, DevicePort):
-    """One that a monitor reaches by a device."""
+    """One that a VMM reaches by a device."""
 
-    def _push(self, handle: Handle, wanted: Uplink, had: Uplink, config: object, installed: object) -> None:
+    def _push(self, handle: Handle, wanted: MasterState, had: MasterState, config: object, installed: object) -> None:
         if wanted.mtu != had.mtu:
             self._set_mtu(handle, wanted.mtu)
 
@@ -144,7 +145,7 @@ class MacvtapPort(VmDevicePort):
         return self._tap.offloads if self._tap else ()
 
     def _find_place(self) -> int | None:
-        return open_namespace(self.config.netns) if self.config.netns else self._world.open_hidden()
+        return open_namespace(self.config.netns) if self.config.netns else self._runtime.open_hidden()
 
     def _create(self, handle: Handle, netns_fd: int) -> int | None:
         """Make the TAP and move it."""
@@ -161,7 +162,7 @@ class MacvtapPort(VmDevicePort):
         """As good as unique: sw- and 12 digits."""
         return "sw-" + blake2b(f"{self._switch}/{self.config.name}".encode(), digest_size=6).hexdigest()
 
-    def _install(self, handle: Handle) -> Sight:
+    def _install(self, handle: Handle) -> Snapshot:
         lower, name = handle.link(self._lower_name()), self._installed.ifname
         if lower is None:
             raise OSError(errno.ENODEV, f"{self._lower_name()} is gone")
@@ -174,13 +175,13 @@ class MacvtapPort(VmDevicePort):
         self._node = Node(index)
         handle.set_link(lower.index, up=True)
         handle.set_link(index, up=True, allmulti=True, alias=self._alias())
-        sight = look(handle, index, groups=False)
-        if sight is None:
+        snapshot = read_device(handle, index, groups=False)
+        if snapshot is None:
             raise OSError(errno.ENODEV, f"{name} is gone")
-        return sight
+        return snapshot
 
-    def _arrive(self, sight: Sight) -> None:
-        super()._arrive(sight)
+    def _arrive(self, snapshot: Snapshot) -> None:
+        super()._arrive(snapshot)
         assert self._node is not None
         asyncio.get_running_loop().add_reader(self._node.fileno(), self._look_at_node)
 
@@ -217,11 +218,11 @@ class MacvtapPort(VmDevicePort):
             node.close()
         tap, self._tap, self._lower = self._tap, None, 0
         if tap is not None:
-            await self._world.in_closer(tap.close)  # which takes the macvtap along
+            await self._runtime.run_blocking(tap.close)  # which takes the macvtap along
 
 
 class TapPort(VmDevicePort):
-    """A lasting TAP that the monitor opens by name or gets a descriptor of; the daemon has its netdev end.
+    """A lasting TAP that the VMM opens by name or gets a descriptor of; the daemon has its netdev end.
 
     The packet socket there keeps its namespace alive, so that the port leaves as soon as its name is gone. The device
     outlives a daemon that was killed, and is taken over by the next one.
@@ -238,7 +239,7 @@ class TapPort(VmDevicePort):
     def _offloads(self) -> tuple[str, ...]:
         return ("csum", "tso4", "tso6", "uso4", "uso6") if self._end else ()
 
-    def _install(self, handle: Handle) -> Sight:
+    def _install(self, handle: Handle) -> Snapshot:
         config, name = self._installed, self._installed.ifname
         link = handle.link(name)
         if link is not None and (link.kind != "tun" or handle.alias(link.index) != self._alias()):
@@ -246,7 +247,7 @@ class TapPort(VmDevicePort):
         owner = None if config.owner is None else user_number(config.owner)
         group = None if config.group is None else group_number(config.group)
         try:
-            make_lasting(name, owner=owner, group=group, queues=config.queues)
+            create_persistent_tap(name, owner=owner, group=group, queues=config.queues)
         except OSError as error:
             if link is None or error.errno != errno.EBUSY:  # else its virtual machine has outlived a daemon
                 raise
@@ -260,10 +261,10 @@ class TapPort(VmDevicePort):
         handle.mute(link.index, self._shim.mute_fd)
         self._end = open_far_end(link.index)
         handle.set_link(link.index, up=True)
-        sight = look(handle, link.index, groups=False)
-        if sight is None:
+        snapshot = read_device(handle, link.index, groups=False)
+        if snapshot is None:
             raise OSError(errno.ENODEV, f"{name} is gone")
-        return sight
+        return snapshot
 
     def _has_moved(self) -> bool:
         try:
@@ -277,7 +278,7 @@ class TapPort(VmDevicePort):
 
     async def _open_far_end(self) -> list[int]:
         queues, name = self.config.queues, self._name
-        fds = await self._world.visit(self._open_place, lambda handle: open_lasting(name, queues))
+        fds = await self._runtime.run_in_netns(self._open_place, lambda handle: open_persistent_tap(name, queues))
         if fds is None:
             raise OSError(errno.ENODEV, "the device is gone")
         return fds
@@ -305,7 +306,7 @@ class TapPort(VmDevicePort):
                 return fd
 
             with contextlib.suppress(OSError):
-                await self._world.visit(open_place, lambda handle: handle.delete_link(index))
+                await self._runtime.run_in_netns(open_place, lambda handle: handle.delete_link(index))
         if end is not None:
             end.close()
 

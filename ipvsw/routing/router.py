@@ -23,8 +23,8 @@ from msgspec import Struct
 
 from ipvsw._fast import Datapath
 from ipvsw.linux.devices.raw import Stack
-from ipvsw.linux.netlink import Handle, NeighbourChanged, Way, WayWatch
-from ipvsw.linux.runtime import World
+from ipvsw.linux.netlink import Handle, NeighbourChanged, RouteAnswer, RouteMonitor
+from ipvsw.linux.runtime import Runtime
 from ipvsw.model import Address
 from ipvsw.packets import pathmtu
 
@@ -36,7 +36,7 @@ CONFIRM = 2.0  # seconds between telling the kernel which neighbours are in use
 UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES)
 
 
-class Uplink(Struct, frozen=True):
+class RouterUplink(Struct, frozen=True):
     """The master as the router needs it."""
 
     index: int
@@ -46,11 +46,11 @@ class Uplink(Struct, frozen=True):
     ipv6: Address | None
     frames: socket.socket
     stack: Stack
-    watch: WayWatch
+    watch: RouteMonitor
     place: Callable[[], int | None]  # opens the master's namespace
 
 
-class Hop(Struct, frozen=True):
+class NextHop(Struct, frozen=True):
     """What to do with packets for one destination."""
 
     mtu: int = 65535
@@ -60,7 +60,7 @@ class Hop(Struct, frozen=True):
     permanent: bool = False  # that neighbour needs no confirmation
     lasting: bool = True  # holds until there is news
 
-    def after(self, news: NeighbourChanged) -> Hop:
+    def after(self, news: NeighbourChanged) -> NextHop:
         """The same with the neighbour as it is now. Until its MAC is known the host's own output asks for it."""
         return msgspec.structs.replace(self, mac=news.mac, stack=news.mac is None, permanent=news.permanent)
 
@@ -68,17 +68,17 @@ class Hop(Struct, frozen=True):
 class Router:
     """One switch's. Made, started and stopped on the loop."""
 
-    def __init__(self, world: World, datapath: Datapath, answer: Callable[[int, bytes], None]) -> None:
+    def __init__(self, runtime: Runtime, datapath: Datapath, answer: Callable[[int, bytes], None]) -> None:
         """`answer` gives a frame, its virtio_net_hdr before it, back to the port of that number."""
         self.counters: Counter[str] = Counter()
-        self._world = world
+        self._runtime = runtime
         self._datapath = datapath
         self._answer = answer
-        self._uplink: Uplink | None = None
+        self._uplink: RouterUplink | None = None
         self._routes = False
         self._exact = False
-        self._heard: WayWatch | None = None  # what the loop listens to
-        self._hops: dict[Address, Hop] = {}  # what the datapath's cache has
+        self._heard: RouteMonitor | None = None  # what the loop listens to
+        self._hops: dict[Address, NextHop] = {}  # what the datapath's cache has
         self._resting: dict[Address, set[Address]] = {}  # neighbour -> the destinations that rest on it
         self._meanwhile: dict[Address, NeighbourChanged] = {}  # heard since the kernel was last asked
         self._news = 0  # counts what made earlier answers worthless
@@ -98,7 +98,7 @@ class Router:
             await asyncio.wait([self._task])
             self._task = None
 
-    def set_uplink(self, uplink: Uplink | None) -> None:
+    def set_uplink(self, uplink: RouterUplink | None) -> None:
         """Another master, or the same with other attributes. Its sockets stay the caller's, who closes them later."""
         self._uplink = uplink
         self._listen()
@@ -183,26 +183,26 @@ class Router:
         if unknown:
             hops.update(await self._ask(uplink, unknown))
         for (port, frame), (_, to) in zip(frames, pairs, strict=True):
-            self._send(uplink, port, frame, hops.get(to, Hop()))
+            self._send(uplink, port, frame, hops.get(to, NextHop()))
 
-    async def _ask(self, uplink: Uplink, unknown: dict[Address, Address]) -> dict[Address, Hop]:
+    async def _ask(self, uplink: RouterUplink, unknown: dict[Address, Address]) -> dict[Address, NextHop]:
         """What the kernel says of destinations, each with a source. Remembered if no way has changed meanwhile."""
         news = self._news
         self._meanwhile = {}
         exact = self._exact
 
-        def ask(handle: Handle) -> dict[Address, Hop]:
+        def ask(handle: Handle) -> dict[Address, NextHop]:
             plain = {version: handle.destination_decides(version) for version in {to.version for to in unknown}}
             return {to: ask_one(handle, to, by, exact=exact or not plain[to.version]) for to, by in unknown.items()}
 
-        def ask_one(handle: Handle, to: Address, by: Address, *, exact: bool) -> Hop:
+        def ask_one(handle: Handle, to: Address, by: Address, *, exact: bool) -> NextHop:
             try:
-                return judge(handle.way_to(to, by, uplink.index), uplink, exact=exact)
+                return to_next_hop(handle.way_to(to, by, uplink.index), uplink, exact=exact)
             except OSError:  # one that can't be asked about must not take the others with it
-                return Hop(lasting=False)
+                return NextHop(lasting=False)
 
         try:
-            hops = await self._world.visit(uplink.place, ask) or {}
+            hops = await self._runtime.run_in_netns(uplink.place, ask) or {}
         except OSError:
             return {}
         for to, hop in hops.items():
@@ -212,7 +212,7 @@ class Router:
             self._remember({to: hop for to, hop in hops.items() if hop.lasting})
         return hops
 
-    def _remember(self, hops: dict[Address, Hop]) -> None:
+    def _remember(self, hops: dict[Address, NextHop]) -> None:
         if len(self._hops) + len(hops) > CAPACITY:
             self._forget()
         for to, hop in hops.items():
@@ -222,7 +222,7 @@ class Router:
         self._hops.update(hops)
         self._datapath.commit()
 
-    def _send(self, uplink: Uplink, port: int, frame: bytes, hop: Hop) -> None:
+    def _send(self, uplink: RouterUplink, port: int, frame: bytes, hop: NextHop) -> None:
         if hop.mac is None and not hop.stack:
             self.counters["drop_no_route"] += 1
             return
@@ -237,7 +237,9 @@ class Router:
         else:
             self.counters[self._transmit(uplink, frame, hop, version, result.send)] += 1
 
-    def _transmit(self, uplink: Uplink, frame: bytes, hop: Hop, version: int, packets: tuple[bytes, ...]) -> str:
+    def _transmit(
+        self, uplink: RouterUplink, frame: bytes, hop: NextHop, version: int, packets: tuple[bytes, ...]
+    ) -> str:
         """The frame as it is where there are no packets of it. The counter of how it ended."""
         try:
             if hop.mac is None:
@@ -265,20 +267,20 @@ class Router:
                 handle.use_neighbour(uplink.index, address)
 
         with contextlib.suppress(OSError):
-            await self._world.visit(uplink.place, confirm)
+            await self._runtime.run_in_netns(uplink.place, confirm)
 
 
-def judge(way: Way | None, uplink: Uplink, *, exact: bool) -> Hop:
+def to_next_hop(way: RouteAnswer | None, uplink: RouterUplink, *, exact: bool) -> NextHop:
     """What follows from the kernel's answer. `exact`: nothing may go past the host's IP output."""
     if way is None:
-        return Hop()
+        return NextHop()
     if way.local or way.index != uplink.index:
-        return Hop(mtu=way.mtu or 65535, stack=True)
+        return NextHop(mtu=way.mtu or 65535, stack=True)
     mtu = min(way.mtu or uplink.mtu, uplink.mtu)
     if exact:
-        return Hop(mtu=mtu, stack=True)
+        return NextHop(mtu=mtu, stack=True)
     # Until the next hop's MAC is known the host's own output asks for it.
-    return Hop(mtu=mtu, mac=way.mac, stack=way.mac is None, via=way.via, permanent=way.permanent)
+    return NextHop(mtu=mtu, mac=way.mac, stack=way.mac is None, via=way.via, permanent=way.permanent)
 
 
 def ends(frame: bytes) -> tuple[Address, Address]:

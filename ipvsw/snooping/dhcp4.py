@@ -47,7 +47,7 @@ class Datagram(Struct, frozen=True):
         return slice(self.udp + 8, self.end)
 
 
-class Verb(enum.Enum):
+class DhcpAction(enum.Enum):
     ASK = enum.auto()  # a client wants an answer
     GRANT = enum.auto()  # a server says which addresses the client has
     REFUSE = enum.auto()  # a server says that the client has none
@@ -55,12 +55,12 @@ class Verb(enum.Enum):
     OTHER = enum.auto()  # another answer
 
 
-class Said(Struct, frozen=True, kw_only=True):
+class DhcpMessage(Struct, frozen=True, kw_only=True):
     """What a message of either protocol says about leases."""
 
     version: int  # 4 or 6
     xid: int
-    verb: Verb
+    verb: DhcpAction
     chaddr: bytes = b""  # the client's hardware address; IPv6 has none
     client: bytes = b""  # its identifier, or b"" if it has said none; IPv6: its DUID
     addresses: tuple[tuple[Address, int | None], ...] = ()  # with seconds that they are valid, None: for ever
@@ -69,7 +69,7 @@ class Said(Struct, frozen=True, kw_only=True):
 
     @property
     def is_reply(self) -> bool:
-        return self.verb in (Verb.GRANT, Verb.REFUSE, Verb.OTHER)
+        return self.verb in (DhcpAction.GRANT, DhcpAction.REFUSE, DhcpAction.OTHER)
 
 
 def datagram(frame: bytes) -> Datagram | None:
@@ -96,7 +96,7 @@ def datagram(frame: bytes) -> Datagram | None:
     return Datagram(source, to_port, start + size, start + size + length)
 
 
-def read(message: bytes) -> Said | None:
+def read(message: bytes) -> DhcpMessage | None:
     """What a message for IPv4 says; None if it is none, or a relay's business. Raises nothing."""
     if len(message) < _FIXED.size:
         return None
@@ -107,7 +107,7 @@ def read(message: bytes) -> Said | None:
     kind = options.get(_KIND, b"\0")[:1] or b"\0"
     verb, addresses = _meaning(op, kind[0], ciaddr, yiaddr, options)
     server = options.get(_SERVER_ID, b"")
-    return Said(
+    return DhcpMessage(
         version=4,
         xid=xid,
         verb=verb,
@@ -145,19 +145,19 @@ def with_broadcast(frame: bytes, where: Datagram) -> bytes:
 
 def _meaning(
     op: int, kind: int, ciaddr: bytes, yiaddr: bytes, options: dict[int, bytes]
-) -> tuple[Verb, tuple[tuple[Address, int | None], ...]]:
+) -> tuple[DhcpAction, tuple[tuple[Address, int | None], ...]]:
     if op == 1:
         given = options.get(_REQUESTED, b"") if kind == _DECLINE else ciaddr if kind == _RELEASE else b""
         if kind in (_DECLINE, _RELEASE):
-            return Verb.GIVE_UP, ((IPv4Address(given), 0),) if len(given) == 4 else ()
-        return Verb.ASK, ()
+            return DhcpAction.GIVE_UP, ((IPv4Address(given), 0),) if len(given) == 4 else ()
+        return DhcpAction.ASK, ()
     if kind == _NAK:
-        return Verb.REFUSE, ()
+        return DhcpAction.REFUSE, ()
     seconds = options.get(_SECONDS, b"")
     if kind != _ACK or len(seconds) != 4 or not any(yiaddr):  # the answer to an INFORM has neither
-        return Verb.OTHER, ()
+        return DhcpAction.OTHER, ()
     valid = int.from_bytes(seconds, "big")
-    return Verb.GRANT, ((IPv4Address(yiaddr), None if valid == FOREVER else valid),)
+    return DhcpAction.GRANT, ((IPv4Address(yiaddr), None if valid == FOREVER else valid),)
 
 
 def _options(field: bytes, file: bytes, name: bytes) -> dict[int, bytes]:

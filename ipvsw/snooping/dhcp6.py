@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ipaddress import IPv6Address
 
 from ipvsw.model import Address
-from ipvsw.snooping.dhcp4 import FOREVER, Said, Verb
+from ipvsw.snooping.dhcp4 import FOREVER, DhcpAction, DhcpMessage
 
 _ASKS = {1, 3, 4, 5, 6, 11}  # solicit, request, confirm, renew, rebind, information-request
 _GIVES_UP = {8, 9}  # release, decline
@@ -17,7 +17,7 @@ _BEFORE_OPTIONS = {_IA_NA: 12, _IA_TA: 4}  # bytes of an identity association be
 _DUID_MAX = 130  # bytes (section 11.1)
 
 
-def read(message: bytes) -> Said | None:
+def read(message: bytes) -> DhcpMessage | None:
     """What a message between client and server says; None if it is another, a relay's for one. Raises nothing."""
     if len(message) < 4:
         return None
@@ -29,17 +29,17 @@ def read(message: bytes) -> Said | None:
         return None
     addresses: tuple[tuple[Address, int | None], ...] = ()
     if kind in _ASKS:
-        verb = Verb.ASK
+        verb = DhcpAction.ASK
     elif kind in _GIVES_UP:
-        verb, addresses = Verb.GIVE_UP, tuple(_addresses(options))
+        verb, addresses = DhcpAction.GIVE_UP, tuple(_addresses(options))
     elif kind == _REPLY:
         addresses = tuple(_addresses(options))
-        verb = Verb.GRANT if addresses and _succeeded(options) else Verb.OTHER
+        verb = DhcpAction.GRANT if addresses and _succeeded(options) else DhcpAction.OTHER
     elif kind == _ADVERTISE:
-        verb = Verb.OTHER
+        verb = DhcpAction.OTHER
     else:
         return None
-    return Said(
+    return DhcpMessage(
         version=6, xid=xid, verb=verb, client=client, addresses=addresses, server=first.get(_SERVER_ID, b"").hex(":")
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from ipvsw.model import Address
-from ipvsw.snooping.dhcp4 import Said, Verb
+from ipvsw.snooping.dhcp4 import DhcpAction, DhcpMessage
 
 PATIENCE = 120.0  # seconds that an answer may take; clients ask again after 64 at most (RFC 2131 section 4.1)
 QUESTIONS = 16  # of a port, the newest
@@ -38,13 +38,13 @@ class Answer(Struct, frozen=True):
     ended: tuple[Lease, ...] = ()
 
 
-class _Question(Struct, frozen=True):
+class Transaction(Struct, frozen=True):
     version: int
     xid: int
     chaddr: bytes
     client: bytes
 
-    def fits(self, said: Said) -> bool:
+    def fits(self, said: DhcpMessage) -> bool:
         """A server that is older than RFC 6842 doesn't repeat the identifier."""
         return (self.version, self.xid, self.chaddr) == (said.version, said.xid, said.chaddr) and (
             said.client in (b"", self.client)
@@ -55,30 +55,30 @@ class Leases:
     """Those of one switch's ports."""
 
     def __init__(self) -> None:
-        self._questions: dict[str, dict[_Question, tuple[float, str]]] = {}  # of each port: until when, hostname
+        self._questions: dict[str, dict[Transaction, tuple[float, str]]] = {}  # of each port: until when, hostname
         self._leases: dict[str, dict[Address, Lease]] = {}
 
-    def ask(self, port: str, said: Said, now: float) -> tuple[Lease, ...]:
+    def on_client(self, port: str, said: DhcpMessage, now: float) -> tuple[Lease, ...]:
         """A client's message. Returns the leases that it has ended."""
         questions = self._questions.setdefault(port, {})
-        question = _Question(said.version, said.xid, said.chaddr, said.client)
+        question = Transaction(said.version, said.xid, said.chaddr, said.client)
         questions.pop(question, None)
         questions[question] = now + PATIENCE, said.hostname
         if len(questions) > QUESTIONS:
             del questions[next(iter(questions))]
-        if said.verb is not Verb.GIVE_UP:
+        if said.verb is not DhcpAction.GIVE_UP:
             return ()
         return self._end(port, [address for address, _ in said.addresses])
 
-    def answer(self, said: Said, now: float, by: str | None = None) -> Answer:
+    def on_server(self, said: DhcpMessage, now: float, by: str | None = None) -> Answer:
         """A server's message; `by` is the port that it comes from, if it comes from one."""
         found = {port: question for port, question in self._asking(said, now) if port != by}
         if len(found) != 1:
             return Answer()
         port, question = next(iter(found.items()))
-        if said.verb is Verb.REFUSE:
+        if said.verb is DhcpAction.REFUSE:
             return Answer(port, ended=self._end(port, self._held_by(port, question)))
-        if said.verb is not Verb.GRANT:
+        if said.verb is not DhcpAction.GRANT:
             return Answer(port)
         granted = self._grant(port, question, said, now)
         gone = [address for address, seconds in said.addresses if seconds == 0]
@@ -106,13 +106,13 @@ class Leases:
 
     # ------------------------------------------------------------------------ the rules
 
-    def _asking(self, said: Said, now: float) -> Iterator[tuple[str, _Question]]:
+    def _asking(self, said: DhcpMessage, now: float) -> Iterator[tuple[str, Transaction]]:
         for port, questions in self._questions.items():
             for question, (until, _) in questions.items():
                 if until > now and question.fits(said):
                     yield port, question
 
-    def _grant(self, port: str, question: _Question, said: Said, now: float) -> tuple[Lease, ...]:
+    def _grant(self, port: str, question: Transaction, said: DhcpMessage, now: float) -> tuple[Lease, ...]:
         held = self._leases.setdefault(port, {})
         _, hostname = self._questions[port][question]
         granted = tuple(
@@ -131,7 +131,7 @@ class Leases:
         held.update({lease.address: lease for lease in granted})
         return granted
 
-    def _held_by(self, port: str, question: _Question) -> list[Address]:
+    def _held_by(self, port: str, question: Transaction) -> list[Address]:
         """By the client that asks."""
         client = (question.client, question.chaddr)
         held = self._leases.get(port, {})

@@ -26,7 +26,7 @@ SWEEP = 60.0  # seconds between two looks at which addresses are in use
 REFUSALS = 64  # of each port that are remembered, so that each is told once
 
 
-class Pupil(Protocol):
+class SnoopedPort(Protocol):
     """A port whose addresses may be learned."""
 
     @property
@@ -36,11 +36,11 @@ class Pupil(Protocol):
     def set_learned(self, addresses: Mapping[Address, AddressSource]) -> None: ...
 
 
-class Learner:
+class Snooper:
     """One switch's. Made and stopped on the loop."""
 
     def __init__(
-        self, switch: str, table: Table, datapath: Datapath, pupil: Callable[[str], Pupil | None], clock: Clock
+        self, switch: str, table: Table, datapath: Datapath, pupil: Callable[[str], SnoopedPort | None], clock: Clock
     ) -> None:
         """`pupil` finds one by its port's name."""
         self.counters: Counter[str] = Counter()
@@ -98,7 +98,7 @@ class Learner:
                     returns.append((source, frame, None))
         for source, frame, to in returns:
             if source < 0 or self._table.name(source) is not None:
-                self._datapath.give_back(source, frame, -1 if to is None else to)
+                self._datapath.reinject(source, frame, -1 if to is None else to)
         self._datapath.commit()
         self._after("credit", CREDIT, self._give_credit)
 
@@ -118,14 +118,14 @@ class Learner:
         if said.is_reply:
             return frame, self._hear_server(said, port)
         if port is not None:
-            self._end(self._leases.ask(port, said, self._clock.time()))
+            self._end(self._leases.on_client(port, said, self._clock.time()))
             if said.version == 4 and self._table.own_mac(port) is not None and dhcp4.wants_broadcast(message):
                 frame = dhcp4.with_broadcast(frame, where)
         return frame, None
 
-    def _hear_server(self, said: dhcp4.Said, by: str | None) -> int | None:
+    def _hear_server(self, said: dhcp4.DhcpMessage, by: str | None) -> int | None:
         """The port that alone is to have the message. One from a port goes where all goes that ports send."""
-        answer = self._leases.answer(said, self._clock.time(), by)
+        answer = self._leases.on_server(said, self._clock.time(), by)
         self._end(answer.ended)
         for lease in answer.granted:
             self._learn(lease.port, lease.address, AddressSource.DHCP)

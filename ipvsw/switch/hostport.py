@@ -1,4 +1,4 @@
-"""The host's own door to the ports: a TAP in the master's namespace.
+"""The host's own interface to the ports: a TAP in the master's namespace.
 
 In l2 it has no routes: the shim turns what the host sends to ports on the master into it. In l3 a routing table of
 its own has a route through it to each address of a port, and policy rules say who looks there: the host itself, if
@@ -22,7 +22,7 @@ from ipvsw._fast import Datapath
 from ipvsw.linux.bpf import Shim
 from ipvsw.linux.devices.tap import Tap, open_tap
 from ipvsw.linux.netlink import TABLES, Handle, Link, Rule
-from ipvsw.linux.runtime import World
+from ipvsw.linux.runtime import Runtime
 from ipvsw.model import Address
 
 log = logging.getLogger("ipvsw")
@@ -31,13 +31,13 @@ NAME_MAX = 15  # bytes; IFNAMSIZ less the closing NUL
 
 
 # Preferences of our policy rules: after the local table, before what others usually take.
-AROUND = 117  # ports' packets, which name the master as output device, are not led back to ports
-THROUGH = 118  # to ports
-BEHIND = 119
+PREF_SKIP = 117  # ports' packets, which name the master as output device, are not led back to ports
+PREF_LOOKUP = 118  # to ports
+PREF_END = 119
 
 
-class Wish(Struct, frozen=True):
-    """What the switch wants of the door."""
+class HostPortConfig(Struct, frozen=True):
+    """What the switch wants of the interface."""
 
     wanted: bool = False
     routes: bool = False  # modes l3 and l3s
@@ -45,30 +45,31 @@ class Wish(Struct, frozen=True):
     talk: bool = False  # the host may reach ports
 
 
-class HostDoor:
+class HostPort:
     """One master's. Its calls are not to be interleaved."""
 
-    def __init__(self, world: World, datapath: Datapath, shim: Shim, master: str) -> None:
+    def __init__(self, runtime: Runtime, datapath: Datapath, shim: Shim, master: str) -> None:
         self.name = f"ipvsw-{master}"
-        self._world = world
+        self._runtime = runtime
         self._datapath = datapath
         self._shim = shim
         self._tap: Tap | None = None
         self._index = 0
-        self._pushed: Link | None = None  # the master as the door knows it
+        self._pushed: Link | None = None  # the master as the interface knows it
         self._routes: dict[Address, Address | None] = {}  # address -> the source that the host uses towards it
         self._sysctls: dict[int, dict[str, str]] = {4: {}, 6: {}}  # what they were before, by IP version
-        self._told: Wish | None = None  # what rules and sysctls are set for
+        self._told: HostPortConfig | None = None  # what rules and sysctls are set for
 
     async def adapt(
         self,
         place: Callable[[], int | None],
         master: Link,
-        wish: Wish,
+        wish: HostPortConfig,
         ports: frozenset[Address],
         sources: dict[int, Address | None],
     ) -> None:
-        """Make, change or close the door. `ports` are the addresses in the table if there are to be routes to them,
+        """Make, change or close the interface. `ports` are the addresses in the table if there are to be routes to
+        them,
         `sources` the master's own by IP version. Errors: OSError."""
         if not wish.wanted:
             await self.close(place)
@@ -97,24 +98,24 @@ class HostDoor:
                 self._set_policy(handle, master, wish)
 
         if (pushed, had, told) != (master, routes, wish):
-            await self._world.visit(place, push)
+            await self._runtime.run_in_netns(place, push)
 
-    def _set_policy(self, handle: Handle, master: Link, wish: Wish) -> None:
+    def _set_policy(self, handle: Handle, master: Link, wish: HostPortConfig) -> None:
         there, wanted = handle.rules(), set()
         table = TABLES + master.index
         for version in (4, 6):
-            nothing_else = Rule(version, BEHIND, master.name)
+            nothing_else = Rule(version, PREF_END, master.name)
             switch = _forwarding(version, master.name)
             if nothing_else in there:  # maybe since an earlier run, which nobody asked to put it back
                 self._sysctls[version].setdefault(switch, "0")
             forward = wish.forward and (version == 4 or handle.sysctl("net/ipv6/conf/all/forwarding") != "1")
             self._set_sysctls(handle, version, [switch, _forwarding(version, self.name)] if forward else [])
             if wish.routes and wish.talk:
-                wanted.add(Rule(version, AROUND, "lo", oif=master.name, go_to=BEHIND))
-                wanted.add(Rule(version, THROUGH, "lo", table))
-                wanted.add(Rule(version, BEHIND, master.name, go_to=BEHIND))
+                wanted.add(Rule(version, PREF_SKIP, "lo", oif=master.name, go_to=PREF_END))
+                wanted.add(Rule(version, PREF_LOOKUP, "lo", table))
+                wanted.add(Rule(version, PREF_END, master.name, go_to=PREF_END))
             if wish.forward:
-                wanted.add(Rule(version, THROUGH, master.name, table))
+                wanted.add(Rule(version, PREF_LOOKUP, master.name, table))
                 if self._sysctls[version].get(switch) == "0":
                     wanted.add(nothing_else)
         handle.set_rules(wanted, master.name, table)
@@ -142,8 +143,8 @@ class HostDoor:
         if len(os.fsencode(self.name)) > NAME_MAX:
             self.name = f"ipvsw-{master.index}"  # cut off it might be another master's
         try:
-            await self._world.netlink.run(None, lambda handle: create(handle, fd))
-            self._index = await self._world.netlink.run(fd, install)
+            await self._runtime.netlink.run(None, lambda handle: create(handle, fd))
+            self._index = await self._runtime.netlink.run(fd, install)
         except BaseException:
             await self._drop_tap()
             raise
@@ -166,7 +167,7 @@ class HostDoor:
                 had.setdefault(path, before)
 
     async def close(self, place: Callable[[], int | None]) -> None:
-        """Nothing is left of the door. Idempotent."""
+        """Nothing is left of the interface. Idempotent."""
         if self._tap is None:
             return
         self._shim.set_door(0)
@@ -175,22 +176,24 @@ class HostDoor:
         master, self._pushed, self._told = self._pushed, None, None
         if master is not None:
             with contextlib.suppress(OSError):
-                await self._world.visit(place, lambda handle: self._set_policy(handle, master, Wish()))
+                await self._runtime.run_in_netns(
+                    place, lambda handle: self._set_policy(handle, master, HostPortConfig())
+                )
         self._sysctls, self._routes = {4: {}, 6: {}}, {}
         await self._drop_tap()
 
-    async def _clean(self, place: Callable[[], int | None], master: Link, wish: Wish) -> None:
+    async def _clean(self, place: Callable[[], int | None], master: Link, wish: HostPortConfig) -> None:
         """Of what an earlier run left, if it was killed. Once is enough."""
         if self._told != wish:
             self._told = wish
             with contextlib.suppress(OSError):
-                await self._world.visit(place, lambda handle: self._set_policy(handle, master, wish))
+                await self._runtime.run_in_netns(place, lambda handle: self._set_policy(handle, master, wish))
             self._sysctls = {4: {}, 6: {}}
 
     async def _drop_tap(self) -> None:
         tap, self._tap = self._tap, None
         if tap is not None:
-            await self._world.in_closer(tap.close)
+            await self._runtime.run_blocking(tap.close)
 
 
 def _forwarding(version: int, device: str) -> str:

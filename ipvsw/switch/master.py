@@ -21,12 +21,12 @@ from ipvsw.linux.bpf import MARK, WIRE_MARK, Shim
 from ipvsw.linux.devices import packet
 from ipvsw.linux.devices.raw import Stack, open_stack
 from ipvsw.linux.namespaces import identity, open_namespace
-from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent, WayWatch
-from ipvsw.linux.runtime import POLL, DeviceEvent, World
-from ipvsw.linux.tracked import RETRY, Door, Sight, look
+from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent, RouteMonitor
+from ipvsw.linux.runtime import POLL, DeviceEvent, Runtime
+from ipvsw.linux.tracked import RETRY, Snapshot, TrackedDevice, read_device
 from ipvsw.model import Address, PortState
-from ipvsw.routing.router import Uplink
-from ipvsw.switch.hostport import HostDoor, Wish
+from ipvsw.routing.router import RouterUplink
+from ipvsw.switch.hostport import HostPort, HostPortConfig
 
 log = logging.getLogger("ipvsw")
 
@@ -39,7 +39,7 @@ class Sockets(Struct, frozen=True):
     senders: list[socket.socket]  # of short frames
     inject: socket.socket
     stack: Stack
-    ways: WayWatch
+    ways: RouteMonitor
 
     def close(self) -> None:
         for each in (*self.frames, *self.senders, self.inject, self.claim):
@@ -60,12 +60,12 @@ class Taken(Unfit):
     """Another daemon serves it."""
 
 
-class Master(Door):
-    """See `Door`. `changed` is called when `link` is another, None while there is none."""
+class Master(TrackedDevice):
+    """See `TrackedDevice`. `changed` is called when `link` is another, None while there is none."""
 
     def __init__(
         self,
-        world: World,
+        runtime: Runtime,
         table: Table,
         shim: Shim,
         datapath: Datapath,
@@ -75,7 +75,7 @@ class Master(Door):
         workers: int,
         changed: Callable[[], None],
     ) -> None:
-        super().__init__(world, netns, f"master {name}")
+        super().__init__(runtime, netns, f"master {name}")
         self.taken = False  # another daemon serves it
         self._name = name
         self._table = table
@@ -83,32 +83,32 @@ class Master(Door):
         self._datapath = datapath
         self._workers = workers
         self._changed = changed
-        self._host = HostDoor(world, datapath, shim, name)
-        self._wish = Wish()
+        self._host = HostPort(runtime, datapath, shim, name)
+        self._wish = HostPortConfig()
         self._sockets: Sockets | None = None
         self._nsid: int | None = None
         self._place: tuple[int, int] | None = None
         self._groups: frozenset[bytes] = frozenset()  # that the device listens to for us
         self._addresses: frozenset[Address] = frozenset()
 
-    def take(self, event: DeviceEvent) -> None:
-        if self._sockets is not None or self._early is not None:
-            super().take(event)
+    def handle_event(self, event: DeviceEvent) -> None:
+        if self._sockets is not None or self._buffered_events is not None:
+            super().handle_event(event)
         elif isinstance(event, LinkEvent) and (event.nsid, event.link.name) == (self._nsid, self._name):
             self.wake()
 
-    def set_host_door(self, wish: Wish) -> None:
+    def set_host_door(self, wish: HostPortConfig) -> None:
         self._wish = wish
         self.wake()
 
     @property
-    def uplink(self) -> Uplink | None:
+    def uplink(self) -> RouterUplink | None:
         """What routing needs, None while there is no master."""
         sockets, link = self._sockets, self.link
         if sockets is None or link is None:
             return None
         ours = sorted(self._addresses, key=lambda address: address.is_link_local)
-        return Uplink(
+        return RouterUplink(
             index=link.index,
             mac=link.mac,
             mtu=link.mtu,
@@ -137,8 +137,8 @@ class Master(Door):
     async def _keep(self) -> None:
         assert self.link is not None
         here = True
-        if self._doubtful or self._around:
-            self._around = False
+        if self._stale or self._netns_changed:
+            self._netns_changed = False
             here = await self._read(self.link.index, groups=False)
         if here:
             await self._listen()
@@ -147,7 +147,7 @@ class Master(Door):
             await self._shut()
 
     async def _open_host_door(self) -> None:
-        """Bring the host's own door up to date. A door that can't be had takes nothing else with it."""
+        """Bring the host's own interface up to date. A interface that can't be had takes nothing else with it."""
         uplink, link = self.uplink, self.link
         assert uplink is not None and link is not None
         try:
@@ -155,7 +155,7 @@ class Master(Door):
             ports = self._table.owned() if self._wish.routes else frozenset()
             await self._host.adapt(self._open_place, link, self._wish, ports, sources)
         except OSError as error:
-            self._tell(self.state, f"no door for the host: {error.strerror or error}")
+            self._tell(self.state, f"no interface for the host: {error.strerror or error}")
 
     async def _listen(self) -> None:
         """Have the device listen to every group that a port listens to."""
@@ -166,7 +166,7 @@ class Master(Door):
         self._groups = wanted
         sock, index = self._sockets.frames[0], self.link.index
         try:
-            await self._world.in_closer(lambda: packet.set_groups(sock, index, wanted - had, had - wanted))
+            await self._runtime.run_blocking(lambda: packet.set_groups(sock, index, wanted - had, had - wanted))
         except OSError as error:
             if error.errno != errno.ENODEV:  # of a device that is gone we shall hear
                 log.warning("%s: does not listen to every group: %s", self.label, error.strerror)
@@ -174,13 +174,13 @@ class Master(Door):
     # ------------------------------------------------------------------------ opening
 
     async def _open(self) -> float:
-        self._around = self._doubtful = self.taken = False
-        self._world.found_device(self)
+        self._netns_changed = self._stale = self.taken = False
+        self._runtime.found_device(self)
         try:
             await self._open_in_namespace()
         except Absent as error:
             self._wait(str(error))
-            self._world.await_device(self)
+            self._runtime.await_device(self)
             return POLL
         except (Unfit, OSError) as error:
             self.taken = isinstance(error, Taken)
@@ -195,19 +195,19 @@ class Master(Door):
             raise Absent(f"for the namespace {self._spec}")
         try:
             self._place = identity(fd)
-            self._nsid = await self._world.netlink.run(None, lambda handle: handle.nsid(fd)) if self._spec else None
-            self._early = []
-            sight = await self._world.netlink.run(fd, self._serve)
+            self._nsid = await self._runtime.netlink.run(None, lambda handle: handle.nsid(fd)) if self._spec else None
+            self._buffered_events = []
+            snapshot = await self._runtime.netlink.run(fd, self._serve)
         finally:
             os.close(fd)
-            early, self._early = self._early or [], None
-        self._arrive(sight)
-        for event in early:
+            buffered, self._buffered_events = self._buffered_events or [], None
+        self._arrive(snapshot)
+        for event in buffered:
             self._follow(event)
         await self._listen()
         await self._open_host_door()
 
-    def _serve(self, handle: Handle) -> Sight:
+    def _serve(self, handle: Handle) -> Snapshot:
         """In the master's namespace: claim the device, open the sockets, attach the shim."""
         link = handle.link(self._name)
         if link is None:
@@ -227,18 +227,18 @@ class Master(Door):
             inject = undo.enter_context(packet.open_inject(link.index, MARK))
             stack = open_stack(link.index)
             undo.callback(stack.close)
-            ways = WayWatch()
+            ways = RouteMonitor()
             undo.callback(ways.close)
             handle.attach_clsact(link.index, self._shim.ingress_fd, self._shim.egress_fd)
             undo.callback(handle.detach_clsact, link.index)
-            self._world.enter(self._nsid, link.index, self)
-            undo.callback(self._world.leave, self._nsid, link.index, self)
-            sight = look(handle, link.index, groups=False)
-            if sight is None:
+            self._runtime.enter(self._nsid, link.index, self)
+            undo.callback(self._runtime.leave, self._nsid, link.index, self)
+            snapshot = read_device(handle, link.index, groups=False)
+            if snapshot is None:
                 raise Absent(f"for the device {self._name}")
             undo.pop_all()
         self._sockets = Sockets(claim, frames, senders, inject, stack, ways)
-        return sight
+        return snapshot
 
     def _claim(self, index: int) -> socket.socket:
         try:
@@ -248,19 +248,19 @@ class Master(Door):
                 raise Taken(f"{self._name} is already served by another ipvswd") from None
             raise
 
-    def _arrive(self, sight: Sight) -> None:
+    def _arrive(self, snapshot: Snapshot) -> None:
         assert self._sockets is not None
         stack = self._sockets.stack
         self._datapath.attach_master(
             [each.fileno() for each in self._sockets.frames],
             self._sockets.inject.fileno(),
-            sight.link.mac,
+            snapshot.link.mac,
             send_fds=[each.fileno() for each in self._sockets.senders],
             index=stack.index,
             stack_fds=(stack.ipv4.fileno(), stack.ipv6.fileno()),
         )
         self._datapath.commit()
-        self._see(sight)
+        self._see(snapshot)
 
     # ------------------------------------------------------------------------ while it is served
 
@@ -271,11 +271,11 @@ class Master(Door):
             return None
         return fd
 
-    def _see(self, sight: Sight) -> None:
-        addresses = frozenset(address for address, _ in sight.addresses)
+    def _see(self, snapshot: Snapshot) -> None:
+        addresses = frozenset(address for address, _ in snapshot.addresses)
         others, self._addresses = addresses != self._addresses, addresses
-        self._table.master_replace(set(sight.addresses))
-        self._see_link(sight.link)
+        self._table.master_replace(set(snapshot.addresses))
+        self._see_link(snapshot.link)
         if others:
             self._changed()
 
@@ -302,7 +302,7 @@ class Master(Door):
     # ------------------------------------------------------------------------ the end
 
     async def _shut(self) -> None:
-        self._world.found_device(self)
+        self._runtime.found_device(self)
         sockets, self._sockets = self._sockets, None
         if sockets is None:
             return
@@ -312,12 +312,12 @@ class Master(Door):
         self._changed()  # nobody uses the sockets any more
         await self._host.close(self._open_place)
         if link is not None:
-            self._world.leave(self._nsid, link.index, self)
+            self._runtime.leave(self._nsid, link.index, self)
             await self._withdraw(link.index)
-        await self._world.in_closer(sockets.close)
+        await self._runtime.run_blocking(sockets.close)
         self._table.master_replace(set())
 
     async def _withdraw(self, index: int) -> None:
         """Take the shim off the device, if it is still there."""
         with contextlib.suppress(OSError):
-            await self._world.visit(self._open_place, lambda handle: handle.detach_clsact(index))
+            await self._runtime.run_in_netns(self._open_place, lambda handle: handle.detach_clsact(index))

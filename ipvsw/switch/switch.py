@@ -14,8 +14,8 @@ from ipvsw.addresses.table import Table
 from ipvsw.config.plan import ChangePort
 from ipvsw.linux.bpf import Shim
 from ipvsw.linux.devices.macvtap import supported
-from ipvsw.linux.netlink import Served
-from ipvsw.linux.runtime import World
+from ipvsw.linux.netlink import KmodAttrs
+from ipvsw.linux.runtime import Runtime
 from ipvsw.model import (
     DaemonConfig,
     Flag,
@@ -30,14 +30,14 @@ from ipvsw.model import (
     SwitchStats,
     SwitchStatus,
 )
-from ipvsw.ports.kmodlink import Found, LinkPort
+from ipvsw.ports.kmodlink import KmodDevice, KmodPort
 from ipvsw.ports.netns import NetnsPort
-from ipvsw.ports.port import Port, Uplink
+from ipvsw.ports.port import MasterState, Port
 from ipvsw.ports.unixsocket import DgramPort, StreamPort
 from ipvsw.ports.vm import MacvtapPort, TapPort, VmPort
 from ipvsw.routing.router import Router
-from ipvsw.snooping.snooper import Learner
-from ipvsw.switch.hostport import Wish
+from ipvsw.snooping.snooper import Snooper
+from ipvsw.switch.hostport import HostPortConfig
 from ipvsw.switch.master import Master
 
 log = logging.getLogger("ipvsw")
@@ -54,16 +54,16 @@ PORTS: dict[Kind, type[Port]] = {
 class Switch:
     """Made, started and stopped on the loop. Its calls are not to be interleaved: the caller has a lock."""
 
-    def __init__(self, world: World, config: SwitchConfig, settings: DaemonConfig) -> None:
+    def __init__(self, runtime: Runtime, config: SwitchConfig, settings: DaemonConfig) -> None:
         """`config.ports` are added by `add_port`. Errors: OSError."""
         self.name = config.name
         self.ports: dict[str, Port] = {}
-        self.links: dict[str, LinkPort] = {}  # ports that the daemon has not made
+        self.links: dict[str, KmodPort] = {}  # ports that the daemon has not made
         self._config = msgspec.structs.replace(config, ports=())
-        self._world = world
+        self._runtime = runtime
         self._workers = settings.workers
-        self._uplink = Uplink(name=config.master)
-        self._leaving: dict[LinkPort, asyncio.Task[None]] = {}
+        self._uplink = MasterState(name=config.master)
+        self._leaving: dict[KmodPort, asyncio.Task[None]] = {}
         self._said: tuple[int, int] | None = None  # mode and flags, as the links' attributes have them
         self._shim = Shim()
         self._datapath = Datapath(
@@ -71,10 +71,10 @@ class Switch:
         )
         self._table = Table(config.name, self._datapath, self._shim, self._table_changed, self._left, self._bound)
         self._announcer = Announcer(self._table, self._datapath)
-        self._router = Router(world, self._datapath, self._answer)
-        self._learner = Learner(config.name, self._table, self._datapath, self._pupil, asyncio.get_running_loop())
+        self._router = Router(runtime, self._datapath, self._answer)
+        self._snooper = Snooper(config.name, self._table, self._datapath, self._pupil, asyncio.get_running_loop())
         self.master = Master(
-            world,
+            runtime,
             self._table,
             self._shim,
             self._datapath,
@@ -108,7 +108,7 @@ class Switch:
         await self.master.stop()
         self._announcer.close()
         asyncio.get_running_loop().remove_reader(self._datapath.notify_fd)
-        self._learner.stop()
+        self._snooper.stop()
         self._datapath.close()
         self._shim.close()
 
@@ -119,7 +119,7 @@ class Switch:
         kind = config.kind
         if kind is Kind.MACVTAP and not supported():
             kind = Kind.TAP
-        port = PORTS[kind](self._world, self._table, self._shim, self._uplink, self.name, config)
+        port = PORTS[kind](self._runtime, self._table, self._shim, self._uplink, self.name, config)
         self.ports[config.name] = port
         port.start()
         return port
@@ -130,11 +130,11 @@ class Switch:
         del self.ports[name]
         self._table.forget(name)
 
-    def has_master(self, served: Served) -> bool:
+    def has_master(self, served: KmodAttrs) -> bool:
         """Whether the device's master is ours."""
         return self.master.identity == (served.master_netns, served.master)
 
-    def add_link(self, found: Found, lost: Callable[[LinkPort], None]) -> bool:
+    def add_link(self, found: KmodDevice, lost: Callable[[KmodPort], None]) -> bool:
         """Serve a device of the kernel module's if it is one of this master's: whether it is served. `lost` is told
         when the device is gone, for `remove_link`."""
         served = found.link.served
@@ -142,13 +142,13 @@ class Switch:
             return False
         if found.name in self.ports or found.name in self.links:
             return False
-        port = LinkPort(self._world, self._table, self._uplink, self.name, found, lost, self._hear_attributes)
+        port = KmodPort(self._runtime, self._table, self._uplink, self.name, found, lost, self._hear_attributes)
         self.links[port.name] = port
         port.start()
         self._hear_attributes(served)
         return True
 
-    async def remove_link(self, port: LinkPort) -> None:
+    async def remove_link(self, port: KmodPort) -> None:
         """May be asked for again, before it is done and after."""
         if self.links.get(port.name) is not port:
             return
@@ -156,7 +156,7 @@ class Switch:
             self._leaving[port] = asyncio.create_task(self._remove_link(port), name=f"{port.label} leaves")
         await self._leaving[port]
 
-    async def _remove_link(self, port: LinkPort) -> None:
+    async def _remove_link(self, port: KmodPort) -> None:
         await port.stop()
         del self.links[port.name]
         del self._leaving[port]
@@ -177,7 +177,9 @@ class Switch:
         self._shim.set_mode(MODES[mode])
         self._router.set_mode(routes=routed, exact=mode is Mode.L3S or config.l3_output is L3Output.HOST)
         talk = access is not HostAccess.NONE
-        self.master.set_host_door(Wish(mode is Mode.L3S or talk, routes=routed, forward=mode is Mode.L3S, talk=talk))
+        self.master.set_host_door(
+            HostPortConfig(mode is Mode.L3S or talk, routes=routed, forward=mode is Mode.L3S, talk=talk)
+        )
         self._uplink.noarp = routed
         self._tell_announcer()
         self._wake_ports()
@@ -200,7 +202,7 @@ class Switch:
         for port in self._all_ports():
             port.wake()
 
-    def _hear_attributes(self, served: Served) -> None:
+    def _hear_attributes(self, served: KmodAttrs) -> None:
         """Mode and flag can be set through any device of the kernel module's, and are taken over from there once."""
         said = None if served.mode is None else (served.mode, served.flags or 0)
         if said is None or said == self._said:
@@ -211,11 +213,11 @@ class Switch:
             log.info("switch %s: %s %s, as its links say", self.name, mode, flag)
             self.set_mode(msgspec.structs.replace(self._config, mode=mode, flag=flag))
 
-    def _all_ports(self) -> Iterator[Port | LinkPort]:
+    def _all_ports(self) -> Iterator[Port | KmodPort]:
         yield from self.ports.values()
         yield from self.links.values()
 
-    def _port(self, number: int) -> Port | LinkPort | None:
+    def _port(self, number: int) -> Port | KmodPort | None:
         name = self._table.name(number) or ""
         return self.ports.get(name) or self.links.get(name)
 
@@ -238,16 +240,16 @@ class Switch:
                 continue
             if bits & EVENT_GONE:
                 port.gone()
-            if bits & EVENT_GROUPS and not self._world.groups_told:
-                port.doubt()
+            if bits & EVENT_GROUPS and not self._runtime.groups_told:
+                port.mark_stale()
 
         if frames := self._datapath.slow():
             self._router.take(frames)
-        if frames := self._datapath.shown():
-            self._learner.take(frames)
+        if frames := self._datapath.punted():
+            self._snooper.take(frames)
 
     def _left(self, port: str) -> None:
-        self._learner.forget(port)
+        self._snooper.forget(port)
 
     def _pupil(self, name: str) -> VmPort | None:
         port = self.ports.get(name)
@@ -282,7 +284,7 @@ class Switch:
         )
 
     def leases(self) -> tuple[LeaseStatus, ...]:
-        return tuple(self._learner.leases())
+        return tuple(self._snooper.leases())
 
     def stats(self) -> SwitchStats:
         return SwitchStats(
@@ -291,6 +293,6 @@ class Switch:
             host=self._table.host_traffic(),
             ports={name: self._table.traffic(name) for name in (*self.ports, *self.links)},
             duplicates=self._table.duplicates,
-            learned=dict(self._learner.counters),
+            learned=dict(self._snooper.counters),
             routed=dict(self._router.counters),
         )

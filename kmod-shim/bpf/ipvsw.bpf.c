@@ -54,7 +54,7 @@ struct {
 /* What the switch is set to. */
 enum setting {
 	MODE,
-	DOOR, /* interface index of the host's own door to the ports, 0: it has none */
+	HOST_IFINDEX, /* interface index of the host's own interface to the ports, 0: it has none */
 	SETTINGS
 };
 
@@ -214,20 +214,20 @@ static __always_inline int tells_of_hop(struct __sk_buff *skb)
 SEC("tc")
 int ipvsw_inject(struct __sk_buff *skb)
 {
-	__u32 door;
+	__u32 interface;
 
 	if (skb->mark == MARK)
 		return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 	if (setting(MODE) == L3S)
 		return tells_of_hop(skb) ? TC_ACT_SHOT : TC_ACT_OK;
-	door = setting(DOOR);
-	if (!door || skb->mark == WIRE_MARK || setting(MODE) != L2)
+	interface = setting(HOST_IFINDEX);
+	if (!interface || skb->mark == WIRE_MARK || setting(MODE) != L2)
 		return TC_ACT_OK;
 	if (to_group(skb)) {
-		bpf_clone_redirect(skb, door, 0);
+		bpf_clone_redirect(skb, interface, 0);
 		return TC_ACT_OK;
 	}
-	return to_own_mac(skb) || mine(skb) ? bpf_redirect(door, 0) : TC_ACT_OK;
+	return to_own_mac(skb) || mine(skb) ? bpf_redirect(interface, 0) : TC_ACT_OK;
 }
 
 static __always_inline __u32 load(struct __sk_buff *skb, __u32 offset)

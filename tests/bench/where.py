@@ -97,10 +97,14 @@ CASES = (
 def traffic(path: Path) -> tuple[int, int, int]:
     """Frames and bytes that the daemon has read so far, and bytes that it has written."""
     assert path.daemon is not None
-    doors = [
-        door for switch in path.daemon.stats() for door in (switch["master"], switch["host"], *switch["ports"].values())
+    interfaces = [
+        interface
+        for switch in path.daemon.stats()
+        for interface in (switch["master"], switch["host"], *switch["ports"].values())
     ]
-    frames, read, written = (sum(door[name] for door in doors) for name in ("rx_frames", "rx_bytes", "tx_bytes"))
+    frames, read, written = (
+        sum(interface[name] for interface in interfaces) for name in ("rx_frames", "rx_bytes", "tx_bytes")
+    )
     return frames, read, written
 
 

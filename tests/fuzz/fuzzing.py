@@ -91,8 +91,8 @@ def guided_target(build: Path) -> Path | None:
     return program
 
 
-def super_frame(kind: int, protocol: int) -> bytes:
-    """A virtio_net_hdr and a frame whose checksum is begun, and which, for a gso_type, is to be cut."""
+def gso_frame(kind: int, protocol: int) -> bytes:
+    """A virtio_net_hdr and a frame whose checksum is partial, and which, for a gso_type, is to be cut."""
     if kind == 4:
         packet = struct.pack("!IHBB32x", 6 << 28, 300, protocol, 64)
     else:
@@ -115,7 +115,7 @@ def guided(seconds: int, seed: int) -> str:
         for number, frame in enumerate(seeds()):
             (corpus / str(number)).write_bytes(bytes([number * 5 % 255]) + frame)
         for number, (kind, protocol) in enumerate([(1, 6), (4, 6), (5, 17), (0, 17)]):
-            (corpus / f"super{number}").write_bytes(b"\xff" + super_frame(kind, protocol))
+            (corpus / f"super{number}").write_bytes(b"\xff" + gso_frame(kind, protocol))
         limits = [f"-max_total_time={seconds}", f"-seed={seed}", "-max_len=512", f"-artifact_prefix={BUILD}/"]
         done = subprocess.run([program, *limits, corpus], check=True, capture_output=True, text=True)
         return done.stderr.strip().splitlines()[-1]

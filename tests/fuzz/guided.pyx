@@ -2,20 +2,23 @@
 
 The first byte of an input chooses direction, mode, flag, GSO and access; the rest is the frame. What is to be routed
 gets another header, behind an offload header that is made of its own bytes. With 255 in front the rest is a
-virtio_net_hdr and a frame, which is made fit for a door without offloads. `tests/fuzz/run.py` builds and drives it.
+virtio_net_hdr and a frame, which is made fit for an interface without offloads. `tests/fuzz/run.py` builds and drives
+it.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport abort, calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
-from ipvsw.datapath.rules.hostaccess cimport FLOWS, FROM_HOST_OPENS, TO_HOST_OPENS
+from ipvsw.datapath.rules.hostaccess cimport FLOWS, FROM_HOST_INITIATES, TO_HOST_INITIATES
 from ipvsw.datapath.rules.ndproxy cimport is_question, neighbour_answer
 from ipvsw.datapath.rules.decide cimport (
-    L2, L3S, N_OUTCOMES, THE_HOST, TO_PORT, TO_ROUTE, VEPA, PortRule, Switch, Verdict, decide_from_host,
+    L2, L3S, N_OUTCOMES, HOST_PORT, TO_PORT, TO_ROUTE, VEPA, PortRule, Switch, Verdict, decide_from_host,
     decide_from_master, decide_from_port,
 )
-from ipvsw.datapath.packet.segment cimport HEAD, Cut, cut_bytes, cut_checksum, cut_head, cut_parse, cut_payload
+from ipvsw.datapath.packet.segment cimport (
+    HEAD, Segmenter, segmenter_bytes, segmenter_checksum, segmenter_head, segmenter_parse, segmenter_payload,
+)
 from ipvsw.datapath.rules.macnat cimport CLEAN, master_to_own, own_to_master
 from ipvsw.datapath.rules.routecache cimport Route, route_key, route_rewrite, wire_length
 from ipvsw.datapath.loop.punt cimport is_dhcp, place_of, sender_of
@@ -29,7 +32,7 @@ from ipvsw.datapath.packet.headers cimport (
 cdef enum:
     PORTS = 4
     LONGER = 8  # bytes that an answer may have more than its question
-    BOTH = TO_HOST_OPENS | FROM_HOST_OPENS
+    BOTH = TO_HOST_INITIATES | FROM_HOST_INITIATES
 
 cdef Switch switch_
 
@@ -66,9 +69,9 @@ cdef void set_up() noexcept nogil:
         table_put(&switch_.table, &a, i)
     v4[3] = v6[15] = 1
     a = ipv4_address(v4)
-    table_put(&switch_.table, &a, THE_HOST)
+    table_put(&switch_.table, &a, HOST_PORT)
     a = ipv6_address(v6)
-    table_put(&switch_.table, &a, THE_HOST)
+    table_put(&switch_.table, &a, HOST_PORT)
 
 
 cdef void route(const uint8_t *data, uint32_t length) noexcept nogil:
@@ -97,17 +100,17 @@ cdef void cut(const uint8_t *data, uint32_t size) noexcept nogil:
     cdef uint8_t head[HEAD]
     cdef uint64_t total = 0
     cdef uint32_t number
-    cdef Cut c
-    if size < sizeof(virtio_net_hdr) or not cut_parse(&c, data, size):
+    cdef Segmenter c
+    if size < sizeof(virtio_net_hdr) or not segmenter_parse(&c, data, size):
         return
     if c.size:
         for number in range(c.count):
-            cut_head(&c, number, head)
-            total += c.head + cut_payload(&c, number)
-        if total != cut_bytes(&c):
+            segmenter_head(&c, number, head)
+            total += c.head + segmenter_payload(&c, number)
+        if total != segmenter_bytes(&c):
             abort()
     elif c.sum_at:
-        cut_checksum(&c)
+        segmenter_checksum(&c)
 
 
 cdef void own(const uint8_t *data, uint32_t length) noexcept nogil:

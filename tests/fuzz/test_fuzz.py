@@ -11,9 +11,9 @@ from tests.fuzz.fuzzing import NAMES, guided, storm
 from tests.fuzz.storm import VERDICTS
 
 FRAMES = 1_000_000
-# No mutated corpus frame reaches the doors or the host's routing, where these come from.
+# No mutated corpus frame reaches the interfaces or the host's routing, where these come from.
 AT_DOORS = {"drop_backlog", "drop_no_master", "drop_full", "drop_bad_header", "drop_error", "to_stack", "to_slowpath"}
-AT_DOORS |= {"drop_own_mac", "answered"}
+AT_DOORS |= {"drop_macnat", "answered"}
 DECIDED = set(NAMES) - AT_DOORS
 
 

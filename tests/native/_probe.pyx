@@ -12,17 +12,18 @@ from libc.string cimport memcpy, memset
 from ipvsw.datapath.rules.hostaccess cimport FLOWS, fingerprint as c_fingerprint, flow_known, is_fragment
 from ipvsw.datapath.rules.prefetch cimport Ahead, ahead_fetch, look_ahead
 from ipvsw.datapath.rules.decide cimport (
-    N_OUTCOMES, THE_HOST, TO_PORT, TO_ROUTE, PortRule, Switch, Verdict, decide_from_host, decide_from_master,
+    N_OUTCOMES, HOST_PORT, TO_PORT, TO_ROUTE, PortRule, Switch, Verdict, decide_from_host, decide_from_master,
     decide_from_port, port_accepts, port_listens,
 )
 from ipvsw.datapath.packet.segment cimport (
-    HEAD, Cut, cut_bytes, cut_checksum, cut_head, cut_parse, cut_payload, ones_sum as c_ones_sum,
+    HEAD, Segmenter, segmenter_bytes, segmenter_checksum, segmenter_head, segmenter_parse, segmenter_payload,
+    ones_sum as c_ones_sum,
 )
-from ipvsw.datapath.packet.gro cimport Train, train_couple, train_is_whole, train_takes
+from ipvsw.datapath.packet.gro cimport GroBatch, train_couple, train_is_whole, train_takes
 from ipvsw.datapath.rules.macnat cimport CLEAN, master_to_own as c_master_to_own, own_to_master as c_own_to_master
 from ipvsw.datapath.rules.routecache cimport (
-    Route, Routes as CRoutes, route_clear, route_find, route_put, route_rewrite as c_route_rewrite,
-    wire_length as c_wire_length,
+    Route, Routes as CRoutes, route_clear, route_find, route_put, route_rewrite as c_route_rewrite, wire_length as
+    c_wire_length,
 )
 from ipvsw.datapath.loop.punt cimport is_dhcp as c_is_dhcp, sender_of as c_sender_of
 from ipvsw.datapath.kernel.sys cimport mac48, virtio_net_hdr
@@ -114,33 +115,33 @@ def ones_sum(bytes data):
 
 
 def offloaded(bytes data):
-    """The frames that leave a door without offloads, of a virtio_net_hdr and a frame; None if the header lies."""
+    """The frames that leave an interface without offloads, of a virtio_net_hdr and a frame; None if the header lies."""
     cdef uint8_t *block
     cdef uint8_t *head
-    cdef Cut c
+    cdef Segmenter c
     cdef uint32_t number, at
     if <uint32_t> len(data) < sizeof(virtio_net_hdr):
         raise ValueError("a frame has a virtio_net_hdr of 10 bytes before it")
     block = exact_copy(data)
     head = NULL
     try:
-        if not cut_parse(&c, block, len(data)):
+        if not segmenter_parse(&c, block, len(data)):
             return None
         if not c.size:
             frame = data[sizeof(virtio_net_hdr):]
-            assert c.count == 1 and cut_bytes(&c) == <uint64_t> len(frame)
+            assert c.count == 1 and segmenter_bytes(&c) == <uint64_t> len(frame)
             if not c.sum_at:
                 return [frame]
-            return [frame[:c.sum_at] + int(cut_checksum(&c)).to_bytes(2, "big") + frame[c.sum_at + 2:]]
+            return [frame[:c.sum_at] + int(segmenter_checksum(&c)).to_bytes(2, "big") + frame[c.sum_at + 2:]]
         assert c.head <= HEAD
         head = <uint8_t *> malloc(c.head)
         found = []
         for number in range(c.count):
-            cut_head(&c, number, head)
+            segmenter_head(&c, number, head)
             at = c.head + number * c.size
             found.append(PyBytes_FromStringAndSize(<const char *> head, c.head)
-                         + PyBytes_FromStringAndSize(<const char *> c.frame + at, cut_payload(&c, number)))
-        assert sum(map(len, found)) == cut_bytes(&c)
+                         + PyBytes_FromStringAndSize(<const char *> c.frame + at, segmenter_payload(&c, number)))
+        assert sum(map(len, found)) == segmenter_bytes(&c)
         assert PyBytes_FromStringAndSize(<const char *> block, len(data)) == data, "the frame itself is not written"
         return found
     finally:
@@ -159,8 +160,8 @@ cdef Frame routable(uint8_t *block, uint32_t length) except *:
 
 
 def coupled(list frames):
-    """What goes on of frames that arrived together, each with its virtio_net_hdr: super-frames, or they themselves."""
-    cdef Train t
+    """What goes on of frames that arrived together, each with its virtio_net_hdr: GSO frames, or they themselves."""
+    cdef GroBatch t
     cdef uint8_t *block
     memset(&t, 0, sizeof(t))
     blocks, found = [], []
@@ -178,7 +179,7 @@ def coupled(list frames):
             free(<void *> <size_t> address)
 
 
-cdef list went_on(Train *t):
+cdef list went_on(GroBatch *t):
     cdef uint32_t i
     whole = t.count > 1 and train_is_whole(t)
     if whole:
@@ -369,7 +370,8 @@ cdef class Table:
 
 
 cdef class Decider:
-    """A switch without its doors. `ports` are (up, mtu, everything, groups), `table` is {address: port}, `host` are
+    """A switch without its interfaces. `ports` are (up, mtu, everything, groups), `table` is {address: port}, `host`
+    are
     the master's own addresses."""
 
     cdef Switch s
@@ -388,13 +390,13 @@ cdef class Decider:
         if self.s.rules == NULL:
             raise MemoryError
         for i, (up, mtu, everything, groups) in enumerate(ports):
-            self.s.rules[i].up, self.s.rules[i].mtu, self.s.rules[i].everything = up, mtu, everything
+            self.s.rules[i].up, self.s.rules[i].mtu, self.s.rules[i].all_multicast = up, mtu, everything
             self.s.rules[i].groups = <uint64_t *> malloc(len(groups) * sizeof(uint64_t))
             for k, group in enumerate(groups):
                 self.s.rules[i].groups[k] = mac48(<const uint8_t *> PyBytes_AS_STRING(group))
             self.s.rules[i].n_groups = len(groups)
             self.s.n_ports = i + 1
-        for address, port in [*table.items(), *((address, THE_HOST) for address in host)]:
+        for address, port in [*table.items(), *((address, HOST_PORT) for address in host)]:
             a = address_from(address)
             if not table_put(&self.s.table, &a, port):
                 raise MemoryError
@@ -407,7 +409,7 @@ cdef class Decider:
         table_free(&self.s.table)
 
     def fingerprint(self, bytes frame):
-        """Of the frame's conversation, and whether that is remembered."""
+        """Of the frame's flow, and whether that is remembered."""
         cdef uint8_t *block = exact_copy(frame)
         cdef Frame f
         cdef uint64_t mark = 0
@@ -457,7 +459,7 @@ cdef class Decider:
         return slot.port if slot.family else None
 
     def listeners(self, bytes group):
-        """The ports that a group frame for this MAC is for."""
+        """The ports that a multicast frame for this MAC is for."""
         cdef uint64_t mac = mac48(<const uint8_t *> PyBytes_AS_STRING(group))
         return [i for i in range(self.s.n_ports) if port_listens(&self.s.rules[i], mac)]
 
@@ -527,7 +529,7 @@ cdef void cut(const uint8_t *frame, uint32_t length, uint64_t *state) noexcept:
     cdef uint8_t *block = <uint8_t *> malloc(n)
     cdef uint8_t head[HEAD]
     cdef virtio_net_hdr *header = <virtio_net_hdr *> block
-    cdef Cut c
+    cdef Segmenter c
     cdef uint32_t number
     if block == NULL:
         return
@@ -538,13 +540,13 @@ cdef void cut(const uint8_t *frame, uint32_t length, uint64_t *state) noexcept:
     header.gso_size = random_below(state, 40)
     header.csum_start = (14, 34, 38, 54, 58)[random_below(state, 5)]
     header.csum_offset = (6, 16)[random_below(state, 2)] if random_below(state, 8) else random_below(state, 65536)
-    if cut_parse(&c, block, n):
+    if segmenter_parse(&c, block, n):
         if c.size:
             for number in range(c.count):
-                cut_head(&c, number, head)
-                c_ones_sum(c.frame + c.head + number * c.size, cut_payload(&c, number))
+                segmenter_head(&c, number, head)
+                c_ones_sum(c.frame + c.head + number * c.size, segmenter_payload(&c, number))
         elif c.sum_at:
-            cut_checksum(&c)
+            segmenter_checksum(&c)
     free(block)
 
 

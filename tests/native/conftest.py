@@ -10,7 +10,7 @@ from tests.native import interfaces
 
 @pytest.fixture(params=["epoll", "uring"])
 def io(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The back end of every `doors.lab`."""
+    """The back end of every `interfaces.lab`."""
     if request.param == "uring" and uring_error():
         pytest.skip("the kernel grants no io_uring")
     monkeypatch.setattr(interfaces, "IO", request.param)

@@ -1,4 +1,4 @@
-"""A datapath whose doors are socket pairs: they keep frames apart and are read and written as a TAP is."""
+"""A datapath whose interfaces are socket pairs: they keep frames apart and are read and written as a TAP is."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def until(condition: Callable[[], object], what: str, seconds: float = 10.0) -> 
         time.sleep(0.0005)
 
 
-class Door:
+class Interface:
     """`inside` is the datapath's, `outside` is the device's other end."""
 
     def __init__(self) -> None:
@@ -80,17 +80,17 @@ class Lab:
         self, ports: int = 3, *, workers: int = 1, mode: str = "l2", flag: str = "bridge", master: bool = True
     ) -> None:
         self.datapath = Datapath(workers, IO)
-        self.doors = [Door() for _ in range(ports)]
-        self.master = [Door() for _ in range(workers)]
-        self.host = Door()
+        self.interfaces = [Interface() for _ in range(ports)]
+        self.master = [Interface() for _ in range(workers)]
+        self.host = Interface()
         self.datapath.set_mode(MODES[mode], FLAGS[flag])
         if master:
             self.datapath.attach_master([d.inside.fileno() for d in self.master], self.host.inside.fileno(), MASTER)
-        self.numbers = [self.add(door, k) for k, door in enumerate(self.doors)]
+        self.numbers = [self.add(interface, k) for k, interface in enumerate(self.interfaces)]
         self.datapath.commit()
 
-    def add(self, door: Door, k: int, *, own: bytes | None = None) -> int:
-        number = self.datapath.attach_port(door.inside.fileno(), 1500, own=own)
+    def add(self, interface: Interface, k: int, *, own: bytes | None = None) -> int:
+        number = self.datapath.attach_port(interface.inside.fileno(), 1500, own=own)
         self.datapath.set_port(number, up=True, mtu=1500)
         self.datapath.bind(v4(k), number)
         self.datapath.bind(v6(k), number)
@@ -101,19 +101,19 @@ class Lab:
         return Counted(*numbers, {name: n for name, n in zip(OUTCOMES, outcomes, strict=True) if n})
 
     def settled(self, port: int | str | None, frames: int) -> Counted:
-        """The counters of a door once it has read so many frames and each has ended."""
+        """The counters of an interface once it has read so many frames and each has ended."""
 
         def done() -> bool:
             now = self.counted(port)
             return now.rx_frames >= frames and sum(now.outcomes.values()) == now.rx_frames
 
-        until(done, f"{frames} frames of door {port}, now {self.counted(port)}")
+        until(done, f"{frames} frames of interface {port}, now {self.counted(port)}")
         return self.counted(port)
 
     def close(self) -> None:
         self.datapath.close()
-        for door in [*self.doors, *self.master, self.host]:
-            door.close()
+        for interface in [*self.interfaces, *self.master, self.host]:
+            interface.close()
 
 
 @contextlib.contextmanager

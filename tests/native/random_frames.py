@@ -31,7 +31,7 @@ def random_switch(rng: random.Random, mode: str = "l2", flag: str = "bridge", ac
         Port(
             up=rng.random() < 0.85,
             mtu=rng.choice([68, 100, 1500]),
-            everything=rng.random() < 0.1,
+            all_multicast=rng.random() < 0.1,
             groups=set(rng.sample(GROUPS, rng.randrange(len(GROUPS)))),
         )
         for _ in range(rng.randrange(1, 6))

@@ -1,4 +1,4 @@
-"""ipvswd as a process: what it does about changes of its configuration and of the world.
+"""ipvswd as a process: what it does about changes of its configuration and of the runtime.
 
 The daemon runs in a namespace of its own, where the master is too, so that all it leaves is seen.
 """
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from ipvsw.client import ApiError, Client, Unreachable
-from ipvsw.linux.teardown import MANY
+from ipvsw.linux.teardown import MIN_GROUP_DELETE
 from tests.support.spaces import Namespace, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -233,7 +233,7 @@ def test_a_master_that_is_served_is_refused(daemon: Make) -> None:
     assert running.switch()["state"] == "up"
 
 
-# ------------------------------------------------------------------------------------ the world changes
+# ------------------------------------------------------------------------------------ the runtime changes
 
 
 def test_a_name_that_is_taken_fails_until_it_is_free(netns: Spaces, daemon: Make) -> None:
@@ -368,11 +368,11 @@ def test_a_port_changes_in_place(netns: Spaces, daemon: Make) -> None:
 
 def test_many_ports_of_a_namespace_leave_and_others_stay(netns: Spaces, daemon: Make) -> None:
     a, b = netns(), netns()
-    names = [f"p{k}" for k in range(MANY)]
+    names = [f"p{k}" for k in range(MIN_GROUP_DELETE)]
     few = port("a", a, "10.7.0.2/24"), port("b", b)
     running = daemon(switch(*few, *(port(name, a) for name in names))).start().until("up", "a", "b", *names)
     a.ip("link", "add", "theirs", "type", "bridge")
-    assert len(running.reload(switch(*few))) == MANY
+    assert len(running.reload(switch(*few))) == MIN_GROUP_DELETE
     assert (devices(a), devices(b)) == ({"lo", "a", "theirs"}, {"lo", "b"})
     ping(a, "10.7.0.254")
     running.reload(switch(*few, *(port(name, a) for name in names)))

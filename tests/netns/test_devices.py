@@ -38,7 +38,7 @@ def frame(destination: str = "ff:ff:ff:ff:ff:ff", kind: int = 0x88B5, text: byte
 
 
 @pytest.fixture
-def door() -> Iterator[tap.Tap]:
+def interface() -> Iterator[tap.Tap]:
     opened = tap.open_tap()
     yield opened
     opened.close()
@@ -51,9 +51,9 @@ def netlink() -> Iterator[Netlink]:
     opened.close()
 
 
-def move(netlink: Netlink, door: tap.Tap, there: Namespace, name: str) -> None:
+def move(netlink: Netlink, interface: tap.Tap, there: Namespace, name: str) -> None:
     def work(handle: Handle) -> None:
-        link = handle.link(door.name)
+        link = handle.link(interface.name)
         assert link
         with there.opened() as fd:
             handle.set_link(link.index, netns_fd=fd, name=name)
@@ -76,16 +76,16 @@ def read_frame(fd: int, wanted: bytes, *, seconds: float = 2.0) -> bytes:
     return found
 
 
-def test_a_tap_has_every_offload_and_does_not_block(door: tap.Tap) -> None:
+def test_a_tap_has_every_offload_and_does_not_block(interface: tap.Tap) -> None:
     expected: tuple[str, ...] = ("csum", "tso4", "tso6")
     release = os.uname().release.split(".")
     if (int(release[0]), int(release[1])) >= (6, 2):
         expected += ("uso4", "uso6")
-    assert door.offloads == expected
-    assert not os.get_inheritable(door.fd)
+    assert interface.offloads == expected
+    assert not os.get_inheritable(interface.fd)
     with pytest.raises(BlockingIOError):
-        os.read(door.fd, 100)
-    size = fcntl.ioctl(door.fd, 0x800454D7, bytes(4))  # TUNGETVNETHDRSZ
+        os.read(interface.fd, 100)
+    size = fcntl.ioctl(interface.fd, 0x800454D7, bytes(4))  # TUNGETVNETHDRSZ
     assert struct.unpack("=i", size)[0] == tap.VNET_HEADER
 
 
@@ -98,26 +98,26 @@ def test_a_kernel_without_uso_grants_the_rest(monkeypatch: pytest.MonkeyPatch) -
         return real(fd, request, argument)
 
     monkeypatch.setattr(tap.fcntl, "ioctl", older)
-    door = tap.open_tap()
-    door.close()
-    assert door.offloads == ("csum", "tso4", "tso6")
+    interface = tap.open_tap()
+    interface.close()
+    assert interface.offloads == ("csum", "tso4", "tso6")
 
 
-def test_a_tap_is_closed_once_and_its_device_goes(door: tap.Tap) -> None:
-    fd = door.fd
-    assert Path(f"/sys/class/net/{door.name}").exists()
-    door.close()
-    assert not Path(f"/sys/class/net/{door.name}").exists()
+def test_a_tap_is_closed_once_and_its_device_goes(interface: tap.Tap) -> None:
+    fd = interface.fd
+    assert Path(f"/sys/class/net/{interface.name}").exists()
+    interface.close()
+    assert not Path(f"/sys/class/net/{interface.name}").exists()
     other = os.open("/dev/null", os.O_RDONLY)
     assert other == fd  # the number is free again
-    door.close()
+    interface.close()
     os.close(other)
 
 
-def test_a_tap_that_is_moved_and_renamed_goes_on_working(door: tap.Tap, netlink: Netlink, netns: Make) -> None:
+def test_a_tap_that_is_moved_and_renamed_goes_on_working(interface: tap.Tap, netlink: Netlink, netns: Make) -> None:
     there = netns()
-    move(netlink, door, there, "port0")
-    fd = door.open_namespace()
+    move(netlink, interface, there, "port0")
+    fd = interface.open_namespace()
     with there.opened() as expected:
         assert os.path.samestat(os.fstat(fd), os.fstat(expected))
     os.close(fd)
@@ -130,15 +130,15 @@ def test_a_tap_that_is_moved_and_renamed_goes_on_working(door: tap.Tap, netlink:
         return ear
 
     with there.inside(hear) as ear:
-        assert os.write(door.fd, HEADER + frame(text=b"to the namespace")) == 70
+        assert os.write(interface.fd, HEADER + frame(text=b"to the namespace")) == 70
         assert b"to the namespace" in ear.recv(100)
         ear.send(frame(text=b"from the namespace"))
-        assert read_frame(door.fd, b"from the namespace") == HEADER + frame(text=b"from the namespace")
+        assert read_frame(interface.fd, b"from the namespace") == HEADER + frame(text=b"from the namespace")
 
 
-def test_a_super_frame_comes_whole_with_its_header(door: tap.Tap, netlink: Netlink, netns: Make) -> None:
+def test_a_super_frame_comes_whole_with_its_header(interface: tap.Tap, netlink: Netlink, netns: Make) -> None:
     there = netns()
-    move(netlink, door, there, "port0")
+    move(netlink, interface, there, "port0")
     there.ip("addr", "add", "10.77.0.1/24", "dev", "port0")
     there.ip("link", "set", "port0", "up")
     there.ip("neigh", "add", "10.77.0.2", "lladdr", "02:00:00:00:00:09", "dev", "port0")
@@ -149,37 +149,41 @@ def test_a_super_frame_comes_whole_with_its_header(door: tap.Tap, netlink: Netli
             sender.sendto(b"whole" * 800, ("10.77.0.2", 9))
 
     there.inside(send)
-    data = read_frame(door.fd, b"wholewhole")
+    data = read_frame(interface.fd, b"wholewhole")
     flags, kind, _, segment, start, offset = struct.unpack_from("=BBHHHH", data)
     assert len(data) == 10 + 14 + 20 + 8 + 4000
     assert (flags & 1, kind, segment, start, offset) == (1, 5, 1000, 34, 6)  # NEEDS_CSUM, UDP_L4
 
 
 def test_the_namespaces_death_is_seen_at_the_fd_and_not_hindered(
-    door: tap.Tap, netlink: Netlink, netns: Make, veth: Pair
+    interface: tap.Tap, netlink: Netlink, netns: Make, veth: Pair
 ) -> None:
     there = netns()
     near, _ = veth(None, there)
-    move(netlink, door, there, "port0")
+    move(netlink, interface, there, "port0")
     there.ip("link", "set", "port0", "up")
     poll = select.poll()
-    poll.register(door.fd, select.POLLERR)
+    poll.register(interface.fd, select.POLLERR)
     assert not poll.poll(0)
     there.delete()
-    assert poll.poll(5000) == [(door.fd, select.POLLERR)]
+    assert poll.poll(5000) == [(interface.fd, select.POLLERR)]
     wait_for(lambda: not Path(f"/sys/class/net/{near}").exists(), what="death of the namespace")
-    for use in (lambda: os.write(door.fd, HEADER + frame()), door.open_namespace, lambda: door.set_carrier(True)):
+    for use in (
+        lambda: os.write(interface.fd, HEADER + frame()),
+        interface.open_namespace,
+        lambda: interface.set_carrier(True),
+    ):
         with pytest.raises(OSError) as refusal:
             use()
         assert refusal.value.errno == errno.EBADFD
 
 
-def test_the_carrier_is_set_from_here(door: tap.Tap, netlink: Netlink, netns: Make) -> None:
+def test_the_carrier_is_set_from_here(interface: tap.Tap, netlink: Netlink, netns: Make) -> None:
     there = netns()
-    move(netlink, door, there, "port0")
+    move(netlink, interface, there, "port0")
     there.ip("link", "set", "port0", "up")
     for on in (False, True):
-        door.set_carrier(on)
+        interface.set_carrier(on)
         assert ("NO-CARRIER" not in there.ip("link", "show", "port0")) is on
 
 

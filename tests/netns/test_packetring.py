@@ -25,7 +25,7 @@ PACKET_STATISTICS = 6  # linux/if_packet.h
 SLOTS = PACKET_RING[0]
 NO_IPV6 = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
 MTU = 9000
-AT_ONCE = 200  # frames, far fewer than the port's door holds
+AT_ONCE = 200  # frames, far fewer than the port's interface holds
 
 
 class Wire:
@@ -43,7 +43,7 @@ class Wire:
         self.datapath = Datapath(1, io)
         self.datapath.set_mode(MODES["l2"], FLAGS["bridge"])
         self.attach()
-        self.number = self.datapath.attach_port(inside.fileno(), MTU, merges=True)
+        self.number = self.datapath.attach_port(inside.fileno(), MTU, accepts_uso=True)
         self.datapath.set_port(self.number, up=True, mtu=MTU)
         self.datapath.bind(PORT4, self.number)
         self.datapath.commit()
@@ -125,8 +125,8 @@ def udp(payload: bytes, tag: bytes = b"", *, checked: bool = False) -> bytes:
     return MASTER + FAR + tag + b"\x08\x00" + made[:26] + check + made[28:]
 
 
-def super_frame(payload: bytes) -> tuple[bytes, bytes]:
-    """The virtio_net_hdr of a TCP super-frame, as the kernel writes it, and the frame."""
+def gso_frame(payload: bytes) -> tuple[bytes, bytes]:
+    """The virtio_net_hdr of a TCP GSO frame, as the kernel writes it, and the frame."""
     made = Made(protocol=TCP, payload=payload, source=FAR4, destination=PORT4).packet()
     frame = wrap(made, flags=1, gso=TCPV4, hdr_len=54, size=1400, start=34, offset=16)
     return frame[:HEADER], MASTER + FAR + frame[HEADER + 12 :]
@@ -145,7 +145,7 @@ def test_every_kind_of_frame_comes_in_order_round_the_ring(wire: Wire) -> None:
             elif number % 7 == 5:
                 frame = udp(mark.ljust(MTU - 28, b"l"))
             elif number % 50 == 6:
-                header, frame = super_frame(mark.ljust(30_000, b"s"))
+                header, frame = gso_frame(mark.ljust(30_000, b"s"))
             sent.append((header, frame))
             wire.far.send(header + frame)
         for header, frame in sent:
@@ -183,7 +183,7 @@ def test_datagrams_that_arrived_together_go_on_together(wire: Wire) -> None:
     """Those alone, those of others and other frames keep their places."""
     wire.wait_with_another()
     flow = [udp(bytes([k]) * 100, checked=True) for k in range(10)]
-    header, big = super_frame(b"s" * 30_000)
+    header, big = gso_frame(b"s" * 30_000)
     for frame in (*flow, udp(b"unchecked"), *flow[:3]):
         wire.far.send(bytes(HEADER) + frame)
     wire.far.send(header + big)

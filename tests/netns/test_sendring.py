@@ -22,7 +22,7 @@ PORT4, FAR4 = bytes([10, 9, 0, 1]), bytes([10, 9, 0, 2])
 PLAIN = bytes(10)
 SLOTS, _ = SEND_RING
 MTU = 1500
-AT_ONCE = 200  # frames, fewer than the port's door holds
+AT_ONCE = 200  # frames, fewer than the port's interface holds
 MARK = 7
 
 
@@ -125,8 +125,8 @@ def udp(number: int, payload: int, tag: bytes = b"") -> bytes:
     return FAR + MASTER + tag + b"\x08\x00" + head + body
 
 
-def super_frame(number: int, payload: int) -> tuple[bytes, bytes]:
-    """A TCP super-frame and its virtio_net_hdr: NEEDS_CSUM, TSO for IPv4."""
+def gso_frame(number: int, payload: int) -> tuple[bytes, bytes]:
+    """A TCP GSO frame and its virtio_net_hdr: NEEDS_CSUM, TSO for IPv4."""
     head = struct.pack("!BBHHHBBH", 0x45, 0, 40 + payload, 0, 0, 64, 6, 0) + PORT4 + FAR4
     tcp = struct.pack("!HHIIBBHHH", 5, 9, 0, 0, 5 << 4, 0x10, 1000, 0, 0)
     body = number.to_bytes(4, "big").ljust(payload, b"s")
@@ -145,7 +145,7 @@ def mixed(number: int) -> tuple[bytes, bytes]:
     if number % 50 == 5:
         return PLAIN, udp(number, MTU - 28)
     if number % 50 == 6:
-        return super_frame(number, 30_000)
+        return gso_frame(number, 30_000)
     if number % 50 == 7:
         return PLAIN, udp(number, 18, tag=b"\x81\x00\x00\x05")
     return PLAIN, udp(number, 18)

@@ -112,11 +112,11 @@ def answer(flow: int) -> bytes:
 def test_a_taps_queues_have_each_some_flows_and_a_flow_stays_with_one(netns: Callable[..., Namespace]) -> None:
     """By whatever queue its answers come: left to itself the kernel has a flow follow them."""
     there = netns()
-    with contextlib.closing(Shim()) as shim, contextlib.closing(tap.open_tap(QUEUES)) as door:
-        door.spread(shim.spread_fd)
-        fds = (door.fd, *door.further)
+    with contextlib.closing(Shim()) as shim, contextlib.closing(tap.open_tap(QUEUES)) as interface:
+        interface.spread(shim.spread_fd)
+        fds = (interface.fd, *interface.extra_fds)
         assert len(fds) == QUEUES and not any(map(os.get_inheritable, fds)) and not any(map(os.get_blocking, fds))
-        set_up(there, door)
+        set_up(there, interface)
         assert "noqueue" in there.run("tc", "qdisc", "show", "dev", "port0")
         with there.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
             sock.bind((OWN, 40000))
@@ -133,9 +133,9 @@ def test_a_taps_queues_have_each_some_flows_and_a_flow_stays_with_one(netns: Cal
     wait_for(lambda: "port0" not in there.ip("link", "show"), what="the device's end")
 
 
-def set_up(there: Namespace, door: tap.Tap) -> None:
+def set_up(there: Namespace, interface: tap.Tap) -> None:
     def move(handle: Handle) -> None:
-        link = handle.link(door.name)
+        link = handle.link(interface.name)
         assert link
         with there.opened() as fd:
             handle.set_link(link.index, netns_fd=fd, name="port0")

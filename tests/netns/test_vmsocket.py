@@ -1,4 +1,4 @@
-"""Virtual machines' ports that are unix sockets: this process speaks as a monitor would."""
+"""Virtual machines' ports that are unix sockets: this process speaks as a VMM would."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["daemon", "home", "running"]
 
 
 class Speaker(Machine):
-    """A monitor by its socket, and as much of a guest as a test needs."""
+    """A VMM by its socket, and as much of a guest as a test needs."""
 
     def __init__(self, sock: socket.socket, mac: str) -> None:
         self.sock, self.fd, self.mac = sock, sock.fileno(), bytes.fromhex(mac.replace(":", ""))
@@ -115,19 +115,19 @@ class Monitors:
 
 
 @pytest.fixture(params=["listen", "connect", "stream-fd", "dgram-fd", "dgram"])
-def monitors(request: pytest.FixtureRequest, tmp_path: Path) -> Monitors:
+def VMMs(request: pytest.FixtureRequest, tmp_path: Path) -> Monitors:
     return Monitors(request.param, tmp_path)
 
 
-def test_machines_come_and_go(running: Callable[..., Daemon], monitors: Monitors) -> None:
-    lan = running(monitors.config)
-    assert lan.port("vm1")["kind"] == monitors.config.split('kind = "')[1].split('"')[0]
+def test_machines_come_and_go(running: Callable[..., Daemon], VMMs: Monitors) -> None:
+    lan = running(VMMs.config)
+    assert lan.port("vm1")["kind"] == VMMs.config.split('kind = "')[1].split('"')[0]
     assert [one["state"] for one in lan.port("vm1")["addresses"]] == ["down"]
     for turn in range(3):
-        with monitors.come(lan) as one:
+        with VMMs.come(lan) as one:
             lan.until_owned("vm1", GUEST)
             one.ping(WIRE)
-            if monitors.way.endswith("fd"):
+            if VMMs.way.endswith("fd"):
                 with pytest.raises(ApiError, match="has it already"):
                     lan.client.hand_over("vm1")
         idle(lan, "vm1")
@@ -135,13 +135,13 @@ def test_machines_come_and_go(running: Callable[..., Daemon], monitors: Monitors
 
 
 def test_what_a_sibling_sends_is_cut_and_complete(
-    running: Callable[..., Daemon], netns: Callable[..., Namespace], monitors: Monitors
+    running: Callable[..., Daemon], netns: Callable[..., Namespace], VMMs: Monitors
 ) -> None:
     """A namespace's kernel, which has a TAP with every offload, and a guest without any."""
     box = netns()
-    lan = running(monitors.config, f'name = "ipvl0"\nnetns = "{box.name}"\naddresses = ["10.7.0.2/24"]')
+    lan = running(VMMs.config, f'name = "ipvl0"\nnetns = "{box.name}"\naddresses = ["10.7.0.2/24"]')
     lan.until("up", "ipvl0")
-    with monitors.come(lan) as one:
+    with VMMs.come(lan) as one:
         lan.until_owned("vm1", GUEST)
         one.ping("10.7.0.2")
         code = (
@@ -167,10 +167,10 @@ def checked(packet: bytes) -> bool:
 
 
 def test_a_second_monitor_waits_for_its_turn(running: Callable[..., Daemon], tmp_path: Path) -> None:
-    monitors = Monitors("listen", tmp_path)
-    lan = running(monitors.config)
-    with monitors.come(lan) as first:
-        second = Speaker(monitors.reach(lan), lan.port("vm1")["mac"])
+    VMMs = Monitors("listen", tmp_path)
+    lan = running(VMMs.config)
+    with VMMs.come(lan) as first:
+        second = Speaker(VMMs.reach(lan), lan.port("vm1")["mac"])
         first.ping(WIRE)
         assert not select.select([second.sock], [], [], 0.2)[0]
     wait_for(lambda: accepted(lan) == 2, what="the second one has its turn")
@@ -186,32 +186,32 @@ def accepted(lan: Daemon) -> int:
 def test_a_monitor_that_is_killed(running: Callable[..., Daemon], tmp_path: Path) -> None:
     lan = running(vm("stream"))
     for _ in range(2):
-        monitor = subprocess.Popen(
+        VMM = subprocess.Popen(
             [sys.executable, "-c", CLI, "--socket", str(lan.socket), "exec", "vm1", "--", "sleep", "1{fd}"], cwd=ROOT
         )
         try:
             lan.until("up", "vm1")
         finally:
-            monitor.send_signal(signal.SIGKILL)
-            monitor.wait()
+            VMM.send_signal(signal.SIGKILL)
+            VMM.wait()
         idle(lan, "vm1")
 
 
 @pytest.mark.parametrize("way", ["listen", "connect", "dgram"])
 def test_the_daemon_is_killed(running: Callable[..., Daemon], tmp_path: Path, way: str) -> None:
     """Its socket's file stays, and is no obstacle."""
-    monitors = Monitors(way, tmp_path)
-    lan = running(monitors.config)
-    with monitors.come(lan) as one:
+    VMMs = Monitors(way, tmp_path)
+    lan = running(VMMs.config)
+    with VMMs.come(lan) as one:
         one.ping(WIRE)
     lan.stop(signal.SIGKILL)
     lan.start()
     idle(lan, "vm1")
-    with monitors.come(lan) as one:
+    with VMMs.come(lan) as one:
         one.ping(WIRE)
     idle(lan, "vm1")
     assert lan.stop() == 0
-    assert not os.path.exists(monitors.theirs)
+    assert not os.path.exists(VMMs.theirs)
 
 
 def test_whose_file_it_is(running: Callable[..., Daemon], tmp_path: Path) -> None:
@@ -246,8 +246,8 @@ def test_a_path_that_is_not_ours(daemon: Callable[[str], Daemon], home: Namespac
 
 
 def test_a_port_with_a_path_is_not_handed_over(running: Callable[..., Daemon], tmp_path: Path) -> None:
-    monitors = Monitors("listen", tmp_path)
-    lan = running(monitors.config, vm("stream", name="vm2").replace(GUEST, "10.7.0.10"))
+    VMMs = Monitors("listen", tmp_path)
+    lan = running(VMMs.config, vm("stream", name="vm2").replace(GUEST, "10.7.0.10"))
     idle(lan, "vm2")
     with pytest.raises(ApiError, match="comes by"):
         lan.client.hand_over("vm1")
@@ -256,14 +256,14 @@ def test_a_port_with_a_path_is_not_handed_over(running: Callable[..., Daemon], t
 
 
 def test_mtu_and_addresses_change_while_connected(running: Callable[..., Daemon], tmp_path: Path) -> None:
-    monitors = Monitors("listen", tmp_path)
-    lan = running(monitors.config)
-    with monitors.come(lan) as one:
-        text = globals()["lan"](lan.home, monitors.config.replace(f"{GUEST}/24", "10.7.0.19/24") + "\nmtu = 1400")
+    VMMs = Monitors("listen", tmp_path)
+    lan = running(VMMs.config)
+    with VMMs.come(lan) as one:
+        text = globals()["lan"](lan.home, VMMs.config.replace(f"{GUEST}/24", "10.7.0.19/24") + "\nmtu = 1400")
         assert lan.reload(text) == [f"change port lan/vm1: address -{GUEST}/24, address +10.7.0.19/24, mtu 1400"]
         lan.until_owned("vm1", "10.7.0.19")
         wait_for(lambda: lan.port("vm1")["mtu"] == 1400, what="the MTU")
-        lan.reload(globals()["lan"](lan.home, monitors.config))
+        lan.reload(globals()["lan"](lan.home, VMMs.config))
         lan.until_owned("vm1", GUEST)
         one.ping(WIRE)
 
@@ -272,8 +272,8 @@ def test_a_hostile_speaker_harms_itself_alone(
     running: Callable[..., Daemon], netns: Callable[..., Namespace], tmp_path: Path
 ) -> None:
     box = netns()
-    monitors = Monitors("listen", tmp_path)
-    lan = running(monitors.config, f'name = "ipvl0"\nnetns = "{box.name}"\naddresses = ["10.7.0.2/24"]')
+    VMMs = Monitors("listen", tmp_path)
+    lan = running(VMMs.config, f'name = "ipvl0"\nnetns = "{box.name}"\naddresses = ["10.7.0.2/24"]')
     lan.until("up", "ipvl0")
     noises = [
         b"\0\0\0\0",
@@ -284,7 +284,7 @@ def test_a_hostile_speaker_harms_itself_alone(
         os.urandom(100_000),
     ]
     for noise in noises:
-        with monitors.come(lan) as one:
+        with VMMs.come(lan) as one:
             with contextlib.suppress(OSError):
                 one.sock.sendall(noise)
             with contextlib.suppress(OSError):
@@ -296,7 +296,7 @@ def test_a_hostile_speaker_harms_itself_alone(
     assert counted["outcomes"]["drop_bad_header"] == len(noises)
     assert counted["outcomes"]["drop_runt"] >= 13
     assert counted["rx_frames"] == sum(counted["outcomes"].values())
-    with monitors.come(lan) as one:
+    with VMMs.come(lan) as one:
         one.ping(WIRE)
 
 
@@ -304,10 +304,10 @@ def test_a_flood_and_a_reader_that_sleeps(
     running: Callable[..., Daemon], netns: Callable[..., Namespace], tmp_path: Path
 ) -> None:
     box = netns()
-    monitors = Monitors("listen", tmp_path)
-    lan = running(monitors.config, f'name = "ipvl0"\nnetns = "{box.name}"\naddresses = ["10.7.0.2/24"]')
+    VMMs = Monitors("listen", tmp_path)
+    lan = running(VMMs.config, f'name = "ipvl0"\nnetns = "{box.name}"\naddresses = ["10.7.0.2/24"]')
     lan.until("up", "ipvl0")
-    with monitors.come(lan) as one:
+    with VMMs.come(lan) as one:
         lan.until_owned("vm1", GUEST)
         one.ping("10.7.0.2")
         code = (
@@ -322,7 +322,7 @@ def test_a_flood_and_a_reader_that_sleeps(
             flood.kill()
             flood.wait()
     idle(lan, "vm1")
-    with monitors.come(lan) as one:
+    with VMMs.come(lan) as one:
         one.ping(WIRE)
 
 

@@ -1,4 +1,4 @@
-"""Virtual machines' ports without a virtual machine: this process opens the device as a monitor would."""
+"""Virtual machines' ports without a virtual machine: this process opens the device as a VMM would."""
 
 from __future__ import annotations
 
@@ -180,15 +180,15 @@ def test_a_second_machine_waits_for_the_first_one_to_go(running: Callable[..., D
 @KINDS
 def test_a_machine_that_is_killed_leaves_the_port_to_the_next(running: Callable[..., Daemon], kind: str) -> None:
     lan = running(vm(kind))
-    monitor = subprocess.Popen(
+    VMM = subprocess.Popen(
         [sys.executable, "-c", CLI, "--socket", str(lan.socket), "exec", "vm1", "--", "sleep", "1{fd}"],
         cwd=ROOT,
     )
     try:
         lan.until("up", "vm1")
     finally:
-        monitor.send_signal(signal.SIGKILL)
-        monitor.wait()
+        VMM.send_signal(signal.SIGKILL)
+        VMM.wait()
     idle(lan, "vm1")
     with machine(lan) as one:
         one.ping(WIRE)
@@ -198,7 +198,7 @@ def test_a_machine_that_is_killed_leaves_the_port_to_the_next(running: Callable[
 def test_offloads_survive(
     running: Callable[..., Daemon], home: Namespace, netns: Callable[..., Namespace], kind: str
 ) -> None:
-    """A TCP super-frame with a partial checksum, to a sibling's stack and to the wire's."""
+    """A TCP GSO frame with a partial checksum, to a sibling's stack and to the wire's."""
     box = netns()
     lan = running(vm(kind), f'name = "ipvl0"\nnetns = "{box.name}"\naddresses = ["10.7.0.2/24"]')
     lan.until("up", "ipvl0")
@@ -334,12 +334,12 @@ def test_several_queues(running: Callable[..., Daemon], kind: str) -> None:
     os.close(fds[2])
     idle(lan, "vm1")
     for _ in range(3):
-        monitor = subprocess.Popen(
+        VMM = subprocess.Popen(
             [sys.executable, "-c", CLI, "--socket", str(lan.socket), "exec", "vm1", "--", "sleep", "100"], cwd=ROOT
         )
         lan.until("up", "vm1")
-        monitor.kill()
-        monitor.wait()
+        VMM.kill()
+        VMM.wait()
         idle(lan, "vm1")
 
 

@@ -72,7 +72,7 @@ def split(rest: bytes) -> tuple[bytes, bytes, bytes]:
             return head + rest[:2], rest[:2], rest[2:]
         size = 4 if rest[:2] in TAGS else 8
         head, rest = head + rest[:size], rest[size:]
-    raise Dropped("drop_own_mac")
+    raise Dropped("drop_macnat")
 
 
 def layered(rest: bytes) -> bool:
@@ -82,7 +82,7 @@ def layered(rest: bytes) -> bool:
 
 def arp(packet: bytes, source: bytes, master: bytes) -> bytes:
     if len(packet) < 28 or packet[2:6] != bytes.fromhex("08000604"):
-        raise Dropped("drop_own_mac")
+        raise Dropped("drop_macnat")
     sender, target = packet[8:14], packet[18:24]
     if usable(target) and target in (source, sender):
         target = master
@@ -97,7 +97,7 @@ def ipv6(packet: bytes, offload: Offload, at: int, source: bytes, master: bytes)
     while kind in EXTENSIONS:
         header = packet[headers:]
         if len(header) < 8:
-            raise Dropped("drop_own_mac")
+            raise Dropped("drop_macnat")
         if kind == FRAGMENT and int.from_bytes(header[2:4], "big") >> 3:
             if offload.place is not None:
                 raise Dropped("drop_bad_header")
@@ -106,7 +106,7 @@ def ipv6(packet: bytes, offload: Offload, at: int, source: bytes, master: bytes)
         headers += 8 if kind == FRAGMENT else 4 * (header[1] + 2) if kind == AH else 8 * (header[1] + 1)
         kind = header[0]
     if headers > len(packet):
-        raise Dropped("drop_own_mac")
+        raise Dropped("drop_macnat")
     message = packet[headers:]
     start = at + headers
     if kind != ICMPV6:
@@ -114,15 +114,15 @@ def ipv6(packet: bytes, offload: Offload, at: int, source: bytes, master: bytes)
             raise Dropped("drop_bad_header")
         return packet + padding
     if len(message) < 8:
-        raise Dropped("drop_own_mac")
+        raise Dropped("drop_macnat")
     if offload.place is not None and (offload.start, offload.offset) != (start, 2):
         raise Dropped("drop_bad_header")
     if message[0] in INVERSE:
-        raise Dropped("drop_own_mac")
+        raise Dropped("drop_macnat")
     if message[0] not in FIXED:
         return packet + padding
     if fragment or not whole:
-        raise Dropped("drop_own_mac")
+        raise Dropped("drop_macnat")
     if offload.gso:
         raise Dropped("drop_bad_header")
     new = discovery(message, source, master)
@@ -134,18 +134,18 @@ def ipv6(packet: bytes, offload: Offload, at: int, source: bytes, master: bytes)
 def discovery(message: bytes, source: bytes, master: bytes) -> bytes:
     fixed = FIXED[message[0]]
     if len(message) < fixed:
-        raise Dropped("drop_own_mac")
+        raise Dropped("drop_macnat")
     new, options = message[:fixed], message[fixed:]
     while options:
         size = 8 * options[1] if len(options) >= 2 else 0
         option, options = options[:size], options[size:]
         if not size or len(option) < size:
-            raise Dropped("drop_own_mac")
+            raise Dropped("drop_macnat")
         if option[0] in (1, 2):
             if size != 8:
-                raise Dropped("drop_own_mac")
+                raise Dropped("drop_macnat")
             if message[0] == 137 and option[0] == 2 and option[2:] not in (source, master):
-                raise Dropped("drop_own_mac")
+                raise Dropped("drop_macnat")
             option = option[:2] + master
         new += option
     return new

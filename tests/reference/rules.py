@@ -24,7 +24,7 @@ NEIGHBOUR_SOLICITATION = 135
 class Port:
     up: bool = True
     mtu: int = 1500
-    everything: bool = False
+    all_multicast: bool = False
     groups: set[bytes] = field(default_factory=set)
 
 
@@ -103,7 +103,7 @@ def listeners(switch: Switch, group: bytes) -> list[int]:
     return [
         number
         for number, port in enumerate(switch.ports)
-        if port.up and (port.everything or group == BROADCAST or group in port.groups)
+        if port.up and (port.all_multicast or group == BROADCAST or group in port.groups)
     ]
 
 
@@ -159,7 +159,7 @@ def from_port_l3(switch: Switch, frame: bytes, gso: bool) -> Verdict:
     if port is not None:
         return to_sibling(switch, port, frame, gso)
     if is_group(frame):
-        return Verdict("to_host" if host_hears(switch, packet) else "drop_group")
+        return Verdict("to_host" if host_hears(switch, packet) else "drop_multicast")
     least = LEAST.get(packet.ethertype)
     return Verdict("drop_not_ip" if least is None or len(packet.data) < least else "to_route")
 
@@ -201,7 +201,7 @@ def transport(packet: Packet) -> tuple[int, bytes] | None:
     return packet.data[9], packet.data[4 * (packet.data[0] & 15) :]
 
 
-def is_upkeep(packet: Packet) -> bool:
+def is_link_control(packet: Packet) -> bool:
     """What opens nothing: ARP, neighbour discovery, ICMP errors."""
     data = packet.data
     if packet.ethertype == 0x0806:
@@ -213,7 +213,7 @@ def is_upkeep(packet: Packet) -> bool:
     return False
 
 
-FRAGMENT = 44  # the protocol of conversations in fragments, whose ports nobody sees
+FRAGMENT = 44  # the protocol of flows in fragments, whose ports nobody sees
 
 
 def is_fragment(packet: Packet) -> bool:
@@ -222,7 +222,7 @@ def is_fragment(packet: Packet) -> bool:
     return packet.data[6] == FRAGMENT
 
 
-def conversation(packet: Packet) -> Conversation | None:
+def flow(packet: Packet) -> Conversation | None:
     found = transport(packet)
     if found is None:
         return None
@@ -240,16 +240,16 @@ def conversation(packet: Packet) -> Conversation | None:
 
 
 def may_pass(switch: Switch, packet: Packet, may_open: bool) -> bool:
-    if is_upkeep(packet):
+    if is_link_control(packet):
         return True
-    about = conversation(packet)
+    about = flow(packet)
     if may_open and about is not None:
         switch.flows |= {about, (FRAGMENT, frozenset((end, bytes(2)) for end, _ in about[1]))}
     return may_open or about in switch.flows
 
 
 def host_hears(switch: Switch, packet: Packet) -> bool:
-    return switch.access in TO_HOST or (switch.access != "none" and is_upkeep(packet))
+    return switch.access in TO_HOST or (switch.access != "none" and is_link_control(packet))
 
 
 def is_hosts(switch: Switch, packet: Packet, which: str) -> bool:
@@ -271,13 +271,13 @@ def decide_from_master(switch: Switch, frame: bytes) -> Verdict:
 
 
 def decide_from_host(switch: Switch, frame: bytes) -> Verdict:
-    """What the host's stack sends through its own door is for the ports, in any mode and with any flag. What it
+    """What the host's stack sends through its own interface is for the ports, in any mode and with any flag. What it
     forwards for others needs no leave."""
     if len(frame) < 14:
         return Verdict("drop_runt")
     packet = as_sent(frame)
     if is_group(frame):
-        return Verdict("to_ports" if switch.access in FROM_HOST or is_upkeep(packet) else "drop_host_access")
+        return Verdict("to_ports" if switch.access in FROM_HOST or is_link_control(packet) else "drop_host_access")
     port = owner(switch, packet, "destination")
     if port is None:
         found = transport(packet) if packet.ethertype == 0x0800 else None

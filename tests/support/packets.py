@@ -57,7 +57,7 @@ def verify(packet: bytes, transport: int | None = None) -> None:
 
 @dataclass(frozen=True)
 class Made:
-    """A frame as a port's kernel writes it: checksum begun (the pseudo header's sum), super-frames uncut."""
+    """A frame as a port's kernel writes it: checksum partial (the pseudo header's sum), GSO frames uncut."""
 
     version: int = 4
     protocol: int = UDP
@@ -105,13 +105,13 @@ class Made:
         return head[:10] + struct.pack("!H", total(head) ^ 0xFFFF) + head[12:] + data
 
     def frame(self, gso: int = 0, size: int = 0) -> bytes:
-        begun = self.protocol in CHECKSUM_AT
+        partial = self.protocol in CHECKSUM_AT
         return wrap(
             self.packet(),
-            flags=int(begun),
+            flags=int(partial),
             gso=gso,
             size=size,
-            start=14 + self.transport if begun else 0,
+            start=14 + self.transport if partial else 0,
             offset=CHECKSUM_AT.get(self.protocol, 0),
         )
 

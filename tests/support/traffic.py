@@ -1,4 +1,4 @@
-"""Conversations between namespaces, with the kernel's own stacks at both ends."""
+"""Flows between namespaces, with the kernel's own stacks at both ends."""
 
 from __future__ import annotations
 

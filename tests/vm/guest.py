@@ -52,7 +52,7 @@ for place in proc sys dev; do /bin/busybox mount --move /$place /root/$place; do
 exec /bin/busybox switch_root /root /bin/sh /run/guest/main
 """
 
-# Nothing may be executed after the power-off has begun: the root file system is gone then.
+# Nothing may be executed after the power-off has partial: the root file system is gone then.
 MAIN = """export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp
 cd /tmp
 ip link set lo up

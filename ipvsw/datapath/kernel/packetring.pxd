@@ -2,7 +2,7 @@
 
 A frame stands in a slot with its virtio_net_hdr right before it. It is the worker's until the slot is given back, so
 it can be changed and written on in place. A frame too long for a slot waits whole in the socket's queue, and its slot
-says so: a super-frame would otherwise need slots of 64 KiB, and frames of a full burst their place in the cache.
+says so: a GSO frame would otherwise need slots of 64 KiB, and frames of a full burst their place in the cache.
 Sources: packet(7), the kernel's Documentation/networking/packet_mmap.rst, tpacket_rcv in net/packet/af_packet.c.
 """
 

@@ -13,7 +13,7 @@ cdef extern from *:
     #include <stddef.h>
     #include <stdint.h>
 
-    _Static_assert(sizeof(struct virtio_net_hdr) == 10, "frames carry the 10-byte header from door to door");
+    _Static_assert(sizeof(struct virtio_net_hdr) == 10, "frames carry the 10-byte header end to end");
 
     _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "MACs are kept as the low six bytes of a word");
 

@@ -16,7 +16,7 @@ cdef enum:
     DISTURBED = 20_000  # ns between two looks at the clock: somebody else ran
     REST = 16  # times as long there is no spinning after that
 
-cdef struct Spin:
+cdef struct BusyPoll:
     uint64_t budget  # ns; 0: never
     uint32_t earned
     uint64_t rest_until
@@ -28,11 +28,11 @@ cdef inline uint64_t clock_ns() noexcept nogil:
     return <uint64_t> t.tv_sec * 1_000_000_000 + <uint64_t> t.tv_nsec
 
 
-cdef inline bint spin_pays(const Spin *s, uint64_t now) noexcept nogil:
+cdef inline bint busypoll_pays(const BusyPoll *s, uint64_t now) noexcept nogil:
     return s.earned >= EARNED and now >= s.rest_until
 
 
-cdef inline bint spin_on(Spin *s, uint64_t start, uint64_t *now) noexcept nogil:
+cdef inline bint busypoll_on(BusyPoll *s, uint64_t start, uint64_t *now) noexcept nogil:
     """Let others run, then whether to look again. `now` is the time of the last look, and of this one."""
     cdef uint64_t before = now[0]
     sched_yield()
@@ -43,5 +43,5 @@ cdef inline bint spin_on(Spin *s, uint64_t start, uint64_t *now) noexcept nogil:
     return now[0] - start < s.budget
 
 
-cdef inline void spin_learn(Spin *s, uint64_t waited) noexcept nogil:
+cdef inline void busypoll_learn(BusyPoll *s, uint64_t waited) noexcept nogil:
     s.earned = min(s.earned + 1, 2 * EARNED) if waited < SOON else 0

@@ -1,8 +1,8 @@
-"""Group frames: queued, copied to the ports that listen a slice at a time, then sent on the wire.
+"""Multicast frames: queued, copied to the ports that listen a slice at a time, then sent on the wire.
 
 The kernel's driver does the same from a work queue (`ipvlan_process_multicast`), with the same limit for what one
 sender may have in it. But where the driver's senders share the queue, here nobody's flood takes the last free place:
-a door may hold as many as are free, so that others can still ask for their neighbours.
+an interface may hold as many as are free, so that others can still ask for their neighbours.
 
 A thousand copies take milliseconds, for which the scheduler may leave us the CPU that those wait for who have just got
 a frame. So while other frames are about, slices are small, and over an io_uring there are pauses between them.
@@ -15,7 +15,8 @@ from libc.string cimport memcpy
 from ipvsw.datapath.rules.decide cimport BROADCAST, DROP_BACKLOG, TO_PORTS, host_hears_group, port_accepts, port_listens
 from ipvsw.datapath.rules.macnat cimport put_mac
 from ipvsw.datapath.loop.state cimport (
-    BACKLOG, BURST, EVENT_GROUPS_BIT, FROM_GONE, FROM_MASTER, HEADER, ROOM, Waiting, Worker, backlog_put, waiting_of,
+    BACKLOG, BURST, EVENT_GROUPS_BIT, FROM_GONE, FROM_MASTER, HEADER, ROOM, Waiting, Worker, backlog_put,
+    waiting_of,
 )
 from ipvsw.datapath.loop.busypoll cimport clock_ns
 from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE, eventfd_write, mac48, or_u32, virtio_net_hdr
@@ -26,9 +27,9 @@ from ipvsw.datapath.packet.headers cimport Frame, frame_is_membership_report, fr
 cdef enum:
     SLICE = 8  # copies written in one round: with what the receivers do at once, some 20 us
     SMALL = 1  # the same while other frames are about
-    POLITE = 4  # pauses, or rounds, after the last of these
+    YIELD_TURNS = 4  # pauses, or rounds, after the last of these
     PAUSE = 50_000  # ns at most; the kernel's timers may add as much
-    PATIENCE = 16  # group frames that wait: with more of them more time goes to their copies than to pauses
+    PATIENCE = 16  # multicast frames that wait: with more of them more time goes to their copies than to pauses
 
 
 cdef inline void tell(Worker *w, int32_t port, uint32_t bit) noexcept nogil:
@@ -45,7 +46,7 @@ cdef inline int queue_flood(Worker *w, int32_t source, uint8_t *buffer, uint32_t
 
 cdef inline void flood_slice(Worker *w) noexcept nogil:
     """A few copies; a frame from a port goes on the wire after its last copy."""
-    cdef int budget = SMALL if w.polite else SLICE
+    cdef int budget = SMALL if w.yielding else SLICE
     cdef Waiting *entry
     while w.backlog_length and budget > 0:
         entry = &w.backlog[w.backlog_head]
@@ -67,23 +68,23 @@ cdef inline void flood_slice(Worker *w) noexcept nogil:
 
 
 cdef inline void be_polite(Worker *w, uint32_t waiting) noexcept nogil:
-    """Something was read; there were so many group frames before. What is no group frame is somebody else's."""
+    """Something was read; there were so many multicast frames before. What is no multicast frame is somebody else's."""
     if w.backlog_length == waiting:
-        w.polite = POLITE
+        w.yielding = YIELD_TURNS
 
 
 cdef inline void flood_pause(Worker *w) noexcept nogil:
     """Enter the ring between two slices. Where somebody has got a frame, sleep until there is an answer: to yield would
     do nothing for who is in another control group. The longer the line, the longer until the next pause."""
-    cdef uint64_t before = clock_ns() if w.polite else 0
+    cdef uint64_t before = clock_ns() if w.yielding else 0
     cdef uint64_t after
-    if not w.polite or before < w.impolite_until:
+    if not w.yielding or before < w.busy_until:
         ring_enter(&w.ring, False)
         return
-    w.polite -= 1
+    w.yielding -= 1
     ring_enter_for(&w.ring, PAUSE)
     after = clock_ns()
-    w.impolite_until = after + (after - before) * w.backlog_length // PATIENCE
+    w.busy_until = after + (after - before) * w.backlog_length // PATIENCE
 
 
 cdef inline void tell_host(Worker *w, Waiting *entry) noexcept nogil:

@@ -1,4 +1,5 @@
-"""Frames on their way in from ports and from the host: read a burst from one door, have each carried out before the
+"""Frames on their way in from ports and from the host: read a burst from one interface, have each carried out before
+the
 next.
 
 Functions stand in the order in which a frame meets them.
@@ -9,7 +10,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport read
 
-from ipvsw.datapath.loop.dispatch cimport host_frame_on, port_frame_on
+from ipvsw.datapath.loop.dispatch cimport host_frame_on, forward_from_port
 from ipvsw.datapath.rules.decide cimport DROP_BAD_HEADER, DROP_ERROR
 from ipvsw.datapath.loop.flood cimport tell
 from ipvsw.datapath.rules.macnat cimport CLEAN, own_to_master
@@ -124,7 +125,7 @@ cdef inline void port_frame(Worker *w, int32_t port, uint8_t *buffer, uint32_t n
             traffic.outcomes[outcome] += 1
             return
     if not show_from_port(w, port, buffer, n):
-        port_frame_on(w, port, buffer, n)
+        forward_from_port(w, port, buffer, n)
 
 
 cdef inline bint port_rx_over(Worker *w, int32_t port, int error) noexcept nogil:

@@ -1,7 +1,7 @@
 """The loop of one worker.
 
 One worker is one thread with its own buffers, table and counters, and no GIL. A round is: wait; carry out what the
-doors have, a burst from each; send what has gathered for the wire together; then a slice of the group frames
+interfaces have, a burst from each; send what has gathered for the wire together; then a slice of the multicast frames
 that wait for their copies. So a flood, however large, costs unicast at most one slice a round.
 """
 

@@ -1,4 +1,4 @@
-"""Doors that a worker waits for with its epoll: all of them, or what an io_uring does not read."""
+"""Interfaces that a worker waits for with its epoll: all of them, or what an io_uring does not read."""
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
@@ -7,7 +7,7 @@ from ipvsw.datapath.loop.rx_master cimport master_rx, packet_rx
 from ipvsw.datapath.kernel.packetring cimport packets_give_back
 from ipvsw.datapath.loop.forward cimport host_rx, port_rx
 from ipvsw.datapath.loop.state cimport CONTROL_EVENT, HOST_EVENT, MASTER_EVENT, Worker
-from ipvsw.datapath.loop.busypoll cimport clock_ns, spin_learn, spin_on, spin_pays
+from ipvsw.datapath.loop.busypoll cimport clock_ns, busypoll_learn, busypoll_on, busypoll_pays
 from ipvsw.datapath.kernel.sys cimport EPOLLERR, epoll_event, epoll_wait, eventfd_read
 
 cdef enum:
@@ -15,7 +15,7 @@ cdef enum:
 
 
 cdef inline void serve_doors(Worker *w, int timeout) noexcept nogil:
-    """Read a burst from every door that is readable; `timeout` 0, or -1 to wait for one."""
+    """Read a burst from every interface that is readable; `timeout` 0, or -1 to wait for one."""
     cdef epoll_event events[EVENTS]
     cdef uint64_t value
     cdef int count, i
@@ -36,23 +36,23 @@ cdef inline void serve_doors(Worker *w, int timeout) noexcept nogil:
             port_rx(w, <int32_t> tag)
     if count > 0:
         be_polite(w, waiting)
-    elif w.polite:
-        w.polite -= 1
+    elif w.yielding:
+        w.yielding -= 1
 
 
 cdef inline int await_doors(Worker *w, epoll_event *events) noexcept nogil:
     """Until there is something: awake for a moment, where that pays, and then asleep. How many, or -1."""
     cdef uint64_t start, now
     cdef int count = 0
-    if w.spin.budget == 0:
+    if w.busypoll.budget == 0:
         return epoll_wait(w.epoll_fd, events, EVENTS, -1)
     start = now = clock_ns()
-    if spin_pays(&w.spin, now):
+    if busypoll_pays(&w.busypoll, now):
         count = epoll_wait(w.epoll_fd, events, EVENTS, 0)
-        while count == 0 and spin_on(&w.spin, start, &now):
+        while count == 0 and busypoll_on(&w.busypoll, start, &now):
             count = epoll_wait(w.epoll_fd, events, EVENTS, 0)
     if count == 0:
         count = epoll_wait(w.epoll_fd, events, EVENTS, -1)
         now = clock_ns()
-    spin_learn(&w.spin, now - start)
+    busypoll_learn(&w.busypoll, now - start)
     return count

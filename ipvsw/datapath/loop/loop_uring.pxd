@@ -21,10 +21,10 @@ from ipvsw.datapath.loop.rx_master cimport master_rx, packet_rx
 from ipvsw.datapath.kernel.packetring cimport packets_give_back, packets_waiting
 from ipvsw.datapath.loop.forward cimport port_frame, port_rx_over
 from ipvsw.datapath.loop.state cimport (
-    BURST, HEADER, RING_CANCEL, RING_DOORS, RING_MASTER, RING_READ, RING_WRITE, Port, Worker, read_by_ring, reads_port,
-    unpoll_fd,
+    BURST, HEADER, RING_CANCEL, RING_DOORS, RING_MASTER, RING_READ, RING_WRITE, Port, Worker, read_by_ring,
+    reads_port, unpoll_fd,
 )
-from ipvsw.datapath.loop.busypoll cimport clock_ns, spin_learn, spin_on, spin_pays
+from ipvsw.datapath.loop.busypoll cimport clock_ns, busypoll_learn, busypoll_on, busypoll_pays
 from ipvsw.datapath.kernel.sys cimport EPOLLERR, EPOLLIN, load_ptr
 from ipvsw.datapath.loop.tx cimport master_tx, port_tx_ended, sockets_tx
 from ipvsw.datapath.kernel.uring cimport (
@@ -38,7 +38,7 @@ cdef inline void ring_run(Worker *w) noexcept nogil:
     cdef uint32_t waiting
     ring_begin(w)
     while not w.stopping:
-        if w.doors_ready or w.master_ready or w.mail_read or w.unanswered:
+        if w.doors_ready or w.master_ready or w.mail_read or w.inflight_writes:
             ring_enter(&w.ring, False)
         elif w.backlog_length:
             ring_await_master(w)
@@ -55,7 +55,7 @@ cdef inline void ring_run(Worker *w) noexcept nogil:
             serve_doors(w, 0)
             ring_await_doors(w)
         if w.backlog_length:
-            ring_submit(&w.ring)  # unicast frames that came before a group frame leave before it
+            ring_submit(&w.ring)  # unicast frames that came before a multicast frame leave before it
             flood_slice(w)
         if w.tx_length:
             master_tx(w)
@@ -86,23 +86,23 @@ cdef inline void ring_begin(Worker *w) noexcept nogil:
 cdef inline void ring_wait(Worker *w) noexcept nogil:
     """Until there is something: awake for a moment, where that pays, and then asleep."""
     cdef uint64_t start, now
-    if w.spin.budget == 0:
+    if w.busypoll.budget == 0:
         ring_sleep(w)
         return
     if w.packets.slots == NULL:
         ring_await_master(w)
     start = now = clock_ns()
-    if spin_pays(&w.spin, now):
+    if busypoll_pays(&w.busypoll, now):
         ring_enter(&w.ring, False)
         while not ring_has_work(w):
             if ring_stirs(&w.ring):
                 ring_enter(&w.ring, False)
-            elif not spin_on(&w.spin, start, &now):
+            elif not busypoll_on(&w.busypoll, start, &now):
                 break
     if not ring_has_work(w):
         ring_sleep(w)
         now = clock_ns()
-    spin_learn(&w.spin, now - start)
+    busypoll_learn(&w.busypoll, now - start)
 
 
 cdef inline bint ring_has_work(Worker *w) noexcept nogil:
@@ -130,8 +130,8 @@ cdef inline void ring_reap(Worker *w) noexcept nogil:
     """Carry out what has come, in the order in which it came. A frame alone is written at once: that has the receiver
     run a little earlier."""
     cdef io_uring_cqe answer
-    w.stays = ring_answers(&w.ring) > 1
-    if w.stays and is_far(&w.switch_.table):
+    w.may_queue = ring_answers(&w.ring) > 1
+    if w.may_queue and is_far(&w.switch_.table):
         ring_look_ahead(w)
     while ring_take(&w.ring, &answer):
         if answer.user_data & RING_WRITE:
@@ -142,7 +142,7 @@ cdef inline void ring_reap(Worker *w) noexcept nogil:
             w.doors_ready = True
         elif not answer.user_data & RING_CANCEL:
             ring_rx(w, <int32_t> <uint32_t> answer.user_data, &answer)
-    w.stays = False
+    w.may_queue = False
 
 
 cdef inline void ring_look_ahead(Worker *w) noexcept nogil:
@@ -180,7 +180,7 @@ cdef inline void ring_rx(Worker *w, int32_t port, const io_uring_cqe *answer) no
     if answer.flags & IORING_CQE_F_BUFFER:
         ring_give_back(&w.ring, number)  # for the next round
     if answer.res >= HEADER:
-        p.fed = True
+        p.got_frame = True
         waiting = w.backlog_length
         port_frame(w, port, ring_buffer(&w.ring, number), answer.res)
         be_polite(w, waiting)
@@ -198,10 +198,10 @@ cdef inline void ring_rx(Worker *w, int32_t port, const io_uring_cqe *answer) no
 cdef inline void ring_hungry(Worker *w, int32_t port) noexcept nogil:
     """The pool was empty: read on when the round is over. Who got nothing has its turn before who got something, so
     that a flood takes nobody's."""
-    cdef int line = w.ports[port].fed
+    cdef int line = w.ports[port].got_frame
     w.ports[port].next_hungry = -1
-    if w.hungry[line] < 0:
-        w.hungry[line] = port
+    if w.starved[line] < 0:
+        w.starved[line] = port
     else:
         w.ports[w.hungry_last[line]].next_hungry = port
     w.hungry_last[line] = port
@@ -211,8 +211,8 @@ cdef inline void ring_feed(Worker *w) noexcept nogil:
     cdef int32_t port
     cdef int line
     for line in range(2):
-        port = w.hungry[line]
-        w.hungry[line] = -1
+        port = w.starved[line]
+        w.starved[line] = -1
         while port >= 0:
             if w.ports[port].fd >= 0 and not w.ports[port].armed:
                 read_by_ring(w, port)
@@ -234,11 +234,11 @@ cdef inline void ring_settle(Worker *w, const Batch *batch) noexcept nogil:
             for port in range(w.switch_.n_ports):
                 ring_leave(w, port)
     while True:
-        ring_enter(&w.ring, w.leaving > 0 or w.unanswered > 0)
+        ring_enter(&w.ring, w.leaving > 0 or w.inflight_writes > 0)
         ring_reap(w)
         if w.tx_length:
             master_tx(w)
-        if not w.leaving and not w.unanswered and not w.ring.queued:
+        if not w.leaving and not w.inflight_writes and not w.ring.queued:
             return
 
 

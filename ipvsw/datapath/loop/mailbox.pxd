@@ -36,7 +36,7 @@ cdef enum EditKind:
     SET_PORT
     SET_GROUPS
     SET_LEARNING
-    RETURN
+    REINJECT
     ANNOUNCE
     DETACH_PORT
     ATTACH_HOST
@@ -55,18 +55,18 @@ cdef struct Edit:
     int *fds  # ATTACH_MASTER: one for each worker; ATTACH_PORT: for each queue
     int queues
     Socket *socket  # ATTACH_PORT: NULL for a device
-    bint merges
+    bint accepts_uso
     int inject_fd
     int *send_fds  # ATTACH_MASTER: one for each worker, with a ring to send from; NULL: none
     int mode
     int flag
     int access
     bint up
-    bint everything
+    bint all_multicast
     uint32_t mtu
     uint32_t n_groups
     uint64_t *groups
-    uint8_t *frame  # ANNOUNCE, RETURN
+    uint8_t *frame  # ANNOUNCE, REINJECT
     uint32_t length
     int32_t to
     uint64_t *own
@@ -136,7 +136,7 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
         return 0 if copy_groups(&w.switch_.rules[e.port], e) else ENOMEM
     elif e.kind == SET_LEARNING:
         w.switch_.rules[e.port].learn = e.up
-    elif e.kind == RETURN:
+    elif e.kind == REINJECT:
         return 0 if keep_returned(w, e) else ENOMEM
     elif e.kind == ANNOUNCE:
         if queue_of(w, e.port) == 0:
@@ -175,7 +175,7 @@ cdef inline int attach_port(Worker *w, const Edit *e) noexcept nogil:
     p.fd = e.fds[queue if queue < e.queues else 0]
     p.queues = e.queues
     p.socket = e.socket
-    p.merges = e.merges
+    p.accepts_uso = e.accepts_uso
     p.credit = CREDIT
     w.switch_.rules[e.port].mtu = e.mtu
     w.switch_.rules[e.port].own = e.own
@@ -225,7 +225,7 @@ cdef inline int connect_port(Worker *w, int32_t port, int fd) noexcept nogil:
 cdef inline void detach_port(Worker *w, int32_t port) noexcept nogil:
     cdef uint32_t i
     disown(&w.slow, port)
-    disown(&w.shown, port)
+    disown(&w.punted, port)
     for i in range(w.backlog_length):
         if w.backlog[(w.backlog_head + i) % BACKLOG].source == port:
             w.backlog[(w.backlog_head + i) % BACKLOG].source = FROM_GONE
@@ -256,7 +256,7 @@ cdef inline bint copy_groups(PortRule *rule, const Edit *e) noexcept nogil:
     free(rule.groups)
     rule.groups = groups
     rule.n_groups = e.n_groups
-    rule.everything = e.everything
+    rule.all_multicast = e.all_multicast
     return True
 
 
@@ -293,7 +293,7 @@ cdef inline int attach_master(Worker *w, const Edit *e) noexcept nogil:
     w.master_index = e.master_index
     packets_map(&w.packets, w.master_fd)
     if e.send_fds != NULL:
-        send_ring_map(&w.shorts, e.send_fds[w.number])
+        send_ring_map(&w.txring, e.send_fds[w.number])
     return 0 if w.ring.running else poll_fd(w, w.master_fd, MASTER_EVENT)
 
 
@@ -301,7 +301,7 @@ cdef inline void detach_master(Worker *w) noexcept nogil:
     if w.master_fd >= 0:
         unpoll_fd(w, w.master_fd)
     packets_unmap(&w.packets)
-    send_ring_unmap(&w.shorts)
+    send_ring_unmap(&w.txring)
     w.master_fd = -1
     w.inject_fd = -1
     w.stack_fds[0] = w.stack_fds[1] = -1

@@ -17,8 +17,8 @@ from ipvsw.datapath.kernel.sys cimport (
 )
 from ipvsw.datapath.rules.table cimport table_find
 from ipvsw.datapath.packet.headers cimport (
-    ETH_P_ARP, ETH_P_IPV6, ICMPV6_NEIGHBOUR_ADVERTISEMENT, IPPROTO_ICMPV6, Address, Frame, frame_address, frame_parse,
-    ipv4_address, ipv6_address, ipv6_is_whole,
+    ETH_P_ARP, ETH_P_IPV6, ICMPV6_NEIGHBOUR_ADVERTISEMENT, IPPROTO_ICMPV6, Address, Frame, frame_address,
+    frame_parse, ipv4_address, ipv6_address, ipv6_is_whole,
 )
 
 cdef enum:
@@ -51,7 +51,7 @@ cdef inline bint show(
     Worker *w, int32_t *credit, int32_t kept, int32_t source, uint8_t *buffer, uint32_t n
 ) noexcept nogil:
     """Whether Python has the frame now; `kept` credits are for others."""
-    if load_i32(credit) <= kept or not queue_frame(w, &w.shown, source, buffer, n):
+    if load_i32(credit) <= kept or not queue_frame(w, &w.punted, source, buffer, n):
         return False
     add_i32(credit, -1)
     return True

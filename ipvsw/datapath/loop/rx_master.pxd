@@ -9,7 +9,7 @@ from libc.string cimport memmove, memset
 from ipvsw.datapath.rules.prefetch cimport Ahead, ahead_fetch, is_far, look_ahead
 from ipvsw.datapath.loop.dispatch cimport master_frame_on
 from ipvsw.datapath.rules.decide cimport DROP_ERROR, TO_PORT, Verdict, decide_from_master
-from ipvsw.datapath.packet.gro cimport Train, train_couple, train_is_whole, train_takes
+from ipvsw.datapath.packet.gro cimport GroBatch, train_couple, train_is_whole, train_takes
 from ipvsw.datapath.kernel.packetring cimport packet_slot, packet_take, packets_waiting
 from ipvsw.datapath.loop.punt cimport show_to_port
 from ipvsw.datapath.loop.state cimport CONTROL, FROM_MASTER, HEADER, LONGEST, MASTER_BURST, ROOM, Worker
@@ -29,24 +29,24 @@ cdef inline bint master_rx(Worker *w) noexcept nogil:
     cdef uint32_t count = packets_waiting(&w.packets, MASTER_BURST)
     cdef uint32_t _i
     cdef tpacket2_hdr *slot
-    cdef bint stays = w.ring.running and count > 1  # a frame alone is written at once
+    cdef bint may_queue = w.ring.running and count > 1  # a frame alone is written at once
     if w.packets.slots == NULL:
         return packet_rx(w)
     if count > 1 and is_far(&w.switch_.table):
         packets_ahead(w, count)
     for _i in range(count):
         slot = packet_take(&w.packets)
-        w.stays = stays
+        w.may_queue = may_queue
         if slot.tp_status & TP_STATUS_COPY:
             train_rx(w)
             submit_rx(w)
-            w.stays = False
+            w.may_queue = False
             packet_rx(w)
         else:
             slot_rx(w, slot)
-    w.stays = stays
+    w.may_queue = may_queue
     train_rx(w)
-    w.stays = False
+    w.may_queue = False
     return count == MASTER_BURST
 
 
@@ -72,19 +72,19 @@ cdef inline void slot_rx(Worker *w, tpacket2_hdr *slot) noexcept nogil:
     """A frame that is carried out now, or travels with others like it."""
     cdef uint8_t *buffer = <uint8_t *> slot + slot.tp_mac - HEADER
     cdef uint32_t n = slot.tp_snaplen + HEADER
-    cdef bint is_cut = slot.tp_snaplen < slot.tp_len
-    if w.coalesce and not is_cut and not slot.tp_status & TP_STATUS_VLAN_VALID:
+    cdef bint truncated = slot.tp_snaplen < slot.tp_len
+    if w.coalesce and not truncated and not slot.tp_status & TP_STATUS_VLAN_VALID:
         if train_takes(&w.train, buffer, n):
             return
         train_rx(w)
         if train_takes(&w.train, buffer, n):
             return
-    master_frame(w, buffer, n, is_cut, slot.tp_status, slot.tp_vlan_tpid, slot.tp_vlan_tci)
+    master_frame(w, buffer, n, truncated, slot.tp_status, slot.tp_vlan_tpid, slot.tp_vlan_tci)
 
 
 cdef inline void train_rx(Worker *w) noexcept nogil:
     """Carry out the frames that were held back: as one, where they can be."""
-    cdef Train *t = &w.train
+    cdef GroBatch *t = &w.train
     cdef uint32_t i
     if t.count < 2 or not train_goes_on(w):
         for i in range(t.count):
@@ -94,13 +94,13 @@ cdef inline void train_rx(Worker *w) noexcept nogil:
 
 
 cdef inline bint train_goes_on(Worker *w) noexcept nogil:
-    """Whether a port has them as one super-frame now: it must take such, and its endpoint use the master's MAC."""
-    cdef Train *t = &w.train
+    """Whether a port has them as one GSO frame now: it must take such, and its endpoint use the master's MAC."""
+    cdef GroBatch *t = &w.train
     cdef uint64_t total = t.total + <uint64_t> t.count * t.headers
     cdef Verdict v = decide_from_master(&w.switch_, <uint8_t *> t.frames[0].iov_base + HEADER,
                                         <uint32_t> t.frames[0].iov_len - HEADER)
     cdef int outcome
-    if v.outcome != TO_PORT or not w.ports[v.port].merges or w.switch_.rules[v.port].own != NULL:
+    if v.outcome != TO_PORT or not w.ports[v.port].accepts_uso or w.switch_.rules[v.port].own != NULL:
         return False
     if not train_is_whole(t):
         return False
@@ -144,7 +144,7 @@ cdef inline tpacket_auxdata *auxiliary(msghdr *message) noexcept nogil:
 
 
 cdef inline void master_frame(
-    Worker *w, uint8_t *buffer, uint32_t n, bint is_cut, uint32_t status, uint16_t tpid, uint16_t tci
+    Worker *w, uint8_t *buffer, uint32_t n, bint truncated, uint32_t status, uint16_t tpid, uint16_t tci
 ) noexcept nogil:
     """A frame from the wire, with its header n bytes, ROOM of the tag before it. `status`: TP_STATUS_* bits."""
     if status & TP_STATUS_VLAN_VALID and n >= HEADER + 12:
@@ -152,7 +152,7 @@ cdef inline void master_frame(
         n += VLAN_HLEN
     w.master.rx_frames += 1
     w.master.rx_bytes += n - HEADER
-    if is_cut:
+    if truncated:
         w.master.outcomes[DROP_ERROR] += 1
     elif not show_to_port(w, FROM_MASTER, buffer, n):
         master_frame_on(w, buffer, n)

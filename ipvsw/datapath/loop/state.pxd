@@ -10,11 +10,11 @@ from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
 from ipvsw.datapath.rules.decide cimport N_OUTCOMES, Switch
-from ipvsw.datapath.packet.gro cimport Train
+from ipvsw.datapath.packet.gro cimport GroBatch
 from ipvsw.datapath.kernel.packetring cimport PacketRing
 from ipvsw.datapath.rules.routecache cimport Routes
 from ipvsw.datapath.kernel.sendring cimport SendRing
-from ipvsw.datapath.loop.busypoll cimport Spin
+from ipvsw.datapath.loop.busypoll cimport BusyPoll
 from ipvsw.datapath.loop.unixsock cimport Socket
 from ipvsw.datapath.kernel.sys cimport EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL, epoll_ctl, epoll_event, iovec, mmsghdr
 from ipvsw.datapath.kernel.uring cimport Ring, ring_read
@@ -26,10 +26,11 @@ cdef enum:
     ROOM = 16  # before the header, so that a VLAN tag can be put back in place
     LONGEST = 65536 + 64  # a GSO packet with its Ethernet header
     BUFFER = ROOM + HEADER + LONGEST
-    BACKLOG = 2000  # group frames that may wait; from one door half of it, the kernel driver's IPVLAN_QBACKLOG_LIMIT
+    # Multicast frames that may wait; from one interface half of it, the kernel driver's IPVLAN_QBACKLOG_LIMIT.
+    BACKLOG = 2000
     SLOW = 256  # frames that may wait for Python in one queue
     MARKS = 4  # words in which a port's addresses in use are marked
-    CREDIT = 32  # frames of one port that may be shown to the learner before it gives more
+    CREDIT = 32  # frames of one port that may be shown to the snooper before it gives more
     MASTER_CREDIT = 128  # the same for what comes from the master and from the host
     CONTROL = 64  # one cmsg of struct tpacket_auxdata or of struct in6_pktinfo, padded
 
@@ -54,7 +55,7 @@ cdef enum:
 cdef enum:
     FROM_MASTER = -1  # where a frame came from, else a port number
     FROM_GONE = -2  # a port that has left since
-    FROM_HOST = -3  # the host's stack, through its own door
+    FROM_HOST = -3  # the host's stack, through its own interface
     FROM_FIRST = -3
 
 cdef enum:
@@ -73,19 +74,19 @@ cdef struct Port:
     int fd  # of the queue that this worker uses; -1: no such port, or nobody is connected to its socket
     int queues  # each of which has its reader
     Socket *socket  # NULL: a device, frames with their virtio_net_hdr
-    bint merges  # takes datagrams that have become one (USO)
-    bint gathers  # frames for its socket wait to be sent together
+    bint accepts_uso  # takes datagrams that have become one (USO)
+    bint tx_pending  # frames for its socket wait to be sent together
     uint32_t events  # EVENT_* bits that the control thread has not fetched
-    uint32_t waiting  # its group frames in the backlog
+    uint32_t waiting  # its multicast frames in the backlog
     bint armed  # the ring reads it
-    bint fed  # and has, since it began to
+    bint got_frame  # and has, since it began to
     bint leaving  # and is told not to
     int32_t next_hungry
     int32_t credit  # frames that may be shown to Python before Python gives more
     uint64_t marks[MARKS]  # of the addresses that it has sent from, for a port that learns
     Traffic traffic
 
-# A group frame on its way to the ports, one after the other.
+# A multicast frame on its way to the ports, one after the other.
 cdef struct Waiting:
     uint8_t *frame  # virtio_net_hdr and frame
     uint32_t length  # of both
@@ -125,7 +126,7 @@ cdef struct Worker:
     int notify_fd  # eventfd of the control thread: a port has events
     int master_fd  # -1: none
     int inject_fd
-    int host_fd  # -1: the host has no door of its own
+    int host_fd  # -1: the host has no interface of its own
     int stack_fds[2]  # raw sockets, IPv4 and IPv6; -1: none
     int master_index
     void *mailbox  # Batch *
@@ -134,12 +135,12 @@ cdef struct Worker:
     Waiting backlog[BACKLOG]
     uint32_t backlog_head
     uint32_t backlog_length
-    uint32_t polite  # turns that the backlog still gives to those who have got frames
-    uint64_t impolite_until  # ns, the clock's
+    uint32_t yielding  # turns that the backlog still gives to those who have got frames
+    uint64_t busy_until  # ns, the clock's
     uint32_t master_waiting
     uint32_t host_waiting
     Queue slow  # for the router
-    Queue shown  # for the learner
+    Queue punted  # for the snooper
     int32_t credit  # frames from the master and the host that may be shown
     Returned *returned  # the first, in the order in which they came back
     Returned *returned_last
@@ -149,7 +150,7 @@ cdef struct Worker:
     iovec tx_iovecs[BURST]
     int32_t tx_sources[BURST]
     uint32_t tx_length
-    Spin spin
+    BusyPoll busypoll
     int32_t gathering[BURST]  # ports whose sockets have gathered frames
     uint32_t n_gathering
     # With an io_uring: which port's read is to begin anew, and what was queued last for ports.
@@ -158,16 +159,16 @@ cdef struct Worker:
     bint master_ready  # so may the master
     bint master_armed  # the ring waits for it
     bint master_leaving  # and is told not to
-    bint stays  # the frame in hand stays in its place until the round is over, and may be queued
-    uint32_t leaving  # doors that the ring has not let go of yet
-    int32_t hungry[2]  # first of two lines: ports that got nothing, and those that got something; -1: empty
+    bint may_queue  # the frame in hand stays in its place until the round is over, and may be queued
+    uint32_t leaving  # interfaces that the ring has not let go of yet
+    int32_t starved[2]  # first of two lines: ports that got nothing, and those that got something; -1: empty
     int32_t hungry_last[2]
     int32_t source  # whose frame is carried out
-    uint32_t unanswered  # frames that were queued for ports
+    uint32_t inflight_writes  # frames that were queued for ports
     PacketRing packets  # what the master receives
-    SendRing shorts  # short frames for the wire
+    SendRing txring  # short frames for the wire
     bint coalesce  # datagrams of one flow among it
-    Train train
+    GroBatch train
     uint8_t *rx_buffer  # for one frame that doesn't stand there
 
 
@@ -195,19 +196,19 @@ cdef inline void unpoll_fd(Worker *w, int fd) noexcept nogil:
 
 cdef inline void read_by_ring(Worker *w, int32_t port) noexcept nogil:
     w.ports[port].armed = True
-    w.ports[port].fed = False
+    w.ports[port].got_frame = False
     ring_read(&w.ring, w.ports[port].fd, RING_READ | <uint32_t> port)
 
 
 cdef inline uint32_t *waiting_of(Worker *w, int32_t source) noexcept nogil:
-    """How many of a door's frames are in the backlog."""
+    """How many of an interface's frames are in the backlog."""
     if source >= 0:
         return &w.ports[source].waiting
     return &w.host_waiting if source == FROM_HOST else &w.master_waiting
 
 
 cdef inline bint backlog_put(Worker *w, int32_t source, const uint8_t *frame, uint32_t n) noexcept nogil:
-    """A group frame with its header, n bytes. False if too many wait, or if there is no memory."""
+    """A multicast frame with its header, n bytes. False if too many wait, or if there is no memory."""
     cdef uint32_t *waiting = waiting_of(w, source)
     cdef Waiting *entry = &w.backlog[(w.backlog_head + w.backlog_length) % BACKLOG]
     cdef uint8_t *copy

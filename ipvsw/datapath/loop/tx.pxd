@@ -10,8 +10,8 @@ from ipvsw.datapath.rules.decide cimport (
 from ipvsw.datapath.rules.macnat cimport master_to_own
 from ipvsw.datapath.kernel.sendring cimport send_ring_put, send_ring_send
 from ipvsw.datapath.loop.state cimport (
-    BURST, FROM_FIRST, FROM_HOST, HEADER, RING_LENGTHS, RING_PORT, RING_PORTS, RING_SOURCE, RING_WRITE, Port, Traffic,
-    Worker,
+    BURST, FROM_FIRST, FROM_HOST, HEADER, RING_LENGTHS, RING_PORT, RING_PORTS, RING_SOURCE, RING_WRITE, Port,
+    Traffic, Worker,
 )
 from ipvsw.datapath.loop.unixsock cimport socket_send, socket_tx
 from ipvsw.datapath.kernel.sys cimport MSG_DONTWAIT, send, sendmmsg, writev
@@ -29,7 +29,7 @@ cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) no
         master_to_own(own, w.switch_.mac, w.switch_.mode != L2, buffer + HEADER, n - HEADER)
     if p.socket != NULL:
         return socket_port_tx(w, port, buffer, n)
-    if w.stays:
+    if w.may_queue:
         queue_port_tx(w, port, buffer, n)
         return QUEUED
     if write(p.fd, buffer, n) < 0:
@@ -41,7 +41,7 @@ cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) no
 
 
 cdef inline int train_tx(Worker *w, int32_t port, uint64_t total) noexcept nogil:
-    """The train as one super-frame; its frames, `total` bytes, count as they came."""
+    """The train as one GSO frame; its frames, `total` bytes, count as they came."""
     cdef Port *p = &w.ports[port]
     if writev(p.fd, w.train.frames, w.train.count) < 0:
         p.traffic.tx_errors += w.train.count
@@ -53,7 +53,7 @@ cdef inline int train_tx(Worker *w, int32_t port, uint64_t total) noexcept nogil
 
 cdef inline void queue_port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
     """The answer's tag says all that is to be counted."""
-    w.unanswered += 1
+    w.inflight_writes += 1
     ring_write(&w.ring, w.ports[port].fd, buffer, n,
                RING_WRITE | <uint64_t> (w.source - FROM_FIRST) << RING_SOURCE | <uint64_t> port << RING_PORT | n)
 
@@ -62,7 +62,7 @@ cdef inline void port_tx_ended(Worker *w, uint64_t tag, int result) noexcept nog
     """Of a queued frame: what write() would have returned, or a negative errno."""
     cdef Traffic *to = &w.ports[tag >> RING_PORT & RING_PORTS].traffic
     cdef Traffic *source = traffic_of(w, <int32_t> (tag >> RING_SOURCE & RING_PORTS) + FROM_FIRST)
-    w.unanswered -= 1
+    w.inflight_writes -= 1
     if result < 0:
         to.tx_errors += 1
         source.outcomes[port_failure(-result)] += 1
@@ -83,7 +83,7 @@ cdef inline int port_failure(int error) noexcept nogil:
 
 
 cdef inline int socket_port_tx(Worker *w, int32_t port, const uint8_t *buffer, uint32_t n) noexcept nogil:
-    """A super-frame counts as what it becomes. What was gathered is sent at the end of the round at the latest."""
+    """A GSO frame counts as what it becomes. What was gathered is sent at the end of the round at the latest."""
     cdef Port *p = &w.ports[port]
     cdef uint32_t frames = 0
     cdef uint64_t total = 0
@@ -93,10 +93,10 @@ cdef inline int socket_port_tx(Worker *w, int32_t port, const uint8_t *buffer, u
         return outcome
     p.traffic.tx_frames += frames
     p.traffic.tx_bytes += total
-    if not p.gathers:
+    if not p.tx_pending:
         if w.n_gathering == BURST:
             sockets_tx(w)
-        p.gathers = True
+        p.tx_pending = True
         w.gathering[w.n_gathering] = port
         w.n_gathering += 1
     return TO_PORT
@@ -106,7 +106,7 @@ cdef inline void sockets_tx(Worker *w) noexcept nogil:
     """Send what sockets have gathered."""
     cdef uint32_t i
     for i in range(w.n_gathering):
-        w.ports[w.gathering[i]].gathers = False
+        w.ports[w.gathering[i]].tx_pending = False
         if w.ports[w.gathering[i]].socket != NULL:  # it may have been detached
             socket_send(w.ports[w.gathering[i]].socket)
     w.n_gathering = 0
@@ -131,7 +131,8 @@ cdef inline int failure(int error) noexcept nogil:
 
 cdef inline int host_tx(Worker *w, uint8_t *buffer, uint32_t n) noexcept nogil:
     """Into the host's stack: on the master, or in l3, where the host reaches the ports by routes through its own
-    door, by that door (its reverse path filter would not have it otherwise). Group frames belong to the master."""
+    interface, by that interface (its reverse path filter would not have it otherwise). Multicast frames belong to the
+    master."""
     cdef bint by_door = w.switch_.mode != L2 and not buffer[HEADER] & 1
     cdef ssize_t sent
     if (w.host_fd if by_door else w.inject_fd) < 0:
@@ -152,7 +153,7 @@ cdef inline void master_tx(Worker *w) noexcept nogil:
     """Send what has gathered, count how each frame ended."""
     cdef uint32_t done = 0
     cdef int count, _i
-    if w.shorts.slots != NULL:
+    if w.txring.slots != NULL:
         done = shorts_tx(w)
     while done < w.tx_length:
         count = 0
@@ -175,11 +176,11 @@ cdef inline uint32_t shorts_tx(Worker *w) noexcept nogil:
     cdef uint32_t i
     cdef int error
     while count < w.tx_length and send_ring_put(
-            &w.shorts, <uint8_t *> w.tx_iovecs[count].iov_base, <uint32_t> w.tx_iovecs[count].iov_len):
+            &w.txring, <uint8_t *> w.tx_iovecs[count].iov_base, <uint32_t> w.tx_iovecs[count].iov_len):
         count += 1
     if count == 0:
         return 0
-    done = send_ring_send(&w.shorts, &error)
+    done = send_ring_send(&w.txring, &error)
     for i in range(done):
         count_master_tx(w, i, TO_MASTER)
     if error and done < count:

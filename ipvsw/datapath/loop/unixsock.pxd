@@ -1,7 +1,7 @@
-"""Doors that are unix sockets: frames without a virtio_net_hdr, on a stream or one in each packet.
+"""Interfaces that are unix sockets: frames without a virtio_net_hdr, on a stream or one in each packet.
 
 On a stream a frame stands behind its length (4 bytes, big endian), as QEMU's netdevs `stream` and `socket` have it.
-What is sent is gathered in `out`, so that many small frames take one system call; super-frames are cut and go past
+What is sent is gathered in `out`, so that many small frames take one system call; GSO frames are cut and go past
 it, payload from where it stands, while nothing waits. What the socket does not take at once stays in `out`, whose room
 is the limit for what may wait: a frame finds place whole or not at all, so that no frame breaks another's framing.
 
@@ -15,11 +15,13 @@ from libc.string cimport memcpy, memmove, memset
 from posix.unistd cimport read
 
 from ipvsw.datapath.rules.decide cimport DROP_BAD_HEADER, DROP_FULL, DROP_PORT_DOWN, DROP_TOO_BIG, TO_PORT
-from ipvsw.datapath.packet.segment cimport HEAD, Cut, cut_bytes, cut_checksum, cut_head, cut_parse, cut_payload
+from ipvsw.datapath.packet.segment cimport (
+    HEAD, Segmenter, segmenter_bytes, segmenter_checksum, segmenter_head, segmenter_parse, segmenter_payload,
+)
 from ipvsw.datapath.kernel.sys cimport (
     EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, add_i32,
-    be32, epoll_ctl, epoll_event, iovec, mmsghdr, msghdr, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
-    pthread_mutex_t, pthread_mutex_unlock, send, sendmmsg, sendmsg, shutdown,
+    be32, epoll_ctl, epoll_event, iovec, mmsghdr, msghdr, pthread_mutex_destroy, pthread_mutex_init,
+    pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock, send, sendmmsg, sendmsg, shutdown,
 )
 from ipvsw.datapath.packet.headers cimport put16
 
@@ -32,9 +34,9 @@ cdef enum:
 
 cdef enum:
     PREFIX = 4  # bytes of a length
-    MOST = 65535 + 18  # bytes of a frame: the longest packet behind an Ethernet header and a tag
+    MAX_FRAME = 65535 + 18  # bytes of a frame: the longest packet behind an Ethernet header and a tag
     IN_ROOM = 1 << 17  # bytes that are read at once, and a frame that is not complete
-    OUT_ROOM = 1 << 19  # bytes that may wait; more than any super-frame becomes (65 KB in MOST_SEGMENTS)
+    OUT_ROOM = 1 << 19  # bytes that may wait; more than any GSO frame becomes (65 KB in MOST_SEGMENTS)
     ENOUGH = 1 << 16  # bytes that are sent without waiting for more
     SHEAF = 64  # segments in one system call
 
@@ -55,7 +57,7 @@ cdef struct Socket:
     uint32_t in_end
 
 # Segments for one system call.
-cdef struct Sheaf:
+cdef struct IovBatch:
     uint8_t heads[SHEAF][PREFIX + HEAD]
     iovec iovecs[2 * SHEAF]
 
@@ -161,7 +163,7 @@ cdef inline int32_t stream_next(Socket *s, const uint8_t **frame) noexcept nogil
     if left < PREFIX:
         return 0
     length = be32(s.in_ + s.in_first)
-    if length == 0 or length > MOST:
+    if length == 0 or length > MAX_FRAME:
         return -1
     if left - PREFIX < length:
         return 0
@@ -178,14 +180,14 @@ cdef inline int socket_tx(
 ) noexcept nogil:
     """A virtio_net_hdr and a frame: how it ended. `frames` and `bytes_` are what it became; of those that are one
     frame nothing is sent before `socket_send`."""
-    cdef Cut c
+    cdef Segmenter c
     cdef int outcome
-    if not cut_parse(&c, buffer, n):
+    if not segmenter_parse(&c, buffer, n):
         return DROP_BAD_HEADER
-    if not c.size and c.length > MOST:
+    if not c.size and c.length > MAX_FRAME:
         return DROP_TOO_BIG
     frames[0] = c.count
-    bytes_[0] = cut_bytes(&c)
+    bytes_[0] = segmenter_bytes(&c)
     pthread_mutex_lock(&s.lock)
     if s.fd < 0:
         outcome = DROP_PORT_DOWN
@@ -231,33 +233,33 @@ cdef inline void put_prefix(uint8_t *p, uint32_t length) noexcept nogil:
     put16(p + 2, length)
 
 
-cdef inline void gather(Socket *s, const Cut *c) noexcept nogil:
-    """A frame that is no super-frame into `out`, which has room for it."""
+cdef inline void gather(Socket *s, const Segmenter *c) noexcept nogil:
+    """A frame that is no GSO frame into `out`, which has room for it."""
     cdef uint8_t *p = s.out_ + s.out_end
     put_prefix(p, c.length)
     memcpy(p + PREFIX, c.frame, c.length)
     if c.sum_at:
-        put16(p + PREFIX + c.sum_at, cut_checksum(c))
+        put16(p + PREFIX + c.sum_at, segmenter_checksum(c))
     s.out_end += PREFIX + c.length
 
 
-cdef inline void gather_segments(Socket *s, const Cut *c, uint32_t number) noexcept nogil:
-    """A super-frame's segments from `number` on into `out`, which has room for them."""
+cdef inline void gather_segments(Socket *s, const Segmenter *c, uint32_t number) noexcept nogil:
+    """A GSO frame's segments from `number` on into `out`, which has room for them."""
     cdef uint32_t payload
     cdef uint8_t *p
     while number < c.count:
         p = s.out_ + s.out_end
-        payload = cut_payload(c, number)
+        payload = segmenter_payload(c, number)
         put_prefix(p, c.head + payload)
-        cut_head(c, number, p + PREFIX)
+        segmenter_head(c, number, p + PREFIX)
         memcpy(p + PREFIX + c.head, c.frame + c.head + number * c.size, payload)
         s.out_end += PREFIX + c.head + payload
         number += 1
 
 
-cdef inline int segments_tx(Socket *s, const Cut *c) noexcept nogil:
-    """A super-frame, for all of which there is room in `out`: past it, if nothing waits there."""
-    cdef Sheaf sheaf
+cdef inline int segments_tx(Socket *s, const Segmenter *c) noexcept nogil:
+    """A GSO frame, for all of which there is room in `out`: past it, if nothing waits there."""
+    cdef IovBatch batch
     cdef uint32_t number = 0
     cdef uint32_t count
     cdef int sent
@@ -265,8 +267,8 @@ cdef inline int segments_tx(Socket *s, const Cut *c) noexcept nogil:
         out_send(s)
     while number < c.count and s.out_first == s.out_end:
         count = min(c.count - number, <uint32_t> SHEAF)
-        bind_sheaf(&sheaf, c, number, count, s.framing == STREAM)
-        sent = sheaf_stream(s, &sheaf, count) if s.framing == STREAM else sheaf_packets(s, &sheaf, count)
+        bind_iovecs(&batch, c, number, count, s.framing == STREAM)
+        sent = sheaf_stream(s, &batch, count) if s.framing == STREAM else sheaf_packets(s, &batch, count)
         if sent < 0:
             return DROP_PORT_DOWN
         number += sent
@@ -281,45 +283,47 @@ cdef inline int segments_tx(Socket *s, const Cut *c) noexcept nogil:
     return TO_PORT
 
 
-cdef inline void bind_sheaf(Sheaf *sheaf, const Cut *c, uint32_t number, uint32_t count, bint prefixed) noexcept nogil:
+cdef inline void bind_iovecs(
+    IovBatch *batch, const Segmenter *c, uint32_t number, uint32_t count, bint prefixed
+) noexcept nogil:
     """`count` segments from `number` on: two pieces each, the headers made and the payload where it is."""
     cdef uint32_t before = PREFIX if prefixed else 0
     cdef uint32_t i, payload
     cdef uint8_t *head
     for i in range(count):
-        payload = cut_payload(c, number + i)
-        head = &sheaf.heads[i][PREFIX]
+        payload = segmenter_payload(c, number + i)
+        head = &batch.heads[i][PREFIX]
         put_prefix(head - PREFIX, c.head + payload)
-        cut_head(c, number + i, head)
-        sheaf.iovecs[2 * i].iov_base = head - before
-        sheaf.iovecs[2 * i].iov_len = before + c.head
-        sheaf.iovecs[2 * i + 1].iov_base = <void *> (c.frame + c.head + (number + i) * c.size)
-        sheaf.iovecs[2 * i + 1].iov_len = payload
+        segmenter_head(c, number + i, head)
+        batch.iovecs[2 * i].iov_base = head - before
+        batch.iovecs[2 * i].iov_len = before + c.head
+        batch.iovecs[2 * i + 1].iov_base = <void *> (c.frame + c.head + (number + i) * c.size)
+        batch.iovecs[2 * i + 1].iov_len = payload
 
 
-cdef inline int sheaf_stream(Socket *s, const Sheaf *sheaf, uint32_t count) noexcept nogil:
-    """How many segments are sent or, the last of them, begun: what it lacks is in `out` then. -1: it's over."""
+cdef inline int sheaf_stream(Socket *s, const IovBatch *batch, uint32_t count) noexcept nogil:
+    """How many segments are sent or, the last of them, partial: what it lacks is in `out` then. -1: it's over."""
     cdef msghdr message
     cdef size_t left
     cdef ssize_t n
     cdef uint32_t i
     memset(&message, 0, sizeof(message))
-    message.msg_iov = <iovec *> sheaf.iovecs
+    message.msg_iov = <iovec *> batch.iovecs
     message.msg_iovlen = 2 * count
     n = sendmsg(s.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
     if n <= 0:
         return 0 if n == 0 or is_full() else -1
     left = n
     for i in range(2 * count):
-        if left < sheaf.iovecs[i].iov_len:
+        if left < batch.iovecs[i].iov_len:
             if i & 1 == 0 and left == 0:
                 return i // 2
             s.out_first = s.out_end = 0
-            keep(s, &sheaf.iovecs[i], left)
+            keep(s, &batch.iovecs[i], left)
             if i & 1 == 0:
-                keep(s, &sheaf.iovecs[i + 1], 0)
+                keep(s, &batch.iovecs[i + 1], 0)
             return i // 2 + 1
-        left -= sheaf.iovecs[i].iov_len
+        left -= batch.iovecs[i].iov_len
     return count
 
 
@@ -329,14 +333,14 @@ cdef inline void keep(Socket *s, const iovec *piece, size_t start) noexcept nogi
     s.out_end += piece.iov_len - start
 
 
-cdef inline int sheaf_packets(Socket *s, const Sheaf *sheaf, uint32_t count) noexcept nogil:
+cdef inline int sheaf_packets(Socket *s, const IovBatch *batch, uint32_t count) noexcept nogil:
     """How many segments are sent; -1: it's over."""
     cdef mmsghdr messages[SHEAF]
     cdef uint32_t i
     cdef int sent
     memset(messages, 0, count * sizeof(mmsghdr))
     for i in range(count):
-        messages[i].msg_hdr.msg_iov = <iovec *> &sheaf.iovecs[2 * i]
+        messages[i].msg_hdr.msg_iov = <iovec *> &batch.iovecs[2 * i]
         messages[i].msg_hdr.msg_iovlen = 2
     sent = sendmmsg(s.fd, messages, count, MSG_DONTWAIT | MSG_NOSIGNAL)
     return sent if sent >= 0 else 0 if is_full() else -1

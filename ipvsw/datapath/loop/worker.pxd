@@ -17,14 +17,14 @@ from ipvsw.datapath.kernel.uring cimport ring_close
 
 
 cdef inline Worker *worker_new(int number, int workers, int notify_fd, uint64_t key, int *error) noexcept nogil:
-    """One of so many, without doors; NULL and an errno if it can't be had."""
+    """One of so many, without interfaces; NULL and an errno if it can't be had."""
     cdef Worker *w = <Worker *> calloc(1, sizeof(Worker))
     if w == NULL:
         error[0] = ENOMEM
         return NULL
     w.number, w.workers, w.notify_fd = number, workers, notify_fd
     w.master_fd = w.inject_fd = w.host_fd = w.epoll_fd = w.control_fd = w.ring.fd = -1
-    w.hungry[0] = w.hungry[1] = -1
+    w.starved[0] = w.starved[1] = -1
     w.stack_fds[0] = w.stack_fds[1] = -1
     w.credit = MASTER_CREDIT
     error[0] = open_mailbox(w)
@@ -78,7 +78,7 @@ cdef inline void worker_free(Worker *w) noexcept nogil:
     table_free(&w.routes.table)
     free(w.routes.entries)
     queue_free(&w.slow)
-    queue_free(&w.shown)
+    queue_free(&w.punted)
     while w.returned != NULL:
         returned = w.returned
         w.returned = returned.next
@@ -89,7 +89,7 @@ cdef inline void worker_free(Worker *w) noexcept nogil:
         free(w.tx_buffers[i])
     free(w.rx_buffer)
     packets_unmap(&w.packets)
-    send_ring_unmap(&w.shorts)
+    send_ring_unmap(&w.txring)
     ring_close(&w.ring)
     if w.epoll_fd >= 0:
         close(w.epoll_fd)

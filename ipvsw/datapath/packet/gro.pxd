@@ -18,7 +18,7 @@ from ipvsw.datapath.kernel.sys cimport (
 from ipvsw.datapath.packet.headers cimport ETH_HLEN, ETH_P_IP, ETH_P_IPV6, folded, put16
 
 cdef enum:
-    MOST = 64  # datagrams: UDP_MAX_SEGMENTS of kernels before 6.9
+    MAX_BATCH = 64  # datagrams: UDP_MAX_SEGMENTS of kernels before 6.9
     UDP_HLEN = 8
     UDP_CHECK = 6  # offset in the header
     IPV4_HEADERS = 42  # bytes from the Ethernet header to the payload, without options
@@ -30,13 +30,13 @@ cdef enum:
     DHCP6_LAST = 547
 
 # Datagrams in the order in which they came, each with its virtio_net_hdr.
-cdef struct Train:
+cdef struct GroBatch:
     uint32_t count
     uint32_t headers  # bytes before each payload, without the virtio_net_hdr
     uint32_t size  # bytes of each payload but the last
     uint32_t total  # of all payloads
     bint ended  # the last is shorter: nothing follows
-    iovec frames[MOST]
+    iovec frames[MAX_BATCH]
 
 
 cdef inline uint32_t datagram_headers(const uint8_t *buffer, uint32_t n) noexcept nogil:
@@ -67,11 +67,11 @@ cdef inline uint32_t datagram_headers(const uint8_t *buffer, uint32_t n) noexcep
     return headers
 
 
-cdef inline bint train_takes(Train *t, uint8_t *buffer, uint32_t n) noexcept nogil:
+cdef inline bint train_takes(GroBatch *t, uint8_t *buffer, uint32_t n) noexcept nogil:
     """Whether the frame travels with the train, as the first of it or behind the last."""
     cdef uint32_t headers
     cdef uint32_t payload
-    if t.ended or t.count == MOST:
+    if t.ended or t.count == MAX_BATCH:
         return False
     headers = datagram_headers(buffer, n)
     if headers == 0:
@@ -89,7 +89,7 @@ cdef inline bint train_takes(Train *t, uint8_t *buffer, uint32_t n) noexcept nog
     return True
 
 
-cdef inline bint follows(const Train *t, const uint8_t *buffer) noexcept nogil:
+cdef inline bint follows(const GroBatch *t, const uint8_t *buffer) noexcept nogil:
     """Whether all that the flow's frames have in common is equal to the first's."""
     cdef const uint8_t *a = <const uint8_t *> t.frames[0].iov_base + sizeof(virtio_net_hdr)
     cdef const uint8_t *b = buffer + sizeof(virtio_net_hdr)
@@ -101,7 +101,7 @@ cdef inline bint follows(const Train *t, const uint8_t *buffer) noexcept nogil:
             and (be16(a + 20) & DF or be16(b + 18) == (be16(a + 18) + t.count & 0xFFFF)))
 
 
-cdef inline bint train_is_whole(const Train *t) noexcept nogil:
+cdef inline bint train_is_whole(const GroBatch *t) noexcept nogil:
     """Whether every checksum of it is right, or vouched for by who received it."""
     cdef uint32_t i
     for i in range(t.count):
@@ -129,8 +129,8 @@ cdef inline uint64_t datagram_sum(const uint8_t *f, uint32_t headers, uint32_t l
     return <uint64_t> ones_sum(f + headers - UDP_HLEN - addresses, addresses + added) + PROTOCOL_UDP + length
 
 
-cdef inline void train_couple(Train *t) noexcept nogil:
-    """Make one super-frame of it: of the first its headers, of the others no more than the payloads."""
+cdef inline void train_couple(GroBatch *t) noexcept nogil:
+    """Make one GSO frame of it: of the first its headers, of the others no more than the payloads."""
     cdef uint8_t *buffer = <uint8_t *> t.frames[0].iov_base
     cdef virtio_net_hdr *header = <virtio_net_hdr *> buffer
     cdef uint8_t *f = buffer + sizeof(virtio_net_hdr)

@@ -93,7 +93,7 @@ cdef inline uint64_t frame_source(const Frame *f) noexcept nogil:
     return raw64(f.data + 6) & 0xFFFFFFFFFFFFu
 
 
-cdef inline bint frame_is_group(const Frame *f) noexcept nogil:
+cdef inline bint frame_is_multicast(const Frame *f) noexcept nogil:
     """Broadcast or multicast destination MAC (the I/G bit)."""
     return f.data[0] & 1
 

@@ -1,6 +1,6 @@
-"""What a sender left to the card, done for a door that has no such card: checksums completed, super-frames cut.
+"""What a sender left to the card, done for an interface that has no such card: checksums completed, GSO frames cut.
 
-`cut_parse` holds everything that a frame and its virtio_net_hdr say against the bytes that are there; after it no
+`segmenter_parse` holds everything that a frame and its virtio_net_hdr say against the bytes that are there; after it no
 length is looked at again. Nothing is written into the frame, and no payload is copied: what leaves is a header for
 each segment and a piece of the payload where it stands. The rules are those of packets.py, in which routed packets
 are cut: `tcp_gso_segment`, `__udp_gso_segment`, `inet_gso_segment`, `skb_checksum_help` in the kernel.
@@ -42,7 +42,7 @@ cdef extern from *:
 
 cdef enum:
     HEAD = 256  # bytes of headers in front of a segment's payload; no stack sends as many
-    MOST_SEGMENTS = 0xFFFF // 48  # of one super-frame: no stack cuts smaller (TCP_MIN_SND_MSS)
+    MOST_SEGMENTS = 0xFFFF // 48  # of one GSO frame: no stack cuts smaller (TCP_MIN_SND_MSS)
 
 cdef enum:
     GSO_TCPV4 = 1
@@ -59,15 +59,15 @@ cdef enum:
     TCP_CWR = 0x80
 
 # A frame and what is to be done to it. All offsets in bytes from its Ethernet header.
-cdef struct Cut:
+cdef struct Segmenter:
     const uint8_t *frame
     uint32_t length
     uint32_t count  # frames that it becomes
-    uint32_t size  # a super-frame's: payload bytes of each segment but the last; 0: it is none
+    uint32_t size  # a GSO frame's: payload bytes of each segment but the last; 0: it is none
     # Of a frame that is none: what to add up, and where the sum goes. 0: it's complete.
     uint32_t sum_from
     uint32_t sum_at
-    # Of a super-frame.
+    # Of a GSO frame.
     uint32_t l3
     uint32_t l4
     uint32_t head  # what each segment repeats
@@ -76,36 +76,36 @@ cdef struct Cut:
     uint64_t pseudo  # the sum of the pseudo header, without the length
 
 
-cdef inline bint cut_parse(Cut *c, const uint8_t *buffer, uint32_t n) noexcept nogil:
+cdef inline bint segmenter_parse(Segmenter *c, const uint8_t *buffer, uint32_t n) noexcept nogil:
     """`buffer` holds a virtio_net_hdr and a frame, n bytes with 10 at least. False if the header lies: a sum that
     starts or goes outside of the frame, headers longer than it (what a TAP refuses too, `tun_get_user`), segments
     that can't be."""
     cdef virtio_net_hdr header
-    cdef bint begun
-    memset(c, 0, sizeof(Cut))
+    cdef bint partial
+    memset(c, 0, sizeof(Segmenter))
     memcpy(&header, buffer, sizeof(header))
-    begun = header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM
+    partial = header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM
     c.frame = buffer + sizeof(virtio_net_hdr)
     c.length = n - sizeof(virtio_net_hdr)
     c.count = 1
     if header.hdr_len > c.length:
         return False
-    if begun:
+    if partial:
         c.sum_from = header.csum_start
         c.sum_at = c.sum_from + header.csum_offset
         if c.sum_from < ETH_HLEN or c.sum_at + 2 > c.length:
             return False
     if header.gso_type == VIRTIO_NET_HDR_GSO_NONE:
         return True
-    return cut_parse_gso(c, &header, begun)
+    return segmenter_parse_gso(c, &header, partial)
 
 
-cdef inline bint cut_parse_gso(Cut *c, const virtio_net_hdr *header, bint begun) noexcept nogil:
+cdef inline bint segmenter_parse_gso(Segmenter *c, const virtio_net_hdr *header, bint partial) noexcept nogil:
     cdef bint routed = False
     cdef uint32_t at, payload
-    if not header.gso_size or not cut_find_transport(c, &routed):
+    if not header.gso_size or not segmenter_find_transport(c, &routed):
         return False
-    if not cut_is_kind(c, header.gso_type & ~GSO_ECN):
+    if not segmenter_is_kind(c, header.gso_type & ~GSO_ECN):
         return False
     at = c.l4 + (6 if c.protocol == PROTOCOL_UDP else 16)
     if c.l4 + (8 if c.protocol == PROTOCOL_UDP else 20) > c.length:
@@ -117,9 +117,9 @@ cdef inline bint cut_parse_gso(Cut *c, const virtio_net_hdr *header, bint begun)
             return False
     if c.head > HEAD:
         return False
-    # The sum belongs where the protocol has it. Not begun at all: then it needs the last destination, known here only
+    # The sum belongs where the protocol has it. Not partial at all: then it needs the last destination, known here only
     # if no routing header has it.
-    if (c.sum_from != c.l4 or c.sum_at != at) if begun else routed:
+    if (c.sum_from != c.l4 or c.sum_at != at) if partial else routed:
         return False
     payload = c.length - c.head
     c.size = header.gso_size
@@ -136,14 +136,14 @@ cdef inline bint cut_parse_gso(Cut *c, const virtio_net_hdr *header, bint begun)
     return True
 
 
-cdef inline bint cut_is_kind(const Cut *c, int kind) noexcept nogil:
+cdef inline bint segmenter_is_kind(const Segmenter *c, int kind) noexcept nogil:
     """Whether a gso_type is that of this packet."""
     if kind == GSO_UDP_L4:
         return c.protocol == PROTOCOL_UDP
     return c.protocol == PROTOCOL_TCP and kind == (GSO_TCPV4 if c.ipv4 else GSO_TCPV6)
 
 
-cdef inline bint cut_find_transport(Cut *c, bint *routed) noexcept nogil:
+cdef inline bint segmenter_find_transport(Segmenter *c, bint *routed) noexcept nogil:
     """l3, l4 and protocol, behind one VLAN tag at most. False if it isn't IP, is a fragment, or is longer than IP can
     say. `routed`: the destination that the header names may not be the last one."""
     cdef uint16_t ethertype
@@ -168,10 +168,10 @@ cdef inline bint cut_find_transport(Cut *c, bint *routed) noexcept nogil:
         return c.l4 >= c.l3 + 20
     if ethertype != ETH_P_IPV6 or length < 40 or length > 40 + 0xFFFF:
         return False
-    return cut_walk(c, p, length, routed)
+    return segmenter_walk(c, p, length, routed)
 
 
-cdef inline bint cut_walk(Cut *c, const uint8_t *p, uint32_t length, bint *routed) noexcept nogil:
+cdef inline bint segmenter_walk(Segmenter *c, const uint8_t *p, uint32_t length, bint *routed) noexcept nogil:
     """IPv6 extension headers (RFC 8200 section 4). One that is cut off counts as transport."""
     cdef uint32_t at = 40
     cdef uint32_t size
@@ -194,26 +194,26 @@ cdef inline bint cut_walk(Cut *c, const uint8_t *p, uint32_t length, bint *route
     return True
 
 
-cdef inline uint16_t cut_checksum(const Cut *c) noexcept nogil:
-    """Of a frame that is no super-frame and has `sum_at`. Never 0, which UDP has for "none" (RFC 768); to others it is
+cdef inline uint16_t segmenter_checksum(const Segmenter *c) noexcept nogil:
+    """Of a frame that is no GSO frame and has `sum_at`. Never 0, which UDP has for "none" (RFC 768); to others it is
     the same number."""
     cdef uint16_t value = folded(ones_sum(c.frame + c.sum_from, c.length - c.sum_from))
     return value if value else 0xFFFF
 
 
-cdef inline uint32_t cut_payload(const Cut *c, uint32_t number) noexcept nogil:
-    """Payload bytes of a super-frame's segment."""
+cdef inline uint32_t segmenter_payload(const Segmenter *c, uint32_t number) noexcept nogil:
+    """Payload bytes of a GSO frame's segment."""
     return min(c.size, c.length - c.head - number * c.size)
 
 
-cdef inline uint64_t cut_bytes(const Cut *c) noexcept nogil:
+cdef inline uint64_t segmenter_bytes(const Segmenter *c) noexcept nogil:
     """Of all frames that it becomes."""
     return c.length + <uint64_t> (c.count - 1) * (c.head if c.size else 0)
 
 
-cdef inline void cut_head(const Cut *c, uint32_t number, uint8_t *out) noexcept nogil:
-    """The `head` bytes of headers of a super-frame's segment; its payload starts at `head + number * size`."""
-    cdef uint32_t payload = cut_payload(c, number)
+cdef inline void segmenter_head(const Segmenter *c, uint32_t number, uint8_t *out) noexcept nogil:
+    """The `head` bytes of headers of a GSO frame's segment; its payload starts at `head + number * size`."""
+    cdef uint32_t payload = segmenter_payload(c, number)
     cdef uint32_t length = c.head - c.l4 + payload  # from the transport header on
     cdef uint8_t *l3 = out + c.l3
     cdef uint8_t *l4 = out + c.l4

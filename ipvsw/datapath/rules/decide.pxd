@@ -7,11 +7,13 @@ examine or rewrite a source.
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from ipvsw.datapath.rules.hostaccess cimport CLOSED, FROM_HOST_OPENS, TO_HOST_OPENS, is_dhcp_reply, is_upkeep, may_pass
+from ipvsw.datapath.rules.hostaccess cimport (
+    CLOSED, FROM_HOST_INITIATES, TO_HOST_INITIATES, is_dhcp_reply, is_link_control, may_pass,
+)
 from ipvsw.datapath.rules.table cimport Table, table_find
 from ipvsw.datapath.packet.headers cimport (
-    ETH_HLEN, ETH_P_IP, ETH_P_IPV6, ETH_P_PAUSE, VLAN_HLEN,
-    Address, Frame, frame_address, frame_destination, frame_is_group, frame_parse, frame_receive, frame_source,
+    ETH_HLEN, ETH_P_IP, ETH_P_IPV6, ETH_P_PAUSE, VLAN_HLEN, Address, Frame, frame_address, frame_destination,
+    frame_is_multicast, frame_parse, frame_receive, frame_source,
 )
 
 cdef enum:
@@ -36,18 +38,18 @@ cdef enum:
     DROP_PRIVATE = 7  # to a sibling, and the flag is private
     DROP_PORT_DOWN = 8
     DROP_TOO_BIG = 9  # above the receiving port's MTU
-    DROP_BACKLOG = 10  # too many group frames are waiting
+    DROP_BACKLOG = 10  # too many multicast frames are waiting
     DROP_NO_MASTER = 11  # there is no master to send on
     DROP_FULL = 12  # the receiving device's queue is full
     DROP_BAD_HEADER = 13  # its virtio_net_hdr contradicts its bytes
     DROP_ERROR = 14  # the receiving device refused it
     TO_STACK = 15  # handed to the host's IP output, as if sent by a process there
     TO_SLOWPATH = 16  # Python's turn: no route is cached yet, or the frame must be made smaller first
-    DROP_GROUP = 17  # l3: a group frame
+    DROP_MULTICAST = 17  # l3: a multicast frame
     DROP_NOT_IP = 18  # l3: neither IPv4 nor IPv6, or not a whole header
     DROP_NO_ROUTE = 19  # l3: the host has no way there
     DROP_HOST_ACCESS = 20  # between the host and a port, and `host_access` doesn't let it
-    DROP_OWN_MAC = 21  # from an endpoint with a MAC address of its own, which can't be taken out of it
+    DROP_MACNAT = 21  # from an endpoint with a MAC address of its own, which can't be taken out of it
     ANSWERED = 22  # l3: asked for a neighbour of an endpoint with its own MAC address: the switch has answered
     N_OUTCOMES = 23
     TO_ROUTE = 23  # not an outcome: carried out by what the route cache says
@@ -58,7 +60,7 @@ cdef struct PortRule:
     uint64_t *own  # the MAC of its own that its endpoint uses, shared by all workers; NULL: it uses the master's
     uint32_t mtu  # bytes without the Ethernet header
     bint learn  # its addresses are found out from its frames
-    bint everything  # listens to every group
+    bint all_multicast  # listens to every group
     uint32_t n_groups
     uint64_t *groups  # MACs in memory order
 
@@ -79,7 +81,7 @@ cdef struct Verdict:
 
 cdef enum:
     BROADCAST = 0xFFFFFFFFFFFF  # as mac48 gives it
-    THE_HOST = -2  # in the table, for the master's own addresses: who isn't a port, but isn't nobody either
+    HOST_PORT = -2  # in the table, for the master's own addresses: who isn't a port, but isn't nobody either
 
 
 cdef inline bint port_accepts(const PortRule *rule, uint32_t length, bint gso) noexcept nogil:
@@ -88,11 +90,11 @@ cdef inline bint port_accepts(const PortRule *rule, uint32_t length, bint gso) n
 
 
 cdef inline bint port_listens(const PortRule *rule, uint64_t group) noexcept nogil:
-    """Whether a group frame is for the port: broadcast always is."""
+    """Whether a multicast frame is for the port: broadcast always is."""
     cdef uint32_t i
     if not rule.up:
         return False
-    if rule.everything or group == BROADCAST:
+    if rule.all_multicast or group == BROADCAST:
         return True
     for i in range(rule.n_groups):
         if rule.groups[i] == group:
@@ -101,7 +103,7 @@ cdef inline bint port_listens(const PortRule *rule, uint64_t group) noexcept nog
 
 
 cdef inline int32_t owner_of(const Switch *s, const Frame *f, bint source) noexcept nogil:
-    """The port that owns the frame's address, THE_HOST, or -1."""
+    """The port that owns the frame's address, HOST_PORT, or -1."""
     cdef Address a = frame_address(f, source)
     return table_find(&s.table, &a)
 
@@ -118,7 +120,7 @@ cdef inline Verdict deliver_to_sibling(const Switch *s, int32_t port, const Fram
 
 cdef inline Verdict receive_l2(const Switch *s, const Frame *f) noexcept nogil:
     cdef int32_t port
-    if frame_is_group(f):
+    if frame_is_multicast(f):
         if f.ethertype == ETH_P_PAUSE:
             return Verdict(LEFT_TO_HOST, -1)
         if frame_source(f) == s.mac and owner_of(s, f, True) >= 0:
@@ -141,7 +143,7 @@ cdef inline Verdict transmit_l2(const Switch *s, Frame *f, bint gso) noexcept no
         frame_receive(f)
         v = receive_l2(s, f)
         return v if v.outcome == TO_PORT else Verdict(TO_HOST, -1)
-    if frame_is_group(f):
+    if frame_is_multicast(f):
         return Verdict(DROP_PAUSE if f.ethertype == ETH_P_PAUSE else TO_PORTS, -1)
     return Verdict(TO_MASTER, -1)
 
@@ -160,8 +162,8 @@ cdef inline Verdict transmit_l3(const Switch *s, const Frame *f, bint gso) noexc
         port = owner_of(s, f, False)
         if port >= 0:
             return deliver_to_sibling(s, port, f, gso)
-    if frame_is_group(f):
-        return Verdict(TO_HOST if host_hears_group(s, f) else DROP_GROUP, -1)
+    if frame_is_multicast(f):
+        return Verdict(TO_HOST if host_hears_group(s, f) else DROP_MULTICAST, -1)
     if (f.ethertype == ETH_P_IP and f.l3_length >= 20) or (f.ethertype == ETH_P_IPV6 and f.l3_length >= 40):
         return Verdict(TO_ROUTE, -1)
     return Verdict(DROP_NOT_IP, -1)
@@ -170,19 +172,19 @@ cdef inline Verdict transmit_l3(const Switch *s, const Frame *f, bint gso) noexc
 cdef inline bint is_for_host(const Switch *s, const Frame *f) noexcept nogil:
     """A packet from a port that the master's own stack is to have though the kernel's driver would give it another
     way: in l2 it is addressed to the master's MAC, in l3 the address alone counts."""
-    return ((s.mode != L2 or frame_destination(f) == s.mac) and not frame_is_group(f)
-            and owner_of(s, f, False) == THE_HOST)
+    return ((s.mode != L2 or frame_destination(f) == s.mac) and not frame_is_multicast(f)
+            and owner_of(s, f, False) == HOST_PORT)
 
 
 cdef inline Verdict transmit_to_host(const Switch *s, const Frame *f) noexcept nogil:
-    if may_pass(s.flows, s.table.key, f, s.access & TO_HOST_OPENS):
+    if may_pass(s.flows, s.table.key, f, s.access & TO_HOST_INITIATES):
         return Verdict(TO_HOST, -1)
     return Verdict(DROP_HOST_ACCESS, -1)
 
 
 cdef inline bint host_hears_group(const Switch *s, const Frame *f) noexcept nogil:
-    """Whether the host gets a copy of a port's group frame; the kernel's driver never gives it one."""
-    return s.access != CLOSED and (s.access & TO_HOST_OPENS or is_upkeep(f))
+    """Whether the host gets a copy of a port's multicast frame; the kernel's driver never gives it one."""
+    return s.access != CLOSED and (s.access & TO_HOST_INITIATES or is_link_control(f))
 
 
 cdef inline Verdict decide_from_port(const Switch *s, const uint8_t *data, uint32_t length, bint gso) noexcept nogil:
@@ -208,21 +210,22 @@ cdef inline Verdict decide_from_master(const Switch *s, const uint8_t *data, uin
 
 
 cdef inline Verdict decide_from_host(const Switch *s, const uint8_t *data, uint32_t length) noexcept nogil:
-    """What the host's stack sends to the ports through a door of its own. Only what it forwards, in l3s, comes from
+    """What the host's stack sends to the ports through an interface of its own. Only what it forwards, in l3s, comes
+    from
     elsewhere than from its own addresses."""
     cdef Frame f
     cdef int32_t port
     cdef bint own
     if not frame_parse(&f, data, length):
         return Verdict(DROP_RUNT, -1)
-    own = owner_of(s, &f, True) == THE_HOST
-    if frame_is_group(&f):
-        return Verdict(TO_PORTS if s.access & FROM_HOST_OPENS or is_upkeep(&f) else DROP_HOST_ACCESS, -1)
+    own = owner_of(s, &f, True) == HOST_PORT
+    if frame_is_multicast(&f):
+        return Verdict(TO_PORTS if s.access & FROM_HOST_INITIATES or is_link_control(&f) else DROP_HOST_ACCESS, -1)
     port = owner_of(s, &f, False)
     if port < 0:
-        if is_dhcp_reply(&f) and s.access & TO_HOST_OPENS:
+        if is_dhcp_reply(&f) and s.access & TO_HOST_INITIATES:
             return Verdict(TO_PORTS, -1)
         return Verdict(DROP_NO_ROUTE, -1)
-    if own and not may_pass(s.flows, s.table.key, &f, s.access & FROM_HOST_OPENS):
+    if own and not may_pass(s.flows, s.table.key, &f, s.access & FROM_HOST_INITIATES):
         return Verdict(DROP_HOST_ACCESS, -1)
     return Verdict(TO_PORT if s.rules[port].up else DROP_PORT_DOWN, port)

@@ -1,8 +1,8 @@
-"""Who may open a conversation between the host and the ports, and the memory of those that were opened.
+"""Who may open a flow between the host and the ports, and the memory of those that were opened.
 
-Either side may answer what the other was allowed to begin. A conversation is remembered as a fingerprint of its
+Either side may answer what the other was allowed to begin. A flow is remembered as a fingerprint of its
 two ends, in a table of fixed size that all workers share: a few loads and one store, no lock. When it is full, old
-conversations are forgotten, and one that goes on is remembered anew with its opener's next packet.
+flows are forgotten, and one that goes on is remembered anew with its opener's next packet.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -14,8 +14,8 @@ from ipvsw.datapath.packet.headers cimport (
 
 cdef enum:
     CLOSED = 0  # as the kernel's driver has it: no way from the host to the ports
-    TO_HOST_OPENS = 1  # bits: ports may open conversations with the host
-    FROM_HOST_OPENS = 2  # the host with ports
+    TO_HOST_INITIATES = 1  # bits: ports may open flows with the host
+    FROM_HOST_INITIATES = 2  # the host with ports
 
 cdef enum:
     FLOWS = 1 << 16  # fingerprints
@@ -43,7 +43,7 @@ cdef inline uint32_t ipv4_transport(const Frame *f, uint8_t protocol) noexcept n
     return start if start + 8 <= f.l3_length else 0
 
 
-cdef inline bint is_upkeep(const Frame *f) noexcept nogil:
+cdef inline bint is_link_control(const Frame *f) noexcept nogil:
     """What keeps the link going and opens nothing: ARP, neighbour discovery, ICMP errors."""
     cdef uint32_t start
     if f.ethertype == ETH_P_ARP:
@@ -67,7 +67,7 @@ cdef inline bint is_fragment(const Frame *f) noexcept nogil:
 
 
 cdef inline uint64_t fingerprint(const Frame *f, uint64_t key, bint in_fragments) noexcept nogil:
-    """Of the conversation that a packet belongs to, the same both ways; 0 if it is no IP packet. Ports count where
+    """Of the flow that a packet belongs to, the same both ways; 0 if it is no IP packet. Ports count where
     there are any, the identifier of an echo as well; `in_fragments`, where they aren't known, only the addresses."""
     cdef Address a = frame_address(f, True)
     cdef Address b = frame_address(f, False)
@@ -116,11 +116,11 @@ cdef inline void flow_remember(uint64_t *flows, uint64_t mark) noexcept nogil:
 
 
 cdef inline bint may_pass(uint64_t *flows, uint64_t key, const Frame *f, bint may_open) noexcept nogil:
-    """Whether a packet between the host and a port may go on. `may_open`: its side may begin conversations. The
+    """Whether a packet between the host and a port may go on. `may_open`: its side may begin flows. The
     answer to a packet in one piece may come in fragments."""
     cdef bint in_fragments = is_fragment(f)
     cdef uint64_t mark
-    if is_upkeep(f):
+    if is_link_control(f):
         return True
     mark = fingerprint(f, key, in_fragments)
     if mark == 0:

@@ -10,13 +10,13 @@ Sources: RFC 826, RFC 4861 sections 4.1 to 4.6, RFC 1624 equation 3, RFC 6980 se
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from ipvsw.datapath.rules.decide cimport DROP_BAD_HEADER, DROP_OWN_MAC
+from ipvsw.datapath.rules.decide cimport DROP_BAD_HEADER, DROP_MACNAT
 from ipvsw.datapath.kernel.sys cimport (
     VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, be16, load_u64, mac48, store_u64, virtio_net_hdr,
 )
 from ipvsw.datapath.packet.headers cimport (
-    ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IPPROTO_HOPOPTS, IPPROTO_ICMPV6, VLAN_HLEN,
-    folded, ipv6_is_whole, put16,
+    ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IPPROTO_HOPOPTS, IPPROTO_ICMPV6,
+    VLAN_HLEN, folded, ipv6_is_whole, put16,
 )
 
 cdef enum:
@@ -103,7 +103,7 @@ cdef inline int own_to_master(
     put_mac(data + 6, master)
     inside = look_inside(data, length)
     if inside.at == 0:
-        return DROP_OWN_MAC
+        return DROP_MACNAT
     if inside.kind == ETH_P_ARP or inside.kind == ETH_P_RARP:
         return arp_to_master(source, master, header, data + inside.at, length - inside.at)
     if inside.kind == ETH_P_IPV6:
@@ -126,7 +126,7 @@ cdef inline int arp_to_master(
     if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM or header.gso_type != VIRTIO_NET_HDR_GSO_NONE:
         return DROP_BAD_HEADER
     if length < ARP_LENGTH or be16(p + 2) != ETH_P_IP or p[4] != 6 or p[5] != 4:
-        return DROP_OWN_MAC
+        return DROP_MACNAT
     sender, target = mac48(p + ARP_SENDER), mac48(p + ARP_TARGET)
     if target and not target & 1 and (target == source or target == sender):
         put_mac(p + ARP_TARGET, master)
@@ -151,26 +151,26 @@ cdef inline int ipv6_to_master(
         end = here + payload
     while is_extension(kind):
         if here + 8 > end:
-            return DROP_OWN_MAC
+            return DROP_MACNAT
         if kind == IPPROTO_FRAGMENT:
             if be16(data + here + 2) & 0xFFF8:  # not the first
                 return DROP_BAD_HEADER if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM else CLEAN
             in_fragment = True
         kind, here = data[here], here + extension_length(kind, data[here + 1])
     if here > end:
-        return DROP_OWN_MAC
+        return DROP_MACNAT
     if kind != IPPROTO_ICMPV6:
         return CLEAN if sum_stands_behind(header, here) else DROP_BAD_HEADER
     if here + 8 > end:
-        return DROP_OWN_MAC
+        return DROP_MACNAT
     if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM and (header.csum_start != here or header.csum_offset != 2):
         return DROP_BAD_HEADER
     if data[here] == INVERSE_SOLICITATION or data[here] == INVERSE_ADVERTISEMENT:
-        return DROP_OWN_MAC
+        return DROP_MACNAT
     if not ROUTER_SOLICITATION <= data[here] <= REDIRECT:
         return CLEAN
     if in_fragment or here - at - 40 + 8 > payload or end != at + 40 + payload:
-        return DROP_OWN_MAC
+        return DROP_MACNAT
     if header.gso_type != VIRTIO_NET_HDR_GSO_NONE:
         return DROP_BAD_HEADER
     return discovery_to_master(
@@ -209,19 +209,19 @@ cdef inline int discovery_to_master(
     cdef uint32_t size
     cdef uint64_t said
     if at > length:
-        return DROP_OWN_MAC
+        return DROP_MACNAT
     while at < length:
         if at + 8 > length:
-            return DROP_OWN_MAC
+            return DROP_MACNAT
         size = <uint32_t> p[at + 1] * 8
         if size == 0 or at + size > length:
-            return DROP_OWN_MAC
+            return DROP_MACNAT
         if p[at] == SOURCE_LINK_LAYER or p[at] == TARGET_LINK_LAYER:
             if size != 8:
-                return DROP_OWN_MAC
+                return DROP_MACNAT
             said = mac48(p + at + 2)
             if p[0] == REDIRECT and p[at] == TARGET_LINK_LAYER and said != source and said != master:
-                return DROP_OWN_MAC  # to somebody else: with the master's address it would lead astray
+                return DROP_MACNAT  # to somebody else: with the master's address it would lead astray
             if summed:
                 correct_sum(p + 2, p + at + 2, master)
             put_mac(p + at + 2, master)
@@ -246,7 +246,7 @@ cdef inline void correct_sum(uint8_t *place, const uint8_t *old, uint64_t new) n
 cdef inline void master_to_own(
     uint64_t *own, uint64_t master, bint routed, uint8_t *data, uint32_t length
 ) noexcept nogil:
-    """In place. Group frames stay as they are: they may be others' too, and nothing in them is for one MAC address.
+    """In place. Multicast frames stay as they are: they may be others' too, and nothing in them is for one MAC address.
     `routed`: a mode in which addresses alone say whose a frame is."""
     cdef Inside inside
     cdef uint64_t mac

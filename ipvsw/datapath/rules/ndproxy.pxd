@@ -9,7 +9,7 @@ would come back to its sender, as if somebody else had it.
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from ipvsw.datapath.rules.decide cimport THE_HOST, Switch
+from ipvsw.datapath.rules.decide cimport HOST_PORT, Switch
 from ipvsw.datapath.rules.macnat cimport ARP_LENGTH, ARP_SENDER, ARP_TARGET, put_mac
 from ipvsw.datapath.kernel.sys cimport be16
 from ipvsw.datapath.rules.table cimport table_find
@@ -46,7 +46,7 @@ cdef inline uint32_t neighbour_answer(const Switch *s, int32_t port, uint8_t *da
 
 cdef inline bint is_answered(const Switch *s, int32_t port, const Address *target, bint probe) noexcept nogil:
     cdef int32_t owner = table_find(&s.table, target)
-    return owner != port and (owner >= 0 or owner == THE_HOST or not probe)
+    return owner != port and (owner >= 0 or owner == HOST_PORT or not probe)
 
 
 cdef inline uint32_t arp_answer(const Switch *s, int32_t port, uint8_t *data, uint32_t length) noexcept nogil:

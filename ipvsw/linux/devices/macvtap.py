@@ -1,4 +1,4 @@
-"""The character device of a macvtap: what a virtual machine monitor reads and writes.
+"""The character device of a macvtap: what a VMM reads and writes.
 
 Its descriptors are given away and not kept. inotify tells when they are closed for good, whoever has them by then
 and however that process ended.

@@ -41,23 +41,23 @@ _OFFLOADS = (
 class Tap:
     """A TAP with a 10-byte virtio_net_hdr and every offload that the kernel grants.
 
-    `fd` is non-blocking, and so are `further`, those of its other queues; `name` is the one the device was made with;
+    `fd` is non-blocking, and so are `extra_fds`, those of its other queues; `name` is the one the device was made with;
     `offloads` are those of "csum", "tso4", "tso6", "uso4", "uso6" that frames may come with on the fds.
     """
 
-    __slots__ = ("_devices", "fd", "further", "name", "offloads")
+    __slots__ = ("_devices", "extra_fds", "fd", "name", "offloads")
 
     fd: int
-    further: tuple[int, ...]
+    extra_fds: tuple[int, ...]
     name: str
     offloads: tuple[str, ...]
 
     def __init__(self, devices: Sequence[TunTapDevice]) -> None:
         self._devices = devices
         self.fd, *others = (device.fileno() for device in devices)
-        self.further = tuple(others)
+        self.extra_fds = tuple(others)
         self.name = devices[0].name
-        for fd in (self.fd, *self.further):
+        for fd in (self.fd, *self.extra_fds):
             os.set_inheritable(fd, False)
             os.set_blocking(fd, False)
         self.offloads = prepare(self.fd)
@@ -77,7 +77,7 @@ class Tap:
 
     def close(self) -> None:
         """The device goes with it, which takes the kernel some 16 ms. Idempotent."""
-        devices, self._devices, self.fd, self.further = self._devices, (), -1, ()
+        devices, self._devices, self.fd, self.extra_fds = self._devices, (), -1, ()
         for device in devices:
             device.close()
 
@@ -94,7 +94,7 @@ def open_tap(queues: int = 1) -> Tap:
         return tap
 
 
-def make_lasting(name: str, *, owner: int | None, group: int | None, queues: int) -> None:
+def create_persistent_tap(name: str, *, owner: int | None, group: int | None, queues: int) -> None:
     """A TAP in the caller's namespace for somebody else to open, which stays when nobody has it open. An existing one
     that is ours must be of the same sort. Errors: OSError, EBUSY if somebody has it open."""
     with contextlib.closing(_open_shared(name, queues)) as device:
@@ -104,7 +104,7 @@ def make_lasting(name: str, *, owner: int | None, group: int | None, queues: int
         device.persist(True)
 
 
-def open_lasting(name: str, queues: int) -> list[int]:
+def open_persistent_tap(name: str, queues: int) -> list[int]:
     """Blocking descriptors of such a TAP, one for each queue. The caller, inside its namespace, closes them.
     Errors: OSError, EBUSY if somebody has it open."""
     with contextlib.ExitStack() as undo:

@@ -1,4 +1,4 @@
-"""Unix sockets between the switch and virtual machine monitors. All are non-blocking; errors are OSError."""
+"""Unix sockets between the switch and VMMs. All are non-blocking; errors are OSError."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import os
 import socket
 import stat
 
-BUFFER = 1 << 20  # bytes that may be on their way to the monitor, or from one that got its socket here
+BUFFER = 1 << 20  # bytes that may be on their way to the VMM, or from one that got its socket here
 SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 
 
 class Listener:
-    """A file that monitors connect to, for root, or for `owner` and `group` by number. It is made anew in the place of
+    """A file that VMMs connect to, for root, or for `owner` and `group` by number. It is made anew in the place of
     one that nobody serves, and goes with this."""
 
     def __init__(self, path: str, owner: int | None, group: int | None) -> None:
@@ -37,7 +37,7 @@ class Listener:
 
 
 class Datagrams:
-    """A file that a monitor sends to, and one of its own that it is sent to: each datagram is a frame."""
+    """A file that a VMM sends to, and one of its own that it is sent to: each datagram is a frame."""
 
     def __init__(self, local: str, remote: str, owner: int | None, group: int | None) -> None:
         self._path, self._remote = local, remote
@@ -45,7 +45,7 @@ class Datagrams:
         _prepared(self.socket)
 
     def find(self) -> bool:
-        """Whether a monitor is there, who is then the one; also if it is another one since."""
+        """Whether a VMM is there, who is then the one; also if it is another one since."""
         return _reach(self.socket, self._remote)
 
     def close(self) -> None:
@@ -54,7 +54,7 @@ class Datagrams:
 
 
 def connect(path: str) -> socket.socket | None:
-    """To a monitor that listens there; None if none does."""
+    """To a VMM that listens there; None if none does."""
     connection = _prepared(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     try:
         if _reach(connection, path):

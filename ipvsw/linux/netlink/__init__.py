@@ -1,6 +1,6 @@
 """rtnetlink in any namespace: the only user of pyroute2.
 
-Two doors. `Netlink.events` is one socket in the daemon's own namespace that hears every namespace
+Two interfaces. `Netlink.events` is one socket in the daemon's own namespace that hears every namespace
 that has an id there (NETLINK_LISTEN_ALL_NSID): it keeps none of them alive, which a socket inside
 each would. `Netlink.run` does work inside a namespace, on one thread kept for that, with a handle
 that is gone when the work is done.
@@ -22,13 +22,13 @@ from ipvsw.linux.netlink.messages import (
     AddressEvent,
     Event,
     GroupsEvent,
+    KmodAttrs,
     Link,
     LinkEvent,
     NamespaceGone,
     Overrun,
-    Served,
 )
-from ipvsw.linux.netlink.routes import NeighbourChanged, Way, WaysChanged, WayWatch
+from ipvsw.linux.netlink.routes import NeighbourChanged, RouteAnswer, RouteMonitor, WaysChanged
 from ipvsw.linux.netlink.rules import TABLES, Rule
 from ipvsw.linux.netlink.thread import Netlink, enter_namespace
 
@@ -38,16 +38,16 @@ __all__ = [
     "Event",
     "GroupsEvent",
     "Handle",
+    "KmodAttrs",
     "Link",
     "LinkEvent",
     "NamespaceGone",
     "NeighbourChanged",
     "Netlink",
     "Overrun",
+    "RouteAnswer",
+    "RouteMonitor",
     "Rule",
-    "Served",
-    "Way",
-    "WayWatch",
     "WaysChanged",
     "enter_namespace",
 ]

@@ -26,7 +26,7 @@ from ipvsw.linux.netlink.messages import (
     make_link,
     owned_address,
 )
-from ipvsw.linux.netlink.routes import Way
+from ipvsw.linux.netlink.routes import RouteAnswer
 from ipvsw.linux.netlink.rules import Rule
 from ipvsw.model import Address, Interface
 
@@ -85,7 +85,7 @@ class Handle:
             master=message.get("master") or 0,
         )
 
-    def served_links(self) -> list[Link]:
+    def kmod_links(self) -> list[Link]:
         """The devices of kind "ipvsw" in this namespace."""
         return [link for link in dump_links() if link.served is not None]
 
@@ -138,7 +138,7 @@ class Handle:
             self._route.link("del", index=index)
 
     def delete_links(self, indices: Sequence[int]) -> None:
-        """Together; those that are gone already are no error."""
+        """Batcher; those that are gone already are no error."""
         delete_links(indices)
 
     # ------------------------------------------------------------------------ addresses and routes
@@ -229,7 +229,7 @@ class Handle:
 
     # ------------------------------------------------------------------------ where the host would send
 
-    def way_to(self, destination: Address, source: Address, index: int) -> Way | None:
+    def way_to(self, destination: Address, source: Address, index: int) -> RouteAnswer | None:
         """The kernel's answer for a packet of a port, leaving by `index` if it may. None: there is no way."""
         return routes.way_to(self._route, destination, source, index)
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 from ipvsw.model import Address
 
 
-class Served(Struct, frozen=True, kw_only=True):
+class KmodAttrs(Struct, frozen=True, kw_only=True):
     """What a device of kind "ipvsw" says of itself (kmod-shim/module/ipvsw.h)."""
 
     tap: int  # minor number of its character device
@@ -36,11 +36,11 @@ class Link(Struct, frozen=True, kw_only=True):
     mtu: int
     up: bool  # IFF_UP: set by the administrator
     carrier: bool  # IFF_LOWER_UP
-    everything: bool  # IFF_PROMISC or IFF_ALLMULTI
+    all_multicast: bool  # IFF_PROMISC or IFF_ALLMULTI
     ethernet: bool  # ARPHRD_ETHER
     kind: str  # IFLA_INFO_KIND, "" if none
     master: int = 0  # the index of the bridge, bond or team that it is part of, 0 if none
-    served: Served | None = None  # of kind "ipvsw" only, as heard
+    served: KmodAttrs | None = None  # of kind "ipvsw" only, as heard
 
 
 class LinkEvent(Struct, frozen=True):
@@ -160,7 +160,7 @@ def make_link(
     hardware: int,
     kind: str,
     master: int,
-    served: Served | None = None,
+    served: KmodAttrs | None = None,
 ) -> Link:
     """A Link from rtnetlink's fields: `flags` are IFF_*, `hardware` is ARPHRD_*."""
     return Link(
@@ -170,7 +170,7 @@ def make_link(
         mtu=mtu,
         up=bool(flags & IFF_UP),
         carrier=bool(flags & IFF_LOWER_UP),
-        everything=bool(flags & (IFF_PROMISC | IFF_ALLMULTI)),
+        all_multicast=bool(flags & (IFF_PROMISC | IFF_ALLMULTI)),
         ethernet=hardware == ARPHRD_ETHER,
         kind=kind,
         master=master,
@@ -197,7 +197,7 @@ def _read_link(body: bytes) -> Link:
     )
 
 
-def _read_served(info: dict[int, bytes], master: bytes | None) -> Served | None:
+def _read_served(info: dict[int, bytes], master: bytes | None) -> KmodAttrs | None:
     """None for a device that is on its way out, which has no character device any more."""
     data = attributes(info.get(_IFLA_INFO_DATA, b""), 0)
     values = [data.get(each) for each in (_IFLA_IPVSW_TAP, _IFLA_IPVSW_NETNS, _IFLA_IPVSW_LINK_NETNS)]
@@ -205,7 +205,7 @@ def _read_served(info: dict[int, bytes], master: bytes | None) -> Served | None:
     if not tap or master is None:
         return None
     mode, flags = data.get(_IFLA_IPVSW_MODE), data.get(_IFLA_IPVSW_FLAGS)
-    return Served(
+    return KmodAttrs(
         tap=tap,
         netns=netns,
         master=_INT.unpack(master)[0],

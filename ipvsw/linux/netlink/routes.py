@@ -41,7 +41,7 @@ DATAGRAM = 64 << 10
 _NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 
 
-class Way(Struct, frozen=True):
+class RouteAnswer(Struct, frozen=True):
     """The kernel's answer for one destination."""
 
     local: bool  # the host itself
@@ -65,7 +65,7 @@ class NeighbourChanged(Struct, frozen=True):
     permanent: bool
 
 
-def way_to(route: Any, destination: Address, source: Address, index: int) -> Way | None:
+def way_to(route: Any, destination: Address, source: Address, index: int) -> RouteAnswer | None:
     """What the kernel's own ipvlan asks when it routes for a port: output device `index`, and for IPv6 the packet's
     source. None if there is no way (IPv4 assumes the link then). Errors: OSError.
 
@@ -83,15 +83,15 @@ def way_to(route: Any, destination: Address, source: Address, index: int) -> Way
         raise OSError(error.code, f"route to {destination}: {error.args[1]}") from error
     kind = answer["type"]
     if kind == RTN_MULTICAST and isinstance(destination, IPv6Address):
-        return Way(False, answer.get("oif"), destination, b"\x33\x33" + destination.packed[12:], True, 0)
+        return RouteAnswer(False, answer.get("oif"), destination, b"\x33\x33" + destination.packed[12:], True, 0)
     if kind == RTN_LOCAL:
-        return Way(True, answer.get("oif"), destination, None, True, 0)
+        return RouteAnswer(True, answer.get("oif"), destination, None, True, 0)
     if kind != RTN_UNICAST:
         return None
     via, leaves_by = _gateway(answer) or destination, answer.get("oif")
     mac, permanent = neighbour(route, leaves_by, via)
     mtu = answer.get(("metrics", "mtu")) or (0 if leaves_by == index else _mtu(route, leaves_by))
-    return Way(False, leaves_by, via, mac, permanent, mtu)
+    return RouteAnswer(False, leaves_by, via, mac, permanent, mtu)
 
 
 def _mtu(route: Any, index: int) -> int:
@@ -153,7 +153,7 @@ def destination_decides(route: Any, version: int) -> bool:
     return True
 
 
-class WayWatch:
+class RouteMonitor:
     """News about routes in the namespace that the calling thread is in. Keeps that namespace alive."""
 
     def __init__(self) -> None:

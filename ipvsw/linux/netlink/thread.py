@@ -79,7 +79,7 @@ class Netlink:
 
         Works are done one at a time, in the order in which they were asked for. `netns_fd` may be
         closed as soon as this coroutine waits; it has a copy. A work that is cancelled before its
-        turn is never begun. Errors: OSError, and whatever `work` raises.
+        turn is never partial. Errors: OSError, and whatever `work` raises.
         """
         if netns_fd is None:
             return await asyncio.wrap_future(self._thread.submit(self._work_at_home, work))

@@ -42,7 +42,7 @@ def foreign_share(before: Moment, after: Moment) -> float:
 
 
 def _foreign() -> float:
-    """CPU seconds of the processes that are neither the kernel's nor ours, which are those that we have begun."""
+    """CPU seconds of the processes that are neither the kernel's nor ours, which are those that we have partial."""
     found = list(_processes())
     known = {os.getpid(), KERNEL}
     while more := {pid for pid, parent, _ in found if parent in known} - known:

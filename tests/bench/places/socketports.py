@@ -1,6 +1,6 @@
 """Places with ports that are unix sockets (kind stream), and VDE's way of doing the same.
 
-A process at each socket carries frames to and from a TAP without offloads: what a virtual machine monitor does with
+A process at each socket carries frames to and from a TAP without offloads: what a VMM does with
 its guest, and no more.
 """
 

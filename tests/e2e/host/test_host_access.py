@@ -26,7 +26,7 @@ from tests.support.topology import MASTER4, MASTER6, MASTER_MAC, WIRE4, WIRE6, L
 MODES, SETTINGS = ("l2", "l3", "l3s"), ("none", "to-host", "from-host", "both")
 OPENERS = {"none": (), "to-host": ("port",), "from-host": ("host",), "both": ("port", "host")}
 EVERY_MODE = pytest.mark.parametrize("mode", MODES)
-DOOR = "ipvsw-m0"
+HOST_IFINDEX = "ipvsw-m0"
 OURS = 118  # protocol number of our routes and rules
 QUIET = 0.15  # seconds in which an answer would have come
 
@@ -60,19 +60,19 @@ class Net:
     def is_set(self, mode: str, access: str, flag: str) -> bool:
         shown = self.daemon.show()[0]
         links = [self.lab.link(netns, f"ipvl{k}") for k, netns in enumerate(self.lab.ports[:2], 1)]
-        door = self.lab.link(self.lab.host, DOOR)
+        interface = self.lab.link(self.lab.host, HOST_IFINDEX)
         routed = mode == "l3s" or (mode == "l3" and access != "none")
         return (
             (shown["mode"], shown["host_access"], shown["flag"]) == (mode, access, flag)
             and all(link is not None and ("NOARP" in link["flags"]) is (mode != "l2") for link in links)
-            and (door is not None) is (access != "none" or mode == "l3s")
+            and (interface is not None) is (access != "none" or mode == "l3s")
             and len(ours(self.lab, "route", "show", "table", "all")) == routed * 4
         )
 
     def refused(self, who: str) -> int:
         stats = self.daemon.stats()[0]
-        door = stats["host"] if who == "host" else stats["ports"]["ipvl1"]
-        count: int = door["outcomes"]["drop_host_access"]
+        interface = stats["host"] if who == "host" else stats["ports"]["ipvl1"]
+        count: int = interface["outcomes"]["drop_host_access"]
         return count
 
 
@@ -111,7 +111,7 @@ def ours(lab: Lab, *words: str) -> list[str]:
     return [line for text in shown for line in text.splitlines() if f"proto {OURS}" in line]
 
 
-# ---------------------------------------------------------------------------- conversations
+# ---------------------------------------------------------------------------- flows
 
 
 def pings(lab: Lab, source: str, address: str) -> bool:
@@ -180,9 +180,9 @@ def test_who_may_open(net: Net, mode: str, access: str) -> None:
             (lab.host, WIRE4 if version == 4 else WIRE6),
         ):
             lab.reachable(source, address)
-    if lab.link(lab.host, DOOR):
-        shown = [one for one in lab.addresses(lab.host, DOOR) if one["scope"] != "link"]
-        assert not shown, "the host's door has an address"
+    if lab.link(lab.host, HOST_IFINDEX):
+        shown = [one for one in lab.addresses(lab.host, HOST_IFINDEX) if one["scope"] != "link"]
+        assert not shown, "the host's interface has an address"
     assert [one["local"] for one in lab.addresses(lab.host, "m0")] == [one["local"] for one in addresses]
     with inside(lab.host):
         for device in ("all", "default", "m0"):
@@ -579,23 +579,23 @@ def test_killed(forwards: str) -> None:
 
 
 def test_master_comes_back(net: Net) -> None:
-    """A deleted master takes the door with it; it is there again with the next one."""
+    """A deleted master takes the interface with it; it is there again with the next one."""
     lab = net.lab
     net.set("l3", "both")
     lab.ip(lab.host, "link", "del", "m0")
-    until(lambda: lab.link(lab.host, DOOR) is None, 5, "the door goes")
+    until(lambda: lab.link(lab.host, HOST_IFINDEX) is None, 5, "the interface goes")
     until(lambda: not ours(lab, "rule"), 2, "the rules go")
     lab.make_master()
     know_ports(lab)
     lab.sysctl(lab.host, "net/ipv4/conf/m0/rp_filter", "1")
-    until(lambda: net.is_set("l3", "both", "bridge"), 5, "the door is back")
+    until(lambda: net.is_set("l3", "both", "bridge"), 5, "the interface is back")
     lab.reachable(lab.host, port4(1))
     lab.reachable(lab.ports[0], MASTER6)
     assert re.search(r"^118:", lab.ip(lab.host, "rule"), re.MULTILINE)
 
 
 def test_long_names() -> None:
-    """Masters whose names begin alike have doors of their own."""
+    """Masters whose names begin alike have interfaces of their own."""
     with Lab(2) as lab:
         tables = []
         for k, netns in enumerate(lab.ports, 1):
@@ -611,5 +611,5 @@ def test_long_names() -> None:
             for k, netns in enumerate(lab.ports, 1):
                 lab.reachable(netns, f"10.{k}0.0.1")
                 lab.reachable(lab.host, f"10.{k}0.0.2")
-            doors = [link["ifname"] for link in lab.links(lab.host) if link["ifname"].startswith("ipvsw-")]
-            assert len(doors) == 2
+            interfaces = [link["ifname"] for link in lab.links(lab.host) if link["ifname"].startswith("ipvsw-")]
+            assert len(interfaces) == 2

@@ -234,7 +234,7 @@ def early(lab: Lab) -> Iterator[Daemon]:
         yield daemon.wait(states=("waiting",))
 
 
-def test_a_namespace_that_appears_later_gets_its_port(lab: Lab, early: Daemon) -> None:
+def test_a_namespace_that_appears_later_gets_its_port(lab: Lab, buffered: Daemon) -> None:
     lab.add(f"{lab.prefix}-later")
     until(lambda: early.port("ipvl9")["state"] == "up", 3, "the port comes up")
     lab.reachable(lab.wire, port4(9), 3)

@@ -93,7 +93,7 @@ def test_everything_is_reached(lab: Routed) -> None:
 
 @FAMILIES
 def test_streams(lab: Routed, daemon: running.Daemon, version: int) -> None:
-    """Super-frames cross whole, and nothing of them is dropped."""
+    """GSO frames cross whole, and nothing of them is dropped."""
     before, dropped = outcomes(daemon), drops(daemon)
     got = iperf(lab, lab.ports[0], lab.far, far(version)), iperf(lab, lab.ports[0], lab.far, far(version), "-R")
     sent = outcomes(daemon)["to_master"] - before["to_master"]
@@ -343,7 +343,7 @@ def test_groups_and_other_protocols_are_dropped(lab: Routed, daemon: running.Dae
             sock.send(foreign)
             sock.send(group)
         until(lambda: (outcomes(daemon) - before)["drop_not_ip"] >= 5, 3, "not IP: counted")
-        until(lambda: (outcomes(daemon) - before)["drop_group"] >= 5, 3, "to a group: counted")
+        until(lambda: (outcomes(daemon) - before)["drop_multicast"] >= 5, 3, "to a group: counted")
         assert not wire.count(b"\x88\xb5" + bytes(20))
         assert not wire.count(frames.mac("01:00:5e:01:02:03"))
 

@@ -109,7 +109,7 @@ table inet t {{
 @FAMILIES
 @pytest.mark.parametrize("closed", ["inward", "outward"])
 def test_new_connections_are_dropped_in_one_direction(lab: Routed, version: int, closed: str) -> None:
-    """And what was begun in the other goes on both ways."""
+    """And what was partial in the other goes on both ways."""
     verdicts = {"inward": "fresh accept", "outward": "fresh accept"} | {closed: "dropped drop"}
     rules(lab, STATEFUL.format(**verdicts))
     ways = {

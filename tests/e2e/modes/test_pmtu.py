@@ -115,7 +115,7 @@ def test_udp_that_may_be_cut(narrow: tuple[Routed, running.Daemon], version: int
 
 
 def test_tcp(narrow: tuple[Routed, running.Daemon], version: int) -> None:
-    """Super-frames whose segments are too long: nothing of the stream is missing, and it doesn't creep."""
+    """GSO frames whose segments are too long: nothing of the stream is missing, and it doesn't creep."""
     lab, _ = narrow
     traffic.tcp(lab.ports[0], lab.far, far(version), size=4_000_000)
     assert learned(lab, lab.ports[0], far(version)) == NARROW

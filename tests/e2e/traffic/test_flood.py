@@ -1,4 +1,4 @@
-"""Group frames: they don't starve unicast, and reach exactly those who listen."""
+"""Multicast frames: they don't starve unicast, and reach exactly those who listen."""
 
 from __future__ import annotations
 

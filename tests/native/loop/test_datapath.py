@@ -17,7 +17,7 @@ from tests.native.interfaces import (
     HEADER,
     LONGEST,
     MASTER,
-    Door,
+    Interface,
     between,
     broadcast,
     frame,
@@ -39,10 +39,10 @@ def test_unicast_between_siblings_and_to_the_wire(workers: int) -> None:
     with lab(4, workers=workers) as it:
         for a in range(4):
             b = (a + 1) % 4
-            it.doors[a].send(between(a, b))
-            assert it.doors[b].receive() == between(a, b)
+            it.interfaces[a].send(between(a, b))
+            assert it.interfaces[b].receive() == between(a, b)
             out = frame(FOREIGN, MASTER, ipv4(v4(a), v4(99)))
-            it.doors[a].send(out)
+            it.interfaces[a].send(out)
             assert it.master[a % workers].receive() == out
             counted = it.settled(a, 2)
             assert counted.outcomes == {"to_port": 1, "to_master": 1}
@@ -56,20 +56,20 @@ def test_ipv6_and_the_header_pass_unchanged() -> None:
     with lab(2) as it:
         packet = b"\x60\0\0\0\0\x08\x11\x40" + v6(0) + v6(1) + b"payload."
         header = bytes([1, 4, 66, 0, 0xA0, 0x05, 54, 0, 16, 0])  # partial checksum, TSO for IPv6
-        it.doors[0].send(frame(MASTER, MASTER, packet, 0x86DD), header)
-        assert it.doors[1].outside.recv(LONGEST) == header + frame(MASTER, MASTER, packet, 0x86DD)
+        it.interfaces[0].send(frame(MASTER, MASTER, packet, 0x86DD), header)
+        assert it.interfaces[1].outside.recv(LONGEST) == header + frame(MASTER, MASTER, packet, 0x86DD)
 
 
 def test_a_super_frame_passes_whole_and_a_large_plain_one_does_not() -> None:
     with lab(2) as it:
         large = between(0, 1, bytes(65000))
-        it.doors[0].send(large, GSO_HEADER)
-        assert it.doors[1].receive() == large
-        it.doors[0].send(large)
+        it.interfaces[0].send(large, GSO_HEADER)
+        assert it.interfaces[1].receive() == large
+        it.interfaces[0].send(large)
         just = between(0, 1, bytes(1500 - 20 + 4))
-        it.doors[0].send(just + b"!")
-        it.doors[0].send(just)
-        assert it.doors[1].receive() == just
+        it.interfaces[0].send(just + b"!")
+        it.interfaces[0].send(just)
+        assert it.interfaces[1].receive() == just
         assert it.settled(0, 4).outcomes == {"to_port": 2, "drop_too_big": 2}
 
 
@@ -78,27 +78,27 @@ def test_arrivals_go_to_the_owner_or_are_the_hosts() -> None:
         mine, other = (frame(MASTER, FOREIGN, ipv4(v4(50), v4(k))) for k in (1, 40))
         it.master[0].send(other)
         it.master[0].send(mine)
-        assert it.doors[1].receive() == mine
+        assert it.interfaces[1].receive() == mine
         assert it.settled(None, 2).outcomes == {"to_port": 1, "left_to_host": 1}
 
 
 def test_what_nobody_owns_is_injected_and_a_tag_hides_nothing_from_the_host() -> None:
     with lab(2) as it:
         up = frame(MASTER, MASTER, ipv4(v4(0), v4(77)))
-        it.doors[0].send(up)
+        it.interfaces[0].send(up)
         assert it.host.receive() == up
         tagged = frame(MASTER, MASTER, ipv4(v4(0), v4(1)), tags=[b"\x81\0\0\7"])
-        it.doors[0].send(tagged)
-        assert it.doors[1].receive() == tagged
+        it.interfaces[0].send(tagged)
+        assert it.interfaces[1].receive() == tagged
         assert it.settled(0, 2).outcomes == {"to_host": 1, "to_port": 1}
 
 
 def test_without_a_master_frames_for_it_are_counted() -> None:
     with lab(2, master=False) as it:
-        it.doors[0].send(frame(FOREIGN, MASTER, ipv4(v4(0), v4(99))))
-        it.doors[0].send(frame(MASTER, MASTER, ipv4(v4(0), v4(99))))
-        it.doors[0].send(between(0, 1))
-        assert it.doors[1].receive() == between(0, 1)
+        it.interfaces[0].send(frame(FOREIGN, MASTER, ipv4(v4(0), v4(99))))
+        it.interfaces[0].send(frame(MASTER, MASTER, ipv4(v4(0), v4(99))))
+        it.interfaces[0].send(between(0, 1))
+        assert it.interfaces[1].receive() == between(0, 1)
         assert it.settled(0, 3).outcomes == {"drop_no_master": 2, "to_port": 1}
 
 
@@ -107,23 +107,23 @@ def test_without_a_master_frames_for_it_are_counted() -> None:
 )
 def test_the_flag_decides_between_siblings_and_may_change(flag: str, outcome: str) -> None:
     with lab(2, flag=flag) as it:
-        it.doors[0].send(between(0, 1))
+        it.interfaces[0].send(between(0, 1))
         assert it.settled(0, 1).outcomes == {outcome: 1}
         it.datapath.set_mode(MODES["l2"], FLAGS["bridge"])
         it.datapath.commit()
-        it.doors[0].send(between(0, 1, b"second.."))
-        until(lambda: between(0, 1, b"second..") in it.doors[1].waiting(), "the second frame")
+        it.interfaces[0].send(between(0, 1, b"second.."))
+        until(lambda: between(0, 1, b"second..") in it.interfaces[1].waiting(), "the second frame")
 
 
 def test_nothing_changes_before_the_commit_and_all_at_once_after() -> None:
     with lab(3) as it:
         it.datapath.unbind(v4(1))
         it.datapath.bind(v4(1), it.numbers[2])
-        it.doors[0].send(between(0, 1))
-        assert it.doors[1].receive() == between(0, 1)
+        it.interfaces[0].send(between(0, 1))
+        assert it.interfaces[1].receive() == between(0, 1)
         it.datapath.commit()
-        it.doors[0].send(between(0, 1))
-        assert it.doors[2].receive() == between(0, 1)
+        it.interfaces[0].send(between(0, 1))
+        assert it.interfaces[2].receive() == between(0, 1)
         assert it.settled(0, 2).outcomes == {"to_port": 2}
 
 
@@ -140,9 +140,9 @@ def test_more_changes_than_a_worker_makes_at_once_are_all_made_in_their_order(wo
             it.datapath.start()
         for k in (0, 1, 2, 255, 256, 257, 3001, 4998, 4999):
             out = frame(MASTER, MASTER, ipv4(v4(0), many[k]))
-            it.doors[0].send(out)
-            door = it.host if k % 3 == 0 else it.doors[1] if k % 2 else it.doors[2]
-            assert door.receive() == out
+            it.interfaces[0].send(out)
+            interface = it.host if k % 3 == 0 else it.interfaces[1] if k % 2 else it.interfaces[2]
+            assert interface.receive() == out
 
 
 def test_a_frame_waits_for_no_more_than_a_slice_of_a_long_commit() -> None:
@@ -153,8 +153,8 @@ def test_a_frame_waits_for_no_more_than_a_slice_of_a_long_commit() -> None:
         def ask() -> None:
             nonlocal arrived
             while not stop.is_set():
-                it.doors[0].send(between(0, 1))
-                it.doors[1].receive()
+                it.interfaces[0].send(between(0, 1))
+                it.interfaces[1].receive()
                 arrived += 1
 
         def commit() -> bool:
@@ -179,24 +179,29 @@ def test_a_port_that_is_down_receives_nothing() -> None:
     with lab(3) as it:
         it.datapath.set_port(it.numbers[1], up=False, mtu=1500)
         it.datapath.commit()
-        it.doors[0].send(between(0, 1))
-        it.doors[0].send(broadcast(0))
+        it.interfaces[0].send(between(0, 1))
+        it.interfaces[0].send(broadcast(0))
         it.master[0].send(frame(MASTER, FOREIGN, ipv4(v4(9), v4(1))))
-        assert it.doors[2].receive() == broadcast(0)
+        assert it.interfaces[2].receive() == broadcast(0)
         assert it.settled(0, 2).outcomes == {"drop_port_down": 1, "to_ports": 1}
         assert it.settled(None, 1).outcomes == {"left_to_host": 1}
-        assert it.doors[1].waiting() == []
+        assert it.interfaces[1].waiting() == []
 
 
-# ------------------------------------------------------------------------------------------ group frames
+# ------------------------------------------------------------------------------------------ multicast frames
 
 
 @pytest.mark.parametrize("flag", ["bridge", "private", "vepa"])
 def test_a_flood_reaches_all_but_its_sender_and_then_the_wire(flag: str) -> None:
     with lab(4, flag=flag) as it:
-        it.doors[1].send(broadcast(1))
+        it.interfaces[1].send(broadcast(1))
         assert it.master[0].receive() == broadcast(1)  # after the last copy
-        assert [door.waiting() for door in it.doors] == [[broadcast(1)], [], [broadcast(1)], [broadcast(1)]]
+        assert [interface.waiting() for interface in it.interfaces] == [
+            [broadcast(1)],
+            [],
+            [broadcast(1)],
+            [broadcast(1)],
+        ]
         assert it.settled(1, 1).outcomes == {"to_ports": 1}
         assert it.host.waiting() == []
 
@@ -205,7 +210,7 @@ def test_a_flood_from_the_wire_does_not_go_back() -> None:
     with lab(3) as it:
         arrival = frame(BROADCAST, FOREIGN, ipv4(v4(50), b"\xff" * 4))
         it.master[0].send(arrival)
-        assert [door.receive() for door in it.doors] == [arrival] * 3
+        assert [interface.receive() for interface in it.interfaces] == [arrival] * 3
         assert it.settled(None, 1).outcomes == {"to_ports": 1}
         assert it.master[0].waiting() == it.host.waiting() == []
 
@@ -215,28 +220,28 @@ def test_a_ports_own_flood_that_the_wire_reflects_is_not_repeated() -> None:
         it.master[0].send(broadcast(0))
         assert it.settled(None, 1).outcomes == {"left_to_host": 1}
         it.master[0].send(frame(MASTER, FOREIGN, ipv4(v4(50), v4(2))))
-        it.doors[2].receive()
-        assert it.doors[1].waiting() == it.doors[2].waiting() == []
+        it.interfaces[2].receive()
+        assert it.interfaces[1].waiting() == it.interfaces[2].waiting() == []
 
 
 def test_groups_go_to_who_joined() -> None:
     with lab(5) as it:
         it.datapath.set_groups(1, [ALL_HOSTS, MDNS])
         it.datapath.set_groups(2, [ALL_HOSTS])
-        it.datapath.set_groups(3, [], everything=True)
+        it.datapath.set_groups(3, [], all_multicast=True)
         it.datapath.commit()
         to_all, mdns = (frame(group, MASTER, ipv4(v4(0), bytes([224, 0, 0, 1]))) for group in (ALL_HOSTS, MDNS))
         for sent in (to_all, mdns, broadcast(0)):
-            it.doors[0].send(sent)
+            it.interfaces[0].send(sent)
             assert it.master[0].receive() == sent
-        heard = [door.waiting() for door in it.doors]
+        heard = [interface.waiting() for interface in it.interfaces]
         assert heard[:2] == [[], [to_all, mdns, broadcast(0)]]
         assert heard[2:] == [[to_all, broadcast(0)], [to_all, mdns, broadcast(0)], [broadcast(0)]]
         it.datapath.set_groups(1, [])
         it.datapath.commit()
-        it.doors[0].send(mdns)
+        it.interfaces[0].send(mdns)
         assert it.master[0].receive() == mdns
-        assert it.doors[1].waiting() == []
+        assert it.interfaces[1].waiting() == []
 
 
 def test_copies_above_a_siblings_mtu_are_lost_there_alone() -> None:
@@ -244,26 +249,26 @@ def test_copies_above_a_siblings_mtu_are_lost_there_alone() -> None:
         it.datapath.set_port(1, up=True, mtu=100)
         it.datapath.commit()
         sent = broadcast(0, bytes(500))
-        it.doors[0].send(sent)
-        assert it.doors[2].receive() == sent
+        it.interfaces[0].send(sent)
+        assert it.interfaces[2].receive() == sent
         assert it.master[0].receive() == sent
         assert it.counted(1).tx_errors == 1
-        assert it.doors[1].waiting() == []
+        assert it.interfaces[1].waiting() == []
         arrival = frame(BROADCAST, FOREIGN, ipv4(v4(50), b"\xff" * 4, bytes(500)))
         it.master[0].send(arrival)  # the wire's frames are not measured
-        assert it.doors[1].receive() == arrival
+        assert it.interfaces[1].receive() == arrival
 
 
 def test_the_backlog_takes_a_thousand_of_a_door_and_has_room_for_others() -> None:
     with lab(70, start=False) as it:
         flooder, other = 0, 1
-        it.doors[flooder].room(1 << 22)
+        it.interfaces[flooder].room(1 << 22)
         for _ in range(1500):
-            it.doors[flooder].send(broadcast(0))
+            it.interfaces[flooder].send(broadcast(0))
         it.datapath.start()
         until(lambda: it.counted(flooder).outcomes.get("drop_backlog", 0) > 0, "the backlog is full")
         for _ in range(20):
-            it.doors[other].send(broadcast(1))
+            it.interfaces[other].send(broadcast(1))
         assert it.settled(other, 20).outcomes == {"to_ports": 20}
         ends = it.settled(flooder, 1500).outcomes
         assert ends["to_ports"] + ends["drop_backlog"] == 1500
@@ -273,26 +278,26 @@ def test_the_backlog_takes_a_thousand_of_a_door_and_has_room_for_others() -> Non
 def test_a_backlog_that_has_emptied_takes_a_thousand_again() -> None:
     with lab(2, start=False) as it:
         it.datapath.start()
-        it.doors[0].room(1 << 22)
+        it.interfaces[0].room(1 << 22)
         for turn in range(1, 4):
             for _ in range(900):
-                it.doors[0].send(broadcast(0))
+                it.interfaces[0].send(broadcast(0))
             assert it.settled(0, 900 * turn).outcomes == {"to_ports": 900 * turn}
-            while it.doors[1].waiting():
+            while it.interfaces[1].waiting():
                 pass
 
 
 def test_unicast_passes_between_the_slices_of_a_flood() -> None:
     with lab(80, start=False) as it:
-        it.doors[0].room(1 << 22)
-        it.doors[1].room(1 << 22)
+        it.interfaces[0].room(1 << 22)
+        it.interfaces[1].room(1 << 22)
         for _ in range(400):
-            it.doors[0].send(broadcast(0))
-        it.doors[0].send(between(0, 1))
+            it.interfaces[0].send(broadcast(0))
+        it.interfaces[0].send(between(0, 1))
         it.datapath.start()
         came = []
         while len(came) < 401:
-            came.append(it.doors[1].receive())
+            came.append(it.interfaces[1].receive())
         assert came.index(between(0, 1)) < 60, "one slice a round is less than one flood here"
 
 
@@ -302,16 +307,16 @@ def test_a_flood_ends_though_others_talk_without_end() -> None:
 
         def talk() -> None:
             while not stop.is_set():
-                it.doors[1].send(between(1, 2))
-                it.doors[2].receive()
+                it.interfaces[1].send(between(1, 2))
+                it.interfaces[2].receive()
 
         talker = threading.Thread(target=talk)
         talker.start()
         try:
             for _ in range(floods):
-                it.doors[0].send(broadcast(0))
-            for door in it.doors[3:]:
-                assert [door.receive() for _ in range(floods)] == [broadcast(0)] * floods
+                it.interfaces[0].send(broadcast(0))
+            for interface in it.interfaces[3:]:
+                assert [interface.receive() for _ in range(floods)] == [broadcast(0)] * floods
         finally:
             stop.set()
             talker.join()
@@ -319,33 +324,33 @@ def test_a_flood_ends_though_others_talk_without_end() -> None:
 
 def test_a_new_port_hears_what_a_gone_one_of_its_number_had_sent() -> None:
     with lab(80, start=False) as it:
-        it.doors[0].room(1 << 22)
+        it.interfaces[0].room(1 << 22)
         for n in range(900):
-            it.doors[0].send(broadcast(0, n.to_bytes(8, "big")))
+            it.interfaces[0].send(broadcast(0, n.to_bytes(8, "big")))
         it.datapath.start()
-        it.doors[79].receive()  # most are waiting still
+        it.interfaces[79].receive()  # most are waiting still
         it.datapath.unbind(v4(0))
         it.datapath.unbind(v6(0))
         it.datapath.detach_port(0)
-        door = Door()
+        interface = Interface()
         try:
-            assert it.add(door, 0) == 0
+            assert it.add(interface, 0) == 0
             it.datapath.commit()
-            assert door.receive()[:6] == BROADCAST
+            assert interface.receive()[:6] == BROADCAST
         finally:
             it.datapath.detach_port(0)
             it.datapath.commit()
-            door.close()
+            interface.close()
 
 
 def test_more_frames_for_the_wire_than_one_call_sends_all_go_in_order() -> None:
     with lab(6, start=False) as it:
         it.master[0].room(1 << 22)
         out = [[frame(FOREIGN, MASTER, ipv4(v4(a), v4(99), bytes([a, n]))) for n in range(60)] for a in range(6)]
-        for a, door in enumerate(it.doors):
+        for a, interface in enumerate(it.interfaces):
             for sent in out[a]:
-                door.send(sent)
-            door.send(broadcast(a))
+                interface.send(sent)
+            interface.send(broadcast(a))
         it.datapath.start()
         for a in range(6):
             assert it.settled(a, 61).outcomes == {"to_master": 60, "to_ports": 1}
@@ -361,23 +366,23 @@ def test_more_frames_for_the_wire_than_one_call_sends_all_go_in_order() -> None:
 def test_a_full_receiver_loses_only_its_own_frames() -> None:
     with lab(4) as it:
         for n in range(2000):
-            it.doors[0].send(between(0, 1, n.to_bytes(8, "big")))
-            it.doors[0].send(between(0, 2, n.to_bytes(8, "big")))
-            assert it.doors[2].receive() == between(0, 2, n.to_bytes(8, "big"))
+            it.interfaces[0].send(between(0, 1, n.to_bytes(8, "big")))
+            it.interfaces[0].send(between(0, 2, n.to_bytes(8, "big")))
+            assert it.interfaces[2].receive() == between(0, 2, n.to_bytes(8, "big"))
         counted = it.settled(0, 4000)
-        kept = it.doors[1].waiting()
+        kept = it.interfaces[1].waiting()
         assert kept == [between(0, 1, n.to_bytes(8, "big")) for n in range(len(kept))], "the first stay, in order"
         assert counted.outcomes == {"to_port": 2000 + len(kept), "drop_full": 2000 - len(kept)}
         assert it.counted(1).tx_errors == 2000 - len(kept) > 0
-        it.doors[0].send(between(0, 1))
-        assert it.doors[1].receive() == between(0, 1)
+        it.interfaces[0].send(between(0, 1))
+        assert it.interfaces[1].receive() == between(0, 1)
 
 
 def test_a_full_wire_is_counted_with_the_sender() -> None:
     with lab(2) as it:
         out = frame(FOREIGN, MASTER, ipv4(v4(0), v4(99)))
         for _ in range(2000):
-            it.doors[0].send(out)
+            it.interfaces[0].send(out)
         counted = it.settled(0, 2000)
         passed = len(it.master[0].waiting())
         assert counted.outcomes == {"to_master": passed, "drop_full": 2000 - passed}
@@ -395,9 +400,9 @@ def test_a_frame_longer_than_any_is_dropped() -> None:
 def test_runts_and_pauses() -> None:
     with lab(2) as it:
         for length in (0, 1, 13):
-            it.doors[0].send(bytes(length))
+            it.interfaces[0].send(bytes(length))
             it.master[0].send(bytes(length))
-        it.doors[0].send(frame(bytes.fromhex("0180c2000001"), MASTER, bytes(46), 0x8808))
+        it.interfaces[0].send(frame(bytes.fromhex("0180c2000001"), MASTER, bytes(46), 0x8808))
         assert it.settled(0, 4).outcomes == {"drop_runt": 3, "drop_pause": 1}
         assert it.settled(None, 3).outcomes == {"drop_runt": 3}
 
@@ -405,14 +410,14 @@ def test_runts_and_pauses() -> None:
 def test_a_port_that_is_gone_is_told_once_and_costs_nothing() -> None:
     with lab(3) as it:
         assert it.datapath.events() == []
-        it.doors[1].outside.close()
+        it.interfaces[1].outside.close()
         assert select.select([it.datapath.notify_fd], [], [], 10)[0]
         assert it.datapath.events() == [(1, EVENT_GONE)]
         assert it.datapath.events() == []
         assert not select.select([it.datapath.notify_fd], [], [], 0)[0]
-        it.doors[0].send(between(0, 1))
-        it.doors[0].send(between(0, 2))
-        assert it.doors[2].receive() == between(0, 2)
+        it.interfaces[0].send(between(0, 1))
+        it.interfaces[0].send(between(0, 2))
+        assert it.interfaces[2].receive() == between(0, 2)
         # What an io_uring could not write is counted anew when it says so.
         until(lambda: it.counted(0).outcomes == {"drop_error": 1, "to_port": 1}, "the counts")
         it.datapath.unbind(v4(1))
@@ -425,7 +430,7 @@ def test_a_port_that_is_gone_is_told_once_and_costs_nothing() -> None:
 def test_membership_reports_are_told_and_flooded() -> None:
     with lab(2) as it:
         report = frame(MDNS, MASTER, ipv4(v4(0), bytes([224, 0, 0, 251]), bytes(8), protocol=2))
-        it.doors[0].send(report)
+        it.interfaces[0].send(report)
         assert it.master[0].receive() == report
         until(lambda: select.select([it.datapath.notify_fd], [], [], 0)[0], "the news")
         assert it.datapath.events() == [(0, EVENT_GROUPS)]
@@ -436,24 +441,24 @@ def test_membership_reports_are_told_and_flooded() -> None:
 
 def test_a_detached_ports_number_and_counters_start_anew() -> None:
     with lab(2) as it:
-        it.doors[0].send(between(0, 1))
+        it.interfaces[0].send(between(0, 1))
         it.settled(0, 1)
         it.datapath.unbind(v4(0))
         it.datapath.unbind(v6(0))
         it.datapath.detach_port(0)
         it.datapath.commit()
-        door = Door()
+        interface = Interface()
         try:
-            assert it.add(door, 0) == 0
+            assert it.add(interface, 0) == 0
             it.datapath.commit()
             assert it.counted(0).rx_frames == 0
-            it.doors[1].send(between(1, 0))
-            assert door.receive() == between(1, 0)
-            assert it.doors[0].waiting() == []
+            it.interfaces[1].send(between(1, 0))
+            assert interface.receive() == between(1, 0)
+            assert it.interfaces[0].waiting() == []
         finally:
             it.datapath.detach_port(0)
             it.datapath.commit()
-            door.close()
+            interface.close()
 
 
 def test_the_master_can_leave_and_another_come() -> None:
@@ -461,13 +466,13 @@ def test_the_master_can_leave_and_another_come() -> None:
         out = frame(FOREIGN, MASTER, ipv4(v4(0), v4(99)))
         it.datapath.detach_master()
         it.datapath.commit()
-        it.doors[0].send(out)
+        it.interfaces[0].send(out)
         it.settled(0, 1)
-        other = Door()
+        other = Interface()
         try:
             it.datapath.attach_master([other.inside.fileno()], -1, FOREIGN)
             it.datapath.commit()
-            it.doors[0].send(out)
+            it.interfaces[0].send(out)
             assert other.receive() == out
             # The reflected frame is known by the master's MAC, which is another now.
             other.send(frame(BROADCAST, FOREIGN, ipv4(v4(0), b"\xff" * 4)))
@@ -522,8 +527,8 @@ def test_bad_arguments_are_refused_and_change_nothing() -> None:
             with pytest.raises(error):
                 call()  # type: ignore[no-untyped-call]
         d.commit()
-        it.doors[0].send(between(0, 0))
-        assert it.doors[0].receive() == between(0, 0)
+        it.interfaces[0].send(between(0, 0))
+        assert it.interfaces[0].receive() == between(0, 0)
 
 
 def test_what_cannot_be_polled_fails_the_commit_and_the_rest_is_made() -> None:
@@ -534,8 +539,8 @@ def test_what_cannot_be_polled_fails_the_commit_and_the_rest_is_made() -> None:
             it.datapath.commit()
         it.datapath.detach_port(bad)
         it.datapath.commit()
-        it.doors[0].send(between(0, 9))
-        assert it.doors[1].receive() == between(0, 9)
+        it.interfaces[0].send(between(0, 9))
+        assert it.interfaces[1].receive() == between(0, 9)
 
 
 def test_closing_is_for_good_and_may_be_repeated() -> None:
@@ -550,9 +555,9 @@ def test_closing_is_for_good_and_may_be_repeated() -> None:
 
 def test_changes_before_the_start_count_and_an_unstarted_datapath_closes() -> None:
     with lab(2, start=False) as it:
-        it.doors[0].send(between(0, 1), HEADER)
+        it.interfaces[0].send(between(0, 1), HEADER)
         it.datapath.start()
-        assert it.doors[1].receive() == between(0, 1)
+        assert it.interfaces[1].receive() == between(0, 1)
     with lab(2, start=False) as it:
         it.datapath.set_mode(0, 1)
 
@@ -561,10 +566,10 @@ def test_an_idle_worker_sleeps() -> None:
     """Whatever traffic there was: round trips, which have it look on, and a flood."""
     with lab(2) as it:
         for _ in range(200):
-            it.doors[0].send(between(0, 1))
-            assert it.doors[1].receive() == between(0, 1)
-            it.doors[1].send(between(1, 0))
-            assert it.doors[0].receive() == between(1, 0)
+            it.interfaces[0].send(between(0, 1))
+            assert it.interfaces[1].receive() == between(0, 1)
+            it.interfaces[1].send(between(1, 0))
+            assert it.interfaces[0].receive() == between(1, 0)
         time.sleep(0.1)
         before = time.process_time()
         time.sleep(0.5)

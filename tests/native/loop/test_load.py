@@ -17,7 +17,7 @@ from tests.native.interfaces import (
     GSO_HEADER,
     HEADER,
     MASTER,
-    Door,
+    Interface,
     Lab,
     between,
     broadcast,
@@ -55,11 +55,11 @@ def weather(rng: random.Random, it: Lab, mode: str, flag: str) -> Switch:
     switch = Switch(MASTER, mode=mode, flag=flag)
     for number in range(PORTS):
         port = Port(
-            up=number != 3, mtu=100 if number == 1 else 1500, everything=number == 2, groups={GROUPS[1 + number % 4]}
+            up=number != 3, mtu=100 if number == 1 else 1500, all_multicast=number == 2, groups={GROUPS[1 + number % 4]}
         )
         switch.ports.append(port)
         it.datapath.set_port(number, up=port.up, mtu=port.mtu)
-        it.datapath.set_groups(number, sorted(port.groups), everything=port.everything)
+        it.datapath.set_groups(number, sorted(port.groups), all_multicast=port.all_multicast)
         it.datapath.unbind(v4(number))
         it.datapath.unbind(v6(number))
     for address in rng.sample(V4 + V6, 15):
@@ -83,11 +83,11 @@ def test_in_a_storm_every_frame_ends_in_the_counter_that_the_model_names(workers
     with lab(PORTS, workers=workers, mode=mode, flag=flag) as it:
         switch = weather(rng, it, mode, flag)
         frames = [random_frame(rng) for _ in range(4000)]
-        ways: list[tuple[Door, int | None, bytes, str]] = []
+        ways: list[tuple[Interface, int | None, bytes, str]] = []
         for f in frames:
             port, gso = rng.randrange(PORTS), rng.random() < 0.2
             ended = decide_from_port(switch, f, gso).outcome
-            ways.append((it.doors[port], port, (GSO_HEADER if gso else HEADER) + f, ended))
+            ways.append((it.interfaces[port], port, (GSO_HEADER if gso else HEADER) + f, ended))
             ways.append((rng.choice(it.master), None, HEADER + f, decide_from_master(switch, f).outcome))
         sent: Counter[int] = Counter()
         received: Counter[int | None] = Counter()
@@ -113,14 +113,14 @@ def test_in_a_storm_every_frame_ends_in_the_counter_that_the_model_names(workers
             drain(it, received)
             return all(received[port] == it.counted(port).tx_frames for port in [None, *range(PORTS)])
 
-        until(everything_out, "as many frames out of the doors as were counted")
+        until(everything_out, "as many frames out of the interfaces as were counted")
 
 
 def drain(it: Lab, received: Counter[int | None]) -> None:
-    for port, door in enumerate(it.doors):
-        received[port] += len(door.waiting())
-    for door in it.master:
-        received[None] += len(door.waiting())
+    for port, interface in enumerate(it.interfaces):
+        received[port] += len(interface.waiting())
+    for interface in it.master:
+        received[None] += len(interface.waiting())
     it.host.waiting()
     it.datapath.slow()
 
@@ -133,28 +133,28 @@ def test_ports_leave_under_load_and_their_descriptors_can_be_closed() -> None:
         def shower() -> None:
             while not stop.is_set():
                 for f in (between(0, 1), between(0, 5), broadcast(0)):
-                    it.doors[0].send(f)
+                    it.interfaces[0].send(f)
 
         thread = threading.Thread(target=shower)
         thread.start()
         try:
             for _ in range(300):
-                door = Door()
-                number = it.add(door, 5)
+                interface = Interface()
+                number = it.add(interface, 5)
                 it.datapath.commit()
-                assert door.receive() in (between(0, 5), broadcast(0))
+                assert interface.receive() in (between(0, 5), broadcast(0))
                 it.datapath.unbind(v4(5))
                 it.datapath.unbind(v6(5))
                 it.datapath.detach_port(number)
                 it.datapath.commit()
                 stranger_in, stranger_out = os.pipe()
-                moved = os.dup2(stranger_out, door.inside.detach())
+                moved = os.dup2(stranger_out, interface.inside.detach())
                 os.set_blocking(stranger_in, False)
                 with contextlib.suppress(BlockingIOError):
                     pytest.fail(f"a frame went to a stranger: {os.read(stranger_in, 100)!r}")
                 for fd in (stranger_in, stranger_out, moved):
                     os.close(fd)
-                door.close()
+                interface.close()
                 drain(it, Counter())
         finally:
             stop.set()
@@ -163,12 +163,12 @@ def test_ports_leave_under_load_and_their_descriptors_can_be_closed() -> None:
 
 def test_thousands_of_ports_come_and_go_and_leave_nothing() -> None:
     with lab(1, workers=2) as it:
-        door = Door()
+        interface = Interface()
         groups = [b"\x33\x33" + k.to_bytes(4, "big") for k in range(64)]
 
         def cycle(times: int) -> None:
             for k in range(times):
-                number = it.add(door, 5 + k % 200)
+                number = it.add(interface, 5 + k % 200)
                 it.datapath.set_groups(number, groups)
                 it.datapath.commit()
                 it.datapath.unbind(v4(5 + k % 200))
@@ -181,7 +181,7 @@ def test_thousands_of_ports_come_and_go_and_leave_nothing() -> None:
         cycle(5000)
         assert open_files() == files
         assert resident() - memory < QUARANTINE + (1 << 20)
-        door.close()
+        interface.close()
 
 
 def test_floods_leave_no_memory_behind() -> None:
@@ -189,9 +189,9 @@ def test_floods_leave_no_memory_behind() -> None:
 
         def flood(times: int) -> None:
             for _ in range(times):
-                it.doors[0].send(broadcast(0, bytes(1400)))
-                for door in (it.doors[1], it.doors[2], it.master[0]):
-                    door.receive()
+                it.interfaces[0].send(broadcast(0, bytes(1400)))
+                for interface in (it.interfaces[1], it.interfaces[2], it.master[0]):
+                    interface.receive()
 
         flood(500)
         memory = resident()
@@ -209,7 +209,7 @@ def test_routes_and_frames_for_python_leave_no_memory_behind() -> None:
                     it.datapath.set_route(bytes([198, 51, k >> 8, k & 255]), mac=FOREIGN)
                 it.datapath.commit()
                 for _ in range(100):
-                    it.doors[0].send(sent)
+                    it.interfaces[0].send(sent)
                 it.datapath.clear_routes()
                 it.datapath.commit()
                 it.datapath.slow()
@@ -219,31 +219,31 @@ def test_routes_and_frames_for_python_leave_no_memory_behind() -> None:
         cycle(50)
         assert resident() - memory < QUARANTINE + (2 << 20)
         for _ in range(100):
-            it.doors[0].send(sent)  # what still waits goes with the datapath
+            it.interfaces[0].send(sent)  # what still waits goes with the datapath
 
 
 def test_a_hundred_ports_at_once_take_numbers_that_were_given_back() -> None:
     with lab(0) as it:
-        doors = [Door() for _ in range(100)]
-        numbers = [it.datapath.attach_port(door.inside.fileno(), 1500) for door in doors]
+        interfaces = [Interface() for _ in range(100)]
+        numbers = [it.datapath.attach_port(interface.inside.fileno(), 1500) for interface in interfaces]
         assert numbers == list(range(100))
         for gone in (3, 50, 98):
             it.datapath.detach_port(gone)
         it.datapath.commit()
-        assert [it.datapath.attach_port(doors[k].inside.fileno(), 1500) for k in (3, 50, 98)] == [3, 50, 98]
+        assert [it.datapath.attach_port(interfaces[k].inside.fileno(), 1500) for k in (3, 50, 98)] == [3, 50, 98]
         it.datapath.commit()
         for number in numbers:
             it.datapath.detach_port(number)
         it.datapath.commit()
-        for door in doors:
-            door.close()
+        for interface in interfaces:
+            interface.close()
 
 
 def test_datapaths_come_and_go_and_leave_nothing() -> None:
     def cycle(times: int) -> None:
         for k in range(times):
             with lab(2, workers=1 + k % 3, start=bool(k % 2)) as it:
-                it.doors[0].send(broadcast(0))
+                it.interfaces[0].send(broadcast(0))
 
     cycle(10)
     files, memory, threads = open_files(), resident(), threading.active_count()
@@ -264,7 +264,7 @@ def test_no_flow_is_reordered_by_several_workers() -> None:
 
         def send(a: int, b: int) -> None:
             for n in range(frames):
-                it.doors[a].send(between(a, b, n.to_bytes(8, "big")))
+                it.interfaces[a].send(between(a, b, n.to_bytes(8, "big")))
 
         threads = [threading.Thread(target=send, args=flow) for flow in flows]
         for thread in threads:
@@ -285,5 +285,5 @@ def test_no_flow_is_reordered_by_several_workers() -> None:
 def collected(it: Lab, came: dict[int, list[int]]) -> bool:
     """Read what has come out by now: the numbers in the frames."""
     for b, numbers in came.items():
-        numbers += [int.from_bytes(f[34:42], "big") for f in it.doors[b].waiting()]
+        numbers += [int.from_bytes(f[34:42], "big") for f in it.interfaces[b].waiting()]
     return True

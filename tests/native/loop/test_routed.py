@@ -1,4 +1,4 @@
-"""The real loop in the modes l3 and l3s: siblings, the route cache, the slow path, and the host's own door."""
+"""The real loop in the modes l3 and l3s: siblings, the route cache, the slow path, and the host's own interface."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.native.interfaces import (
     HEADER,
     LONGEST,
     MASTER,
-    Door,
+    Interface,
     Lab,
     between,
     frame,
@@ -69,8 +69,8 @@ def test_a_sibling_is_known_by_its_address_whatever_the_mac(mode: str, mac: byte
             frame(mac, MASTER, ipv4(v4(0), v4(1))),
             frame(mac, FOREIGN, ipv6(v6(0), v6(1)), 0x86DD),
         ):
-            it.doors[0].send(sent)
-            assert it.doors[1].receive() == sent
+            it.interfaces[0].send(sent)
+            assert it.interfaces[1].receive() == sent
         assert it.settled(0, 2).outcomes == {"to_port": 2}
 
 
@@ -86,9 +86,9 @@ def test_no_group_frame_leaves_a_port_and_nothing_but_ip(mode: str) -> None:
             frame(MASTER, MASTER, bytes(19)),
             bytes(13),
         ):
-            it.doors[0].send(sent)
-        assert it.settled(0, 7).outcomes == {"drop_group": 2, "drop_not_ip": 4, "drop_runt": 1}
-        assert it.doors[1].waiting() == it.master[0].waiting() == it.host.waiting() == []
+            it.interfaces[0].send(sent)
+        assert it.settled(0, 7).outcomes == {"drop_multicast": 2, "drop_not_ip": 4, "drop_runt": 1}
+        assert it.interfaces[1].waiting() == it.master[0].waiting() == it.host.waiting() == []
         assert it.datapath.slow() == []
 
 
@@ -102,9 +102,9 @@ def test_arrivals_are_the_owners_or_pass_the_host_first(mode: str, outcome: str)
         assert counted.outcomes.pop(outcome) >= 2
         assert set(counted.outcomes) <= {"left_to_host"}
         if mode == "l3":
-            assert it.doors[1].receive() == frame(MASTER, FOREIGN, ipv4(FAR4, v4(1)))
-            assert it.doors[0].receive() == frame(BROADCAST, FOREIGN, ipv4(FAR4, v4(0)))
-        assert it.doors[0].waiting() == it.doors[1].waiting() == []
+            assert it.interfaces[1].receive() == frame(MASTER, FOREIGN, ipv4(FAR4, v4(1)))
+            assert it.interfaces[0].receive() == frame(BROADCAST, FOREIGN, ipv4(FAR4, v4(0)))
+        assert it.interfaces[0].waiting() == it.interfaces[1].waiting() == []
 
 
 # ------------------------------------------------------------------------------------------ the route cache
@@ -113,9 +113,9 @@ def test_arrivals_are_the_owners_or_pass_the_host_first(mode: str, outcome: str)
 @ROUTED
 def test_without_a_route_it_is_pythons_turn(mode: str) -> None:
     with lab(2, mode=mode, workers=2) as it:
-        it.doors[0].send(out4())
+        it.interfaces[0].send(out4())
         assert select.select([it.datapath.notify_fd], [], [], 10)[0]
-        it.doors[1].send(out6(), GSO_HEADER)
+        it.interfaces[1].send(out6(), GSO_HEADER)
         assert it.settled(0, 1).outcomes == it.settled(1, 1).outcomes == {"to_slowpath": 1}
         assert it.datapath.events() == []
         assert sorted(it.datapath.slow()) == [(0, HEADER + out4()), (1, GSO_HEADER + out6())]
@@ -130,7 +130,7 @@ def test_a_known_next_hop_gets_the_frame_with_another_header(mode: str) -> None:
         it.datapath.set_route(FAR6, mac=ROUTER, mtu=1500)
         it.datapath.commit()
         for sent in (out4(), out6()):
-            it.doors[0].send(sent)
+            it.interfaces[0].send(sent)
             assert it.master[0].receive() == rewritten(sent)
         counted = it.settled(0, 2)
         assert counted.outcomes == {"to_master": 2}
@@ -142,7 +142,7 @@ def test_padding_becomes_payload_and_a_bad_length_is_mended() -> None:
     with lab(1, mode="l3") as it:
         commit_route(it, FAR4, ROUTER)
         for packet in (ipv4(v4(0), FAR4) + bytes(18), b"\x45\0\xff\xff" + ipv4(v4(0), FAR4)[4:]):
-            it.doors[0].send(frame(FOREIGN, MASTER, packet))
+            it.interfaces[0].send(frame(FOREIGN, MASTER, packet))
             left = it.master[0].receive()[14:]
             assert int.from_bytes(left[2:4], "big") == len(left) == len(packet)
             assert folded(left[:20]) == 0xFFFF
@@ -153,14 +153,14 @@ def test_the_masters_mac_is_the_source_also_when_it_is_another() -> None:
         commit_route(it, FAR4, ROUTER)
         it.datapath.set_master(FOREIGN)
         it.datapath.commit()
-        it.doors[0].send(out4())
+        it.interfaces[0].send(out4())
         assert it.master[0].receive()[:12] == ROUTER + FOREIGN
 
 
 def test_no_way_is_counted() -> None:
     with lab(1, mode="l3") as it:
         commit_route(it, FAR4)
-        it.doors[0].send(out4())
+        it.interfaces[0].send(out4())
         assert it.settled(0, 1).outcomes == {"drop_no_route": 1}
         assert it.datapath.slow() == it.master[0].waiting() == []
 
@@ -169,9 +169,9 @@ def test_what_is_too_long_for_its_path_waits_for_python() -> None:
     with lab(1, mode="l3") as it:
         commit_route(it, FAR4, ROUTER, mtu=1280)
         just = out4(bytes(1280 - 20))
-        it.doors[0].send(just)
+        it.interfaces[0].send(just)
         assert it.master[0].receive() == rewritten(just)
-        it.doors[0].send(out4(bytes(1281 - 20)))
+        it.interfaces[0].send(out4(bytes(1281 - 20)))
         assert it.settled(0, 2).outcomes == {"to_master": 1, "to_slowpath": 1}
         assert it.datapath.slow() == [(0, HEADER + out4(bytes(1281 - 20)))]
 
@@ -181,10 +181,10 @@ def test_a_super_frame_is_measured_by_its_segments() -> None:
         commit_route(it, FAR4, ROUTER, mtu=1500)
         sent = frame(MASTER, MASTER, tcp4(40_000)[14:30] + FAR4 + tcp4(40_000)[34:])
         fits, does_not = offload(TCPV4, 34, 1460), offload(TCPV4, 34, 1461)
-        it.doors[0].send(sent, fits)
+        it.interfaces[0].send(sent, fits)
         assert it.master[0].outside.recv(LONGEST) == fits + rewritten(sent)
-        it.doors[0].send(sent, does_not)
-        it.doors[0].send(sent)
+        it.interfaces[0].send(sent, does_not)
+        it.interfaces[0].send(sent)
         assert it.settled(0, 3).outcomes == {"to_master": 1, "to_slowpath": 2}
         assert it.datapath.slow() == [(0, does_not + sent), (0, HEADER + sent)]
 
@@ -193,10 +193,10 @@ def test_a_raw_socket_takes_whole_packets_alone() -> None:
     with lab(1, mode="l3") as it:
         commit_route(it, FAR4, stack=True)
         partial = bytes([1, 0, 0, 0, 0, 0, 34, 0, 6, 0])
-        it.doors[0].send(out4(), partial)
-        it.doors[0].send(out4(), offload(TCPV4, 34, 100))
+        it.interfaces[0].send(out4(), partial)
+        it.interfaces[0].send(out4(), offload(TCPV4, 34, 100))
         assert it.settled(0, 2).outcomes == {"to_slowpath": 2}
-        it.doors[0].send(out4())  # there is no socket here
+        it.interfaces[0].send(out4())  # there is no socket here
         assert it.settled(0, 3).outcomes == {"to_slowpath": 2, "drop_error": 1}
 
 
@@ -204,16 +204,16 @@ def test_an_answer_replaces_an_older_one_and_all_can_be_forgotten() -> None:
     with lab(1, mode="l3", workers=2) as it:
         commit_route(it, FAR4)
         commit_route(it, FAR4, ROUTER)
-        it.doors[0].send(out4())
+        it.interfaces[0].send(out4())
         assert it.master[0].receive() == rewritten(out4())
         it.datapath.clear_routes()
-        it.doors[0].send(out4())
+        it.interfaces[0].send(out4())
         assert it.master[0].receive() == rewritten(out4()), "not before the commit"
         it.datapath.commit()
-        it.doors[0].send(out4())
+        it.interfaces[0].send(out4())
         assert it.settled(0, 3).outcomes == {"to_master": 2, "to_slowpath": 1}
         commit_route(it, FAR4, ROUTER)
-        it.doors[0].send(out4())
+        it.interfaces[0].send(out4())
         assert it.master[0].receive() == rewritten(out4())
 
 
@@ -223,9 +223,9 @@ def test_the_destinations_in_use_are_told_once() -> None:
             it.datapath.set_route(far, mac=ROUTER)
         it.datapath.commit()
         assert it.datapath.used_routes() == set()
-        it.doors[0].send(out4())
-        it.doors[1].send(out4())
-        it.doors[1].send(out6())
+        it.interfaces[0].send(out4())
+        it.interfaces[1].send(out4())
+        it.interfaces[1].send(out6())
         it.settled(0, 1)
         it.settled(1, 2)
         assert it.datapath.used_routes() == {ip_address(FAR4), ip_address(FAR6)}
@@ -239,26 +239,26 @@ def test_ten_thousand_destinations_find_their_own() -> None:
             it.datapath.set_route(address, mac=b"\2\0" + n.to_bytes(4, "big"))
         it.datapath.commit()
         for n in range(0, 10_000, 97):
-            it.doors[0].send(frame(MASTER, MASTER, ipv4(v4(0), far[n])))
+            it.interfaces[0].send(frame(MASTER, MASTER, ipv4(v4(0), far[n])))
             assert it.master[0].receive()[:6] == b"\2\0" + n.to_bytes(4, "big")
 
 
 def test_few_wait_for_python_and_the_rest_is_counted() -> None:
     with lab(2, mode="l3") as it:
         for _ in range(SLOW + 100):
-            it.doors[0].send(out4())
+            it.interfaces[0].send(out4())
         assert it.settled(0, SLOW + 100).outcomes == {"to_slowpath": SLOW, "drop_backlog": 100}
-        it.doors[1].send(between(1, 0))
-        assert it.doors[0].receive() == between(1, 0), "nobody else has to wait"
+        it.interfaces[1].send(between(1, 0))
+        assert it.interfaces[0].receive() == between(1, 0), "nobody else has to wait"
         assert it.datapath.slow() == [(0, HEADER + out4())] * SLOW
-        it.doors[0].send(out4())
+        it.interfaces[0].send(out4())
         until(lambda: it.datapath.slow() == [(0, HEADER + out4())], "room again")
 
 
 def test_without_a_master_routed_frames_are_counted() -> None:
     with lab(1, mode="l3", master=False) as it:
         commit_route(it, FAR4, ROUTER)
-        it.doors[0].send(out4())
+        it.interfaces[0].send(out4())
         assert it.settled(0, 1).outcomes == {"drop_no_master": 1}
 
 
@@ -273,41 +273,41 @@ def test_bad_routes_are_refused() -> None:
             with pytest.raises(error):
                 call()
         it.datapath.commit()
-        it.doors[0].send(out4())
+        it.interfaces[0].send(out4())
         assert it.settled(0, 1).outcomes == {"to_slowpath": 1}
 
 
-# ------------------------------------------------------------------------------------------ the host's own door
+# ------------------------------------------------------------------------------------------ the host's own interface
 
 
 @contextmanager
-def host_door(it: Lab) -> Iterator[Door]:
-    door = Door()
+def host_door(it: Lab) -> Iterator[Interface]:
+    interface = Interface()
     try:
-        it.datapath.attach_host(door.inside.fileno())
+        it.datapath.attach_host(interface.inside.fileno())
         it.datapath.commit()
-        yield door
+        yield interface
     finally:
         it.datapath.detach_host()
         it.datapath.commit()
-        door.close()
+        interface.close()
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("flag", FLAGS)
 def test_what_the_host_sends_is_for_the_ports(mode: str, flag: str) -> None:
-    with lab(3, mode=mode, flag=flag, workers=2) as it, host_door(it) as door:
+    with lab(3, mode=mode, flag=flag, workers=2) as it, host_door(it) as interface:
         unicast = frame(MASTER, FOREIGN, ipv4(FAR4, v4(1)))
         group = frame(BROADCAST, FOREIGN, ipv4(FAR4, b"\xff" * 4))
         it.datapath.set_mode(MODES[mode], FLAGS[flag], ACCESS["from-host"])
         it.datapath.commit()
-        door.send(unicast)
-        assert it.doors[1].receive() == unicast
-        door.send(group)
-        for port in it.doors:
+        interface.send(unicast)
+        assert it.interfaces[1].receive() == unicast
+        interface.send(group)
+        for port in it.interfaces:
             assert port.receive() == group
-        door.send(frame(MASTER, FOREIGN, ipv4(FAR4, v4(77))))
-        door.send(bytes(13))
+        interface.send(frame(MASTER, FOREIGN, ipv4(FAR4, v4(77))))
+        interface.send(bytes(13))
         counted = it.settled("host", 4)
         assert counted.outcomes == {"to_port": 1, "to_ports": 1, "drop_no_route": 1, "drop_runt": 1}
         assert counted.rx_bytes == 2 * len(unicast) + len(group) + 13
@@ -332,15 +332,15 @@ def test_who_may_begin_a_conversation_is_a_setting_and_the_other_may_answer(
     mode: str, access: str, host: bytes, port: bytes
 ) -> None:
     to_host, from_host = access in ("to-host", "both"), access in ("from-host", "both")
-    with lab(1, workers=2) as it, host_door(it) as door:
+    with lab(1, workers=2) as it, host_door(it) as interface:
         for own in (HOST4, HOST6):
             it.datapath.bind_host(own)
         it.datapath.set_mode(MODES[mode], FLAGS["bridge"], ACCESS[access])
         it.datapath.commit()
-        arrives_by = it.host if mode == "l2" else door
-        door.send(udp(host, port))
+        arrives_by = it.host if mode == "l2" else interface
+        interface.send(udp(host, port))
         assert it.settled("host", 1).outcomes == {"to_port" if from_host else "drop_host_access": 1}
-        it.doors[0].send(udp(port, host, (1, 2)))
+        it.interfaces[0].send(udp(port, host, (1, 2)))
         if access == "none":  # as the kernel's driver has it: up to the host, whose answer goes to the wire
             wanted = {"to_host" if mode == "l2" else "to_slowpath"}
         else:
@@ -350,11 +350,11 @@ def test_who_may_begin_a_conversation_is_a_setting_and_the_other_may_answer(
             return
         answer, beginning = udp(port, host, (2000, 1000)), udp(host, port, (2, 1))
         arrives_by.waiting()
-        it.doors[0].waiting()
-        it.doors[0].send(answer)
-        door.send(beginning)
+        it.interfaces[0].waiting()
+        it.interfaces[0].send(answer)
+        interface.send(beginning)
         assert arrives_by.receive() == answer
-        assert it.doors[0].receive() == beginning
+        assert it.interfaces[0].receive() == beginning
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -364,10 +364,10 @@ def test_the_host_hears_the_ports_group_frames_where_they_may_talk_to_it(mode: s
         for access, heard in (("none", False), ("from-host", False), ("to-host", True), ("both", True)):
             it.datapath.set_mode(MODES[mode], FLAGS["bridge"], ACCESS[access])
             it.datapath.commit()
-            it.doors[0].send(group)
-            it.doors[0].send(between(0, 1))
+            it.interfaces[0].send(group)
+            it.interfaces[0].send(between(0, 1))
             if mode == "l2":
-                assert it.doors[1].receive() in (group, between(0, 1))
+                assert it.interfaces[1].receive() in (group, between(0, 1))
                 assert it.master[0].receive() == group
             until(lambda: it.counted(0).rx_frames % 2 == 0, "both read")
             if heard:
@@ -376,36 +376,36 @@ def test_the_host_hears_the_ports_group_frames_where_they_may_talk_to_it(mode: s
 
 
 def test_a_dhcp_server_on_the_host_reaches_a_client_without_an_address() -> None:
-    with lab(2, mode="l2") as it, host_door(it) as door:
+    with lab(2, mode="l2") as it, host_door(it) as interface:
         offer = frame(MASTER, MASTER, ipv4(HOST4, bytes([10, 0, 5, 5]), b"\0\x43\0\x44" + bytes(8)))
         it.datapath.bind_host(HOST4)
         it.datapath.set_mode(MODES["l2"], FLAGS["bridge"], ACCESS["to-host"])
         it.datapath.commit()
-        door.send(offer)
-        assert it.doors[0].receive() == it.doors[1].receive() == offer
+        interface.send(offer)
+        assert it.interfaces[0].receive() == it.interfaces[1].receive() == offer
         assert it.settled("host", 1).outcomes == {"to_ports": 1}
 
 
 def test_a_port_that_is_down_hears_nothing_from_the_host() -> None:
-    with lab(2, mode="l3s") as it, host_door(it) as door:
+    with lab(2, mode="l3s") as it, host_door(it) as interface:
         it.datapath.set_port(1, up=False, mtu=1500)
         it.datapath.commit()
-        door.send(frame(MASTER, FOREIGN, ipv4(FAR4, v4(1))))
+        interface.send(frame(MASTER, FOREIGN, ipv4(FAR4, v4(1))))
         assert it.settled("host", 1).outcomes == {"drop_port_down": 1}
-        assert it.doors[1].waiting() == []
+        assert it.interfaces[1].waiting() == []
 
 
 def test_the_hosts_door_may_leave_and_break() -> None:
     with lab(2, mode="l3s") as it:
-        with host_door(it) as door:
-            door.send(frame(MASTER, FOREIGN, ipv4(FAR4, v4(1))))
-            it.doors[1].receive()
-            door.outside.close()
-            it.doors[0].send(between(0, 1))
-            assert it.doors[1].receive() == between(0, 1)
-        with host_door(it) as door:
-            door.send(frame(MASTER, FOREIGN, ipv4(FAR4, v4(0))))
-            assert it.doors[0].receive() == frame(MASTER, FOREIGN, ipv4(FAR4, v4(0)))
+        with host_door(it) as interface:
+            interface.send(frame(MASTER, FOREIGN, ipv4(FAR4, v4(1))))
+            it.interfaces[1].receive()
+            interface.outside.close()
+            it.interfaces[0].send(between(0, 1))
+            assert it.interfaces[1].receive() == between(0, 1)
+        with host_door(it) as interface:
+            interface.send(frame(MASTER, FOREIGN, ipv4(FAR4, v4(0))))
+            assert it.interfaces[0].receive() == frame(MASTER, FOREIGN, ipv4(FAR4, v4(0)))
 
 
 # ------------------------------------------------------------------------------------------ changes
@@ -417,10 +417,10 @@ def test_what_all_modes_deliver_is_delivered_while_they_change(workers: int) -> 
     with lab(3, workers=workers) as it:
         for n in range(600):
             sent = between(0, 1, n.to_bytes(8, "big"))
-            it.doors[0].send(sent)
+            it.interfaces[0].send(sent)
             it.datapath.set_mode(*modes[n % 3])
             it.datapath.commit()
-            assert it.doors[1].receive() == sent
+            assert it.interfaces[1].receive() == sent
         assert it.settled(0, 600).outcomes == {"to_port": 600}
 
 
@@ -433,27 +433,29 @@ def test_in_a_storm_of_changes_every_frame_ends_in_one_counter(workers: int) -> 
         sent: dict[int | str | None, int] = dict.fromkeys([*range(ports), None, "host"], 0)
         for n in range(STORM):
             which = rng.choice(list(sent))
-            door = host if which == "host" else rng.choice(it.master) if which is None else it.doors[int(which)]
-            door.send(rng.choice(frames), HEADER if rng.random() < 0.8 else GSO_HEADER)
+            interface = (
+                host if which == "host" else rng.choice(it.master) if which is None else it.interfaces[int(which)]
+            )
+            interface.send(rng.choice(frames), HEADER if rng.random() < 0.8 else GSO_HEADER)
             sent[which] += 1
             if n % 64 == 0:
                 for _ in range(rng.randrange(4)):
                     change(rng, it)
                 it.datapath.commit()
-                for out in (*it.doors, *it.master, it.host, host):
+                for out in (*it.interfaces, *it.master, it.host, host):
                     out.waiting()
         met: set[str] = set()
         for which, count in sent.items():
             counted = it.settled(which, count)
             assert counted.rx_frames == count == sum(counted.outcomes.values())
             met |= set(counted.outcomes)
-        assert met >= {"to_port", "to_ports", "to_master", "to_host", "to_slowpath", "drop_group", "drop_no_route"}
+        assert met >= {"to_port", "to_ports", "to_master", "to_host", "to_slowpath", "drop_multicast", "drop_no_route"}
 
 
 def change(rng: random.Random, it: Lab) -> None:
     """Anything that the control thread may do to a running switch."""
     datapath, address = it.datapath, rng.choice([*V4, *V6])
-    port, mtu = rng.randrange(len(it.doors)), rng.choice([68, 1500])
+    port, mtu = rng.randrange(len(it.interfaces)), rng.choice([68, 1500])
     rng.choice(
         [
             lambda: datapath.set_mode(*(rng.choice(list(of.values())) for of in (MODES, FLAGS, ACCESS))),

@@ -36,16 +36,16 @@ def nd(kind: int, source: bytes, target: bytes) -> bytes:
     return frame(FOREIGN, MASTER, packet, 0x86DD)
 
 
-def learner(it: Lab, port: int = 0) -> None:
+def snooper(it: Lab, port: int = 0) -> None:
     it.datapath.set_learning(it.numbers[port], True)
     it.datapath.commit()
 
 
-def shown(it: Lab, count: int) -> list[tuple[int, bytes]]:
+def punted(it: Lab, count: int) -> list[tuple[int, bytes]]:
     found: list[tuple[int, bytes]] = []
 
     def enough() -> bool:
-        found.extend(it.datapath.shown())
+        found.extend(it.datapath.punted())
         return len(found) >= count
 
     until(enough, f"{count} frames are shown")
@@ -66,11 +66,11 @@ NEWS = {
 @pytest.mark.parametrize("news", NEWS.values(), ids=NEWS)
 def test_a_new_address_is_shown_and_the_frame_goes_on_when_it_comes_back(news: bytes) -> None:
     with lab(2) as it:
-        learner(it)
-        it.doors[0].send(news)
-        assert shown(it, 1) == [(0, HEADER + news)]
+        snooper(it)
+        it.interfaces[0].send(news)
+        assert punted(it, 1) == [(0, HEADER + news)]
         assert it.counted(0).rx_frames == 1 and it.counted(0).outcomes == {}
-        it.datapath.give_back(0, HEADER + news)
+        it.datapath.reinject(0, HEADER + news)
         it.datapath.commit()
         assert it.master[0].receive() == news
         outcome = "to_ports" if news[0] & 1 else "to_master"
@@ -90,20 +90,20 @@ OLD = {
 @pytest.mark.parametrize("old", OLD.values(), ids=OLD)
 def test_what_is_nothing_new_goes_on_at_once(old: bytes) -> None:
     with lab(2) as it:
-        learner(it)
-        it.doors[0].send(old)
-        it.doors[1].send(news := NEWS["ipv4"])  # doesn't learn
+        snooper(it)
+        it.interfaces[0].send(old)
+        it.interfaces[1].send(news := NEWS["ipv4"])  # doesn't learn
         assert {it.master[0].receive(), it.master[0].receive()} == {old, news}
-        assert it.datapath.shown() == []
+        assert it.datapath.punted() == []
 
 
 def test_a_bound_address_is_new_no_more_and_is_in_use() -> None:
     with lab(1) as it:
-        learner(it)
+        snooper(it)
         assert it.datapath.used(0, [v4(0), NEW4]) == []
         it.datapath.bind(NEW4, 0)
         it.datapath.commit()
-        it.doors[0].send(NEWS["ipv4"])
+        it.interfaces[0].send(NEWS["ipv4"])
         assert it.master[0].receive() == NEWS["ipv4"]
         assert it.datapath.used(0, [v4(0), NEW4]) == [NEW4]
         assert it.datapath.used(0, [v4(0), NEW4]) == []
@@ -113,47 +113,47 @@ def test_a_bound_address_is_new_no_more_and_is_in_use() -> None:
 def test_a_flood_is_shown_in_part_and_nothing_of_it_is_lost(workers: int) -> None:
     """What a port keeps for DHCP is not spent on addresses, and others have credits of their own."""
     with lab(2, workers=workers) as it:
-        learner(it, 0)
-        learner(it, 1)
+        snooper(it, 0)
+        snooper(it, 1)
         flood = [frame(FOREIGN, MASTER, ipv4(bytes((10, 0, 8, k)), v4(99))) for k in range(100)]
         for each in flood:
-            it.doors[0].send(each)
+            it.interfaces[0].send(each)
         unseen = 100 - (CREDIT - FOR_DHCP)
         until(lambda: it.counted(0).outcomes == {"to_master": unseen}, "the flood")
-        it.doors[0].send(dhcp4(bytes(4)))
-        it.doors[1].send(flood[0])
-        seen = shown(it, CREDIT - FOR_DHCP + 2)
+        it.interfaces[0].send(dhcp4(bytes(4)))
+        it.interfaces[1].send(flood[0])
+        seen = punted(it, CREDIT - FOR_DHCP + 2)
         assert sorted(seen)[-1] == (1, HEADER + flood[0])
         assert [each for source, each in seen if source == 0] == [
             HEADER + each for each in [*flood[:24], dhcp4(bytes(4))]
         ]
         for source, each in seen:
-            it.datapath.give_back(source, each)
+            it.datapath.reinject(source, each)
         it.datapath.commit()
         assert it.settled(0, 101).outcomes == {"to_master": 100, "to_ports": 1}
         it.datapath.give_credit(0)
         for each in flood:
-            it.doors[0].send(each)
+            it.interfaces[0].send(each)
         more = CREDIT // 4 - 1
         until(lambda: it.counted(0).outcomes["to_master"] == 200 - more, "the second flood")
-        assert len(it.datapath.shown()) == more
+        assert len(it.datapath.punted()) == more
 
 
 def test_dhcp_is_shown_from_every_door_and_goes_to_whom_it_is_for() -> None:
     with lab(3) as it:
-        it.doors[1].send(ask := dhcp4(bytes(4)))
-        assert shown(it, 1) == [(1, HEADER + ask)]
+        it.interfaces[1].send(ask := dhcp4(bytes(4)))
+        assert punted(it, 1) == [(1, HEADER + ask)]
         changed = ask[:-1] + b"!"
-        it.datapath.give_back(1, HEADER + changed)
+        it.datapath.reinject(1, HEADER + changed)
         it.datapath.commit()
-        assert {it.doors[0].receive(), it.doors[2].receive(), it.master[0].receive()} == {changed}
+        assert {it.interfaces[0].receive(), it.interfaces[2].receive(), it.master[0].receive()} == {changed}
         it.master[0].send(answer := dhcp4(v4(99), port=68))
-        assert shown(it, 1) == [(FROM_MASTER, HEADER + answer)]
-        it.datapath.give_back(FROM_MASTER, HEADER + answer, 1)
-        it.datapath.give_back(FROM_MASTER, HEADER + changed)
+        assert punted(it, 1) == [(FROM_MASTER, HEADER + answer)]
+        it.datapath.reinject(FROM_MASTER, HEADER + answer, 1)
+        it.datapath.reinject(FROM_MASTER, HEADER + changed)
         it.datapath.commit()
-        assert it.doors[1].receive() == answer
-        assert {it.doors[k].receive() for k in range(3)} == {changed}
+        assert it.interfaces[1].receive() == answer
+        assert {it.interfaces[k].receive() for k in range(3)} == {changed}
         until(lambda: it.counted(None).outcomes == {"to_port": 1, "to_ports": 1}, "both are counted")
 
 
@@ -161,27 +161,27 @@ def test_what_the_wire_asks_is_nobodys_business() -> None:
     with lab(1) as it:
         for each in (dhcp4(v4(50)), dhcp6(v6(50), v6(0)), dhcp4(v4(50), port=69)):
             it.master[0].send(each)
-            assert it.doors[0].receive() == each
-        it.doors[0].send(short := dhcp4(v4(0), size=235))
-        it.doors[0].send(other := dhcp4(v4(0), port=69))
+            assert it.interfaces[0].receive() == each
+        it.interfaces[0].send(short := dhcp4(v4(0), size=235))
+        it.interfaces[0].send(other := dhcp4(v4(0), port=69))
         assert {it.master[0].receive(), it.master[0].receive()} == {short, other}
-        assert it.datapath.shown() == []
+        assert it.datapath.punted() == []
 
 
 def test_dhcp_for_ipv6() -> None:
     with lab(1) as it:
-        it.doors[0].send(ask := dhcp6(v6(0), v6(99)))
+        it.interfaces[0].send(ask := dhcp6(v6(0), v6(99)))
         it.master[0].send(answer := dhcp6(v6(99), v6(0), 546))
-        assert sorted(shown(it, 2)) == [(FROM_MASTER, HEADER + answer), (0, HEADER + ask)]
+        assert sorted(punted(it, 2)) == [(FROM_MASTER, HEADER + answer), (0, HEADER + ask)]
 
 
 def test_in_l3_only_addresses_are_of_interest() -> None:
     with lab(1, mode="l3") as it:
-        learner(it)
-        it.doors[0].send(dhcp4(v4(0), v4(99), mac=FOREIGN))
+        snooper(it)
+        it.interfaces[0].send(dhcp4(v4(0), v4(99), mac=FOREIGN))
         until(lambda: it.datapath.slow(), "it waits for its route")
-        it.doors[0].send(NEWS["ipv4"])
-        assert shown(it, 1) == [(0, HEADER + NEWS["ipv4"])]
+        it.interfaces[0].send(NEWS["ipv4"])
+        assert punted(it, 1) == [(0, HEADER + NEWS["ipv4"])]
 
 
 def test_the_host_answers_too() -> None:
@@ -190,33 +190,33 @@ def test_the_host_answers_too() -> None:
         it.datapath.attach_host(it.host.outside.fileno())
         it.datapath.commit()
         it.host.inside.send(HEADER + (answer := dhcp4(v4(99), port=68)))
-        assert shown(it, 1) == [(FROM_HOST, HEADER + answer)]
-        it.datapath.give_back(FROM_HOST, HEADER + answer, 0)
+        assert punted(it, 1) == [(FROM_HOST, HEADER + answer)]
+        it.datapath.reinject(FROM_HOST, HEADER + answer, 0)
         it.datapath.commit()
-        assert it.doors[0].receive() == answer
+        assert it.interfaces[0].receive() == answer
         assert it.settled("host", 1).outcomes == {"to_port": 1}
 
 
 def test_a_port_that_left_meanwhile() -> None:
     with lab(2) as it:
-        it.doors[0].send(dhcp4(bytes(4)))
+        it.interfaces[0].send(dhcp4(bytes(4)))
         until(lambda: it.counted(0).rx_frames == 1, "it is read")
         for address in (v4(0), v6(0)):
             it.datapath.unbind(address)
         it.datapath.detach_port(0)
         it.datapath.commit()
-        assert it.datapath.shown() == []
+        assert it.datapath.punted() == []
         for wrong in (-2, 0):
             with pytest.raises(ValueError, match="there is no"):
-                it.datapath.give_back(wrong, HEADER + dhcp4(bytes(4)))
+                it.datapath.reinject(wrong, HEADER + dhcp4(bytes(4)))
         with pytest.raises(ValueError, match="has not 9 bytes"):
-            it.datapath.give_back(1, bytes(9))
-        it.doors[1].send(between(1, 0))
+            it.datapath.reinject(1, bytes(9))
+        it.interfaces[1].send(between(1, 0))
         assert it.host.receive() == between(1, 0)
 
 
 def test_frames_that_nobody_took_are_freed() -> None:
     with lab(1, start=False) as it:
-        it.datapath.give_back(0, HEADER + between(0, 0))
-        it.datapath.give_back(0, HEADER + between(0, 0))
+        it.datapath.reinject(0, HEADER + between(0, 0))
+        it.datapath.reinject(0, HEADER + between(0, 0))
         it.datapath.commit()

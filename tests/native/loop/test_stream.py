@@ -28,7 +28,7 @@ def it(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 
 def to_speaker(k: int, payload: bytes, *, gso: int = 0, size: int = 0, version: int = 4, protocol: int = TCP) -> bytes:
-    """A virtio_net_hdr and a frame from a device's kernel, its checksum begun, for the address of port k."""
+    """A virtio_net_hdr and a frame from a device's kernel, its checksum partial, for the address of port k."""
     destination = v4(k) if version == 4 else bytes.fromhex("fd00" + "00" * 12) + (k + 1).to_bytes(2, "big")
     source = v4(0) if version == 4 else bytes.fromhex("fd00" + "00" * 13) + b"\1"
     made = Made(version, protocol, payload, source=source, destination=destination)
@@ -43,10 +43,10 @@ def to_speaker(k: int, payload: bytes, *, gso: int = 0, size: int = 0, version: 
 def test_frames_pass_both_ways(it: Lab, framing: str) -> None:
     one = Speaker(it, framing, 2)
     for n in range(200):
-        it.doors[0].send(between(0, 2, n.to_bytes(8, "big")))
+        it.interfaces[0].send(between(0, 2, n.to_bytes(8, "big")))
         assert one.receive() == between(0, 2, n.to_bytes(8, "big"))
         one.send(between(2, 1, n.to_bytes(8, "big")))
-        assert it.doors[1].receive() == between(2, 1, n.to_bytes(8, "big"))
+        assert it.interfaces[1].receive() == between(2, 1, n.to_bytes(8, "big"))
     counted = it.settled(one.number, 200)
     assert counted.outcomes == {"to_port": 200}
     assert (counted.tx_frames, counted.tx_errors) == (200, 0)
@@ -79,7 +79,7 @@ def test_a_stream_may_be_cut_anywhere(it: Lab) -> None:
         end = min(len(data), at + rng.choice([1, 2, 3, 5, 700, 5000]))
         one.write(data[at:end])
         at = end
-    assert [it.doors[0].receive() for _ in sent] == sent
+    assert [it.interfaces[0].receive() for _ in sent] == sent
     one.write(b"\0\0")
     one.write(b"\0")
     assert it.settled(one.number, 60).rx_frames == 60
@@ -90,9 +90,9 @@ def test_a_stream_may_be_cut_anywhere(it: Lab) -> None:
 def test_group_frames_reach_sockets_and_come_from_them(it: Lab, framing: str) -> None:
     one, other = Speaker(it, framing, 2), Speaker(it, framing, 3)
     one.send(broadcast(2))
-    assert other.receive() == it.doors[0].receive() == it.doors[1].receive() == broadcast(2)
+    assert other.receive() == it.interfaces[0].receive() == it.interfaces[1].receive() == broadcast(2)
     assert it.master[0].receive() == broadcast(2) if len(it.master) == 1 else True
-    it.doors[0].send(broadcast(0))
+    it.interfaces[0].send(broadcast(0))
     assert one.receive() == other.receive() == broadcast(0)
     assert it.settled(one.number, 1).outcomes == {"to_ports": 1}
 
@@ -109,9 +109,9 @@ def test_super_frames_are_cut(it: Lab, framing: str, version: int, protocol: int
     one = Speaker(it, framing, 2)
     payload = random.Random(7).randbytes(60000)
     whole = to_speaker(2, payload, gso=gso[version], size=1400, version=version, protocol=protocol)
-    it.doors[0].room(1 << 20)
+    it.interfaces[0].room(1 << 20)
     for _ in range(3):
-        it.doors[0].outside.send(whole)
+        it.interfaces[0].outside.send(whole)
         wanted = segment.segment(segment.parse(whole))
         for packet in wanted:
             came = one.receive()
@@ -125,7 +125,7 @@ def test_super_frames_are_cut(it: Lab, framing: str, version: int, protocol: int
 def test_sums_are_completed(it: Lab, framing: str) -> None:
     one = Speaker(it, framing, 2)
     for protocol in (TCP, UDP):
-        it.doors[0].outside.send(to_speaker(2, b"payload!", protocol=protocol))
+        it.interfaces[0].outside.send(to_speaker(2, b"payload!", protocol=protocol))
         verify(one.receive()[14:])
 
 
@@ -140,8 +140,8 @@ def test_a_header_that_lies_is_dropped(it: Lab) -> None:
         good[:1] + b"\x09" + good[2:],  # gso_type
     ]
     for lie in lies:
-        it.doors[0].outside.send(lie)
-    it.doors[0].send(between(0, 2))
+        it.interfaces[0].outside.send(lie)
+    it.interfaces[0].send(between(0, 2))
     assert one.receive() == between(0, 2)
     assert it.settled(0, len(lies) + 1).outcomes == {"drop_bad_header": len(lies), "to_port": 1}
     assert it.counted(one.number).tx_errors == len(lies)
@@ -157,16 +157,16 @@ def test_a_speaker_that_does_not_read_loses_its_own_frames_alone(it: Lab, framin
     big = between(0, 2, bytes(1400))
     sent = 0
     while it.counted(0).outcomes.get("drop_full", 0) < 50:
-        it.doors[0].send(big)
+        it.interfaces[0].send(big)
         sent += 1
         if sent % 50 == 0:
-            it.doors[0].send(between(0, 1, sent.to_bytes(8, "big")))
-            assert it.doors[1].receive() == between(0, 1, sent.to_bytes(8, "big"))
+            it.interfaces[0].send(between(0, 1, sent.to_bytes(8, "big")))
+            assert it.interfaces[1].receive() == between(0, 1, sent.to_bytes(8, "big"))
         assert sent < 5000
     counted = it.settled(0, sent + sent // 50).outcomes
     came = one.waiting()
     assert came == [big] * (counted["to_port"] - sent // 50), "what was taken comes, whole and by itself"
-    it.doors[0].send(between(0, 2))
+    it.interfaces[0].send(between(0, 2))
     assert one.receive() == between(0, 2)
 
 
@@ -174,14 +174,14 @@ def test_a_speaker_that_does_not_read_loses_its_own_frames_alone(it: Lab, framin
 def test_super_frames_wait_whole_or_not_at_all(it: Lab, framing: str) -> None:
     one = Speaker(it, framing, 2, connect=False)
     one.connect(room=1 << 15)
-    it.doors[0].room(1 << 20)
+    it.interfaces[0].room(1 << 20)
     payload = random.Random(3).randbytes(60000)
     whole = to_speaker(2, payload, gso=TCPV4, size=1400)
     count = len(segment.segment(segment.parse(whole)))
     sent = 0
     while it.counted(0).outcomes.get("drop_full", 0) < 3:
-        it.doors[0].outside.send(whole)
-        it.doors[0].send(between(0, 2, sent.to_bytes(8, "big")))
+        it.interfaces[0].outside.send(whole)
+        it.interfaces[0].send(between(0, 2, sent.to_bytes(8, "big")))
         sent += 1
         assert sent < 500
     it.settled(0, 2 * sent)
@@ -203,7 +203,7 @@ def test_several_senders_do_not_break_each_others_frames() -> None:
         def flood(k: int) -> None:
             n = 0
             while not stop.is_set():
-                it.doors[k].send(between(k, 4, bytes([k]) + n.to_bytes(8, "big") + bytes([k]) * (n % 1300)))
+                it.interfaces[k].send(between(k, 4, bytes([k]) + n.to_bytes(8, "big") + bytes([k]) * (n % 1300)))
                 n += 1
 
         threads = [threading.Thread(target=flood, args=(k,)) for k in range(4)]
@@ -229,11 +229,11 @@ def test_several_senders_do_not_break_each_others_frames() -> None:
 @EVERY
 def test_who_leaves_is_told_of_and_the_next_starts_anew(it: Lab, framing: str) -> None:
     one = Speaker(it, framing, 2, connect=False)
-    it.doors[0].send(between(0, 2))
+    it.interfaces[0].send(between(0, 2))
     assert it.settled(0, 1).outcomes == {"drop_port_down": 1}
     for turn in range(5):
         one.connect()
-        it.doors[0].send(between(0, 2))
+        it.interfaces[0].send(between(0, 2))
         assert one.receive() == between(0, 2)
         if framing == "stream":
             one.write(b"\0\0\5\0half of a frame")
@@ -241,11 +241,11 @@ def test_who_leaves_is_told_of_and_the_next_starts_anew(it: Lab, framing: str) -
         if framing != "datagrams":  # which have no end
             assert select.select([it.datapath.notify_fd], [], [], 10)[0]
             assert it.datapath.events() == [(one.number, EVENT_GONE)]
-        it.doors[0].send(between(0, 2))
+        it.interfaces[0].send(between(0, 2))
         it.settled(0, 3 + 2 * turn)
         one.disconnect()
-    it.doors[0].send(between(0, 1))
-    assert it.doors[1].receive() == between(0, 1)
+    it.interfaces[0].send(between(0, 1))
+    assert it.interfaces[1].receive() == between(0, 1)
     assert it.datapath.events() == []
 
 
@@ -255,13 +255,13 @@ def test_a_length_that_is_none_ends_the_connection(it: Lab, length: int) -> None
     one.send(between(2, 0))
     one.write(length.to_bytes(4, "big") + bytes(64))
     until(lambda: one.ended(), "the end")
-    assert it.doors[0].receive() == between(2, 0)
+    assert it.interfaces[0].receive() == between(2, 0)
     assert it.counted(one.number).outcomes == {"to_port": 1, "drop_bad_header": 1}
-    it.doors[0].send(between(0, 2))
+    it.interfaces[0].send(between(0, 2))
     assert it.settled(0, 1).outcomes == {"drop_port_down": 1}
     one.disconnect()
     one.connect()
-    it.doors[0].send(between(0, 2))
+    it.interfaces[0].send(between(0, 2))
     assert one.receive() == between(0, 2)
 
 
@@ -280,7 +280,7 @@ def test_runts_and_giants_are_counted(it: Lab, framing: str) -> None:
         one.send(bytes(70000))
         assert it.settled(one.number, 5).outcomes == {"drop_runt": 3, "drop_too_big": 1, "drop_error": 1}
     one.send(between(2, 0))
-    assert it.doors[0].receive() == between(2, 0)
+    assert it.interfaces[0].receive() == between(2, 0)
 
 
 def test_noise_harms_nobody(it: Lab) -> None:
@@ -301,12 +301,12 @@ def test_noise_harms_nobody(it: Lab) -> None:
         if one.ended():
             one.disconnect()
             one.connect()
-        it.doors[0].send(between(0, 1))
-        while it.doors[1].receive() != between(0, 1):
+        it.interfaces[0].send(between(0, 1))
+        while it.interfaces[1].receive() != between(0, 1):
             pass
-        it.doors[0].waiting()
-        for door in it.master:
-            door.waiting()
+        it.interfaces[0].waiting()
+        for interface in it.master:
+            interface.waiting()
     one.disconnect()
     counted = it.counted(one.number)
     assert counted.rx_frames == sum(counted.outcomes.values()) > 100
@@ -318,7 +318,7 @@ def test_a_port_leaves_while_frames_wait(it: Lab) -> None:
         one = Speaker(it, "stream", 2, connect=False)
         one.connect(room=1 << 14)
         for _ in range(300):
-            it.doors[0].send(between(0, 2, bytes(1400)))
+            it.interfaces[0].send(between(0, 2, bytes(1400)))
         it.datapath.detach_port(one.number)
         it.datapath.commit()
         for end in (one.inside, one.outside):
@@ -330,7 +330,7 @@ def test_a_port_leaves_while_frames_wait(it: Lab) -> None:
 def test_the_control_thread_may_write_between(it: Lab) -> None:
     one = Speaker(it, "stream", 2)
     for n in range(50):
-        it.doors[0].send(between(0, 2, n.to_bytes(8, "big")))
+        it.interfaces[0].send(between(0, 2, n.to_bytes(8, "big")))
         it.datapath.write_port(one.number, bytes(10) + between(1, 2, n.to_bytes(8, "big")))
     came = [one.receive() for _ in range(100)]
     for k in (0, 1):
@@ -356,5 +356,5 @@ def test_bad_arguments(it: Lab) -> None:
         it.datapath.commit()
     one.disconnect()
     one.connect()
-    it.doors[0].send(between(0, 2))
+    it.interfaces[0].send(between(0, 2))
     assert one.receive() == between(0, 2)

@@ -64,15 +64,15 @@ def test_a_flood_takes_nobodys_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def flood() -> None:
             while not stop.is_set():
-                it.doors[0].send(nowhere)
+                it.interfaces[0].send(nowhere)
 
         threads = [threading.Thread(target=flood) for _ in range(2)]
         for thread in threads:
             thread.start()
         try:
             for k in range(200):
-                it.doors[2].send(between(2, 3, b"%8d" % k))
-                assert it.doors[3].receive() == between(2, 3, b"%8d" % k)
+                it.interfaces[2].send(between(2, 3, b"%8d" % k))
+                assert it.interfaces[3].receive() == between(2, 3, b"%8d" % k)
         finally:
             stop.set()
             for thread in threads:
@@ -85,20 +85,20 @@ def test_a_descriptor_is_let_go_of_when_it_is_closed(monkeypatch: pytest.MonkeyP
     """The kernel's own reference would keep the other end from hearing of it."""
     monkeypatch.setattr(interfaces, "IO", "uring")
     with lab(3, workers=workers) as it:
-        it.doors[0].send(between(0, 1))
-        assert it.doors[1].receive() == between(0, 1)
+        it.interfaces[0].send(between(0, 1))
+        assert it.interfaces[1].receive() == between(0, 1)
         it.datapath.detach_port(it.numbers[0])
         it.datapath.commit()
-        it.doors[0].inside.close()
-        assert it.doors[0].outside.recv(1) == b""
+        it.interfaces[0].inside.close()
+        assert it.interfaces[0].outside.recv(1) == b""
         it.datapath.close()
-        it.doors[2].inside.close()
-        assert it.doors[2].outside.recv(1) == b""
+        it.interfaces[2].inside.close()
+        assert it.interfaces[2].outside.recv(1) == b""
 
 
 @needs_ring
 def test_unicast_and_group_frames_of_a_port_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is queued for a port leaves before the copies of a group frame that came later."""
+    """What is queued for a port leaves before the copies of a multicast frame that came later."""
     monkeypatch.setattr(interfaces, "IO", "uring")
     with lab(2) as it:
         it.datapath.set_port(1, up=True, mtu=1500)
@@ -106,8 +106,8 @@ def test_unicast_and_group_frames_of_a_port_keep_their_order(monkeypatch: pytest
         for k in range(300):
             sent = [between(0, 1, b"%7d%d" % (k, n)) for n in range(3)] + [interfaces.broadcast(0, b"%8d" % k)]
             for each in sent:
-                it.doors[0].send(each)
-            assert [it.doors[1].receive() for _ in sent] == sent
+                it.interfaces[0].send(each)
+            assert [it.interfaces[1].receive() for _ in sent] == sent
         it.settled(0, 1200)
         until(lambda: it.counted(1).tx_frames == 1200, "all are counted")
 
@@ -129,8 +129,8 @@ def test_frames_for_addresses_of_a_large_table_arrive_where_they_belong(
             picked = [k * 7919 % len(addresses) for k in range(first, first + 40)]
             sent = [frame(interfaces.MASTER, interfaces.MASTER, ipv4(v4(0), addresses[k], b"%8d" % k)) for k in picked]
             for each in [*sent, runt, nobody]:
-                it.doors[0].send(each)
+                it.interfaces[0].send(each)
             for number in (1, 2):
                 expected = [each for k, each in zip(picked, sent, strict=True) if 1 + k % 2 == number]
-                assert [it.doors[number].receive() for _ in expected] == expected
+                assert [it.interfaces[number].receive() for _ in expected] == expected
         assert it.settled(0, 25 * 42).outcomes["to_port"] == 1000

@@ -12,7 +12,7 @@ from tests.native._probe import coupled, offloaded
 from tests.support.packets import A4, A6, DF, MF, TCP, Made, verify
 
 VNET = 10
-BEGUN, WHOLE, VOUCHED, WRONG, NONE = "begun", "whole", "vouched", "wrong", "none"
+BEGUN, WHOLE, VOUCHED, WRONG, NONE = "partial", "whole", "vouched", "wrong", "none"
 WRONG_HEADER = "wrong header"
 DATA_VALID = 2
 
@@ -31,10 +31,10 @@ class Datagram:
     def frame(self) -> bytes:
         source = (A4 if self.version == 4 else A6)[:-1] + bytes([self.flow])
         made = Made(version=self.version, payload=self.payload, identity=self.identity, field=self.field, source=source)
-        begun = made.frame()
+        partial = made.frame()
         if self.form == BEGUN:
-            return begun
-        (frame,) = offloaded(begun)
+            return partial
+        (frame,) = offloaded(partial)
         check = 14 + (26 if self.version == 4 else 46)
         if self.form == WRONG:
             frame = frame[:check] + bytes([frame[check] ^ 1]) + frame[check + 1 :]
@@ -46,7 +46,7 @@ class Datagram:
 
 
 def apart(frames: list[bytes]) -> list[bytes]:
-    """As a kernel takes super-frames apart."""
+    """As a kernel takes GSO frames apart."""
     found = []
     for frame in frames:
         cut = offloaded(frame)

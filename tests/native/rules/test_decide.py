@@ -19,10 +19,10 @@ from tests.reference.rules import (
     address,
     as_received,
     as_sent,
-    conversation,
     decide_from_host,
     decide_from_master,
     decide_from_port,
+    flow,
     listeners,
 )
 
@@ -31,14 +31,14 @@ FRAMES_PER_SWITCH = 500
 
 
 def probe_of(switch: Switch) -> Decider:
-    ports = [(p.up, p.mtu, p.everything, sorted(p.groups)) for p in switch.ports]
+    ports = [(p.up, p.mtu, p.all_multicast, sorted(p.groups)) for p in switch.ports]
     mode, flag, access = MODES[switch.mode], FLAGS[switch.flag], ACCESS[switch.access]
     return Decider(mode, flag, switch.mac, ports, switch.table, switch.host, access)
 
 
 def forget(switch: Switch, probe: Decider, frame: bytes) -> int:
-    """The memory of conversations has a fixed size: what it forgot the model forgets too. Returns how many."""
-    about = conversation(as_sent(frame)) if len(frame) >= 14 else None
+    """The memory of flows has a fixed size: what it forgot the model forgets too. Returns how many."""
+    about = flow(as_sent(frame)) if len(frame) >= 14 else None
     if about not in switch.flows or probe.fingerprint(frame)[1]:
         return 0
     switch.flows.remove(about)
@@ -51,7 +51,7 @@ def named(verdict: tuple[int, int]) -> tuple[str, int | None]:
 
 MET = {  # what the generator has to come by, beside what the flag forbids
     "l2": {"to_port", "to_ports", "to_master", "left_to_host", "drop_pause"},
-    "l3": {"to_port", "to_ports", "to_route", "left_to_host", "drop_group", "drop_not_ip"},
+    "l3": {"to_port", "to_ports", "to_route", "left_to_host", "drop_multicast", "drop_not_ip"},
 }
 MET["l3s"] = MET["l3"]
 ALWAYS = {"drop_runt", "drop_no_route", "drop_port_down", "to_host", "drop_host_access"}
@@ -122,7 +122,7 @@ def test_a_conversation_is_the_same_both_ways_and_no_other() -> None:
         frame = random_frame(rng)
         if len(frame) < 14:
             continue
-        about, (mark, known) = conversation(as_sent(frame)), probe.fingerprint(frame)
+        about, (mark, known) = flow(as_sent(frame)), probe.fingerprint(frame)
         assert (about is None) == (mark == 0), frame.hex()
         assert not known
         if about is not None:

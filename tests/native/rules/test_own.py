@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ipvsw._fast import OUTCOMES
 from tests.native._probe import master_to_own, own_to_master
-from tests.native.interfaces import BROADCAST, FOREIGN, MASTER, Door, Lab, frame, ipv4, lab, v4, v6
+from tests.native.interfaces import BROADCAST, FOREIGN, MASTER, Interface, Lab, frame, ipv4, lab, v4, v6
 from tests.reference.macnat import Dropped, Offload, folded, to_master, to_own, usable
 
 GUEST = bytes.fromhex("0200000000aa")
@@ -106,7 +106,7 @@ def test_what_a_monitor_announces_itself_with() -> None:
     ],
 )
 def test_other_arp_is_dropped(packet: bytes) -> None:
-    assert dropped(frame(BROADCAST, GUEST, packet, ARP)) == "drop_own_mac"
+    assert dropped(frame(BROADCAST, GUEST, packet, ARP)) == "drop_macnat"
 
 
 @pytest.mark.parametrize(("kind", "which"), [(133, 1), (134, 1), (135, 1), (136, 2), (137, 2)])
@@ -147,13 +147,13 @@ def test_padding_is_no_option() -> None:
 
 def test_a_checksum_that_is_to_be_completed_stays_as_it_was_begun() -> None:
     sent = nd(135, option(1, GUEST))
-    begun = sent[:42] + b"\x12\x34" + sent[44:]
+    partial = sent[:42] + b"\x12\x34" + sent[44:]
     header = Offload(flags=1, start=54, offset=2).packed()
-    assert passed(frame(BROADCAST, GUEST, begun, IPV6), header)[14:] == begun.replace(GUEST, MASTER)
+    assert passed(frame(BROADCAST, GUEST, partial, IPV6), header)[14:] == partial.replace(GUEST, MASTER)
 
 
 def test_a_redirect_to_somebody_else_is_dropped() -> None:
-    assert dropped(frame(FOREIGN, GUEST, nd(137, option(2, OTHER)), IPV6)) == "drop_own_mac"
+    assert dropped(frame(FOREIGN, GUEST, nd(137, option(2, OTHER)), IPV6)) == "drop_macnat"
     assert dropped(frame(FOREIGN, GUEST, nd(137, option(2, MASTER)), IPV6)) == "passed"
     assert dropped(frame(FOREIGN, GUEST, nd(137), IPV6)) == "passed"
 
@@ -183,7 +183,7 @@ FRAGMENT = bytes([44, 58, 0, 0, 0, 1, 2, 3, 4])  # whole, by itself
     ],
 )
 def test_neighbour_discovery_that_can_not_be_put_right_is_dropped(packet: bytes) -> None:
-    assert dropped(frame(BROADCAST, GUEST, packet, IPV6)) == "drop_own_mac"
+    assert dropped(frame(BROADCAST, GUEST, packet, IPV6)) == "drop_macnat"
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,8 @@ def test_more_tags_than_can_be_looked_behind() -> None:
     packet = arp(GUEST, v4(0), bytes(6), v4(1))
     assert MASTER + v4(0) in passed(BROADCAST + GUEST + tag * 2 + b"\x08\x06" + packet)
     for tags in (tag * 3, tag * 2 + b"\x91\0\0\1"):
-        assert dropped(BROADCAST + GUEST + tags + b"\x08\x06" + packet) == "drop_own_mac"
-    assert dropped(BROADCAST + GUEST + tag[:2]) == "drop_own_mac"
+        assert dropped(BROADCAST + GUEST + tags + b"\x08\x06" + packet) == "drop_macnat"
+    assert dropped(BROADCAST + GUEST + tag[:2]) == "drop_macnat"
 
 
 def test_ethertypes_behind_snap() -> None:
@@ -357,22 +357,22 @@ def test_every_frame_arrives_as_the_model_says(sent: bytes, routed: bool) -> Non
 def with_guests(*, mode: str = "l2", workers: int = 1) -> Lab:
     """Ports 0 and 1 use the master's MAC address, 2 and 3 their own: GUEST until they say another."""
     with lab(ports=2, mode=mode, workers=workers) as it:
-        it.doors += [Door(), Door()]
-        it.numbers += [it.add(it.doors[k], k, own=GUEST) for k in (2, 3)]
+        it.interfaces += [Interface(), Interface()]
+        it.numbers += [it.add(it.interfaces[k], k, own=GUEST) for k in (2, 3)]
         it.datapath.commit()
         yield it
 
 
 def test_own_mac_is_kept_as_long_as_the_port() -> None:
-    with lab(ports=1) as it, contextlib.closing(Door()) as door:
-        number = it.add(door, 1, own=GUEST)
+    with lab(ports=1) as it, contextlib.closing(Interface()) as interface:
+        number = it.add(interface, 1, own=GUEST)
         it.datapath.commit()
         assert it.datapath.own_mac(number) == GUEST
         assert it.datapath.own_mac(it.numbers[0]) is None
         it.datapath.unbind(v4(1))
         it.datapath.unbind(v6(1))
         it.datapath.detach_port(number)
-        assert it.add(door, 1) == number
+        assert it.add(interface, 1) == number
         it.datapath.commit()
         assert it.datapath.own_mac(number) is None
 
@@ -380,7 +380,7 @@ def test_own_mac_is_kept_as_long_as_the_port() -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_endpoints_talk_to_each_other_to_siblings_and_to_the_wire(workers: int) -> None:
     with with_guests(workers=workers) as it:
-        a, b, plain = it.doors[2], it.doors[3], it.doors[0]
+        a, b, plain = it.interfaces[2], it.interfaces[3], it.interfaces[0]
         a.send(frame(MASTER, OTHER, ipv4(v4(2), v4(3))))
         assert b.receive() == frame(GUEST, MASTER, ipv4(v4(2), v4(3)))
         b.send(frame(MASTER, LIAR, ipv4(v4(3), v4(2))))
@@ -400,49 +400,49 @@ def test_endpoints_talk_to_each_other_to_siblings_and_to_the_wire(workers: int) 
 def test_a_group_frame_reaches_all_as_it_is() -> None:
     with with_guests() as it:
         asked = frame(BROADCAST, OTHER, arp(OTHER, v4(2), bytes(6), v4(3)), ARP)
-        it.doors[2].send(asked)
-        for door in (it.doors[0], it.doors[1], it.doors[3], it.master[0]):
-            assert door.receive() == asked.replace(OTHER, MASTER)
+        it.interfaces[2].send(asked)
+        for interface in (it.interfaces[0], it.interfaces[1], it.interfaces[3], it.master[0]):
+            assert interface.receive() == asked.replace(OTHER, MASTER)
         asked = frame(BROADCAST, FOREIGN, arp(FOREIGN, v4(9), MASTER, v4(3)), ARP)
         it.master[0].send(asked)
-        assert [door.receive() for door in it.doors] == [asked] * 4
+        assert [interface.receive() for interface in it.interfaces] == [asked] * 4
 
 
 def test_what_goes_to_many_though_it_is_for_one_mac_address() -> None:
     """As the host's answer to a DHCP client."""
-    with with_guests() as it, contextlib.closing(Door()) as host:
+    with with_guests() as it, contextlib.closing(Interface()) as host:
         from ipvsw._fast import ACCESS, FLAGS, MODES
 
         it.datapath.set_mode(MODES["l2"], FLAGS["bridge"], ACCESS["both"])
         it.datapath.attach_host(host.inside.fileno())
-        it.doors[3].send(frame(FOREIGN, OTHER, ipv4(v4(3), v4(9))))
+        it.interfaces[3].send(frame(FOREIGN, OTHER, ipv4(v4(3), v4(9))))
         it.master[0].receive()
         it.datapath.commit()
         udp = struct.pack("!HHHH", 67, 68, 8, 0)
         reply = bytes.fromhex("4500001c00000000401100000a0000630a0000c8") + udp
         host.send(frame(MASTER, MASTER, reply))
         wanted = [MASTER, MASTER, GUEST, OTHER]
-        assert [door.receive() for door in it.doors] == [frame(mac, MASTER, reply) for mac in wanted]
+        assert [interface.receive() for interface in it.interfaces] == [frame(mac, MASTER, reply) for mac in wanted]
         it.datapath.detach_host()
         it.datapath.commit()
 
 
 def test_what_can_not_be_put_right_is_counted_and_goes_nowhere() -> None:
     with with_guests() as it:
-        it.doors[2].send(frame(BROADCAST, OTHER, nd(135, b"\1\0" + bytes(6)), IPV6))
-        it.doors[2].send(frame(FOREIGN, OTHER, ipv4(v4(2), v4(9))), Offload(1, 0, 0, 8).packed())
+        it.interfaces[2].send(frame(BROADCAST, OTHER, nd(135, b"\1\0" + bytes(6)), IPV6))
+        it.interfaces[2].send(frame(FOREIGN, OTHER, ipv4(v4(2), v4(9))), Offload(1, 0, 0, 8).packed())
         last = frame(BROADCAST, OTHER, ipv4(v4(2), v4(9)))
-        it.doors[2].send(last)
+        it.interfaces[2].send(last)
         assert it.master[0].receive() == last.replace(OTHER, MASTER)
-        assert it.settled(it.numbers[2], 3).outcomes == {"drop_own_mac": 1, "drop_bad_header": 1, "to_ports": 1}
+        assert it.settled(it.numbers[2], 3).outcomes == {"drop_macnat": 1, "drop_bad_header": 1, "to_ports": 1}
 
 
 def test_by_address_alone_in_l3() -> None:
     with with_guests(mode="l3") as it:
-        it.doors[2].send(frame(OTHER, OTHER, ipv4(v4(2), v4(3))))
-        assert it.doors[3].receive() == frame(GUEST, MASTER, ipv4(v4(2), v4(3)))
-        it.doors[0].send(frame(FOREIGN, MASTER, ipv4(v4(0), v4(3))))
-        assert it.doors[3].receive()[:6] == GUEST
+        it.interfaces[2].send(frame(OTHER, OTHER, ipv4(v4(2), v4(3))))
+        assert it.interfaces[3].receive() == frame(GUEST, MASTER, ipv4(v4(2), v4(3)))
+        it.interfaces[0].send(frame(FOREIGN, MASTER, ipv4(v4(0), v4(3))))
+        assert it.interfaces[3].receive()[:6] == GUEST
 
 
 def test_an_announcement_goes_where_the_ports_own_frame_would() -> None:
@@ -450,9 +450,9 @@ def test_an_announcement_goes_where_the_ports_own_frame_would() -> None:
         told = frame(BROADCAST, MASTER, arp(MASTER, v4(2), bytes(6), v4(2)), ARP)
         it.datapath.announce(it.numbers[2], bytes(10) + told)
         it.datapath.commit()
-        for door in (it.doors[0], it.doors[1], it.doors[3], it.master[0]):
-            assert door.receive() == told
-        assert it.doors[2].waiting() == []
+        for interface in (it.interfaces[0], it.interfaces[1], it.interfaces[3], it.master[0]):
+            assert interface.receive() == told
+        assert it.interfaces[2].waiting() == []
         assert it.counted(it.numbers[2]).rx_frames == 0
         for wrong in (bytes(10), bytes(80_000)):
             with pytest.raises(ValueError, match="bytes"):
@@ -473,40 +473,40 @@ def asked6(target: bytes, source: bytes) -> bytes:
 @pytest.mark.parametrize("mode", ["l3", "l3s"])
 def test_the_switch_answers_for_everybody_in_l3(mode: str) -> None:
     with with_guests(mode=mode) as it:
-        door, gateway = it.doors[2], v4(77)
-        door.send(frame(BROADCAST, OTHER, arp(OTHER, v4(2), bytes(6), gateway), ARP))
-        assert door.receive() == frame(OTHER, MASTER, arp(MASTER, gateway, OTHER, v4(2), 2), ARP)
-        door.send(frame(MASTER, OTHER, arp(OTHER, v4(2), MASTER, v4(0)), ARP))
-        assert door.receive() == frame(OTHER, MASTER, arp(MASTER, v4(0), OTHER, v4(2), 2), ARP)
+        interface, gateway = it.interfaces[2], v4(77)
+        interface.send(frame(BROADCAST, OTHER, arp(OTHER, v4(2), bytes(6), gateway), ARP))
+        assert interface.receive() == frame(OTHER, MASTER, arp(MASTER, gateway, OTHER, v4(2), 2), ARP)
+        interface.send(frame(MASTER, OTHER, arp(OTHER, v4(2), MASTER, v4(0)), ARP))
+        assert interface.receive() == frame(OTHER, MASTER, arp(MASTER, v4(0), OTHER, v4(2), 2), ARP)
         for target in (v6(77), v6(3)):
-            door.send(asked6(target, v6(2)))
-            answer = door.receive()
+            interface.send(asked6(target, v6(2)))
+            answer = interface.receive()
             assert answer[:14] == OTHER + MASTER + b"\x86\xdd"
             packet = answer[14:]
             assert packet[4:8] == bytes([0, 32, 58, 255]) and packet[8:40] == target + v6(2)
             assert packet[40] == 136 and packet[44] == 0xE0 and packet[48:64] == target
             assert packet[64:] == option(2, MASTER) and verified(packet)
         assert it.settled(it.numbers[2], 4).outcomes == {"answered": 4}
-        assert it.master[0].waiting() == [] and it.doors[3].waiting() == []
+        assert it.master[0].waiting() == [] and it.interfaces[3].waiting() == []
 
 
 def test_whether_an_address_is_free_is_answered_only_if_it_is_not() -> None:
     with with_guests(mode="l3") as it:
-        door = it.doors[2]
+        interface = it.interfaces[2]
         it.datapath.bind_host(v4(66))
         it.datapath.commit()
         for own in (v4(2), v4(77)):  # its own, and nobody's
-            door.send(frame(BROADCAST, OTHER, arp(OTHER, bytes(4), bytes(6), own), ARP))
-        door.send(frame(BROADCAST, OTHER, arp(OTHER, v4(77), bytes(6), v4(77)), ARP))  # announced
-        door.send(frame(BROADCAST, OTHER, arp(OTHER, v4(2), bytes(6), v4(77), 2), ARP))  # an answer itself
+            interface.send(frame(BROADCAST, OTHER, arp(OTHER, bytes(4), bytes(6), own), ARP))
+        interface.send(frame(BROADCAST, OTHER, arp(OTHER, v4(77), bytes(6), v4(77)), ARP))  # announced
+        interface.send(frame(BROADCAST, OTHER, arp(OTHER, v4(2), bytes(6), v4(77), 2), ARP))  # an answer itself
         for own in (v6(2), v6(77)):
-            door.send(asked6(own, bytes(16)))
-        assert it.settled(it.numbers[2], 6).outcomes == {"drop_group": 6}
+            interface.send(asked6(own, bytes(16)))
+        assert it.settled(it.numbers[2], 6).outcomes == {"drop_multicast": 6}
         for taken in (v4(3), v4(0), v4(66)):
-            door.send(frame(BROADCAST, OTHER, arp(OTHER, bytes(4), bytes(6), taken), ARP))
-            assert door.receive() == frame(OTHER, MASTER, arp(MASTER, taken, OTHER, bytes(4), 2), ARP)
-        door.send(asked6(v6(3), bytes(16)))
-        answer = door.receive()
+            interface.send(frame(BROADCAST, OTHER, arp(OTHER, bytes(4), bytes(6), taken), ARP))
+            assert interface.receive() == frame(OTHER, MASTER, arp(MASTER, taken, OTHER, bytes(4), 2), ARP)
+        interface.send(asked6(v6(3), bytes(16)))
+        answer = interface.receive()
         assert answer[:14] == bytes.fromhex("333300000001") + MASTER + b"\x86\xdd"
         assert answer[38:54] == bytes.fromhex("ff02" + "00" * 13 + "01")
         assert answer[58] == 0x20 and verified(answer[14:])
@@ -514,5 +514,5 @@ def test_whether_an_address_is_free_is_answered_only_if_it_is_not() -> None:
 
 def test_who_uses_the_masters_mac_address_is_not_answered() -> None:
     with with_guests(mode="l3") as it:
-        it.doors[0].send(frame(BROADCAST, MASTER, arp(MASTER, v4(0), bytes(6), v4(77)), ARP))
-        assert it.settled(0, 1).outcomes == {"drop_group": 1}
+        it.interfaces[0].send(frame(BROADCAST, MASTER, arp(MASTER, v4(0), bytes(6), v4(77)), ARP))
+        assert it.settled(0, 1).outcomes == {"drop_multicast": 1}

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipvsw.addresses.announcements import BURST, MOST, PAUSE, SPACING, TIMES, Announcements, announcement
+from ipvsw.addresses.announcements import BURST, MAX_ANNOUNCED, PAUSE, SPACING, TIMES, Announcements, announcement
 from tests.support.packets import total
 
 MAC = bytes.fromhex("020000000001")
@@ -46,11 +46,11 @@ def test_link_local_addresses_are_left_out() -> None:
 
 def test_too_many_are_left_to_themselves() -> None:
     plan = Announcements()
-    plan.want((n.to_bytes(4) for n in range(MOST + 10)), 0.0)
+    plan.want((n.to_bytes(4) for n in range(MAX_ANNOUNCED + 10)), 0.0)
     told = set()
     while (when := plan.next()) is not None:
         told.update(plan.take(when))
-    assert len(told) == MOST
+    assert len(told) == MAX_ANNOUNCED
 
 
 def test_many_come_in_bursts() -> None:

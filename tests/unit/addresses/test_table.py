@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ipvsw._fast import OUTCOMES
 from ipvsw.addresses.table import Table
-from ipvsw.batch import Together
+from ipvsw.batch import Batcher
 from ipvsw.model import Address, AddressSource, AddressState
 
 A, B = ip_address("10.0.0.1"), ip_address("fd00::1")
@@ -50,7 +50,7 @@ class Machine:
     def set_port(self, number: int, *, up: bool, mtu: int) -> None:
         assert number in self.attached
 
-    def set_groups(self, number: int, groups: tuple[bytes, ...], *, everything: bool = False) -> None:
+    def set_groups(self, number: int, groups: tuple[bytes, ...], *, all_multicast: bool = False) -> None:
         assert number in self.attached
 
     def bind(self, address: bytes, number: int) -> None:
@@ -262,7 +262,7 @@ def test_who_asks_later_is_served_as_well() -> None:
             raise OSError(5, "three")
 
     async def ask() -> list[BaseException | None]:
-        together = Together(work)
+        together = Batcher(work)
         first = asyncio.create_task(together.ask(1))
         while not asked:
             await asyncio.sleep(0)

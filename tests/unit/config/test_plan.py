@@ -31,7 +31,7 @@ def switch(name: str = "lan", *ports: PortConfig, **fields: object) -> SwitchCon
     return msgspec.structs.replace(SwitchConfig(name=name, master="eth0", ports=ports), **fields)
 
 
-def carry_out(config: Config, actions: tuple[Action, ...]) -> Config:
+def dispatch(config: Config, actions: tuple[Action, ...]) -> Config:
     """The obvious interpreter. It refuses what the daemon could not do."""
     switches = {item.name: item for item in config.switches}
     for action in actions:
@@ -100,7 +100,7 @@ def configs(draw: st.DrawFn) -> Config:
 @given(configs(), configs())
 def test_actions_lead_to_what_is_wanted(current: Config, wanted: Config) -> None:
     actions = diff(current, wanted)
-    assert canonical(carry_out(current, actions)) == canonical(wanted)
+    assert canonical(dispatch(current, actions)) == canonical(wanted)
     assert all("\n" not in str(action) for action in actions)
 
 

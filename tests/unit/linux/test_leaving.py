@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from ipvsw.linux.teardown import MANY, Leaver, Leaving
+from ipvsw.linux.teardown import MIN_GROUP_DELETE, PendingDelete, Teardown
 
 Places = tuple[Path, Path]
 
 
 class Machine:
-    """A kernel with devices by their indices, and what `World` does."""
+    """A kernel with devices by their indices, and what `Runtime` does."""
 
     def __init__(self) -> None:
         self.requests: list[list[int]] = []
@@ -27,31 +27,31 @@ class Machine:
             raise self.error
         self.requests.append(indices)
 
-    async def visit(self, open_fd: Callable[[], int | None], work: Callable[..., bool]) -> bool | None:
+    async def run_in_netns(self, open_fd: Callable[[], int | None], work: Callable[..., bool]) -> bool | None:
         fd = open_fd()
         if fd is None:
             return None
         os.close(fd)
         return work(self)
 
-    async def in_closer(self, work: Callable[[], None]) -> None:
+    async def run_blocking(self, work: Callable[[], None]) -> None:
         work()
 
-    def leave(self, *devices: Leaver) -> None:
+    def leave(self, *devices: PendingDelete) -> None:
         async def run() -> None:
-            leaving = Leaving(self.visit, self.in_closer)
+            leaving = Teardown(self.run_in_netns, self.run_blocking)
             await asyncio.gather(*(leaving.leave(device) for device in devices))
 
         asyncio.run(run())
 
-    def device(self, index: int, place: Path, now: Path | None = None) -> Leaver:
+    def device(self, index: int, place: Path, now: Path | None = None) -> PendingDelete:
         """One that was in `place`, and is in `now`."""
         found = place.stat()
 
         def close() -> None:
             self.closed.append(index)
 
-        return Leaver((found.st_dev, found.st_ino), index, lambda: os.open(now or place, os.O_RDONLY), close)
+        return PendingDelete((found.st_dev, found.st_ino), index, lambda: os.open(now or place, os.O_RDONLY), close)
 
 
 @pytest.fixture
@@ -67,16 +67,16 @@ def places(tmp_path: Path) -> Iterator[Places]:
 
 def test_many_of_one_place_are_deleted_together_and_few_are_closed(places: Places) -> None:
     machine = Machine()
-    many = [machine.device(k, places[0]) for k in range(MANY)]
-    few = [machine.device(100 + k, places[1]) for k in range(MANY - 1)]
+    many = [machine.device(k, places[0]) for k in range(MIN_GROUP_DELETE)]
+    few = [machine.device(100 + k, places[1]) for k in range(MIN_GROUP_DELETE - 1)]
     machine.leave(*many, *few)
-    assert machine.requests == [list(range(MANY))]
-    assert sorted(machine.closed) == [*range(MANY), *(100 + k for k in range(MANY - 1))]
+    assert machine.requests == [list(range(MIN_GROUP_DELETE))]
+    assert sorted(machine.closed) == [*range(MIN_GROUP_DELETE), *(100 + k for k in range(MIN_GROUP_DELETE - 1))]
 
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_what_can_not_be_deleted_is_closed(places: Places, moved: bool) -> None:
     machine = Machine()
     machine.error = None if moved else OSError(1, "not permitted")
-    machine.leave(*(machine.device(k, places[0], places[1] if moved else None) for k in range(MANY)))
-    assert machine.requests == [] and sorted(machine.closed) == list(range(MANY))
+    machine.leave(*(machine.device(k, places[0], places[1] if moved else None) for k in range(MIN_GROUP_DELETE)))
+    assert machine.requests == [] and sorted(machine.closed) == list(range(MIN_GROUP_DELETE))

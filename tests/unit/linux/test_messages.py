@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from ipvsw.linux.netlink.messages import RTM_DELLINK, RTM_NEWLINK, LinkEvent, Served, read_events
+from ipvsw.linux.netlink.messages import RTM_DELLINK, RTM_NEWLINK, KmodAttrs, LinkEvent, read_events
 
 IFNAME, MTU, LINK, LINKINFO, KIND, DATA = 3, 4, 5, 18, 1, 2
 
@@ -29,7 +29,7 @@ PLACE = {3: struct.pack("=I", 9), 4: struct.pack("=I", 4026532200), 5: struct.pa
 def test_a_device_of_the_module_says_where_it_is_served() -> None:
     event = heard("ipvsw", PLACE)
     assert (event.nsid, event.link.index, event.link.name) == (3, 7, "ipvl0")
-    assert event.link.served == Served(tap=9, netns=4026532200, master=4, master_netns=4026531840)
+    assert event.link.served == KmodAttrs(tap=9, netns=4026532200, master=4, master_netns=4026531840)
 
 
 def test_mode_and_flags_are_there_once_somebody_set_them() -> None:

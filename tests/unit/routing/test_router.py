@@ -12,10 +12,10 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from ipvsw.linux.netlink import NeighbourChanged, Way, WaysChanged
+from ipvsw.linux.netlink import NeighbourChanged, RouteAnswer, WaysChanged
 from ipvsw.model import Address
 from ipvsw.routing import router
-from ipvsw.routing.router import NO_OFFLOAD, Hop, Router, Uplink, ends, ethernet, judge
+from ipvsw.routing.router import NO_OFFLOAD, NextHop, Router, RouterUplink, ends, ethernet, to_next_hop
 from tests.support.packets import DF, UDP, Made
 
 T = TypeVar("T")
@@ -27,10 +27,10 @@ SOURCE, FAR, FARTHER = ip_address("10.1.0.11"), ip_address("192.0.2.1"), ip_addr
 SOURCE6, FAR6 = ip_address("fd00:1::11"), ip_address("2001:db8::1")
 
 
-def way(**changes: Any) -> Way:
+def way(**changes: Any) -> RouteAnswer:
     """Out on the master by a gateway that is known."""
     usual = {"local": False, "index": INDEX, "via": GATEWAY, "mac": GATEWAY_MAC, "permanent": False, "mtu": 0}
-    return Way(**{**usual, **changes})
+    return RouteAnswer(**{**usual, **changes})
 
 
 def frame(to: Address = FAR, payload: int = 8, field: int = 0) -> bytes:
@@ -40,10 +40,10 @@ def frame(to: Address = FAR, payload: int = 8, field: int = 0) -> bytes:
 
 
 class Kernel:
-    """`World` and `Handle` in one: what the host's routing says, and what it was asked."""
+    """`Runtime` and `Handle` in one: what the host's routing says, and what it was asked."""
 
     def __init__(self) -> None:
-        self.ways: dict[Address, Way | OSError | None] = {FAR: way(), FARTHER: way()}
+        self.ways: dict[Address, RouteAnswer | OSError | None] = {FAR: way(), FARTHER: way()}
         self.plain = True
         self.asked: list[tuple[Address, Address]] = []
         self.confirmed: list[Address] = []
@@ -52,7 +52,7 @@ class Kernel:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
-    async def visit(self, place: Callable[[], int | None], work: Callable[[Any], T]) -> T | None:
+    async def run_in_netns(self, place: Callable[[], int | None], work: Callable[[Any], T]) -> T | None:
         if self.trouble is not None:
             raise self.trouble
         found = None if self.gone else work(self)
@@ -62,7 +62,7 @@ class Kernel:
     def destination_decides(self, version: int) -> bool:
         return self.plain
 
-    def way_to(self, to: Address, by: Address, index: int) -> Way | None:
+    def way_to(self, to: Address, by: Address, index: int) -> RouteAnswer | None:
         assert index == INDEX
         self.asked.append((to, by))
         answer = self.ways[to]
@@ -144,7 +144,7 @@ class Rig:
         self.router = Router(
             cast(Any, self.kernel), cast(Any, self.datapath), lambda port, frame: self.answers.append((port, frame))
         )
-        self.uplink = Uplink(
+        self.uplink = RouterUplink(
             index=INDEX,
             mac=MASTER,
             mtu=1500,
@@ -197,25 +197,25 @@ async def rig(*, exact: bool = False, uplink: bool = True) -> AsyncIterator[Rig]
 @pytest.mark.parametrize(
     ("answer", "exact", "hop"),
     [
-        (None, False, Hop()),
-        (None, True, Hop()),
-        (way(), False, Hop(mtu=1500, mac=GATEWAY_MAC, via=GATEWAY)),
-        (way(permanent=True), False, Hop(mtu=1500, mac=GATEWAY_MAC, via=GATEWAY, permanent=True)),
-        (way(mtu=1280), False, Hop(mtu=1280, mac=GATEWAY_MAC, via=GATEWAY)),
-        (way(mtu=9000), False, Hop(mtu=1500, mac=GATEWAY_MAC, via=GATEWAY)),
-        (way(mac=None), False, Hop(mtu=1500, stack=True, via=GATEWAY)),
-        (way(), True, Hop(mtu=1500, stack=True)),
-        (way(mtu=1280), True, Hop(mtu=1280, stack=True)),
-        (way(index=ELSEWHERE), False, Hop(mtu=65535, stack=True)),
-        (way(index=ELSEWHERE, mtu=1400), False, Hop(mtu=1400, stack=True)),
-        (way(index=ELSEWHERE, mtu=9000), True, Hop(mtu=9000, stack=True)),
-        (way(local=True, index=1, via=FAR, mac=None), False, Hop(mtu=65535, stack=True)),
-        (way(local=True), False, Hop(mtu=65535, stack=True)),
+        (None, False, NextHop()),
+        (None, True, NextHop()),
+        (way(), False, NextHop(mtu=1500, mac=GATEWAY_MAC, via=GATEWAY)),
+        (way(permanent=True), False, NextHop(mtu=1500, mac=GATEWAY_MAC, via=GATEWAY, permanent=True)),
+        (way(mtu=1280), False, NextHop(mtu=1280, mac=GATEWAY_MAC, via=GATEWAY)),
+        (way(mtu=9000), False, NextHop(mtu=1500, mac=GATEWAY_MAC, via=GATEWAY)),
+        (way(mac=None), False, NextHop(mtu=1500, stack=True, via=GATEWAY)),
+        (way(), True, NextHop(mtu=1500, stack=True)),
+        (way(mtu=1280), True, NextHop(mtu=1280, stack=True)),
+        (way(index=ELSEWHERE), False, NextHop(mtu=65535, stack=True)),
+        (way(index=ELSEWHERE, mtu=1400), False, NextHop(mtu=1400, stack=True)),
+        (way(index=ELSEWHERE, mtu=9000), True, NextHop(mtu=9000, stack=True)),
+        (way(local=True, index=1, via=FAR, mac=None), False, NextHop(mtu=65535, stack=True)),
+        (way(local=True), False, NextHop(mtu=65535, stack=True)),
     ],
 )
-def test_what_follows_from_the_kernels_answer(answer: Way | None, exact: bool, hop: Hop) -> None:
-    uplink = Uplink(INDEX, MASTER, 1500, None, None, *[cast(Any, None)] * 4)
-    assert judge(answer, uplink, exact=exact) == hop
+def test_what_follows_from_the_kernels_answer(answer: RouteAnswer | None, exact: bool, hop: NextHop) -> None:
+    uplink = RouterUplink(INDEX, MASTER, 1500, None, None, *[cast(Any, None)] * 4)
+    assert to_next_hop(answer, uplink, exact=exact) == hop
 
 
 def test_ends_are_read_as_they_stand_there() -> None:
@@ -264,7 +264,7 @@ async def test_that_there_is_no_way_is_known_too() -> None:
 
 
 @pytest.mark.parametrize("answer", [way(index=ELSEWHERE), way(local=True, via=FAR, mac=None), way(mac=None)])
-async def test_what_the_cache_cannot_express_passes_the_hosts_output(answer: Way) -> None:
+async def test_what_the_cache_cannot_express_passes_the_hosts_output(answer: RouteAnswer) -> None:
     async with rig() as it:
         it.kernel.ways[FAR] = answer
         await it.carry(frame())

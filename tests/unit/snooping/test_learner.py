@@ -14,7 +14,7 @@ from ipvsw.addresses.ownership import Duplicate
 from ipvsw.model import Address, AddressSource, AddressState, AddressStatus
 from ipvsw.snooping import dhcp4
 from ipvsw.snooping.learned import AGE
-from ipvsw.snooping.snooper import CREDIT, SWEEP, Learner
+from ipvsw.snooping.snooper import CREDIT, SWEEP, Snooper
 from tests.support.dhcp import CHADDR, bootp, in_frame
 
 MAC = bytes.fromhex("020000000001")
@@ -31,7 +31,7 @@ class Timer(Struct):
         self.over = True
 
 
-class World:
+class Runtime:
     """Clock, table, datapath and ports: port number k is called p<k>. `taken`: addresses of somebody else."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class World:
         self.in_use: set[bytes] = set()
         self.log: list[Any] = []  # in order: what ports have, what goes on, who got credit
         self.most = 4
-        self.learner = Learner("lan", cast(Any, self), cast(Any, self), self.pupil, self)
+        self.snooper = Snooper("lan", cast(Any, self), cast(Any, self), self.pupil, self)
 
     # the clock
 
@@ -90,7 +90,7 @@ class World:
     def used(self, number: int, addresses: list[bytes]) -> list[bytes]:
         return [one for one in addresses if one in self.in_use]
 
-    def give_back(self, source: int, frame: bytes, to: int) -> None:
+    def reinject(self, source: int, frame: bytes, to: int) -> None:
         self.log.append((source, frame, to))
 
     def give_credit(self, source: int) -> None:
@@ -102,36 +102,36 @@ class World:
     # ports
 
     def pupil(self, port: str) -> Any:
-        world = self
+        runtime = self
 
-        class Pupil:
-            most = world.most
+        class SnoopedPort:
+            most = runtime.most
 
             def set_learned(self, addresses: Mapping[Address, AddressSource]) -> None:
-                world.learned[port] = addresses
-                world.log.append((port, {str(one): str(source) for one, source in addresses.items()}))
+                runtime.learned[port] = addresses
+                runtime.log.append((port, {str(one): str(source) for one, source in addresses.items()}))
 
-        return Pupil()
+        return SnoopedPort()
 
     def lease(self, address: Address, seconds: int = 3600, xid: int = 5) -> None:
-        self.learner.take([(0, in_frame(bootp(1, kind=3, xid=xid)))])
-        self.learner.take(
+        self.snooper.take([(0, in_frame(bootp(1, kind=3, xid=xid)))])
+        self.snooper.take(
             [(WIRE, in_frame(bootp(2, kind=5, xid=xid, yiaddr=str(address), seconds=seconds), to_port=68))]
         )
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def runtime() -> Runtime:
+    return Runtime()
 
 
 def says(address: Address) -> bytes:
     return bytes(10) + b"\xff" * 6 + MAC + b"\x08\x00\x45" + bytes(11) + address.packed + bytes(4)
 
 
-def test_the_table_knows_before_the_frame_goes_on(world: World) -> None:
-    world.learner.take([(0, says(A)), (1, says(B))])
-    assert world.log == [
+def test_the_table_knows_before_the_frame_goes_on(runtime: Runtime) -> None:
+    runtime.snooper.take([(0, says(A)), (1, says(B))])
+    assert runtime.log == [
         ("p0", {str(A): "traffic"}),
         ("p1", {str(B): "traffic"}),
         (0, says(A), -1),
@@ -140,104 +140,104 @@ def test_the_table_knows_before_the_frame_goes_on(world: World) -> None:
     ]
 
 
-def test_a_frame_of_a_port_that_left_goes_nowhere(world: World) -> None:
-    world.learner.take([(7, says(A))])
-    assert world.log == ["commit"] and not world.learned
+def test_a_frame_of_a_port_that_left_goes_nowhere(runtime: Runtime) -> None:
+    runtime.snooper.take([(7, says(A))])
+    assert runtime.log == ["commit"] and not runtime.learned
 
 
-def test_credit_is_given_while_there_is_something_to_give_it_for(world: World) -> None:
-    world.learner.take([(0, says(A)), (WIRE, says(B))])
-    world.sleep(CREDIT)
-    assert world.log[-2:] in ([("credit", 0), ("credit", WIRE)], [("credit", WIRE), ("credit", 0)])
-    world.sleep(CREDIT * 9)
-    assert sum(one[0] == "credit" for one in world.log if isinstance(one, tuple)) == 2
-    assert all(one.over or one.at > world.now + CREDIT for one in world.timers), "nobody wakes for nothing"
+def test_credit_is_given_while_there_is_something_to_give_it_for(runtime: Runtime) -> None:
+    runtime.snooper.take([(0, says(A)), (WIRE, says(B))])
+    runtime.sleep(CREDIT)
+    assert runtime.log[-2:] in ([("credit", 0), ("credit", WIRE)], [("credit", WIRE), ("credit", 0)])
+    runtime.sleep(CREDIT * 9)
+    assert sum(one[0] == "credit" for one in runtime.log if isinstance(one, tuple)) == 2
+    assert all(one.over or one.at > runtime.now + CREDIT for one in runtime.timers), "nobody wakes for nothing"
 
 
-def test_a_refusal_is_counted_each_time_and_told_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    world.taken = {A: "p1", B: None}
+def test_a_refusal_is_counted_each_time_and_told_once(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
+    runtime.taken = {A: "p1", B: None}
     for _ in range(3):
-        world.learner.take([(0, says(A)), (0, says(B))])
-    assert world.learner.counters == {"refused": 6} and not world.learned
+        runtime.snooper.take([(0, says(A)), (0, says(B))])
+    assert runtime.snooper.counters == {"refused": 6} and not runtime.learned
     assert [record.getMessage() for record in caplog.records] == [
         f"switch lan: {A} is refused to port p0: port p1 has it",
         f"switch lan: {B} is refused to port p0: the master has it",
     ]
-    assert world.log.count("commit") == 3 and len(world.log) == 9, "and the frames go on"
+    assert runtime.log.count("commit") == 3 and len(runtime.log) == 9, "and the frames go on"
 
 
-def test_silence_is_forgotten_after_a_while(world: World) -> None:
-    world.learner.take([(0, says(A)), (0, says(B))])
-    world.in_use = {B.packed}
-    world.sleep(AGE + SWEEP)
-    assert dict(world.learned["p0"]) == {B: AddressSource.TRAFFIC}
-    assert world.learner.counters == {"learned": 2, "aged": 1}
-    world.in_use = set()
-    world.sleep(AGE + 2 * SWEEP)
-    assert not world.learned["p0"]
-    assert all(one.over for one in world.timers), "nobody wakes for nothing"
+def test_silence_is_forgotten_after_a_while(runtime: Runtime) -> None:
+    runtime.snooper.take([(0, says(A)), (0, says(B))])
+    runtime.in_use = {B.packed}
+    runtime.sleep(AGE + SWEEP)
+    assert dict(runtime.learned["p0"]) == {B: AddressSource.TRAFFIC}
+    assert runtime.snooper.counters == {"learned": 2, "aged": 1}
+    runtime.in_use = set()
+    runtime.sleep(AGE + 2 * SWEEP)
+    assert not runtime.learned["p0"]
+    assert all(one.over for one in runtime.timers), "nobody wakes for nothing"
 
 
-def test_the_cap(world: World) -> None:
+def test_the_cap(runtime: Runtime) -> None:
     for k in range(1, 9):
-        world.learner.take([(0, says(ip_address(f"192.0.2.{k}")))])
-    assert len(world.learned["p0"]) == 4 and world.learner.counters == {"learned": 4, "refused": 4}
-    world.in_use = {ip_address(f"192.0.2.{k}").packed for k in (1, 2, 4)}
-    world.sleep(SWEEP)
-    world.learner.take([(0, says(ip_address("192.0.2.9")))])
-    assert {str(one) for one in world.learned["p0"]} == {f"192.0.2.{k}" for k in (1, 2, 4, 9)}
+        runtime.snooper.take([(0, says(ip_address(f"192.0.2.{k}")))])
+    assert len(runtime.learned["p0"]) == 4 and runtime.snooper.counters == {"learned": 4, "refused": 4}
+    runtime.in_use = {ip_address(f"192.0.2.{k}").packed for k in (1, 2, 4)}
+    runtime.sleep(SWEEP)
+    runtime.snooper.take([(0, says(ip_address("192.0.2.9")))])
+    assert {str(one) for one in runtime.learned["p0"]} == {f"192.0.2.{k}" for k in (1, 2, 4, 9)}
 
 
-def test_a_port_that_does_not_learn(world: World) -> None:
-    world.most = 0
-    world.learner.take([(0, says(A))])
-    world.lease(B)
-    assert not world.learned
-    (lease,) = world.learner.leases()
+def test_a_port_that_does_not_learn(runtime: Runtime) -> None:
+    runtime.most = 0
+    runtime.snooper.take([(0, says(A))])
+    runtime.lease(B)
+    assert not runtime.learned
+    (lease,) = runtime.snooper.leases()
     assert (lease.address, lease.state, lease.remaining) == (str(B), None, 3600)
 
 
-def test_a_lease_from_beginning_to_end(world: World) -> None:
-    world.lease(A, 100)
-    assert world.log[-2][2] == 0, "the answer is for the port alone"
-    assert dict(world.learned["p0"]) == {A: AddressSource.DHCP}
-    world.sleep(40)
-    (lease,) = world.learner.leases()
+def test_a_lease_from_beginning_to_end(runtime: Runtime) -> None:
+    runtime.lease(A, 100)
+    assert runtime.log[-2][2] == 0, "the answer is for the port alone"
+    assert dict(runtime.learned["p0"]) == {A: AddressSource.DHCP}
+    runtime.sleep(40)
+    (lease,) = runtime.snooper.leases()
     assert (lease.port, lease.state, lease.remaining, lease.mac) == ("p0", "owned", 60, CHADDR.hex(":"))
-    world.lease(A, 100, xid=6)
-    world.sleep(99)
-    assert dict(world.learned["p0"]) == {A: AddressSource.DHCP}
-    world.sleep(2)
-    assert not world.learned["p0"] and not list(world.learner.leases())
-    assert world.learner.counters == {"learned": 1, "ended": 1}
+    runtime.lease(A, 100, xid=6)
+    runtime.sleep(99)
+    assert dict(runtime.learned["p0"]) == {A: AddressSource.DHCP}
+    runtime.sleep(2)
+    assert not runtime.learned["p0"] and not list(runtime.snooper.leases())
+    assert runtime.snooper.counters == {"learned": 1, "ended": 1}
 
 
-def test_only_an_endpoint_with_its_own_mac_is_made_to_ask_for_a_broadcast(world: World) -> None:
+def test_only_an_endpoint_with_its_own_mac_is_made_to_ask_for_a_broadcast(runtime: Runtime) -> None:
     asks = in_frame(bootp(1, kind=1))
-    world.learner.take([(0, asks), (1, asks)])
-    changed, same = [one for one in world.log if isinstance(one, tuple)]
+    runtime.snooper.take([(0, asks), (1, asks)])
+    changed, same = [one for one in runtime.log if isinstance(one, tuple)]
     assert same == (1, asks, -1)
     where = dhcp4.datagram(changed[1])
     assert where is not None and not dhcp4.wants_broadcast(changed[1][where.payload]) and changed[1] != asks
 
 
-def test_another_machine_inherits_nothing(world: World) -> None:
-    world.learner.take([(0, says(B))])
-    world.lease(A)
-    world.learner.forget("p0")
-    assert not world.learned["p0"] and not list(world.learner.leases())
-    world.learner.forget("p0")
-    world.learner.stop()
-    assert all(one.over for one in world.timers)
+def test_another_machine_inherits_nothing(runtime: Runtime) -> None:
+    runtime.snooper.take([(0, says(B))])
+    runtime.lease(A)
+    runtime.snooper.forget("p0")
+    assert not runtime.learned["p0"] and not list(runtime.snooper.leases())
+    runtime.snooper.forget("p0")
+    runtime.snooper.stop()
+    assert all(one.over for one in runtime.timers)
 
 
-def test_one_bad_frame_keeps_no_other(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_bad_frame_keeps_no_other(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
     def fail(port: str, address: Address) -> None:
         if address == A:
             raise RuntimeError("a fault")
 
-    world.objection = fail  # type: ignore[method-assign,assignment]
-    world.learner.take([(0, says(A)), (0, says(B))])
-    assert dict(world.learned["p0"]) == {B: AddressSource.TRAFFIC}
-    assert [one[1] for one in world.log if isinstance(one, tuple) and len(one) == 3] == [says(A), says(B)]
+    runtime.objection = fail  # type: ignore[method-assign,assignment]
+    runtime.snooper.take([(0, says(A)), (0, says(B))])
+    assert dict(runtime.learned["p0"]) == {B: AddressSource.TRAFFIC}
+    assert [one[1] for one in runtime.log if isinstance(one, tuple) and len(one) == 3] == [says(A), says(B)]
     assert "a fault" in caplog.text

@@ -18,7 +18,7 @@ HEADER = 14
 
 
 def traffic(module: Module) -> dict[str, Any]:
-    """Ping and TCP between two ports, and with the wire; super-frames cross in one piece."""
+    """Ping and TCP between two ports, and with the wire; GSO frames cross in one piece."""
     with Lab(2) as lab, served(lab, 2) as daemon:
         one, two = lab.ports
         for address in (port4(2), port6(2)):
@@ -30,7 +30,7 @@ def traffic(module: Module) -> dict[str, Any]:
         with Sizes(two, name(2)) as sizes:
             rate = _iperf(lab, seconds=4)
         assert max(sizes.sent) > MTU + HEADER or max(sizes.received) > 10 * MTU
-        assert max(sizes.received) > 10 * MTU, f"no super-frame was received: {max(sizes.received)}"
+        assert max(sizes.received) > 10 * MTU, f"no GSO frame was received: {max(sizes.received)}"
         (stats,) = daemon.stats()
         sender = stats["ports"][f"{name(1)}@{one}"]
         mean = sender["rx_bytes"] // sender["rx_frames"]

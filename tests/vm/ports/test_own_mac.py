@@ -191,7 +191,7 @@ def test_a_hostile_guest_hurts_nobody_but_itself(lab: Lab, tmp_path: Path) -> No
                 lab.reachable(lab.ports[0], address)
             ends = lan.stats()[0]["ports"]["vm1"]
             assert ends["rx_frames"] == sum(ends["outcomes"].values())
-            assert ends["outcomes"]["drop_own_mac"] > 100 and ends["outcomes"]["drop_bad_header"] > 10, ends
+            assert ends["outcomes"]["drop_macnat"] > 100 and ends["outcomes"]["drop_bad_header"] > 10, ends
             guest.run(f"ping -n -q -c 1 -W 5 {WIRE4}")
         for sniffer in (wire, sibling):
             faults = told(sniffer, bytes.fromhex(own.replace(":", "")))
