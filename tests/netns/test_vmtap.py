@@ -418,7 +418,7 @@ def test_who_may_have_a_port(running: Callable[..., Daemon], tmp_path: Path) -> 
         """Becomes the user after it has been loaded: the interpreter may be out of a user's reach."""
         code = (
             "import gettext, locale, os, shutil, sys\nfrom ipvsw.vmm import qemu_helper\n"
-            f"os.setgroups([])\nos.setgid({gid})\nos.setuid({uid})\nsys.exit(helper.main())"
+            f"os.setgroups([])\nos.setgid({gid})\nos.setuid({uid})\nsys.exit(qemu_helper.main())"
         )
         ours, theirs = socket.socketpair()
         with ours, theirs:
