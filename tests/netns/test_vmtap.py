@@ -461,7 +461,7 @@ def test_who_may_have_a_port(running: Callable[..., Daemon], tmp_path: Path) -> 
 
 def test_the_example_in_the_documents(running: Callable[..., Daemon]) -> None:
     lan = running(vm("macvtap"))
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs/howto/virtual-machines.md").read_text()
     code = next(part for part in text.split("```python\n")[1:] if "recv_fds" in part).split("```")[0]
     assert len(list(filter(None, code.splitlines()))) <= 5
     space: dict[str, Any] = {}

@@ -234,7 +234,7 @@ def test_openapi_is_valid_and_whole(api_client: client.Client) -> None:
 
 
 def test_the_documentation_lists_every_operation() -> None:
-    text = (Path(client.__file__).parents[1] / "docs" / "api.md").read_text()
+    text = (Path(client.__file__).parents[1] / "docs/reference/api.md").read_text()
     listed = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
     assert sorted(listed) == sorted(f"{route.method} {route.path}" for route in operations.ROUTES)
 

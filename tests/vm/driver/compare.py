@@ -32,7 +32,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Known:
-    """A difference that is meant: where docs/differences.md has it (heading, first cell of the row), and which ones
+    """A difference that is meant: where docs/explanation/differences.md has it (heading, first cell of the row), and which ones
     it explains."""
 
     heading: str
@@ -81,7 +81,7 @@ def _words(action: dict[str, Any]) -> str:
 
 
 def documented(text: str, known: Known) -> bool:
-    """Whether `text`, of docs/differences.md, has the row under the heading."""
+    """Whether `text`, of docs/explanation/differences.md, has the row under the heading."""
     section = re.search(rf"^## {re.escape(known.heading)}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     return bool(section and f"\n| {known.row} |" in section[1])
 

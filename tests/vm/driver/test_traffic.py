@@ -1,5 +1,5 @@
 """The same live traffic through the kernel's own ipvlan, in a guest, and through ipvsw: no difference that
-docs/differences.md does not name."""
+docs/explanation/differences.md does not name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.vm.guest import GuestError, Result, run_in_guest
 PAIRS = tuple(f"{mode}-{flag}" for mode in ("l2", "l3", "l3s") for flag in ("bridge", "private", "vepa"))
 SEED = int(os.environ.get("IPVSW_TRAFFIC_SEED", "1"))
 ROOT = Path(__file__).resolve().parents[3]
-DIFFERENCES = ROOT / "docs" / "differences.md"
+DIFFERENCES = ROOT / "docs/explanation/differences.md"
 
 Found = dict[str, Any]
 

@@ -236,7 +236,7 @@ def helper_interpreter(user: pwd.struct_passwd) -> str:
 
 def examples() -> Sequence[tuple[str, str]]:
     """Title and XML of each in the documents."""
-    text = (ROOT / "docs" / "vm.md").read_text()
+    text = (ROOT / "docs/howto/virtual-machines.md").read_text()
     parts = text.split("```xml\n")[1:]
     return [(f"{number}", part.split("```")[0]) for number, part in enumerate(parts)]
 
