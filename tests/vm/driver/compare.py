@@ -32,8 +32,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Known:
-    """A difference that is meant: where docs/explanation/differences.md has it (heading, first cell of the row), and which ones
-    it explains."""
+    """A difference that is meant: where docs/explanation/differences.md has it (heading, first cell of the row), and
+    which ones it explains."""
 
     heading: str
     row: str
