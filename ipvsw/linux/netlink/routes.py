@@ -127,7 +127,11 @@ def _usable(state: int, lladdr: bytes) -> tuple[bytes | None, bool]:
 
 
 def use_neighbour(route: Any, index: int, address: Address) -> None:
-    """Tell the kernel that the entry is in use, so that it confirms it in time (NTF_USE)."""
+    """Tell the kernel that the entry is in use, so that it confirms it in time (NTF_USE). An entry that was set by hand
+    needs no confirmation, and NTF_USE would make the kernel forget its hardware address (__neigh_update)."""
+    _, permanent = neighbour(route, index, address)
+    if permanent:
+        return
     with contextlib.suppress(NetlinkError):
         route.neigh("change", dst=str(address), ifindex=index, flags=NTF_USE)
 
