@@ -25,6 +25,7 @@ from tests.bench import options
 from tests.bench.measuring import measures, quiet, report, samples
 from tests.bench.places.ground import FIRST, SECOND, Ground, Path, Unavailable
 from tests.bench.places.places import PLACES
+from tests.support.patience import LIMIT
 from tests.support.topology import run
 
 MARKS = report.Marks("where")
@@ -169,7 +170,7 @@ def waking(ground: Ground) -> float:
     def busy(other: int) -> float:
         words = (str(FIRST[0]), str(other), str(RATE // BURST), f"{ground.seconds:g}")
         before = quiet.look()
-        times = int(run(ground.tool("wake"), *words, timeout=60))
+        times = int(run(ground.tool("wake"), *words, timeout=LIMIT))
         return quiet.busy(before, quiet.look()) / times * 1e6
 
     return busy(SECOND[0]) - busy(-1)

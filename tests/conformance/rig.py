@@ -172,7 +172,8 @@ def receive(s):
     return frame, PKTTYPE.get(address[2])
 
 
-def replay(corpus, gap=0.004, settle=1.5):
+def replay(corpus, gap=0.004, settle=1.5, until=lambda sightings: True, limit=0.0):
+    """What was seen of each case. After the last frame: `until` all is there, up to `limit` s, and `settle` s more."""
     cases = json.loads(Path(corpus).read_text())
     ethertypes = {int(c["frame"][24:28], 16) for c in cases if len(c["frame"]) >= 28}
     ethertypes = {e for e in ethertypes if e >= 0x600} | {0x0800, 0x0806, 0x86DD}
@@ -215,6 +216,9 @@ def replay(corpus, gap=0.004, settle=1.5):
         except OSError as e:
             sightings[c["id"]].append({"at": c["at"], "type": "error", "frame": os.strerror(e.errno)})
         collect(gap)
+    deadline = time.monotonic() + limit
+    while not until(sightings) and time.monotonic() < deadline:
+        collect(0.05)
     collect(settle)
     return {case: sorted(seen, key=lambda s: (s["at"], s["type"], s["frame"])) for case, seen in sightings.items()}
 

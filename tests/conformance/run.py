@@ -21,13 +21,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.conformance import compare as compared
 from tests.conformance import rig
 from tests.support import running
-from tests.support.topology import until
+from tests.support.patience import LIMIT, until
 
 HERE = Path(__file__).resolve().parent
 
 PAIRS = tuple(f"{m}-{f}" for m in ("l2", "l3", "l3s") for f in ("bridge", "private", "vepa"))
+BESIDES = 0.5  # s in which more than is wanted would have come
 LOCK = Path(tempfile.gettempdir(), "ipvsw-conformance.lock")
 
 
@@ -39,8 +41,16 @@ def alone() -> Iterator[None]:
         yield
 
 
-def seen(pair: str, corpus: Path, links: bool = False) -> dict[str, list[dict[str, str]]]:
-    """What everybody in the rig received while `ipvswd` switched `corpus` in the given mode and flag."""
+Sightings = dict[str, list[dict[str, str]]]
+
+
+def seen(pair: str, corpus: Path, wanted: Sightings, links: bool = False) -> Sightings:
+    """What everybody in the rig received while `ipvswd` switched `corpus` in the given mode and flag. `wanted` is
+    waited for, and what may come besides for a while."""
+
+    def all_there(sightings: Sightings) -> bool:
+        return all(compared.sightings(sightings[case]) == compared.sightings(one) for case, one in wanted.items())
+
     mode, flag = pair.split("-")
     with alone():
         try:
@@ -48,24 +58,30 @@ def seen(pair: str, corpus: Path, links: bool = False) -> dict[str, list[dict[st
             ports = [] if links else [running.port(name, rig.NETNS[name][0]) for name in rig.PORTS]
             lan = running.switch("m0", rig.HOST, ports, mode=mode, flag=flag)
             with running.Daemon(lan) as daemon:
-                daemon.wait(60 if links else 15, states=("up", "down"))  # a guest may be slow
+                daemon.wait(states=("up", "down"))
                 if links:
                     rig.links()
-                    until(
-                        lambda: len(daemon.show()[0]["ports"]) == len(rig.PORTS), 30, "the links are ports", every=0.1
-                    )
+                    until(lambda: len(daemon.show()[0]["ports"]) == len(rig.PORTS), "the links are ports", every=0.1)
                 rig.addresses()
-                sightings: dict[str, list[dict[str, str]]] = rig.replay(str(corpus))
+                until(lambda: has_addresses(daemon), "the addresses are known")
+                sightings: Sightings = rig.replay(str(corpus), settle=BESIDES, until=all_there, limit=LIMIT)
         finally:
             rig.down()
     return sightings
+
+
+def has_addresses(daemon: running.Daemon) -> bool:
+    """Whether the switch has those that the rig gives to the ports."""
+    ports = daemon.show()[0]["ports"]
+    owned = {one["address"] for port in ports for one in port["addresses"] if one["state"] == "owned"}
+    return owned >= {address.format(name[1]) for name in rig.PORTS for address in ("10.1.0.1{}", "fd00:1::1{}")}
 
 
 def compare(
     pair: str, corpus: Path = HERE / "corpus.json", expected: Path = HERE / "expected", links: bool = False
 ) -> tuple[bool, str]:
     """Whether every case agrees, and compare.py's words."""
-    sightings = seen(pair, corpus, links)
+    sightings = seen(pair, corpus, json.loads((expected / f"{pair}.json").read_text()), links)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(sightings, file)
         file.flush()

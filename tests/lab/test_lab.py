@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import LIMIT
+
 ROOT = Path(__file__).resolve().parents[2]
 LAB = [str(Path(sys.executable).with_name("ipvsw-lab"))]
 NAMES = ("router", "ns0", "ns1")
-PATIENCE = 60.0  # seconds for what takes ten
+
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
@@ -71,7 +73,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
     try:
-        return process.communicate(timeout=PATIENCE)
+        return process.communicate(timeout=LIMIT)
     finally:
         if process.poll() is None:
             process.kill()
@@ -117,7 +119,7 @@ def test_interrupting_make_on_a_terminal_is_no_error() -> None:
         os.chdir(ROOT)
         os.execvp("make", ["make", "run"])
     seen, interrupted = b"", False
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + LIMIT
     try:
         while time.monotonic() < deadline:
             if terminal in select.select([terminal], [], [], 0.5)[0]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ipvsw._fast import FLAGS, MODES, OUTCOMES, Datapath
+from tests.support.patience import LIMIT, until
 
 HEADER = bytes(10)
 GSO_HEADER = bytes([0, 1]) + bytes(8)
@@ -21,21 +21,13 @@ LONGEST = 70_000  # header and frame
 IO = "auto"  # of every lab; see conftest.py
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 10.0) -> None:
-    """Wait for the worker threads. Raises AssertionError that says what did not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.0005)
-
-
 class Interface:
     """`inside` is the datapath's, `outside` is the device's other end."""
 
     def __init__(self) -> None:
         self.inside, self.outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.inside.setblocking(False)
-        self.outside.settimeout(10)
+        self.outside.settimeout(LIMIT)
 
     def send(self, frame: bytes, header: bytes = HEADER) -> None:
         self.outside.send(header + frame)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-import time
 
 from ipvsw._fast import FRAMINGS
 from tests.native.interfaces import Lab, v4, v6
+from tests.support.patience import LIMIT
 
 KINDS = {
     "stream": socket.SOCK_STREAM,
@@ -36,7 +36,7 @@ class Speaker:
         if room is not None:
             self.inside.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
         self.inside.setblocking(False)
-        self.outside.settimeout(10)
+        self.outside.settimeout(LIMIT)
         self.kept = b""
         self.it.datapath.connect_port(self.number, self.inside.fileno())
         self.it.datapath.commit()
@@ -77,20 +77,6 @@ class Speaker:
         length = int.from_bytes(self.kept[:4], "big")
         frame, self.kept = self.kept[4 : 4 + length], self.kept[4 + length :]
         return frame
-
-    def waiting(self, quiet: float = 0.05) -> list[bytes]:
-        """What comes out until nothing has come for so many seconds."""
-        assert self.outside is not None
-        found, last = [], time.monotonic()
-        self.outside.settimeout(quiet)
-        try:
-            while time.monotonic() - last < 10:
-                found.append(self.receive())
-        except TimeoutError:
-            pass
-        finally:
-            self.outside.settimeout(10)
-        return found
 
     def ended(self) -> bool:
         """Whether the datapath has given the connection up: only once it is closed there does this end see that."""

@@ -20,7 +20,8 @@ import pytest
 
 from ipvsw.client import ApiError, Client, Unreachable
 from ipvsw.linux.teardown import MIN_GROUP_DELETE
-from tests.support.spaces import Namespace, wait_for
+from tests.support.patience import LIMIT, until
+from tests.support.spaces import Namespace
 
 ROOT = Path(__file__).resolve().parents[2]
 MASTER = "m0"
@@ -49,7 +50,7 @@ class Daemon:
     def start(self, **environment: str) -> Daemon:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command(), cwd=ROOT, stderr=log, env=os.environ | environment)
-        wait_for(self.answers, seconds=15, what="the API answers")
+        until(self.answers, "the API answers")
         return self
 
     def answers(self) -> bool:
@@ -61,7 +62,7 @@ class Daemon:
 
     def once(self, *more: str) -> tuple[int, list[str]]:
         """A run that ends by itself: exit status and lines on stderr."""
-        done = subprocess.run(self.command(*more), cwd=ROOT, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(self.command(*more), cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
         return done.returncode, done.stderr.splitlines()
 
     def switch(self, name: str = "lan") -> dict[str, Any]:
@@ -72,7 +73,7 @@ class Daemon:
 
     def until(self, state: str, *names: str) -> Daemon:
         for name in names:
-            wait_for(lambda: self.port(name)["state"] == state, seconds=15, what=f"{name} is {state}")  # noqa: B023
+            until(lambda: self.port(name)["state"] == state, f"{name} is {state}")  # noqa: B023
         return self
 
     def until_owned(self, name: str, *addresses: str) -> None:
@@ -80,7 +81,7 @@ class Daemon:
             found = [one["address"] for one in self.port(name)["addresses"] if one["state"] == "owned"]
             return {one for one in found if not one.startswith("fe80")} == set(addresses)
 
-        wait_for(owned, what=f"{name} owns {addresses}")
+        until(owned, f"{name} owns {addresses}")
 
     def reload(self, text: str) -> list[str]:
         self.write(text)
@@ -90,7 +91,7 @@ class Daemon:
         assert self.process
         process, self.process = self.process, None
         process.send_signal(number)
-        return process.wait(20)
+        return process.wait(LIMIT)
 
     def close(self) -> None:
         if self.process:
@@ -138,7 +139,7 @@ def port(name: str, netns: Namespace | str, *addresses: str, **more: object) -> 
 
 
 def ping(source: Namespace, address: str) -> None:
-    source.run("ping", "-c", "1", "-W", "2", address)
+    source.run("ping", "-c", "1", "-W", f"{LIMIT}", address)
 
 
 def devices(namespace: Namespace) -> set[str]:
@@ -179,7 +180,7 @@ def test_systemd_is_told(daemon: Make, tmp_path: Path) -> None:
     running = daemon(switch())
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
         heard.bind(str(tmp_path / "notify"))
-        heard.settimeout(10)
+        heard.settimeout(LIMIT)
         running.start(NOTIFY_SOCKET=str(tmp_path / "notify"))
         assert heard.recv(100) == b"READY=1"
         assert running.stop(signal.SIGINT) == 0
@@ -251,7 +252,7 @@ def test_a_port_is_made_again_for_the_namespace_that_has_the_name_now(netns: Spa
     with a.opened():  # which keeps the old one alive
         a.delete()
         a.create()
-        wait_for(lambda: "a" in devices(a), what="the port is in the new namespace")
+        until(lambda: "a" in devices(a), "the port is in the new namespace")
         running.until("up", "a").until_owned("a", "10.7.0.1")
     ping(a, "10.7.0.254")
 
@@ -261,7 +262,7 @@ def test_a_device_that_is_deleted_inside_comes_back(netns: Spaces, daemon: Make)
     running = daemon(switch(port("a", a, "10.7.0.1/24"))).start().until("up", "a")
     ping(a, "10.7.0.254")
     a.ip("link", "del", "dev", "a")
-    wait_for(lambda: "a" in devices(a), what="the device is there again")
+    until(lambda: "a" in devices(a), "the device is there again")
     running.until("up", "a").until_owned("a", "10.7.0.1")
     before = running.client.stats()[0]["ports"]["a"]["rx_frames"]
     assert before >= 2, "the counters of the first device are kept"
@@ -287,7 +288,7 @@ def test_the_first_keeps_an_address_and_hands_it_over(netns: Spaces, daemon: Mak
     running = daemon(switch(port("a", a, "10.7.0.1/24"), port("b", b))).start().until("up", "a", "b")
     b.ip("address", "add", "10.7.0.1/24", "dev", "b")
     states = lambda: {one["address"]: one["state"] for one in running.port("b")["addresses"]}  # noqa: E731
-    wait_for(lambda: states().get("10.7.0.1") == "duplicate", what="the second is refused")
+    until(lambda: states().get("10.7.0.1") == "duplicate", "the second is refused")
     assert running.client.stats()[0]["duplicates"] == 1
     a.ip("address", "del", "10.7.0.1/24", "dev", "a")
     running.until_owned("b", "10.7.0.1")
@@ -298,12 +299,12 @@ def test_the_masters_attributes_are_followed(home: Namespace, netns: Spaces, dae
     a, b = netns(), netns()
     running = daemon(switch(port("a", a, "10.7.0.1/24"), port("b", b, mtu=1400))).start().until("up", "a", "b")
     home.ip("link", "set", MASTER, "address", "02:00:00:00:00:77")
-    wait_for(lambda: attributes(a, "a")["address"] == "02:00:00:00:00:77", what="the MAC is followed")
+    until(lambda: attributes(a, "a")["address"] == "02:00:00:00:00:77", "the MAC is followed")
     home.ip("link", "set", MASTER, "mtu", "1450")
-    wait_for(lambda: attributes(a, "a")["mtu"] == 1450, what="the MTU is followed")
+    until(lambda: attributes(a, "a")["mtu"] == 1450, "the MTU is followed")
     assert attributes(b, "b")["mtu"] == 1400
     home.ip("link", "set", MASTER, "mtu", "1300")
-    wait_for(lambda: attributes(b, "b")["mtu"] == 1300, what="the MTU is never above the master's")
+    until(lambda: attributes(b, "b")["mtu"] == 1300, "the MTU is never above the master's")
     ping(a, "10.7.0.254")
     assert running.switch()["mac"] == "02:00:00:00:00:77"
 
@@ -326,14 +327,14 @@ def test_a_master_in_a_namespace_comes_goes_and_holds_nothing(netns: Spaces, dae
         place.ip("link", "set", "w1", "up")
         place.ip("link", "set", MASTER, "up")
         running.until("up", "a")
-        wait_for(lambda: running.port("a")["carrier"], what="the port has a carrier")
+        until(lambda: running.port("a")["carrier"], "the port has a carrier")
         inode = os.stat(f"/run/netns/{place.name}").st_ino
         place.delete()
-        wait_for(lambda: running.switch()["state"] == "waiting", what="the master is gone")
-        wait_for(lambda: not running.port("a")["carrier"], what="the port has no carrier")
+        until(lambda: running.switch()["state"] == "waiting", "the master is gone")
+        until(lambda: not running.port("a")["carrier"], "the port has no carrier")
         assert running.process
         fds = Path(f"/proc/{running.process.pid}/fd")
-        wait_for(lambda fds=fds, inode=inode: inode not in inodes(fds), what="no fd of the namespace is left")
+        until(lambda fds=fds, inode=inode: inode not in inodes(fds), "no fd of the namespace is left")
         a.ip("link", "del", "dev", "a")
         running.until("waiting", "a")
 
@@ -359,7 +360,7 @@ def test_a_port_changes_in_place(netns: Spaces, daemon: Make) -> None:
         "gateway -10.7.0.254, gateway +10.7.0.253, mtu 1400"
     ]
     running.until_owned("a", "10.7.0.2", "fd07::1")
-    wait_for(lambda: attributes(a, "a")["mtu"] == 1400, what="the MTU")
+    until(lambda: attributes(a, "a")["mtu"] == 1400, "the MTU")
     routes = a.ip("route", "show", "default")
     assert "10.7.0.253" in routes and "10.7.0.254" not in routes
     assert (running.port("a")["index"], running.port("a")["reason"]) == (index, "")
@@ -386,7 +387,7 @@ def test_a_hangup_reads_the_file_again(netns: Spaces, daemon: Make) -> None:
     running.write(switch(port("b", b), flag="private"))
     assert running.process
     running.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: [one["name"] for one in running.switch()["ports"]] == ["b"], what="b instead of a")
+    until(lambda: [one["name"] for one in running.switch()["ports"]] == ["b"], "b instead of a")
     running.until("up", "b")
     assert (running.switch()["flag"], devices(a)) == ("private", {"lo"})
 
@@ -447,7 +448,7 @@ def test_nothing_is_left_open(home: Namespace, netns: Spaces, daemon: Make) -> N
 
     def cycle() -> None:
         a.ip("link", "del", "dev", "a")
-        wait_for(lambda: "a" in devices(a), what="the device is there again")
+        until(lambda: "a" in devices(a), "the device is there again")
         running.until("up", "a")
         home.ip("link", "set", MASTER, "down")
         home.ip("link", "set", MASTER, "up")
@@ -460,4 +461,4 @@ def test_nothing_is_left_open(home: Namespace, netns: Spaces, daemon: Make) -> N
     files = held()
     for _ in range(5):
         cycle()
-    wait_for(lambda: held() <= files, what="no more files are open than before")
+    until(lambda: held() <= files, "no more files are open than before")

@@ -20,7 +20,8 @@ import pytest
 from ipvsw.linux.bpf import Shim
 from ipvsw.linux.devices import packet, tap
 from ipvsw.linux.netlink import Handle, Netlink
-from tests.support.spaces import Namespace, ip, wait_for
+from tests.support.patience import LIMIT, until
+from tests.support.spaces import Namespace, ip
 
 Make = Callable[..., Namespace]
 Pair = Callable[..., tuple[str, str]]
@@ -61,7 +62,7 @@ def move(netlink: Netlink, interface: tap.Tap, there: Namespace, name: str) -> N
     asyncio.run(netlink.run(None, work))
 
 
-def read_frame(fd: int, wanted: bytes, *, seconds: float = 2.0) -> bytes:
+def read_frame(fd: int, wanted: bytes) -> bytes:
     """The first frame with `wanted` in it, with its virtio_net_hdr; others (IPv6's own) are passed over."""
 
     def read() -> bytes | None:
@@ -71,7 +72,7 @@ def read_frame(fd: int, wanted: bytes, *, seconds: float = 2.0) -> bytes:
                     return data
         return None
 
-    found = wait_for(read, seconds=seconds, what="frame")
+    found = until(read, "frame")
     assert found
     return found
 
@@ -126,7 +127,7 @@ def test_a_tap_that_is_moved_and_renamed_goes_on_working(interface: tap.Tap, net
     def hear() -> socket.socket:
         ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5))
         ear.bind(("port0", 0x88B5))
-        ear.settimeout(2)
+        ear.settimeout(LIMIT)
         return ear
 
     with there.inside(hear) as ear:
@@ -166,8 +167,8 @@ def test_the_namespaces_death_is_seen_at_the_fd_and_not_hindered(
     poll.register(interface.fd, select.POLLERR)
     assert not poll.poll(0)
     there.delete()
-    assert poll.poll(5000) == [(interface.fd, select.POLLERR)]
-    wait_for(lambda: not Path(f"/sys/class/net/{near}").exists(), what="death of the namespace")
+    assert poll.poll(1000 * LIMIT) == [(interface.fd, select.POLLERR)]
+    until(lambda: not Path(f"/sys/class/net/{near}").exists(), "death of the namespace")
     for use in (
         lambda: os.write(interface.fd, HEADER + frame()),
         interface.open_namespace,
@@ -196,12 +197,12 @@ def wire(netns: Make, veth: Pair) -> Iterator[tuple[Namespace, int, socket.socke
     here, far = netns(), netns()
     near_end, far_end = veth(here, far)
     for namespace, end in ((here, near_end), (far, far_end)):
-        wait_for(lambda namespace=namespace, end=end: "LOWER_UP" in namespace.ip("link", "show", end))
+        until(lambda namespace=namespace, end=end: "LOWER_UP" in namespace.ip("link", "show", end))
 
     def open_far() -> socket.socket:
         end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5))
         end.bind((far_end, 0x88B5))
-        end.settimeout(2)
+        end.settimeout(LIMIT)
         return end
 
     with far.inside(open_far) as far_socket:
@@ -244,7 +245,7 @@ def test_a_master_receives_with_header_and_auxdata_and_sends(wire: tuple[Namespa
                 return (data, control) if b"ping" in data else None
             return None
 
-        found = wait_for(read)
+        found = until(read)
         assert found
         data, control = found
         assert data == HEADER + frame(text=b"ping")
@@ -261,7 +262,7 @@ def test_what_the_host_sends_is_not_received(wire: tuple[Namespace, int, socket.
         inject.send(HEADER + frame(text=b"out"))
         assert b"out" in far.recv(100)
         far.send(frame(text=b"in"))
-        got = wait_for(lambda: [data for sock in sockets for data in received(sock)])
+        got = until(lambda: [data for sock in sockets for data in received(sock)])
         assert got == [HEADER + frame(text=b"in")]
 
 
@@ -271,7 +272,7 @@ def test_the_injecting_socket_is_marked_and_receives_nothing(wire: tuple[Namespa
     with inject, master(here, index) as (sock,):
         assert inject.getsockopt(socket.SOL_SOCKET, packet.SO_MARK) == 0x69707677
         far.send(frame())
-        wait_for(lambda: received(sock))
+        until(lambda: received(sock))
         assert received(inject) == []
 
 
@@ -292,7 +293,7 @@ def test_workers_share_the_frames_and_none_comes_twice(wire: tuple[Namespace, in
                             numbers.append(int.from_bytes(data.partition(b"spread")[2][:2], "big"))
             return sum(map(len, found)) >= 200
 
-        wait_for(all_found)
+        until(all_found)
         assert sorted(number for numbers in found for number in numbers) == list(range(200)), list(map(len, found))
         assert all(found)
 
@@ -312,7 +313,7 @@ def test_the_filter_is_there_before_the_first_frame(wire: tuple[Namespace, int, 
         for _ in range(20):
             with master(here, index, workers=2, filter_fd=program) as sockets:
                 far.send(frame(text=b"yes"))
-                got = wait_for(lambda: [data for sock in sockets for data in received(sock)])
+                got = until(lambda: [data for sock in sockets for data in received(sock)])
                 assert got == [HEADER + frame(text=b"yes")]
     finally:
         done.set()
@@ -388,7 +389,7 @@ def test_a_master_that_goes_down_and_up_is_heard_again(wire: tuple[Namespace, in
         name = here.inside(lambda: socket.if_indextoname(index))
         ip("-n", here.name, "link", "set", name, "down")
         with pytest.raises(OSError) as down:
-            wait_for(lambda: received(sock) or None, seconds=1)
+            until(lambda: received(sock) or None)
         assert down.value.errno == errno.ENETDOWN
         ip("-n", here.name, "link", "set", name, "up")
 
@@ -397,4 +398,4 @@ def test_a_master_that_goes_down_and_up_is_heard_again(wire: tuple[Namespace, in
                 far.send(frame(text=b"again"))
             return received(sock)
 
-        assert wait_for(heard)[0] == HEADER + frame(text=b"again")
+        assert until(heard)[0] == HEADER + frame(text=b"again")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ipvsw.linux.namespaces import HURRIED_LOOKS, Watch, find_namespace, open_namespace
-from tests.support.spaces import Namespace, ip, unique, wait_for
+from tests.support.patience import LIMIT, until
+from tests.support.spaces import Namespace, ip, unique
 
 Make = Callable[..., Namespace]
 
@@ -32,7 +33,7 @@ def identity(spec: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def news(watch: Watch, *, seconds: float = 2.0) -> set[str]:
+def news(watch: Watch, *, seconds: float = LIMIT) -> set[str]:
     """What the watch says within `seconds`, without polling."""
     readable, _, _ = select.select([watch], [], [], seconds)
     return watch.changed() if readable else set()
@@ -45,13 +46,13 @@ def wait_for_opening(watch: Watch, spec: str) -> None:
         specs = news(watch, seconds=0.02) | (watch.poll() if watch.pending else set())
         return spec in specs and identity(spec) is not None
 
-    wait_for(opened, what=f"news of {spec}")
+    until(opened, f"news of {spec}")
 
 
 def test_a_namespace_is_found_by_name_path_and_process(netns: Make) -> None:
     there = netns()
-    sleeper = there.start("sleep", "60")
-    wait_for(lambda: identity(f"pid:{sleeper.pid}") not in (None, identity("")))
+    sleeper = there.start("sleep", "infinity")
+    until(lambda: identity(f"pid:{sleeper.pid}") not in (None, identity("")))
     found = identity(there.name)
     assert found is not None
     assert found == identity(f"/run/netns/{there.name}") == identity(f"pid:{sleeper.pid}")
@@ -62,14 +63,14 @@ def test_a_namespace_is_found_by_name_path_and_process(netns: Make) -> None:
 def test_a_namespace_has_a_name_or_a_process_or_cannot_be_found(netns: Make) -> None:
     there = netns()
     assert find_namespace(there.inside(lambda: identity(""))[1]) == there.name
-    sleeper = subprocess.Popen(["unshare", "--net", "sleep", "60"])
+    sleeper = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
     try:
-        found = wait_for(lambda: (one := identity(f"pid:{sleeper.pid}")) != identity("") and one)
+        found = until(lambda: (one := identity(f"pid:{sleeper.pid}")) != identity("") and one)
         assert found and find_namespace(found[1]) == f"pid:{sleeper.pid}"
     finally:
         sleeper.kill()
         sleeper.wait()
-    wait_for(lambda: find_namespace(found[1]) is None)
+    until(lambda: find_namespace(found[1]) is None)
 
 
 def test_what_is_no_network_namespace_is_none(tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ def test_the_watch_holds_no_namespace(watch: Watch, netns: Make, veth: Callable[
     watch.add(there.name)
     watch.poll()
     there.delete()
-    wait_for(lambda: not Path(f"/sys/class/net/{near}").exists(), what="death of the namespace")
+    until(lambda: not Path(f"/sys/class/net/{near}").exists(), "death of the namespace")
 
 
 def test_the_callers_own_namespace_never_changes(watch: Watch) -> None:
@@ -224,7 +225,7 @@ def test_a_namespace_that_comes_while_many_do(watch: Watch, netns: Make) -> None
             found.update(spec for spec in specs if identity(spec))
             return found == set(names)
 
-        wait_for(all_found, what="news of every namespace")
+        until(all_found, "news of every namespace")
     finally:
         made.wait()
         for name in names:

@@ -13,7 +13,8 @@ import pytest
 from ipvsw._fast import FLAGS, MODES, PACKET_RING, Datapath, uring_error
 from ipvsw.linux.devices import packet
 from tests.support.packets import DF, TCP, TCPV4, USO, Made, total, wrap
-from tests.support.spaces import Namespace, wait_for
+from tests.support.patience import LIMIT, until
+from tests.support.spaces import Namespace
 
 Make = Callable[..., Namespace]
 Pair = Callable[..., tuple[str, str]]
@@ -39,7 +40,7 @@ class Wire:
         inside.setblocking(False)
         for end in (inside, self.port):
             end.setsockopt(socket.SOL_SOCKET, packet.SO_SNDBUFFORCE, 1 << 26)
-        self.port.settimeout(10)
+        self.port.settimeout(LIMIT)
         self.datapath = Datapath(1, io)
         self.datapath.set_mode(MODES["l2"], FLAGS["bridge"])
         self.attach()
@@ -71,7 +72,7 @@ class Wire:
             seen += struct.unpack("=II", self.master.getsockopt(packet.SOL_PACKET, PACKET_STATISTICS, 8))[0]
             return seen >= number
 
-        wait_for(enough, what=f"{number} frames at the master")
+        until(enough, f"{number} frames at the master")
 
     def renew(self) -> None:
         self.wait_with_another()
@@ -100,7 +101,7 @@ def wire(request: pytest.FixtureRequest, netns: Make, veth: Pair) -> Iterator[Wi
     near, end = veth(here, there)
     for space, device in ((here, near), (there, end)):
         space.ip("link", "set", device, "mtu", str(MTU))
-        wait_for(lambda space=space, device=device: "LOWER_UP" in space.ip("link", "show", device))
+        until(lambda space=space, device=device: "LOWER_UP" in space.ip("link", "show", device))
 
     def open_far() -> socket.socket:
         far = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
@@ -198,5 +199,6 @@ def test_datagrams_that_arrived_together_go_on_together(wire: Wire) -> None:
     assert came[2][1][42:] == b"".join(frame[42:] for frame in flow[:3])
     assert came[3] == (header, big)
     assert came[4][1] == flow[4]
-    counted = wire.datapath.traffic(wire.number)
-    assert counted[2:4] == (16, sum(map(len, [*flow, udp(b"unchecked"), *flow[:3], big, flow[4]])))
+    total_length = sum(map(len, [*flow, udp(b"unchecked"), *flow[:3], big, flow[4]]))
+    until(lambda: wire.datapath.traffic(wire.number)[2] >= 16, "all are counted")
+    assert wire.datapath.traffic(wire.number)[2:4] == (16, total_length)

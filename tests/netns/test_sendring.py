@@ -12,7 +12,8 @@ import pytest
 
 from ipvsw._fast import FLAGS, MODES, OUTCOMES, SEND_RING, Datapath, uring_error
 from ipvsw.linux.devices import packet
-from tests.support.spaces import Namespace, wait_for
+from tests.support.patience import LIMIT, until
+from tests.support.spaces import Namespace
 
 Make = Callable[..., Namespace]
 Pair = Callable[..., tuple[str, str]]
@@ -81,7 +82,7 @@ class Wire:
             found = {name: n for name, n in zip(OUTCOMES, self.datapath.traffic(self.number)[-1], strict=True) if n}
             return found if sum(found.values()) >= number else {}
 
-        return wait_for(outcomes, seconds=20, what=f"{number} frames of the port")
+        return until(outcomes, f"{number} frames of the port")
 
 
 @pytest.fixture(params=["epoll", "uring"])
@@ -92,14 +93,14 @@ def wire(request: pytest.FixtureRequest, netns: Make, veth: Pair) -> Iterator[Wi
     near, end = veth(here, there)
     for space, device in ((here, near), (there, end)):
         space.ip("link", "set", device, "addrgenmode", "none")
-        wait_for(lambda space=space, device=device: "LOWER_UP" in space.ip("link", "show", device))
+        until(lambda space=space, device=device: "LOWER_UP" in space.ip("link", "show", device))
 
     def open_far() -> socket.socket:
         far = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         far.setsockopt(packet.SOL_PACKET, packet.PACKET_VNET_HDR, 1)
         far.setsockopt(socket.SOL_SOCKET, packet.SO_RCVBUFFORCE, 1 << 26)
         far.bind((end, packet.ETH_P_ALL))
-        far.settimeout(20)
+        far.settimeout(LIMIT)
         return far
 
     with contextlib.ExitStack() as stack:
@@ -186,7 +187,7 @@ def test_a_device_that_is_down_takes_nothing(wire: Wire) -> None:
     wire.send(*[(PLAIN, udp(number, 18)) for number in range(AT_ONCE)])
     assert wire.ended(AT_ONCE) == {"drop_no_master": AT_ONCE}
     wire.here.ip("link", "set", wire.near, "up")
-    wait_for(lambda: "LOWER_UP" in wire.here.ip("link", "show", wire.near))
+    until(lambda: "LOWER_UP" in wire.here.ip("link", "show", wire.near))
     wire.send((PLAIN, udp(1, 18)))
     assert wire.received()[1] == udp(1, 18)
 

@@ -19,7 +19,8 @@ from ipvsw.linux.bpf import Shim
 from ipvsw.linux.devices import tap
 from ipvsw.linux.netlink import Handle, Netlink
 from tests.support.bpf_run import returned
-from tests.support.spaces import Namespace, wait_for
+from tests.support.patience import until
+from tests.support.spaces import Namespace
 
 TCP, UDP = 6, 17
 MF = 0x2000
@@ -130,7 +131,7 @@ def test_a_taps_queues_have_each_some_flows_and_a_flow_stays_with_one(netns: Cal
             sent = [b"flow%d-%d" % (flow, number) for number in range(EACH)]
             having = [[text for text in one if text in sent] for one in found]
             assert [one for one in having if one] == [sent]
-    wait_for(lambda: "port0" not in there.ip("link", "show"), what="the device's end")
+    until(lambda: "port0" not in there.ip("link", "show"), "the device's end")
 
 
 def set_up(there: Namespace, interface: tap.Tap) -> None:

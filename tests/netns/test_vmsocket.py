@@ -21,7 +21,8 @@ import pytest
 from ipvsw.client import ApiError
 from tests.netns.test_daemon import ROOT, Daemon, daemon, home
 from tests.netns.test_vmtap import CLI, GUEST, WIRE, Machine, idle, lan, running, vm
-from tests.support.spaces import Namespace, wait_for
+from tests.support.patience import LIMIT, until
+from tests.support.spaces import Namespace
 
 __all__ = ["daemon", "home", "running"]
 
@@ -37,16 +38,16 @@ class Speaker(Machine):
     def send(self, frame: bytes, header: bytes = bytes(10)) -> None:
         self.sock.sendall(len(frame).to_bytes(4, "big") + frame if self.streams else frame)
 
-    def receive(self, wanted: Callable[[bytes], bool], seconds: float = 10.0) -> tuple[bytes, bytes]:
+    def receive(self, wanted: Callable[[bytes], bool], *, limit: float = LIMIT) -> tuple[bytes, bytes]:
         while True:
-            frame = self.next(seconds)
+            frame = self.next(limit)
             if wanted(frame):
                 return b"", frame
             self.answer(frame)
 
-    def next(self, seconds: float = 10.0) -> bytes:
+    def next(self, limit: float = LIMIT) -> bytes:
         while not self.streams or len(self.kept) < 4 or len(self.kept) < 4 + int.from_bytes(self.kept[:4], "big"):
-            if not select.select([self.sock], [], [], seconds)[0]:
+            if not select.select([self.sock], [], [], limit)[0]:
                 pytest.fail("no such frame came")
             data = self.sock.recv(1 << 17)
             assert data, "the switch has closed the socket"
@@ -108,7 +109,7 @@ class Monitors:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(self.ours)
             listener.listen(1)
-            listener.settimeout(10)
+            listener.settimeout(LIMIT)
             sock, _ = listener.accept()
         sock.setblocking(True)
         return sock
@@ -173,7 +174,7 @@ def test_a_second_monitor_waits_for_its_turn(running: Callable[..., Daemon], tmp
         second = Speaker(VMMs.reach(lan), lan.port("vm1")["mac"])
         first.ping(WIRE)
         assert not select.select([second.sock], [], [], 0.2)[0]
-    wait_for(lambda: accepted(lan) == 2, what="the second one has its turn")
+    until(lambda: accepted(lan) == 2, "the second one has its turn")
     second.ping(WIRE)
     second.close()
     idle(lan, "vm1")
@@ -262,7 +263,7 @@ def test_mtu_and_addresses_change_while_connected(running: Callable[..., Daemon]
         text = globals()["lan"](lan.home, VMMs.config.replace(f"{GUEST}/24", "10.7.0.19/24") + "\nmtu = 1400")
         assert lan.reload(text) == [f"change port lan/vm1: address -{GUEST}/24, address +10.7.0.19/24, mtu 1400"]
         lan.until_owned("vm1", "10.7.0.19")
-        wait_for(lambda: lan.port("vm1")["mtu"] == 1400, what="the MTU")
+        until(lambda: lan.port("vm1")["mtu"] == 1400, "the MTU")
         lan.reload(globals()["lan"](lan.home, VMMs.config))
         lan.until_owned("vm1", GUEST)
         one.ping(WIRE)
@@ -290,7 +291,7 @@ def test_a_hostile_speaker_harms_itself_alone(
             with contextlib.suppress(OSError):
                 while one.sock.recv(1 << 16):
                     pass
-            box.run("ping", "-c", "1", "-W", "5", WIRE)
+            box.run("ping", "-c", "1", "-W", f"{LIMIT}", WIRE)
         idle(lan, "vm1")
     counted = lan.client.stats()[0]["ports"]["vm1"]
     assert counted["outcomes"]["drop_bad_header"] == len(noises)
@@ -316,8 +317,8 @@ def test_a_flood_and_a_reader_that_sleeps(
         )
         flood = box.start(sys.executable, "-c", code)
         try:
-            wait_for(lambda: lost(lan) > 100, what="frames are lost", seconds=20)
-            box.run("ping", "-c", "3", "-i", "0.1", "-W", "5", WIRE)
+            until(lambda: lost(lan) > 100, "frames are lost")
+            box.run("ping", "-c", "3", "-i", "0.1", "-W", f"{LIMIT}", WIRE)
         finally:
             flood.kill()
             flood.wait()

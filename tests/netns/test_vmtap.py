@@ -23,7 +23,8 @@ import pytest
 from ipvsw.client import ApiError, Client
 from ipvsw.linux.devices import macvtap
 from tests.netns.test_daemon import MASTER_MAC, ROOT, Daemon, daemon, home
-from tests.support.spaces import Namespace, unique, wait_for
+from tests.support.patience import LIMIT, until
+from tests.support.spaces import Namespace, unique
 
 __all__ = ["daemon", "home"]
 
@@ -77,9 +78,9 @@ class Machine:
     def send(self, frame: bytes, header: bytes = bytes(10)) -> None:
         os.write(self.fd, header + frame)
 
-    def receive(self, wanted: Callable[[bytes], bool], seconds: float = 3.0) -> tuple[bytes, bytes]:
+    def receive(self, wanted: Callable[[bytes], bool], *, limit: float = LIMIT) -> tuple[bytes, bytes]:
         """virtio_net_hdr and frame of the first one that is wanted; ARP requests are answered meanwhile."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + limit
         while (left := deadline - time.monotonic()) > 0:
             if not select.select([self.fd], [], [], left)[0]:
                 break
@@ -132,7 +133,7 @@ def machine(running: Daemon, port: str = "vm1") -> Iterator[Machine]:
 def idle(running: Daemon, *names: str) -> None:
     """Wait until the ports wait for a machine."""
     for name in names:
-        wait_for(lambda: running.port(name)["reason"] == "for a virtual machine", what=f"{name} waits")  # noqa: B023
+        until(lambda: running.port(name)["reason"] == "for a virtual machine", f"{name} waits")  # noqa: B023
 
 
 @pytest.fixture
@@ -212,7 +213,7 @@ def test_offloads_survive(
             sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
             sock.setsockopt(263, 15, 1)  # PACKET_VNET_HDR
             sock.bind(("ipvl0", 3))
-            sock.settimeout(3)
+            sock.settimeout(LIMIT)
             return sock
 
         with box.inside(listen) as sniffer:
@@ -234,7 +235,7 @@ def test_offloads_survive(
             sys.executable,
             "-c",
             "import socket, sys, time; s = socket.create_server(('10.7.0.2', 7)); c, _ = s.accept();"
-            "c.sendall(b'x' * 20000); time.sleep(5)",
+            "c.sendall(b'x' * 20000); time.sleep(3600)",
         )
         syn = connect(one, to, 4242)
         header, _ = one.receive(lambda frame: len(frame) > 1600)
@@ -245,7 +246,7 @@ def test_offloads_survive(
 
 def connect(one: Machine, to: bytes, port: int) -> int:
     """A handshake by hand with port 7 of 10.7.0.2, which listens soon; the sequence number."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + LIMIT
     while True:
         one.send(to + one.mac + b"\x08\x00" + segment(port, 100, 0, 0x02, b"\x02\x04\x05\xb4"))
         got = one.receive(lambda frame: frame[12:14] == b"\x08\x00" and frame[23] == 6)[1]
@@ -278,7 +279,7 @@ def test_the_host_sees_nothing_of_a_machine(running: Callable[..., Daemon], home
         one.send(arp(1, GUEST, socket.inet_aton("10.99.0.1"), b"\xff" * 6, one.mac))
         one.ping(WIRE)
         with pytest.raises(pytest.fail.Exception):
-            one.receive(lambda frame: frame[12:14] == b"\x08\x06" and frame[28:32] == bytes([10, 99, 0, 1]), 0.3)
+            one.receive(lambda frame: frame[12:14] == b"\x08\x06" and frame[28:32] == bytes([10, 99, 0, 1]), limit=0.3)
         assert received(home, "vm1") == before
     assert "inet6" not in home.ip("address", "show", "dev", "vm1")
 
@@ -377,7 +378,7 @@ def test_a_tap_in_a_namespace_that_is_deleted(
             one.ping(WIRE)
         inode = os.stat(f"/run/netns/{place.name}").st_ino
         place.delete()
-        wait_for(lambda: "namespace" in started.port("vm1")["reason"], what="the port has left")
+        until(lambda: "namespace" in started.port("vm1")["reason"], "the port has left")
         assert inode not in alive()
 
 
@@ -394,9 +395,9 @@ def test_addresses_and_mtu_change_in_place(running: Callable[..., Daemon], home:
         text = globals()["lan"](home, vm(kind, "mtu = 1400").replace(f"{GUEST}/24", "10.7.0.19/24"))
         assert lan.reload(text) == [f"change port lan/vm1: address -{GUEST}/24, address +10.7.0.19/24, mtu 1400"]
         lan.until_owned("vm1", "10.7.0.19")
-        wait_for(lambda: lan.port("vm1")["mtu"] == 1400, what="the MTU")
+        until(lambda: lan.port("vm1")["mtu"] == 1400, "the MTU")
         home.ip("link", "set", "m0", "address", "02:00:00:00:00:07")
-        wait_for(lambda: lan.client.switches()[0]["mac"] == "02:00:00:00:00:07", what="the master's MAC address")
+        until(lambda: lan.client.switches()[0]["mac"] == "02:00:00:00:00:07", "the master's MAC address")
         assert lan.port("vm1")["mac"] == one.mac.hex(":")
         assert os.fstat(one.fd)
 

@@ -10,7 +10,8 @@ import platform
 import re
 from pathlib import Path
 
-from tests.support.topology import Lab, run, until
+from tests.support.patience import until
+from tests.support.topology import Lab, run
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
@@ -103,10 +104,9 @@ def network(lab: Lab) -> dict[str, object]:
     return seen
 
 
-def gone(programs: set[int], maps: set[int], seconds: float = 5.0) -> None:
+def gone(programs: set[int], maps: set[int]) -> None:
     """The kernel frees BPF objects a moment after their last user."""
     until(
         lambda: not any(bpf_exists(True, n) for n in programs) and not any(bpf_exists(False, n) for n in maps),
-        seconds,
         f"BPF programs {sorted(programs)} and maps {sorted(maps)} are freed",
     )

@@ -14,9 +14,10 @@ from typing import Any
 
 from ipvsw.client import Client
 from tests.support.dhcp import bootp, checksummed, in_frame, ones, said6
+from tests.support.patience import LIMIT, until
 from tests.support.running import Daemon
 from tests.support.sniff import sniffing
-from tests.support.topology import MASTER_MAC, WIRE4, WIRE_MAC, Lab, inside, until
+from tests.support.topology import MASTER_MAC, WIRE4, WIRE_MAC, Lab, inside
 
 BROADCAST = b"\xff" * 6
 MAC = bytes.fromhex(MASTER_MAC.replace(":", ""))
@@ -60,14 +61,14 @@ class Machine:
     def send(self, frame: bytes) -> None:
         os.write(self.fd, bytes(10) + frame)
 
-    def receive(self, wanted: Callable[[bytes], Any], seconds: float = 10.0) -> bytes:
+    def receive(self, wanted: Callable[[bytes], Any]) -> bytes:
         """The next frame that is wanted."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + LIMIT
         while (left := deadline - time.monotonic()) > 0:
             select.select([self.fd], [], [], left)
             if frame := next((one for one in self.read() if wanted(one)), None):
                 return frame
-        raise AssertionError(f"no such frame within {seconds} s")
+        raise AssertionError(f"no such frame within {LIMIT:g} s")
 
     def read(self) -> list[bytes]:
         found = []
@@ -90,11 +91,15 @@ class Server:
         self._sock.bind(("w0", 0))
         self._wire = wire
 
-    def hears(self, needle: bytes, seconds: float = 10.0) -> bytes:
-        """The first frame that has it."""
-        until(lambda: self._wire.count(needle), seconds, f"the server hears {needle!r}")
-        found: bytes = next(frame for _, frame in self._wire.frames if needle in frame)
+    def hears(self, *needles: bytes) -> bytes:
+        """The first frame that has them all."""
+        until(lambda: self._wire.count(*needles), f"the server hears {needles!r}")
+        found: bytes = next(frame for _, frame in self._wire.frames if all(one in frame for one in needles))
         return found
+
+    def is_asked(self, xid: int, chaddr: bytes = b"") -> bytes:
+        """The first frame with a client's DHCP message of that number, and from that client."""
+        return self.hears(b"\1\1\6\0" + xid.to_bytes(4, "big"), chaddr)
 
     def says(self, kind: int, **more: Any) -> None:
         frame = in_frame(bootp(2, kind=kind, server=WIRE4, **more), to_port=68, source=WIRE4)[10:]
@@ -125,18 +130,18 @@ def machine(lan: Daemon, port: str = "vm1") -> Iterator[Machine]:
     """Has the port until the end of the body."""
     _, fds = Client(str(lan.socket)).hand_over(port)
     try:
-        until(lambda: lan.port(port)["state"] == "up", 10, f"{port} is up")
+        until(lambda: lan.port(port)["state"] == "up", f"{port} is up")
         yield Machine(fds[0])
     finally:
         for fd in fds:
             os.close(fd)
-    until(lambda: lan.port(port)["state"] == "waiting", 10, f"{port} waits")
+    until(lambda: lan.port(port)["state"] == "waiting", f"{port} waits")
 
 
 def idle(lan: Daemon, *ports: str) -> None:
     """Wait until the ports wait for a machine."""
     for port in ports:
-        until(lambda: lan.port(port)["reason"] == "for a virtual machine", 10, f"{port} waits")  # noqa: B023
+        until(lambda: lan.port(port)["reason"] == "for a virtual machine", f"{port} waits")  # noqa: B023
 
 
 def addresses(lan: Daemon, port: str) -> dict[str, str]:

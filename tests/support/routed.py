@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
-import subprocess
 from collections.abc import Iterator
 
 from tests.support.frames import mac
+from tests.support.patience import until
 from tests.support.running import Daemon, port, switch
 from tests.support.sniff import Sniffer, sniffing
-from tests.support.topology import MASTER_MAC, Lab, run, until
+from tests.support.topology import MASTER_MAC, Lab, run
 
 HOST4, HOST6 = "10.1.0.1", "fd01::1"
 FAR4, FAR6 = "192.0.2.1", "2001:db8::1"
@@ -193,7 +192,7 @@ class Flow:
                 "side": (side, SIDE_MAC["router"]),
             }
             self.wire = wire
-            self.ping = self.lab.spawn(self.source, "ping", "-n", "-W", "1", "-i", str(self.interval), self.address)
+            self.ping = self.lab.spawn(self.source, "ping", "-n", "-i", str(self.interval), self.address)
             undo.callback(self._end)
             self._undo = undo.pop_all()
         return self
@@ -227,41 +226,30 @@ class Flow:
         """The number of the last request that the port sent."""
         return max((number for number, _ in self._requests(self.sent)), default=0)
 
-    def at(self, name: str, count: int = 3, seconds: float = 5.0) -> None:
+    def at(self, name: str, count: int = 3) -> None:
         """Wait until that many more requests have come by there."""
         before = len(self.seen(name))
-        until(lambda: len(self.seen(name)) >= before + count, seconds, f"pings to {self.address} pass {name}")
+        until(lambda: len(self.seen(name)) >= before + count, f"pings to {self.address} pass {name}")
 
-    def turn(self, name: str, *lines: str, slack: int = 1) -> None:
-        """After these `ip` commands on the host the next packets pass `name` and nothing else; that many may be on
-        their way already."""
+    def turn(self, name: str, *lines: str) -> None:
+        """After these `ip` commands on the host packets pass `name`, and from the first that does nothing else; none
+        is lost."""
+        newest = self.newest()
         change(self.lab.host, *lines)
-        newest = self.newest() + slack
         self.at(name, 5)
-        late = {other: [n for n in self.seen(other) if n > newest] for other in self.places if other != name}
-        assert not any(late.values()), f"after {lines}: {late} instead of {name} ({newest} before)"
-        had = self.seen(name)
-        lost = [number for number in range(newest + 1, had[-1]) if number not in had]
-        assert not lost, f"after {lines}: {lost} did not pass {name}"
+        first, *_, last = (number for number in self.seen(name) if number > newest)
+        late = {other: [n for n in self.seen(other) if n > first] for other in self.places if other != name}
+        assert not any(late.values()), f"after {lines}: {late} instead of {name} ({first} was the first)"
+        passed = {number for place in self.places for number in self.seen(place)}
+        lost = [number for number in range(newest + 1, last) if number not in passed]
+        assert not lost, f"after {lines}: {lost} passed nowhere ({newest} before)"
 
     def stops(self, *lines: str) -> None:
-        """After these `ip` commands on the host nothing passes anywhere."""
+        """After these `ip` commands on the host soon nothing passes anywhere."""
         change(self.lab.host, *lines)
-        newest = self.newest() + 1
-        until(lambda: self.newest() >= newest + 5, 5, "the port goes on sending")
-        late = {name: [n for n in self.seen(name) if n > newest] for name in self.places}
-        assert not any(late.values()), f"after {lines}: {late} ({newest} before)"
 
+        def quiet() -> bool:
+            passed = max(number for place in self.places for number in self.seen(place))
+            return self.newest() >= passed + 5
 
-def iperf(lab: Lab, source: str, target: str, address: str, *words: str) -> float:
-    """Gbit/s that arrived in a second."""
-    server = lab.spawn(target, "iperf3", "-s", "-1", "-J")
-    try:
-        until(lambda: ":1451 " in lab.read(target, "tcp") + lab.read(target, "tcp6"), 5, "iperf3 listens")
-        out = lab.execute(source, "iperf3", "-c", address, "-t", "1", "-J", *words, timeout=20)
-    finally:
-        server.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.communicate(timeout=5)
-        lab.children.remove(server)
-    return float(json.loads(out)["end"]["sum_received"]["bits_per_second"]) / 1e9
+        until(quiet, "what the port sends passes nowhere")

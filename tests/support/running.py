@@ -16,14 +16,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tests.support import leftovers
-from tests.support.topology import exec_in, until
+from tests.support.patience import LIMIT, until
+from tests.support.topology import exec_in
 
 ROOT = Path(__file__).resolve().parents[2]
 IO = os.environ.get("IPVSW_IO", "auto")  # how the daemon is to read and write its ports
@@ -129,7 +129,7 @@ class Daemon:
         if self.process is not None:
             self.process.terminate()
             try:
-                self.process.wait(20)
+                self.process.wait(LIMIT)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -144,11 +144,11 @@ class Daemon:
     def said(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def stop(self, seconds: float = 20.0) -> None:
+    def stop(self, *, limit: float = LIMIT) -> None:
         """SIGTERM, and the clean end that has to follow."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(seconds)
+        status = self.process.wait(limit)
         self.process = None
         assert status == 0, f"ipvswd ended with {status}: {self.said()[-2000:]}"
         assert not self.socket.exists(), "the API socket is left"
@@ -160,7 +160,7 @@ class Daemon:
         self.process.wait()
         self.process = None
 
-    def call(self, method: str, path: str, body: Any = None, timeout: float = 30.0) -> tuple[int, Any]:
+    def call(self, method: str, path: str, body: Any = None, timeout: float = LIMIT) -> tuple[int, Any]:
         """One request to the API: status and decoded JSON."""
         connection = _UnixConnection(self.socket, timeout)
         try:
@@ -175,7 +175,7 @@ class Daemon:
     def cli(self, *arguments: str, check: bool = True) -> str:
         """What `ipvsw` says."""
         command = [*words("IPVSW", "ipvsw.cli"), "--socket", str(self.socket), *arguments]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
         assert not check or done.returncode == 0, f"ipvsw {' '.join(arguments)}: {done.returncode}: {done.stderr}"
         return done.stdout
 
@@ -195,7 +195,7 @@ class Daemon:
     def stats(self) -> list[dict[str, Any]]:
         return self.get("/v1/stats")
 
-    def wait(self, seconds: float = 15.0, states: Sequence[str] = ("up",)) -> Daemon:
+    def wait(self, *, states: Sequence[str] = ("up",), limit: float = LIMIT) -> Daemon:
         """Until every switch and every port is in one of `states`."""
         missing: list[str] = []
         ports = self.config.read_text().count("[[switch.port]]")
@@ -212,7 +212,7 @@ class Daemon:
 
         try:
             # Being asked about a thousand ports all the time would keep the daemon from bringing them up.
-            until(settled, seconds, "the ports are up", every=0.05 if ports < 100 else 0.5)
+            until(settled, "the ports are up", every=0.05 if ports < 100 else 0.5, limit=limit)
         except AssertionError as error:
             self.close()
             raise AssertionError(f"{error}: {missing[:5]}") from None
@@ -250,15 +250,11 @@ def cpu_ns(pid: int) -> int:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir())
 
 
-def refused(*switches: dict[str, Any], home: str | None = None, seconds: float = 10.0) -> tuple[int, str]:
+def refused(*switches: dict[str, Any], home: str | None = None) -> tuple[int, str]:
     """Run a daemon that has to end by itself: exit status and what it said."""
     one = Daemon(*switches, home=home)
     try:
         assert one.process is not None
-        deadline = time.monotonic() + seconds
-        while one.process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert one.process.returncode is not None, f"still running: {one.said()[-2000:]}"
-        return one.process.returncode, one.said()
+        return one.process.wait(LIMIT), one.said()
     finally:
         one.close()

@@ -8,11 +8,8 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
-
-import pytest
 
 from ipvsw.linux.netlink import enter_namespace
 
@@ -38,16 +35,6 @@ def _checked(argv: list[str], **options: Any) -> str:
         error.add_note(done.stderr.strip())
         raise error
     return done.stdout
-
-
-def wait_for(condition: Callable[[], T], *, seconds: float = 5.0, what: str = "condition") -> T:
-    """Poll until `condition()` is true and return its value; fail the test after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what}: not within {seconds} s")
-        time.sleep(0.005)
-    return value
 
 
 class Namespace:

@@ -16,12 +16,13 @@ import ctypes
 import json
 import os
 import subprocess
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from tests.support.patience import LIMIT, until
 
 MASTER_MAC, WIRE_MAC = "02:00:00:00:00:01", "02:00:00:00:00:fe"
 MASTER4, MASTER6 = "10.1.0.1", "fd00:1::1"
@@ -40,7 +41,7 @@ def port6(k: int) -> str:
     return f"fd00:1::1:{k:x}"
 
 
-def run(*command: str, check: bool = True, text: str | None = None, timeout: float = 120) -> str:
+def run(*command: str, check: bool = True, text: str | None = None, timeout: float = 2 * LIMIT) -> str:
     """A command's output. Errors: CalledProcessError with its words in the message."""
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=timeout)
     if check and done.returncode:
@@ -54,17 +55,6 @@ def batch(lines: Iterable[str], netns: str | None = None, force: bool = False) -
     """Many `ip` commands in one process."""
     where = ["-n", netns] if netns else []
     run("ip", *(["-force"] if force else []), *where, "-batch", "-", text="\n".join(lines) + "\n", check=not force)
-
-
-def until(what: Callable[[], Any], seconds: float, message: str, every: float = 0.01) -> Any:
-    """Poll until `what()` is true and return it; fail with `message` after the deadline."""
-    deadline = time.monotonic() + seconds
-    while True:
-        if value := what():
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {message}")
-        time.sleep(every)
 
 
 @contextlib.contextmanager
@@ -178,7 +168,7 @@ class Lab:
         shown = json.loads(run("ip", "-n", netns, "-j", "addr", "show", "dev", name))
         return [address for link in shown for address in link.get("addr_info", [])]
 
-    def execute(self, netns: str, *command: str, check: bool = True, timeout: float = 120) -> str:
+    def execute(self, netns: str, *command: str, check: bool = True, timeout: float = 2 * LIMIT) -> str:
         return run(*exec_in(netns, *command), check=check, timeout=timeout)
 
     def spawn(self, netns: str, *command: str) -> subprocess.Popen[str]:
@@ -196,18 +186,18 @@ class Lab:
         with inside(netns):
             return Path("/proc/thread-self/net", path).read_text()
 
-    def ping(self, netns: str, address: str, count: int = 1, wait: float = 1.0, interval: float = 0.01) -> int:
-        """Answers that came, of `count`."""
+    def ping(self, netns: str, address: str, count: int = 1, wait: float = LIMIT, interval: float = 0.01) -> int:
+        """Answers that came, of `count`; `wait`: for the last of them, s."""
         out = run(
             *exec_in(netns, "ping", "-n", "-q", "-c", str(count), "-i", str(interval), "-W", str(wait), address),
             check=False,
-            timeout=count * (interval + wait) + 30,
+            timeout=count * interval + wait + LIMIT,
         )
         received = [part for part in out.split(",") if "received" in part]
         return int(received[0].split()[0]) if received else 0
 
-    def reachable(self, netns: str, address: str, seconds: float = 5.0) -> None:
-        until(lambda: self.ping(netns, address, wait=0.2), seconds, f"{netns} reaches {address}")
+    def reachable(self, netns: str, address: str) -> None:
+        until(lambda: self.ping(netns, address, wait=0.2), f"{netns} reaches {address}")
 
     def offloads(self, netns: str, device: str, on: bool) -> None:
         """Transmit checksums and segmentation by the device, or all by its stack; arriving frames stay apart."""

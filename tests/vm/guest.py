@@ -18,13 +18,17 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.patience import patient, until
+from tests.vm.vmlinux import decompressed
+
 BOOT = Path("/boot")
 MODULES = Path("/lib/modules")
+MOMENTS = patient(120)  # s for one command, or to boot: there is no KVM
+LIFE = patient(900)  # s for all that is done in a guest
 NEEDED = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 
 # What a kernel says when it is not well. The watchdogs for stalls are off: a slow machine is no fault of it.
@@ -172,7 +176,8 @@ def qemu(program: str, kernel: str, directory: Path, memory: int, cpus: int) -> 
     return [
         *(program, "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(cpus), "-m", str(memory)),
         *("-nographic", "-nodefaults", "-no-reboot", "-monitor", "none", "-serial", "stdio"),
-        *("-kernel", str(BOOT / f"vmlinuz-{kernel}"), "-initrd", str(directory / "initramfs"), "-append", words),
+        *("-kernel", str(decompressed(BOOT / f"vmlinuz-{kernel}")), "-initrd", str(directory / "initramfs")),
+        *("-append", words),
         *shares,
     ]
 
@@ -185,26 +190,26 @@ class Guest:
         self._process = process
         self._number = 0
 
-    def run(self, script: str, *, check: bool = True, timeout: float = 30.0) -> str:
+    def run(self, script: str, *, check: bool = True) -> str:
         """What a shell script said, stdout and stderr. Errors: GuestError, also if it fails and `check`."""
         number, self._number = self._number, self._number + 1
         unfinished = self._directory / "new"
         unfinished.write_text(script)
         unfinished.rename(self._directory / f"do.{number}")
         ended = self._directory / f"ended.{number}"
-        self.until(ended, timeout, script)
+        self.until(ended, script)
         said = (self._directory / f"said.{number}").read_text(errors="replace")
         if check and ended.read_text().strip() != "0":
             raise GuestError(f"{script}: exit status {ended.read_text().strip()}\n{said}")
         return said
 
-    def until(self, path: Path, timeout: float, what: str) -> None:
-        deadline = time.monotonic() + timeout
-        while not path.exists():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                console = (self._directory / "console").read_text(errors="replace")
-                raise GuestError(f"{what}: not within {timeout} s\n--- console\n{console[-6000:]}")
-            time.sleep(0.02)
+    def until(self, path: Path, what: str) -> None:
+        try:
+            until(lambda: path.exists() or self._process.poll() is not None, what, limit=MOMENTS)
+            assert path.exists(), f"{what}: the guest has ended"
+        except AssertionError as error:
+            console = (self._directory / "console").read_text(errors="replace")
+            raise GuestError(f"{error}\n--- console\n{console[-6000:]}") from None
 
     def kill(self) -> None:
         """SIGKILL for QEMU and what started it."""
@@ -217,7 +222,6 @@ def booted(
     *extra: str,
     modules: Sequence[str] = (),
     prefix: Sequence[str] = (),
-    timeout: float = 55.0,
     memory: int = 512,
     cpus: int = 1,
 ) -> Iterator[Guest]:
@@ -230,11 +234,11 @@ def booted(
         (directory / "initramfs").write_bytes(initramfs(found["busybox"], files))
         (directory / "main").write_text(MAIN)
         (directory / "script").write_text(LISTEN)
-        limit = [found["timeout"], "--signal=KILL", str(timeout)]
+        limit = [found["timeout"], "--signal=KILL", str(LIFE)]
         command = [*limit, *prefix, *qemu(found["qemu-system-x86_64"], kernel, directory, memory, cpus), *extra]
         with (directory / "console").open("wb") as console, _ended(command, console.fileno()) as process:
             guest = Guest(directory, process)
-            guest.until(directory / "ready", timeout, "the guest boots")
+            guest.until(directory / "ready", "the guest boots")
             yield guest
         said = (directory / "console").read_text(errors="replace")
         if complaint := COMPLAINT.search(said):
@@ -242,7 +246,7 @@ def booted(
 
 
 def run_in_guest(
-    script: str, *, modules: Sequence[str] = (), timeout: float = 60.0, memory: int = 1024, cpus: int = 2
+    script: str, *, modules: Sequence[str] = (), timeout: float = LIFE, memory: int = 1024, cpus: int = 2
 ) -> Result:
     """Run a shell script as root in a fresh guest; `modules` are loaded before, `timeout` is for all of it, in s.
 
@@ -260,7 +264,7 @@ def run_in_guest(
         console_file = directory / "console"
         # `timeout` outlives this process if it has to, so that the guest never does.
         limit = [found["timeout"], "--signal=KILL", str(timeout)]
-        command = [*limit, "nice", "-n", "5", *qemu(found["qemu-system-x86_64"], kernel, directory, memory, cpus)]
+        command = [*limit, *qemu(found["qemu-system-x86_64"], kernel, directory, memory, cpus)]
         with console_file.open("wb") as console, _ended(command, console.fileno()) as process:
             process.wait()
         return _result(directory, console_file.read_text(errors="replace"), timeout)

@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.patience import FACTOR, patient
 from tests.vm import guest
 from tests.vm.guest import Result, run_in_guest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "kmod-shim" / "module"
+SLOWER = 4  # times as slow as this machine a guest may be
 LOADED = ("veth", "bridge", "bonding", "tun", "tap", "cls_bpf", "sch_ingress", "nf_tables", "8021q")
 
 
@@ -30,25 +32,29 @@ def built(bootable: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(f"the headers of kernel {kernel} are not installed (Debian: linux-headers-amd64)")
     out = tmp_path_factory.mktemp("module")
     done = subprocess.run(
-        ["make", "-C", str(SOURCES), f"KERNEL={kernel}", f"OUT={out}"], capture_output=True, text=True, timeout=120
+        ["make", "-C", str(SOURCES), f"KERNEL={kernel}", f"OUT={out}"],
+        capture_output=True,
+        text=True,
+        timeout=patient(120),
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert "warning" not in (done.stdout + done.stderr).lower()
     return out / "ipvsw.ko"
 
 
-def in_guest(words: str, timeout: float, memory: int = 1024) -> Result:
+def in_guest(words: str) -> Result:
     """A command in the guest with the tests' own modules at hand. Its kernel must have nothing to say."""
     script = (
         f"cd {ROOT}\nexport PYTHONPATH={ROOT} PYTHONDONTWRITEBYTECODE=1\n"
+        f"export IPVSW_TEST_PATIENCE={SLOWER * FACTOR:g}\n"
         f"dmesg --clear\n{words}\nstatus=$?\n"
         "dmesg | grep -iE 'warn|bug:|leak|refcount|waiting for' >&2 && exit 9\nexit $status\n"
     )
-    return run_in_guest(script, modules=LOADED, timeout=timeout, memory=memory)
+    return run_in_guest(script, modules=LOADED)
 
 
-def scenarios(module: Path, *names: str, timeout: float = 180) -> dict[str, Any]:
-    done = in_guest(f"{sys.executable} -m tests.vm.module {module} {' '.join(names)}", timeout)
+def scenarios(module: Path, *names: str) -> dict[str, Any]:
+    done = in_guest(f"{sys.executable} -m tests.vm.module {module} {' '.join(names)}")
     assert done.exit_code == 0, f"{done.stderr[-4000:]}\n--- console\n{done.console[-1500:]}"
     figures: dict[str, Any] = json.loads(done.stdout)
     print(figures)
@@ -77,7 +83,7 @@ def test_a_duplicate_address_is_refused(built: Path) -> None:
 
 
 def test_no_race_gives_two_devices_one_address(built: Path) -> None:
-    figures = scenarios(built, "race", timeout=240)
+    figures = scenarios(built, "race")
     assert figures["race"]["rounds"] == 32 * 1024
 
 

@@ -21,8 +21,9 @@ from statistics import median
 
 from tests.bench.measuring import quiet
 from tests.bench.places.ground import FIRST, SECOND, Ground, Path, confined, pinned
+from tests.support.patience import LIMIT, until
 from tests.support.running import Daemon, cpu_ns
-from tests.support.topology import exec_in, inside, run, until
+from tests.support.topology import exec_in, inside, run
 
 Figures = dict[str, float]
 ENOUGH = 100  # frames: with fewer the way is broken, and no figure means anything
@@ -40,7 +41,7 @@ def set_mtu(ground: Ground, path: Path, mtu: int) -> None:
         if end.device not in ("w0", "m0"):
             ground.lab.ip(end.netns, "link", "set", end.device, "mtu", str(mtu))
             if path.daemon is not None:
-                until(partial(has_mtu, path.daemon, end.device, mtu), 30, f"the daemon knows the MTU of {end.device}")
+                until(partial(has_mtu, path.daemon, end.device, mtu), f"the daemon knows the MTU of {end.device}")
 
 
 def has_mtu(daemon: Daemon, name: str, mtu: int) -> bool:
@@ -57,7 +58,7 @@ def tcp(ground: Ground, path: Path, mtu: int = 1500) -> Figures:
     ground.iperf(path.sink.netns)
     before, start = cpu(path), time.monotonic()
     words = ("iperf3", "-c", path.sink.address, "-t", str(max(1, round(ground.seconds))), "-J")
-    end = json.loads(run(*exec_in(path.source.netns, *words), timeout=60))["end"]
+    end = json.loads(run(*exec_in(path.source.netns, *words), timeout=LIMIT))["end"]
     used, took = cpu(path) - before, time.monotonic() - start
     received = end["sum_received"]
     return {
@@ -72,7 +73,7 @@ def gso(ground: Ground, path: Path, size: int = 1448) -> Figures:
     """UDP datagrams, handed to the kernel 64 KB at a time with UDP_SEGMENT and read with UDP_GRO."""
     with listening(ground, path) as said:
         send = (ground.tool("datagrams"), "send", path.sink.address, str(size), f"{ground.seconds:g}")
-        run(*exec_in(path.source.netns, *send), timeout=60)
+        run(*exec_in(path.source.netns, *send), timeout=LIMIT)
     return said()
 
 
@@ -84,7 +85,7 @@ def frames(ground: Ground, path: Path, size: int = 60, rate: float = 0, destinat
     carries the frames on another."""
     with unread(path), confined(path.pids, SECOND):
         before, used, start = received(path), cpu(path), quiet.look()
-        sent = int(run(*generate(ground, path, size, rate, destinations), timeout=60))
+        sent = int(run(*generate(ground, path, size, rate, destinations), timeout=LIMIT))
         settle(lambda: received(path))
         arrived, used, end = received(path) - before, cpu(path) - used, quiet.look()
     assert arrived > ENOUGH, f"only {arrived} of {sent} frames arrived"
@@ -99,7 +100,7 @@ def frames(ground: Ground, path: Path, size: int = 60, rate: float = 0, destinat
 def flow(ground: Ground, path: Path, size: int = 1400, rate: float = 0) -> Figures:
     """The same to a socket that is read, with UDP_GRO as an application would: what it got, in which order."""
     with listening(ground, path) as said, confined(path.pids, SECOND):
-        run(*generate(ground, path, size, rate), timeout=60)
+        run(*generate(ground, path, size, rate), timeout=LIMIT)
     return said()
 
 
@@ -116,7 +117,7 @@ def together(ground: Ground, path: Path, rate: float = 0) -> Figures:
             for one in paths
         ]
         for sender in senders:
-            assert sender.wait(60) == 0
+            assert sender.wait(LIMIT) == 0
         arrived = sum(received(one) - was for one, was in zip(paths, before, strict=True))
     assert arrived > ENOUGH, f"only {arrived} frames arrived"
     return {"kpps": arrived / ground.seconds / 1000}
@@ -131,7 +132,7 @@ def ordered(ground: Ground, path: Path, rate: float = 20_000) -> Figures:
             for one in (path, path.beside)
         ]
         for sender in senders:
-            assert sender.wait(60) == 0
+            assert sender.wait(LIMIT) == 0
     return {"reordered": first()["reordered"] + second()["reordered"]}
 
 
@@ -149,7 +150,7 @@ def rr(ground: Ground, path: Path, where: str = "one") -> Figures:
         )
         try:
             words = pinned(FIRST, tool, path.sink.address, f"{ground.seconds / 2:g}")
-            said = run(*exec_in(path.source.netns, *words), timeout=60).split()
+            said = run(*exec_in(path.source.netns, *words), timeout=LIMIT).split()
         finally:
             server.terminate()
             server.communicate()
@@ -161,7 +162,7 @@ def ping(ground: Ground, path: Path) -> Figures:
     """ICMP echo, the next as soon as the last came back; everything on one CPU."""
     words = pinned(FIRST, "ping", "-n", "-A", "-c", str(PINGS), "-W", "1", path.sink.address)
     with confined(path.pids, FIRST):
-        out = run(*exec_in(path.source.netns, *words), timeout=60)
+        out = run(*exec_in(path.source.netns, *words), timeout=LIMIT)
     times = [float(ms) * 1000 for ms in re.findall(r"time=([\d.]+) ms", out)]
     assert len(times) > PINGS // 2, f"only {len(times)} of {PINGS} echoes"
     return {"p50_us": median(times)}
@@ -173,7 +174,7 @@ def rr_under_broadcast(ground: Ground, path: Path, rate: float = 100) -> Figures
     words = generator(ground, path.beside, 60, rate, 1)
     with subprocess.Popen(exec_in(path.beside.source.netns, *words), stdout=subprocess.DEVNULL) as sender:
         found = rr(ground, path)
-        assert sender.wait(60) == 0
+        assert sender.wait(LIMIT) == 0
     return found
 
 
@@ -231,7 +232,7 @@ def listening(ground: Ground, path: Path) -> Iterator[Callable[[], Figures]]:
             yield lambda: result
             settle(lambda: received(path))
             receiver.send_signal(signal.SIGTERM)
-            said = receiver.communicate(timeout=30)[0].split()
+            said = receiver.communicate(timeout=LIMIT)[0].split()
         finally:
             receiver.kill()
     count, number, reordered, ns = (int(word) for word in said)

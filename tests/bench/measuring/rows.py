@@ -229,6 +229,9 @@ def crowds() -> Iterator[Row]:
     single = Sample("ipvsw", "add_and_delete", once=True)
     yield Row("S3", "adding a port, until it is up", "ms", "add_ms", single, wanted=at_most(2, 0.5))
     yield Row("S3-delete", "deleting a port, until its device is gone", "ms", "delete_ms", single)
+    address = Sample("ipvsw", "learn_address", once=True)
+    what = "an address added in a namespace, until the switch has it, the longest of ten"
+    yield Row("A1", what, "ms", "known_ms", address, wanted=at_most(100))
 
 
 def tables() -> Iterator[Row]:

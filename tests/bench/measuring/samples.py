@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path as File
 
 from tests.bench.places.ground import Unavailable
+from tests.support.patience import patient
 
 FREQUENCY = 1999  # samples a second of each CPU's time, by a timer: a virtual machine has no counter of cycles
 # That the data plane makes for frames, or to wait for them. libc's recv and send are recvfrom and sendto.
@@ -120,7 +121,7 @@ def profiled(pids: Sequence[int], directory: File) -> Iterator[Counter[str]]:
         yield result
         ended(perf)
     script = ["perf", "script", "-i", file, "-F", "ip,sym,dso"]
-    done = subprocess.run(script, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(script, capture_output=True, text=True, timeout=patient(120), check=False)
     result.update(grouped(done.stdout))
     if not result:
         raise Unavailable(f"perf has taken no sample: {done.stderr.strip()}")

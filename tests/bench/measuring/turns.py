@@ -35,6 +35,7 @@ def count_pauses(_: Ground, __: Path, addresses: int) -> Figures:
 MEASURES: dict[str, Callable[..., Figures]] = {
     **measures.MEASURES,
     "add_and_delete": crowd.add_and_delete,
+    "learn_address": crowd.learn_address,
     "remove_all": crowd.remove_all,
     "scattered": tables.scattered,
     "edits": tables.edits,

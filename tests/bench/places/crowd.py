@@ -9,11 +9,13 @@ from tests.bench.measuring.measures import Figures
 from tests.bench.places import ours
 from tests.bench.places.ground import End, Ground, Path
 from tests.bench.places.peers import bridged
+from tests.support.patience import until
 from tests.support.running import Daemon, port, switch, toml
-from tests.support.topology import batch, inside, until
+from tests.support.topology import batch, inside
 
 EVERYBODY4, EVERYBODY = "255.255.255.255", "ff:ff:ff:ff:ff:ff"
-SINGLE = 10  # ports that are added one after the other
+SINGLE = 10  # ports, or addresses, that are added one after the other
+EXTRA = "10.1.250.250"  # an address that nobody has
 TIMEOUT = 600.0  # seconds, for thousands of devices
 
 
@@ -28,7 +30,7 @@ def crowd(ground: Ground, idle: int) -> Mapping[str, Path]:
     more = toml(daemon.socket, [switch("m0", lab.host, ports)])
     daemon.config.write_text(few + "\n[[switch.port]]" + more.split("[[switch.port]]", 1)[1])
     reload(daemon)
-    daemon.wait(TIMEOUT)
+    daemon.wait(limit=TIMEOUT)
     facts = {
         "add_ms": (time.monotonic() - start) * 1000 / idle,
         "port_kb": (daemon.rss() - memory) / 1024 / idle,
@@ -51,7 +53,7 @@ def remove_all(_: Ground, path: Path) -> Figures:
     daemon, start = path.daemon, time.monotonic()
     daemon.config.write_text((daemon.config.parent / "few").read_text())
     reload(daemon)
-    until(lambda: devices(path.beside) == 0, TIMEOUT, "the ports' devices are gone", every=0.05)
+    until(lambda: devices(path.beside) == 0, "the ports' devices are gone", every=0.05, limit=TIMEOUT)
     return {"seconds": time.monotonic() - start}
 
 
@@ -71,14 +73,35 @@ def add_and_delete(ground: Ground, path: Path) -> Figures:
         start = time.monotonic()
         status, answer = daemon.call("POST", "/v1/ports", {"master": master, "name": "extra", "netns": netns})
         assert status in (200, 201), answer
-        until(lambda: daemon.port("extra")["state"] == "up", 30, "the port is up", every=0.0005)
+        until(lambda: daemon.port("extra")["state"] == "up", "the port is up", every=0.0005)
         added.append(time.monotonic() - start)
         start = time.monotonic()
         status, answer = daemon.call("DELETE", "/v1/ports/extra")
         assert status == 204, answer
-        until(lambda: ground.lab.link(netns, "extra") is None, 30, "the device is gone")
+        until(lambda: ground.lab.link(netns, "extra") is None, "the device is gone")
         deleted.append(time.monotonic() - start)
     return {"add_ms": sorted(added)[SINGLE // 2] * 1000, "delete_ms": sorted(deleted)[SINGLE // 2] * 1000}
+
+
+def learn_address(ground: Ground, path: Path) -> Figures:
+    """An address more on the port's device, until the switch has it in its table. The longest."""
+    assert path.daemon is not None
+    daemon, source = path.daemon, path.source
+    took = []
+    for _ in range(SINGLE):
+        start = time.monotonic()
+        ground.lab.ip(source.netns, "addr", "add", f"{EXTRA}/32", "dev", source.device)
+        until(lambda: states(daemon, EXTRA) == ["owned"], "the address is known", every=0.0005)
+        took.append(time.monotonic() - start)
+        ground.lab.ip(source.netns, "addr", "del", f"{EXTRA}/32", "dev", source.device)
+        until(lambda: not states(daemon, EXTRA), "it is known no more")
+    return {"known_ms": max(took) * 1000}
+
+
+def states(daemon: Daemon, address: str) -> list[str]:
+    """Of everybody who has or wants the address."""
+    ports = [port for switch in daemon.show() for port in switch["ports"]]
+    return [one["state"] for port in ports for one in port["addresses"] if one["address"] == address]
 
 
 # ---------------------------------------------------------------------------- broadcast fan-out

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path as File
 from types import TracebackType
 
+from tests.support.patience import LIMIT, until
 from tests.support.running import Daemon
-from tests.support.topology import Lab, exec_in, run, until
+from tests.support.topology import Lab, exec_in, run
 
 PROGRAMS = File(__file__).resolve().parents[1] / "programs"
 
@@ -124,7 +125,7 @@ class Ground:
         if shutil.which("iperf3") is None:
             raise Unavailable("iperf3 is not installed")
         self.spawn(netns, "iperf3", "-s", "--logfile", "/dev/null")
-        until(lambda: ":1451 " in self.lab.read(netns, "tcp") + self.lab.read(netns, "tcp6"), 30, "iperf3 listens")
+        until(lambda: ":1451 " in self.lab.read(netns, "tcp") + self.lab.read(netns, "tcp6"), "iperf3 listens")
         self._serving.add(netns)
 
     def spawn(
@@ -147,7 +148,7 @@ class Ground:
 def _end(child: subprocess.Popen[str]) -> None:
     child.terminate()
     try:
-        child.communicate(timeout=10)
+        child.communicate(timeout=LIMIT)
     except subprocess.TimeoutExpired:
         child.kill()
         child.communicate()

@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.bench.places.ground import End, Ground, Path, Unavailable
 from tests.bench.places.peers import JUMBO
+from tests.support.patience import LIMIT
 from tests.support.running import Daemon, port, switch
 from tests.support.topology import MASTER4, MASTER_MAC, WIRE4, WIRE_MAC, Lab, exec_in, run
 
@@ -32,10 +33,10 @@ def started(
     words = {word: how.pop(word) for word in ("workers", "coalesce") if word in how} | {"io": how.pop("io", "auto")}
     daemon = Daemon(switch("m0", lab.host, [*tables, *more], **how), home=lab.home, **words)
     ground.stack.callback(daemon.close)
-    daemon.wait(60, states=("up", "waiting"))
+    daemon.wait(states=("up", "waiting"))
     if ports > 1:
-        lab.reachable(lab.ports[0], OURS4.format(10 + ports), 60)
-    lab.reachable(lab.ports[0], WIRE4, 60)
+        lab.reachable(lab.ports[0], OURS4.format(10 + ports))
+    lab.reachable(lab.ports[0], WIRE4)
     return lab, daemon
 
 
@@ -87,8 +88,8 @@ def macvlan(ground: Ground) -> Mapping[str, Path]:
             raise Unavailable(f"no macvlan on the master: {reason}") from None
         ends.append(ground.end(netns, device, KERNEL4.format(k)))
         ground.up(ends[-1], 16)
-    lab.reachable(ends[0].netns, ends[1].address, 60)
-    lab.reachable(ends[0].netns, WIRE4, 60)
+    lab.reachable(ends[0].netns, ends[1].address)
+    lab.reachable(ends[0].netns, WIRE4)
     outside = wire(lab)
     return {
         "macvlan": Path(ends[0], ends[1]),
@@ -132,8 +133,8 @@ def routed(ground: Ground) -> Mapping[str, Path]:
     ports = [port("p1", lab.ports[0], [f"{INNER4}/24"], gateway=[GATEWAY4])]
     daemon = Daemon(switch("m0", lab.host, ports, mode="l3"), home=lab.home, io="auto")
     ground.stack.callback(daemon.close)
-    daemon.wait(60)
-    lab.reachable(lab.ports[0], WIRE4, 60)
+    daemon.wait()
+    lab.reachable(lab.ports[0], WIRE4)
     mine, outside = End(lab.ports[0], "p1", INNER4, MASTER_MAC), wire(lab)
     out = Path(mine, replace(outside, mac=MASTER_MAC), (daemon.pid,), daemon)
     far = replace(out, sink=replace(out.sink, address=FAR4))
@@ -148,7 +149,7 @@ def learn(ground: Ground, path: Path) -> None:
     command = [ground.tool("generate"), f"-n{DESTINATIONS}", *words]
     for _ in range(20):
         before = path.daemon.stats()[0]["ports"]["p1"]["outcomes"]["to_slowpath"]
-        run(*exec_in(path.source.netns, *command), timeout=60)
+        run(*exec_in(path.source.netns, *command), timeout=LIMIT)
         if path.daemon.stats()[0]["ports"]["p1"]["outcomes"]["to_slowpath"] == before:
             return
     raise Unavailable("the route cache doesn't get to know every destination")

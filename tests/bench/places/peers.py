@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path as File
 
 from tests.bench.places.ground import Ground, Path, Unavailable
-from tests.support.topology import batch, run, until
+from tests.support.patience import LIMIT, until
+from tests.support.topology import batch, run
 
 JUMBO = 9000  # what inner devices are set to, so that the ends alone decide
 
@@ -26,7 +27,7 @@ def between(
         end = ground.end(where, device, f"{network}.{k}")
         ground.up(end)
         ends.append(end)
-    ground.lab.reachable(netns[0], ends[1].address, 60)
+    ground.lab.reachable(netns[0], ends[1].address)
     return Path(ends[0], ends[1], pids)
 
 
@@ -107,7 +108,7 @@ def vde(ground: Ground) -> Mapping[str, Path]:
             raise Unavailable(f"vde_switch: {child.stderr and child.stderr.read().strip()}")
         return all(ground.lab.link(home, name) for name in names)
 
-    until(made, 30, "vde_switch has made its TAPs")
+    until(made, "vde_switch has made its TAPs")
     return {"vde": moved(ground, "d", home, names, "10.24.0", child.pid)}
 
 
@@ -133,17 +134,24 @@ def open_vswitch(ground: Ground, name: str, network: str, *, tso: bool) -> Path:
     socket, quietly = f"unix:{where}/db.sock", "-vconsole:off"
 
     def configure(*words: str) -> None:
-        run("env", *(f"{key}={value}" for key, value in env.items()), "ovs-vsctl", f"--db={socket}", *words, timeout=30)
+        run(
+            "env",
+            *(f"{key}={value}" for key, value in env.items()),
+            "ovs-vsctl",
+            f"--db={socket}",
+            *words,
+            timeout=LIMIT,
+        )
 
     run("ovsdb-tool", "create", f"{where}/conf.db", str(schema))
     words = (f"--remote=p{socket}", f"--unixctl={where}/db.ctl", quietly)
     ground.spawn(home, "ovsdb-server", f"{where}/conf.db", *words, env=env)
-    until((where / "db.sock").exists, 30, "ovsdb-server listens")
+    until((where / "db.sock").exists, "ovsdb-server listens")
     configure("--no-wait", "init", "--", "set", "Open_vSwitch", ".", f"other_config:userspace-tso-enable={tso}".lower())
     child = ground.spawn(home, "ovs-vswitchd", socket, f"--unixctl={where}/vs.ctl", quietly, env=env)
     configure("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev")
     for device in names:
         configure("add-port", "br0", device, "--", "set", "interface", device, "type=tap", f"mtu_request={JUMBO}")
-    until(lambda: all(ground.lab.link(home, device) for device in names), 30, "ovs-vswitchd has made its TAPs")
+    until(lambda: all(ground.lab.link(home, device) for device in names), "ovs-vswitchd has made its TAPs")
     assert os.path.exists(f"/proc/{child.pid}")
     return moved(ground, name, home, names, network, child.pid)

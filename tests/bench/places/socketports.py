@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from tests.bench.places import ours
 from tests.bench.places.ground import End, Ground, Path, Unavailable
 from tests.bench.places.peers import moved
+from tests.support.patience import until
 from tests.support.running import Daemon
-from tests.support.topology import MASTER_MAC, until
+from tests.support.topology import MASTER_MAC
 
 ENDS = ("s1", "s2")
 
@@ -43,7 +44,7 @@ def beside(ground: Ground) -> Mapping[str, Path]:
     """Two ports as ever, and a third that is a socket, to which everything goes cut and summed."""
     lab, daemon = ours.started(ground, 2, machine(1))
     ground.stack.callback(os.close, handed(daemon, "vm1"))
-    until(lambda: daemon.port("vm1")["state"] == "up", 30, "the socket's port is up")
+    until(lambda: daemon.port("vm1")["state"] == "up", "the socket's port is up")
     return {"beside-stream": Path(ours.end(lab, 1), ours.end(lab, 2), (daemon.pid,), daemon)}
 
 
@@ -61,8 +62,8 @@ def stream(ground: Ground) -> Mapping[str, Path]:
         pids.append(child.pid)
         ends.append(End(netns, device, address(k), MASTER_MAC))
         ground.up(ends[-1], 16)
-    lab.reachable(ends[0].netns, ends[1].address, 60)
-    lab.reachable(lab.ports[0], ends[1].address, 60)
+    lab.reachable(ends[0].netns, ends[1].address)
+    lab.reachable(lab.ports[0], ends[1].address)
     return {
         "stream": Path(ends[0], ends[1], tuple(pids), daemon),
         "stream to": Path(ours.end(lab, 1), ends[1], tuple(pids), daemon),
@@ -75,8 +76,8 @@ def vde_plugs(ground: Ground) -> Mapping[str, Path]:
         raise Unavailable(f"{missing[0]} (Debian: vde2) is not installed")
     home, where = ground.netns("er"), str(ground.directory / "plugs")
     switch = ground.spawn(home, "vde_switch", "-s", where)
-    until(lambda: os.path.exists(f"{where}/ctl"), 30, "vde_switch listens")
+    until(lambda: os.path.exists(f"{where}/ctl"), "vde_switch listens")
     plugs = [ground.spawn(home, "vde_plug2tap", "-s", where, name) for name in ENDS]
-    until(lambda: all(ground.lab.link(home, name) for name in ENDS), 30, "the TAPs are there")
+    until(lambda: all(ground.lab.link(home, name) for name in ENDS), "the TAPs are there")
     path = moved(ground, "e", home, ENDS, "10.28.0", switch.pid)
     return {"vde-plugs": Path(path.source, path.sink, (switch.pid, *(plug.pid for plug in plugs)))}

@@ -37,7 +37,7 @@ def table(ground: Ground, addresses: int, family: int = 4) -> Mapping[str, Path]
         ends.append(ground.end(netns, tap, PAIR4[k]))
         ground.up(ends[-1])
     ground.lab.ip(where[1], "route", "add", "local", "10.64.0.0/10", "dev", "lo")
-    ground.lab.reachable(where[0], PAIR4[2], 60)
+    ground.lab.reachable(where[0], PAIR4[2])
     paths = Path(ends[0], ends[1], (child.pid,), ask=lambda: ask(child, "edit"), facts=said["facts"])
     return {name: paths}
 

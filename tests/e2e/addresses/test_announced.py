@@ -11,9 +11,10 @@ import pytest
 
 from ipvsw.addresses.announcements import TIMES, announcement
 from ipvsw.client import Client
+from tests.support.patience import until
 from tests.support.running import Daemon, port, switch
 from tests.support.sniff import Sniffer, sniffing
-from tests.support.topology import MASTER_MAC, WIRE4, WIRE6, Lab, port4, port6, until
+from tests.support.topology import MASTER_MAC, WIRE4, WIRE6, Lab, port4, port6
 
 MASTER = bytes.fromhex(MASTER_MAC.replace(":", ""))
 OTHER_MAC = "02:00:00:00:00:77"
@@ -26,7 +27,7 @@ def told(address: str, mac: bytes = MASTER) -> bytes:
 
 def wait_for_all(sniffer: Sniffer, addresses: list[str], mac: bytes = MASTER) -> None:
     for address in addresses:
-        sniffer.wait(told(address, mac), TIMES, seconds=15)
+        sniffer.wait(told(address, mac), TIMES)
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def started(lab: Lab, *more: dict[str, Any], mode: str = "l2") -> Daemon:
 def settled(lan: Daemon) -> None:
     """The namespaces' ports are up; a virtual machine's may wait."""
     lan.wait(states=("up", "waiting"))
-    until(lambda: all(lan.port(f"ipvl{k}")["state"] == "up" for k in (1, 2)), 10, "the ports are up")
+    until(lambda: all(lan.port(f"ipvl{k}")["state"] == "up" for k in (1, 2)), "the ports are up")
 
 
 def machine(**more: Any) -> dict[str, Any]:
@@ -56,9 +57,9 @@ def seen(sniffer: Sniffer, address: str, mac: bytes = MASTER) -> int:
 
 def take(lan: Daemon) -> int:
     """A virtual machine's end of vm1, which is up when this returns."""
-    until(lambda: lan.port("vm1")["reason"] == "for a virtual machine", 10, "the port waits")
+    until(lambda: lan.port("vm1")["reason"] == "for a virtual machine", "the port waits")
     _, (fd,) = Client(str(lan.socket)).hand_over("vm1")
-    until(lambda: lan.port("vm1")["state"] == "up", 10, "the port is up")
+    until(lambda: lan.port("vm1")["state"] == "up", "the port is up")
     return fd
 
 
@@ -81,7 +82,7 @@ def test_an_address_that_moves_is_announced(lab: Lab) -> None:
         for k in (1, 2):
             lab.ip(lab.ports[k - 1], "addr", "add", "10.1.7.7/16", "dev", f"ipvl{k}")
             wanted = ["owned", "duplicate"][k - 1]
-            until(lambda: wanted in states(lan, f"ipvl{k}", "10.1.7.7"), 5, "it is known")  # noqa: B023
+            until(lambda: wanted in states(lan, f"ipvl{k}", "10.1.7.7"), "it is known")  # noqa: B023
         assert not seen(wire, "10.1.7.7")
         lab.ip(lab.ports[0], "addr", "del", "10.1.7.7/16", "dev", "ipvl1")
         wait_for_all(wire, ["10.1.7.7"])
@@ -116,7 +117,7 @@ def test_nothing_is_announced_where_nobody_asks_for_mac_addresses(lab: Lab) -> N
         settled(lan)
         fd = take(lan)
         try:
-            until(lambda: "owned" in states(lan, "vm1", GUEST4), 5, "it is in the table")
+            until(lambda: "owned" in states(lan, "vm1", GUEST4), "it is in the table")
             assert lab.ping(lab.wire, WIRE4)
             assert not seen(wire, GUEST4) and not seen(wire, GUEST6)
         finally:

@@ -11,8 +11,9 @@ import pytest
 
 from tests.support.frames import udp4
 from tests.support.machine import BROADCAST, addresses, arp, idle, machine, solicitation
+from tests.support.patience import until
 from tests.support.running import Daemon, port, switch
-from tests.support.topology import MASTER4, WIRE4, WIRE6, Lab, port4, port6, until
+from tests.support.topology import MASTER4, WIRE4, WIRE6, Lab, port4, port6
 
 GUEST4, GUEST6, LINK_LOCAL = "10.1.0.60", "fd00:1::60", "fe80::60"
 
@@ -38,7 +39,7 @@ def lan(lab: Lab) -> Iterator[Daemon]:
 def test_every_way_in_which_an_address_is_told(lab: Lab, lan: Daemon) -> None:
     with machine(lan) as guest:
         guest.send(arp("0.0.0.0", GUEST4))
-        until(lambda: addresses(lan, "vm1") == {GUEST4: "dad"}, 10, "the probe is heard")
+        until(lambda: addresses(lan, "vm1") == {GUEST4: "dad"}, "the probe is heard")
         guest.send(arp("10.1.0.61", WIRE4))
         guest.send(solicitation("::", LINK_LOCAL))
         guest.send(solicitation(LINK_LOCAL, WIRE6))
@@ -47,12 +48,12 @@ def test_every_way_in_which_an_address_is_told(lab: Lab, lan: Daemon) -> None:
         for nonsense in ("127.0.0.1", "224.0.0.9", "255.255.255.255"):
             guest.send(udp4(nonsense, WIRE4, b"nonsense"))
         found = {GUEST4: "dad", "10.1.0.61": "arp", LINK_LOCAL: "dad", GUEST6: "nd", "10.1.0.62": "traffic"}
-        until(lambda: addresses(lan, "vm1") == found, 10, "all are heard")
+        until(lambda: addresses(lan, "vm1") == found, "all are heard")
         shown = json.loads(lan.cli("addr", "vm1", "--json"))
         assert {one["address"]: one["source"] for one in shown} == found
         assert "dad" in lan.cli("addr", "vm1")
         assert lan.stats()[0]["learned"] == {"learned": len(found)}
-    until(lambda: not lan.port("vm1")["addresses"], 10, "what the machine had is forgotten")
+    until(lambda: not lan.port("vm1")["addresses"], "what the machine had is forgotten")
 
 
 def test_the_frame_that_tells_is_answered(lab: Lab, lan: Daemon) -> None:
@@ -70,21 +71,21 @@ def test_nobody_gets_what_somebody_else_has(lab: Lab, lan: Daemon) -> None:
     taken = [port4(1), MASTER4, "10.1.0.70", GUEST4]
     with machine(lan, "vm1") as one, machine(lan, "vm2") as two:
         one.send(arp(GUEST4, WIRE4))
-        until(lambda: addresses(lan, "vm1") == {GUEST4: "arp"}, 10, "the first has it")
+        until(lambda: addresses(lan, "vm1") == {GUEST4: "arp"}, "the first has it")
         for thief, goods in ((two, (port4(1), MASTER4, GUEST4)), (one, ("10.1.0.70",))):
             for address in goods:
                 for _ in range(3):
                     thief.send(arp(address, WIRE4))
-        until(lambda: lan.stats()[0]["learned"].get("refused", 0) >= len(taken), 10, "it is refused")
+        until(lambda: lan.stats()[0]["learned"].get("refused", 0) >= len(taken), "it is refused")
         assert addresses(lan, "vm1") == {GUEST4: "arp"}
         assert addresses(lan, "vm2") == {"10.1.0.70": "config"}
         assert addresses(lan, "ipvl1").keys() >= {port4(1)}
-        until(lambda: lan.stats()[0]["learned"]["refused"] == 3 * len(taken), 10, "each time is counted")
+        until(lambda: lan.stats()[0]["learned"]["refused"] == 3 * len(taken), "each time is counted")
         assert lan.said().count("is refused to port") == len(taken), "and told once"
         lab.reachable(lab.wire, port4(1))
     with machine(lan, "vm2") as two:  # and the first is gone
         two.send(arp(GUEST4, WIRE4))
-        until(lambda: addresses(lan, "vm2").get(GUEST4) == "arp", 10, "it moves to who has it now")
+        until(lambda: addresses(lan, "vm2").get(GUEST4) == "arp", "it moves to who has it now")
 
 
 def test_the_cap_and_a_flood(lab: Lab, lan: Daemon) -> None:
@@ -92,14 +93,14 @@ def test_the_cap_and_a_flood(lab: Lab, lan: Daemon) -> None:
     with machine(lan, "vm1") as one, machine(lan, "vm2") as two:
         for k in range(4):
             two.send(arp(f"10.1.1.{k + 1}", WIRE4))
-        until(lambda: lan.stats()[0]["learned"].get("refused") == 1, 10, "one too many")
+        until(lambda: lan.stats()[0]["learned"].get("refused") == 1, "one too many")
         assert len(addresses(lan, "vm2")) == 4, "three, and the pinned one"
         assert "has 3 already" in lan.said()
         for k in range(2000):
             with contextlib.suppress(BlockingIOError):
                 two.send(udp4(f"10.2.{k >> 8}.{k & 255}", WIRE4, b"flood"))
         one.send(arp(GUEST4, WIRE4))
-        until(lambda: addresses(lan, "vm1") == {GUEST4: "arp"}, 10, "the other is heard")
+        until(lambda: addresses(lan, "vm1") == {GUEST4: "arp"}, "the other is heard")
         lab.reachable(lab.wire, port4(1))
         assert len(addresses(lan, "vm2")) == 4
 
@@ -107,30 +108,30 @@ def test_the_cap_and_a_flood(lab: Lab, lan: Daemon) -> None:
             traffic = lan.stats()[0]["ports"]["vm2"]
             return bool(traffic["rx_frames"] == sum(traffic["outcomes"].values()) > 100)
 
-        until(all_ended, 10, "every frame has ended in one outcome")
+        until(all_ended, "every frame has ended in one outcome")
 
 
 def test_learning_may_be_switched_on_and_off(lab: Lab, lan: Daemon) -> None:
     text = lan.config.read_text()
     with machine(lan, "vm1") as guest:
         guest.send(arp(GUEST4, WIRE4))
-        until(lambda: addresses(lan, "vm1"), 10, "it is heard")
+        until(lambda: addresses(lan, "vm1"), "it is heard")
         lan.config.write_text(text.replace('kind = "tap"\nlearn = true', 'kind = "tap"\nlearn = false'))
         assert "learn off" in lan.cli("reload")
-        until(lambda: not addresses(lan, "vm1"), 10, "it counts no more")
+        until(lambda: not addresses(lan, "vm1"), "it counts no more")
         guest.send(arp("10.1.0.61", WIRE4))
         lan.config.write_text(text)
         assert "learn on" in lan.cli("reload")
         guest.send(arp("10.1.0.62", WIRE4))
-        until(lambda: "10.1.0.62" in addresses(lan, "vm1"), 10, "it is heard again")
+        until(lambda: "10.1.0.62" in addresses(lan, "vm1"), "it is heard again")
         assert "10.1.0.61" not in addresses(lan, "vm1")
 
 
 def test_group_frames_for_a_learned_address_reach_the_master(lab: Lab, lan: Daemon) -> None:
     with machine(lan) as guest:
         guest.send(solicitation("::", "fd00:1::aa:bbcc"))
-        until(lambda: "33:33:ff:aa:bb:cc" in lab.ip(lab.host, "maddr", "show", "dev", "m0"), 10, "the group is set")
-    until(lambda: "33:33:ff:aa:bb:cc" not in lab.ip(lab.host, "maddr", "show", "dev", "m0"), 10, "and given up")
+        until(lambda: "33:33:ff:aa:bb:cc" in lab.ip(lab.host, "maddr", "show", "dev", "m0"), "the group is set")
+    until(lambda: "33:33:ff:aa:bb:cc" not in lab.ip(lab.host, "maddr", "show", "dev", "m0"), "and given up")
 
 
 def test_a_port_on_the_command_line(lab: Lab, lan: Daemon) -> None:
@@ -138,4 +139,4 @@ def test_a_port_on_the_command_line(lab: Lab, lan: Daemon) -> None:
     lan.cli(*words.split())
     with machine(lan, "vm3") as guest:
         guest.send(BROADCAST + arp(GUEST4, WIRE4)[6:])
-        until(lambda: addresses(lan, "vm3") == {GUEST4: "arp"}, 10, "it is heard")
+        until(lambda: addresses(lan, "vm3") == {GUEST4: "arp"}, "it is heard")

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.patience import until
 from tests.support.running import Daemon, port, switch
 from tests.support.sniff import sniffing
-from tests.support.topology import MASTER4, MASTER6, MASTER_MAC, WIRE4, WIRE6, WIRE_MAC, Lab, port4, port6, until
+from tests.support.topology import MASTER4, MASTER6, MASTER_MAC, WIRE4, WIRE6, WIRE_MAC, Lab, port4, port6
 
 HELD4, HELD6 = port4(1), port6(1)
 
@@ -97,16 +98,15 @@ def test_duplicates_are_found(holder: str) -> None:
     """A namespace with a MAC address of its own takes an IPv6 address that somebody has, and is told."""
     with Lab(3, dad=True) as lab, started(lab, "l2"):
         held = {"sibling": port6(3), "host": MASTER6, "wire": WIRE6}[holder]
-        until(lambda: not tentative(lab, lab.ports[2], "ipvl3"), 10, "the sibling's own address is settled")
+        until(lambda: not tentative(lab, lab.ports[2], "ipvl3"), "the sibling's own address is settled")
         lab.ip(lab.ports[0], "addr", "add", f"{held}/64", "dev", "ipvl1")
         until(
             lambda: any(one["local"] == held and one.get("dadfailed") for one in lab.addresses(lab.ports[0], "ipvl1")),
-            10,
             "the address is refused by the namespace itself",
         )
         free = "fd00:1::1:777"
         lab.ip(lab.ports[0], "addr", "add", f"{free}/64", "dev", "ipvl1")
-        until(lambda: not tentative(lab, lab.ports[0], "ipvl1"), 10, "what nobody has is had")
+        until(lambda: not tentative(lab, lab.ports[0], "ipvl1"), "what nobody has is had")
         assert not [one for one in lab.addresses(lab.ports[0], "ipvl1") if one["local"] == free and "dadfailed" in one]
 
 

@@ -20,8 +20,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import running, traffic
+from tests.support.patience import LIMIT, until
 from tests.support.sniff import Sniffer, sniffing
-from tests.support.topology import MASTER4, MASTER6, MASTER_MAC, WIRE4, WIRE6, Lab, inside, port4, port6, run, until
+from tests.support.topology import MASTER4, MASTER6, MASTER_MAC, WIRE4, WIRE6, Lab, inside, port4, port6, run
 
 MODES, SETTINGS = ("l2", "l3", "l3s"), ("none", "to-host", "from-host", "both")
 OPENERS = {"none": (), "to-host": ("port",), "from-host": ("host",), "both": ("port", "host")}
@@ -53,7 +54,7 @@ class Net:
         else:
             status, answer = self.daemon.call("POST", "/v1/reload")
             assert status == 200, answer
-        until(lambda: self.is_set(mode, access, flag), 5, f"the switch is {mode}, {access}, {flag}")
+        until(lambda: self.is_set(mode, access, flag), f"the switch is {mode}, {access}, {flag}")
         for netns in (self.lab.host, *self.lab.ports):
             run("ip", "-n", netns, "neigh", "flush", "all", check=False)
 
@@ -114,18 +115,23 @@ def ours(lab: Lab, *words: str) -> list[str]:
 # ---------------------------------------------------------------------------- flows
 
 
-def pings(lab: Lab, source: str, address: str) -> bool:
-    words = ("ping", "-n", "-q", "-c1", f"-W{QUIET}", address)
+def time_for(wanted: bool) -> float:
+    """Seconds in which an answer has to come, or would have come."""
+    return LIMIT if wanted else QUIET
+
+
+def pings(lab: Lab, source: str, address: str, *, wanted: bool = True) -> bool:
+    words = ("ping", "-n", "-q", "-c1", f"-W{time_for(wanted)}", address)
     return "1 received" in lab.execute(source, *words, check=False)
 
 
-def exchanges(source: str, target: str, address: str, kind: socket.SocketKind) -> bool:
+def exchanges(source: str, target: str, address: str, kind: socket.SocketKind, *, wanted: bool = True) -> bool:
     """A question and its answer, by TCP or UDP."""
     with traffic.listen(target, address, kind) as server, inside(source):
         client = socket.socket(traffic.family(address), kind)
         with client:
             for sock in (client, server):
-                sock.settimeout(QUIET)
+                sock.settimeout(time_for(wanted))
             try:
                 client.connect(server.getsockname()[:2])
                 client.send(b"question")
@@ -145,11 +151,11 @@ def exchanges(source: str, target: str, address: str, kind: socket.SocketKind) -
                 raise
 
 
-def speaks(lab: Lab, source: str, target: str, address: str) -> dict[str, bool]:
+def speaks(lab: Lab, source: str, target: str, address: str, *, wanted: bool = True) -> dict[str, bool]:
     return {
-        "ping": pings(lab, source, address),
-        "tcp": exchanges(source, target, address, socket.SOCK_STREAM),
-        "udp": exchanges(source, target, address, socket.SOCK_DGRAM),
+        "ping": pings(lab, source, address, wanted=wanted),
+        "tcp": exchanges(source, target, address, socket.SOCK_STREAM, wanted=wanted),
+        "udp": exchanges(source, target, address, socket.SOCK_DGRAM, wanted=wanted),
     }
 
 
@@ -169,7 +175,8 @@ def test_who_may_open(net: Net, mode: str, access: str) -> None:
             allowed = who in OPENERS[access]
             if allowed:
                 lab.reachable(source, address)
-            assert set(speaks(lab, source, target, address).values()) == {allowed}, f"{who}, IPv{version}"
+            found = speaks(lab, source, target, address, wanted=allowed)
+            assert set(found.values()) == {allowed}, f"{who}, IPv{version}"
             counted = net.refused(who) - before
             assert counted >= 3 if not allowed and access != "none" else counted == 0, f"{who}, IPv{version}"
         # Nothing else changed: siblings and the wire.
@@ -202,7 +209,7 @@ def test_long_answers(net: Net, mode: str, access: str) -> None:
         with traffic.listen(target, address, socket.SOCK_DGRAM) as server, inside(source):
             client = socket.socket(traffic.family(address), socket.SOCK_DGRAM)
             with client:
-                client.settimeout(3)
+                client.settimeout(LIMIT)
                 client.sendto(b"question", server.getsockname()[:2])
                 _, where = server.recvfrom(100)
                 server.sendto(bytes(4000), where)
@@ -273,7 +280,7 @@ def test_web(net: Net, mode: str) -> None:
             (lab.host, lab.ports[0], port(1, version)),
         ):
             with web(target, address) as number, inside(source):
-                client = http.client.HTTPConnection(address, number, timeout=5)
+                client = http.client.HTTPConnection(address, number, timeout=LIMIT)
                 with contextlib.closing(client):
                     client.request("GET", "/page")
                     assert client.getresponse().read() == b"/page" * 10_000
@@ -301,7 +308,7 @@ def dnsmasq(shared: Net, tmp_path: Path) -> Callable[..., None]:
             "--dhcp-range=10.1.9.1,10.1.9.99,255.255.0.0,1h",
             "--host-record=printer.test,192.0.2.9",
         )
-        until(lambda: (tmp_path / "pid").exists(), 5, "dnsmasq runs")
+        until(lambda: (tmp_path / "pid").exists(), "dnsmasq runs")
 
     return start
 
@@ -325,14 +332,14 @@ def test_dhcp(net: Net, dnsmasq: Callable[..., None], tmp_path: Path, broadcast:
     script = tmp_path / "bound"
     script.write_text('#!/bin/sh\n[ "$1" != bound ] || ip addr add "$ip/$mask" dev "$interface"\n')
     script.chmod(0o755)
-    words = ["busybox", "udhcpc", "-f", "-n", "-q", "-t5", "-T1", "-i", "ipvl3", "-s", str(script)]
+    words = ["busybox", "udhcpc", "-f", "-n", "-q", "-t60", "-T1", "-i", "ipvl3", "-s", str(script)]
     words += ["-x", f"0x3d:00{'aa' if broadcast else 'bb'}"] + (["-B"] if broadcast else [])
     try:
         with sniffing(lab.wire, "w0") as wire:
-            lab.execute(client, *words, timeout=20)
+            lab.execute(client, *words, timeout=LIMIT)
             found = [one["local"] for one in lab.addresses(client, "ipvl3") if one["family"] == "inet"]
             assert len(found) == 1 and found[0].startswith("10.1.9.")
-            until(lambda: net.daemon.port("ipvl3")["addresses"], 3, "the switch knows the address")
+            until(lambda: net.daemon.port("ipvl3")["addresses"], "the switch knows the address")
             lab.reachable(client, MASTER4)
             lab.reachable(lab.host, found[0])
             asked = [frame for _, frame in wire.frames if frame[12:14] == b"\x08\x00" and frame[36:38] == b"\0\x43"]
@@ -355,7 +362,7 @@ def test_names(net: Net, dnsmasq: Callable[..., None], mode: str) -> None:
         with inside(lab.ports[1]):
             client = socket.socket(traffic.family(address), socket.SOCK_DGRAM)
         with client:
-            client.settimeout(3)
+            client.settimeout(LIMIT)
             client.sendto(question, (address, 53))
             assert client.recv(500).endswith(ip_address("192.0.2.9").packed)
 
@@ -363,7 +370,7 @@ def test_names(net: Net, dnsmasq: Callable[..., None], mode: str) -> None:
 # ---------------------------------------------------------------------------- groups
 
 
-def hears(lab: Lab, source: str, target: str, device: str, to: str, content: bytes) -> int:
+def hears(lab: Lab, source: str, target: str, device: str, to: str, content: bytes, *, wanted: bool) -> int:
     """How many copies of a datagram to a group arrive."""
     index = int(run("ip", "-n", source, "-j", "link", "show", device).split('"ifindex":')[1].split(",")[0])
     where = "ipvl1" if device == "m0" else "m0"
@@ -384,13 +391,13 @@ def hears(lab: Lab, source: str, target: str, device: str, to: str, content: byt
             chosen = struct.pack("=4s4si", bytes(4), bytes(4), index)
             sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, chosen)
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        receiver.settimeout(QUIET)
-        until(lambda: group_mac(to) in known_groups(lab), 3, f"the switch knows that {to} is listened to")
+        until(lambda: group_mac(to) in known_groups(lab), f"the switch knows that {to} is listened to")
         sender.sendto(content, (to, receiver.getsockname()[1]))
         count = 0
         with contextlib.suppress(TimeoutError):
-            while receiver.recv(100) == content:
-                count += 1
+            while True:
+                receiver.settimeout(time_for(wanted and not count))
+                count += receiver.recv(100) == content
         return count
 
 
@@ -419,8 +426,8 @@ def test_groups(net: Net, access: str, to: str) -> None:
     ):
         content = f"{who} {access} {to}".encode()
         with sniffing(lab.wire, "w0") as wire:
-            copies = hears(lab, source, target, device, to, content)
-            until(lambda wire=wire, content=content: wire.count(content), 2, "the wire gets it")  # type: ignore[misc]
+            copies = hears(lab, source, target, device, to, content, wanted=who in OPENERS[access])
+            until(lambda wire=wire, content=content: wire.count(content), "the wire gets it")  # type: ignore[misc]
             assert wire.count(content) == 1, f"{who} to {to}: on the wire"
         assert copies == (who in OPENERS[access]), f"{who} to {to}"
 
@@ -432,8 +439,10 @@ def test_groups_of_routed_modes(net: Net, mode: str) -> None:
     for access in ("both", "from-host"):
         net.set(mode, access)
         with sniffing(lab.wire, "w0") as wire:
-            assert hears(lab, lab.ports[0], lab.host, "ipvl1", "ff15::77", b"of a port") == (access == "both")
-            assert hears(lab, lab.host, lab.ports[0], "m0", "ff15::77", b"of the host") == 0
+            wanted = access == "both"
+            assert hears(lab, lab.ports[0], lab.host, "ipvl1", "ff15::77", b"of a port", wanted=wanted) == wanted
+            assert hears(lab, lab.host, lab.ports[0], "m0", "ff15::77", b"of the host", wanted=False) == 0
+            wire.wait(b"of the host")
             assert not wire.count(b"of a port")
             assert wire.count(b"of the host") == 1
 
@@ -495,7 +504,7 @@ def test_flags(net: Net, mode: str, flag: str) -> None:
         ):
             lab.reachable(source, address)
             assert all(speaks(lab, source, target, address).values()), f"IPv{version}"
-        assert not pings(lab, lab.ports[0], port(2, version))
+        assert not pings(lab, lab.ports[0], port(2, version), wanted=False)
 
 
 # ---------------------------------------------------------------------------- nothing is left
@@ -525,7 +534,8 @@ def test_nothing_is_left_by_a_change(net: Net, mode: str) -> None:
         net.set(mode, access, by_signal=bool(number % 2))
         assert left(net.lab) != before
         lab = net.lab
-        assert pings(lab, lab.ports[0], MASTER4) is (access != "from-host")
+        wanted = access != "from-host"
+        assert pings(lab, lab.ports[0], MASTER4, wanted=wanted) is wanted
         net.set(mode if mode != "l3s" else "l3", "none")
         assert left(net.lab) == before
 
@@ -539,7 +549,7 @@ def test_modes_follow_each_other(net: Net) -> None:
         wanted[mode] = left(net.lab)
     for mode in ("l2", "l3s", "l3", "l2", "l3", "l3s", "l2"):
         net.set(mode, "both")
-        until(lambda mode=mode: left(net.lab) == wanted[mode], 2, f"everything is as {mode} has it")  # type: ignore[misc]
+        until(lambda mode=mode: left(net.lab) == wanted[mode], f"everything is as {mode} has it")  # type: ignore[misc]
         for source, address in ((net.lab.ports[0], MASTER6), (net.lab.host, port4(1))):
             net.lab.reachable(source, address)
 
@@ -575,7 +585,7 @@ def test_killed(forwards: str) -> None:
             daemon.config.write_text(running.toml(daemon.socket, [table]))
             daemon.start()
             daemon.wait()
-            until(lambda: left(lab) == before, 2, "a daemon of another mode cleans up")
+            until(lambda: left(lab) == before, "a daemon of another mode cleans up")
 
 
 def test_master_comes_back(net: Net) -> None:
@@ -583,12 +593,12 @@ def test_master_comes_back(net: Net) -> None:
     lab = net.lab
     net.set("l3", "both")
     lab.ip(lab.host, "link", "del", "m0")
-    until(lambda: lab.link(lab.host, HOST_IFINDEX) is None, 5, "the interface goes")
-    until(lambda: not ours(lab, "rule"), 2, "the rules go")
+    until(lambda: lab.link(lab.host, HOST_IFINDEX) is None, "the interface goes")
+    until(lambda: not ours(lab, "rule"), "the rules go")
     lab.make_master()
     know_ports(lab)
     lab.sysctl(lab.host, "net/ipv4/conf/m0/rp_filter", "1")
-    until(lambda: net.is_set("l3", "both", "bridge"), 5, "the interface is back")
+    until(lambda: net.is_set("l3", "both", "bridge"), "the interface is back")
     lab.reachable(lab.host, port4(1))
     lab.reachable(lab.ports[0], MASTER6)
     assert re.search(r"^118:", lab.ip(lab.host, "rule"), re.MULTILINE)

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 from tests.support import leftovers
+from tests.support.patience import until
 from tests.support.running import Daemon
-from tests.support.topology import Lab, port4, run, until
+from tests.support.topology import Lab, port4, run
 
 # A cycle takes two grace periods of the kernel, some 40 ms: the full number is for a machine with time.
 FULL = bool(os.environ.get("IPVSW_FULL"))
@@ -89,14 +90,14 @@ def settled_fds(daemon: Daemon) -> int:
 def test_attach_and_detach_leave_nothing(lab: Lab, lan: Daemon) -> None:
     # Attaching by the API names the master alone, so the switch of the file is the one that is meant.
     cycle(lab, lan, WARM_UP)
-    until(lambda: len(lan.show()[0]["ports"]) == 2, 5, "only the ports of the file are left")
+    until(lambda: len(lan.show()[0]["ports"]) == 2, "only the ports of the file are left")
     before, fds = kept(lab, lan), settled_fds(lan)
     memory, start = lan.rss(), time.monotonic()
     cycle(lab, lan, CYCLES)
     took = time.monotonic() - start
     print(f"{CYCLES} cycles in {took:.1f} s, {lan.rss() - memory} bytes more")
 
-    until(lambda: kept(lab, lan) == before, 5, f"everything is as before: {before}", every=0.1)
+    until(lambda: kept(lab, lan) == before, f"everything is as before: {before}", every=0.1)
     assert settled_fds(lan) <= fds
     assert lan.rss() - memory < GROWTH, f"{lan.rss() - memory} bytes of growth in {CYCLES} cycles"
     assert lab.ping(lab.ports[0], port4(2)) == 1

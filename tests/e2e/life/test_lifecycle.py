@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.support import leftovers
+from tests.support.patience import LIMIT, until
 from tests.support.running import Daemon, port, refused, switch
 from tests.support.sniff import sniffing
-from tests.support.topology import MASTER4, WIRE4, Lab, port4, port6, run, until
+from tests.support.topology import MASTER4, WIRE4, Lab, port4, port6, run
 
 
 def table(lab: Lab) -> dict[str, object]:
@@ -52,11 +53,11 @@ def test_a_clean_end_leaves_nothing(lab: Lab) -> None:
             pid = daemon.pid
             assert daemon.process is not None
             daemon.process.send_signal(end)
-            assert daemon.process.wait(10) == 0, daemon.said()
+            assert daemon.process.wait(LIMIT) == 0, daemon.said()
             daemon.process = None
             assert not daemon.socket.exists()
             assert not alive(pid), "processes are left"
-            until(lambda: leftovers.network(lab) == before, 3, "the network is as it was", every=0.1)
+            until(lambda: leftovers.network(lab) == before, "the network is as it was", every=0.1)
             leftovers.gone(programs, maps)
     assert "Traceback" not in daemon_words(daemon)
 
@@ -68,10 +69,10 @@ def test_an_end_in_the_middle_of_the_beginning_leaves_nothing(after: float) -> N
         ports = [port(f"ipvl{k}", netns, [f"{port4(k)}/16"]) for k, netns in enumerate(lab.ports, 1)]
         with Daemon(switch("m0", lab.host, ports), home=lab.home) as daemon:
             # Python itself has to be told of signals first: until then SIGTERM simply kills it.
-            until(lambda: signal_is_caught(daemon.pid), 10, "SIGTERM is caught")
+            until(lambda: signal_is_caught(daemon.pid), "SIGTERM is caught")
             time.sleep(after)
             daemon.stop()
-        until(lambda: leftovers.network(lab) == before, 3, "the network is as it was", every=0.1)
+        until(lambda: leftovers.network(lab) == before, "the network is as it was", every=0.1)
 
 
 def signal_is_caught(pid: int) -> bool:
@@ -98,7 +99,7 @@ def test_a_killed_daemon_is_succeeded(lab: Lab) -> None:
             daemon.kill()
             assert daemon.socket.exists(), "the dead daemon's socket is there for its successor to find"
             daemon.start()
-            until(lambda: "ipvl1" in daemon.cli("show", check=False), 10, "the successor answers", every=0.1)
+            until(lambda: "ipvl1" in daemon.cli("show", check=False), "the successor answers", every=0.1)
         daemon.wait()
         lab.sysctl(lab.host, "net/ipv4/ip_forward", "1")
         with sniffing(lab.ports[0], "ipvl1") as inside:
@@ -109,7 +110,7 @@ def test_a_killed_daemon_is_succeeded(lab: Lab) -> None:
             leftovers.gone(programs - objects(lab, daemon)[0], maps - objects(lab, daemon)[1])
         last = objects(lab, daemon)
         daemon.stop()
-        until(lambda: leftovers.network(lab) == before, 3, "the network is as it was", every=0.1)
+        until(lambda: leftovers.network(lab) == before, "the network is as it was", every=0.1)
         leftovers.gone(*last)
 
 
@@ -117,7 +118,7 @@ def test_a_killed_daemon_does_not_cut_the_host_off(lab: Lab, lan: Daemon) -> Non
     lan.kill()
     assert lab.ping(lab.wire, MASTER4, 3) == 3
     lan.start()
-    until(lan.socket.exists, 5, "the successor's socket")
+    until(lan.socket.exists, "the successor's socket")
     lan.wait()
 
 
@@ -153,7 +154,6 @@ def test_two_switches_in_one_daemon_do_not_mix(lab: Lab) -> None:
             run("ip", "netns", "del", other.ports[0])
             until(
                 lambda: [p["state"] for s in daemon.show() if s["name"] == "other" for p in s["ports"]] == ["waiting"],
-                3,
                 "the other switch's port waits",
             )
             assert lab.ping(lab.ports[0], port4(2)) == 1

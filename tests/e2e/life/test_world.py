@@ -10,9 +10,10 @@ from ipaddress import IPv6Address
 import pytest
 
 from tests.support.frames import ICMP6, checksum, pseudo
+from tests.support.patience import LIMIT, until
 from tests.support.running import Daemon, port, switch
 from tests.support.sniff import raw
-from tests.support.topology import MASTER4, MASTER6, MASTER_MAC, WIRE4, WIRE6, WIRE_MAC, Lab, port4, port6, run, until
+from tests.support.topology import MASTER4, MASTER6, MASTER_MAC, WIRE4, WIRE6, WIRE_MAC, Lab, port4, port6, run
 
 NEW4, NEW6 = "10.1.0.77", "fd00:1::77"
 
@@ -29,40 +30,29 @@ def owner(daemon: Daemon, address: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("address", [NEW4, NEW6])
-def test_an_added_address_works_within_100_ms(lab: Lab, lan: Daemon, address: str) -> None:
-    six = ":" in address
+def test_an_added_address_works_and_a_deleted_one_does_not(lab: Lab, lan: Daemon, address: str) -> None:
+    """How soon, the benchmark tells (A1)."""
     # The neighbour is known beforehand, so that the address itself is all that is missing.
     lab.ip(lab.wire, "neigh", "replace", address, "lladdr", MASTER_MAC, "dev", "w0")
+    six = ":" in address
     lab.reachable(lab.ports[0], WIRE6 if six else WIRE4)
+    words = [address + ("/64" if six else "/16"), "dev", "ipvl1"]
     for _ in range(5):
-        # Two replies are looked for: ping's first request leaves 100 ms after the address was added.
-        start = time.monotonic()
-        lab.ip(
-            lab.ports[0],
-            "addr",
-            "add",
-            address + ("/64" if six else "/16"),
-            "dev",
-            "ipvl1",
-            *(["nodad"] if six else []),
-        )
-        added = time.monotonic()
-        time.sleep(max(0.0, added + 0.095 - time.monotonic()))
-        assert lab.ping(lab.wire, address) == 1, f"not reachable {time.monotonic() - start:.3f} s after `ip addr add`"
-        lab.ip(lab.ports[0], "addr", "del", address + ("/64" if six else "/16"), "dev", "ipvl1")
-        time.sleep(0.1)
+        lab.ip(lab.ports[0], "addr", "add", *words, *(["nodad"] if six else []))
+        lab.reachable(lab.wire, address)
+        lab.ip(lab.ports[0], "addr", "del", *words)
+        until(lambda: not owner(lan, address), "nobody owns it")
         assert lab.ping(lab.wire, address, wait=0.2) == 0, "still answered after `ip addr del`"
-    assert not owner(lan, address)
 
 
 def test_a_port_that_is_down_owns_nothing(lab: Lab, lan: Daemon) -> None:
     lab.reachable(lab.ports[0], port4(2))
     lab.ip(lab.ports[1], "link", "set", "ipvl2", "down")
-    until(lambda: lan.port("ipvl2")["state"] == "down", 2, "ipvl2 is shown down")
+    until(lambda: lan.port("ipvl2")["state"] == "down", "ipvl2 is shown down")
     assert lab.ping(lab.ports[0], port4(2), wait=0.2) == 0
     assert ("ipvl2", "owned") not in owner(lan, port4(2))
     lab.ip(lab.ports[1], "link", "set", "ipvl2", "up")
-    lab.reachable(lab.ports[0], port4(2), 2)
+    lab.reachable(lab.ports[0], port4(2))
 
 
 @pytest.mark.parametrize("address", [NEW4, NEW6])
@@ -70,17 +60,17 @@ def test_a_duplicate_address_stays_with_the_first_and_is_handed_over(lab: Lab, l
     words = address + ("/64" if ":" in address else "/16"), "dev"
     nodad = ["nodad"] if ":" in address else []
     lab.ip(lab.ports[0], "addr", "add", *words, "ipvl1", *nodad)
-    until(lambda: owner(lan, address) == [("ipvl1", "owned")], 2, "the first owns it")
+    until(lambda: owner(lan, address) == [("ipvl1", "owned")], "the first owns it")
     before = sum(s["duplicates"] for s in lan.stats())
     lab.ip(lab.ports[1], "addr", "add", *words, "ipvl2", *nodad)
-    until(lambda: sorted(owner(lan, address)) == [("ipvl1", "owned"), ("ipvl2", "duplicate")], 2, "the second is told")
+    until(lambda: sorted(owner(lan, address)) == [("ipvl1", "owned"), ("ipvl2", "duplicate")], "the second is told")
     assert sum(s["duplicates"] for s in lan.stats()) == before + 1
     assert address in lan.said(), "no word of it in the log"
     lab.ip(lab.wire, "neigh", "replace", address, "lladdr", MASTER_MAC, "dev", "w0")
-    lab.reachable(lab.wire, address, 2)
+    lab.reachable(lab.wire, address)
     lab.ip(lab.ports[0], "addr", "del", *words, "ipvl1")
-    until(lambda: owner(lan, address) == [("ipvl2", "owned")], 2, "the second gets it")
-    lab.reachable(lab.wire, address, 2)
+    until(lambda: owner(lan, address) == [("ipvl2", "owned")], "the second gets it")
+    lab.reachable(lab.wire, address)
 
 
 @pytest.mark.parametrize("address", [MASTER4, MASTER6])
@@ -94,11 +84,11 @@ def test_the_masters_own_address_is_refused(lab: Lab, lan: Daemon, address: str)
         "ipvl1",
         *(["nodad"] if ":" in address else []),
     )
-    until(lambda: owner(lan, address) == [("ipvl1", "master")], 2, "the address is shown as the master's")
+    until(lambda: owner(lan, address) == [("ipvl1", "master")], "the address is shown as the master's")
     assert lab.ping(lab.wire, address, 5) == 5
     # The host gives it up: then it is the port's, and back when it takes it again... the first keeps it.
     lab.ip(lab.host, "addr", "del", address + ("/64" if ":" in address else "/16"), "dev", "m0")
-    until(lambda: owner(lan, address) == [("ipvl1", "owned")], 2, "the port gets what the master gave up")
+    until(lambda: owner(lan, address) == [("ipvl1", "owned")], "the port gets what the master gave up")
 
 
 def link_local(lab: Lab, netns: str, device: str) -> str | None:
@@ -108,9 +98,9 @@ def link_local(lab: Lab, netns: str, device: str) -> str | None:
 
 def test_link_locals_are_unique_behind_one_mac(lab: Lab, lan: Daemon) -> None:
     first, second = (
-        until(lambda k=k: link_local(lab, lab.ports[k - 1], f"ipvl{k}"), 5, "a link-local address") for k in (1, 2)
+        until(lambda k=k: link_local(lab, lab.ports[k - 1], f"ipvl{k}"), "a link-local address") for k in (1, 2)
     )
-    host = until(lambda: link_local(lab, lab.host, "m0"), 5, "the master's link-local address")
+    host = until(lambda: link_local(lab, lab.host, "m0"), "the master's link-local address")
     assert len({first, second, host}) == 3
     assert {lab.link(lab.ports[k - 1], f"ipvl{k}")["address"] for k in (1, 2)} == {MASTER_MAC}  # type: ignore[index]
     lab.reachable(lab.ports[0], f"{second}%ipvl1")
@@ -130,7 +120,7 @@ def advertisement(prefix: str) -> bytes:
 def test_autoconfigured_addresses_are_unique_and_work(lab: Lab, lan: Daemon) -> None:
     for k, netns in enumerate(lab.ports, 1):
         lab.sysctl(netns, f"net/ipv6/conf/ipvl{k}/accept_ra", "1")
-        until(lambda k=k, netns=netns: link_local(lab, netns, f"ipvl{k}"), 5, "a link-local address")
+        until(lambda k=k, netns=netns: link_local(lab, netns, f"ipvl{k}"), "a link-local address")
     lab.ip(lab.wire, "addr", "add", "fd00:5::1/64", "dev", "w0", "nodad")
 
     def slaac(k: int) -> str | None:
@@ -144,11 +134,11 @@ def test_autoconfigured_addresses_are_unique_and_work(lab: Lab, lan: Daemon) -> 
             time.sleep(0.05)
             return slaac(1) is not None and slaac(2) is not None
 
-        until(announced, 5, "both ports make themselves an address")
+        until(announced, "both ports make themselves an address")
     assert slaac(1) != slaac(2)
     for k in (1, 2):
-        lab.reachable(lab.wire, str(slaac(k)), 3)
-    lab.reachable(lab.ports[0], str(slaac(2)), 3)
+        lab.reachable(lab.wire, str(slaac(k)))
+    lab.reachable(lab.ports[0], str(slaac(2)))
 
 
 def test_a_changed_mac_of_the_master_is_followed(lab: Lab, lan: Daemon) -> None:
@@ -158,14 +148,13 @@ def test_a_changed_mac_of_the_master_is_followed(lab: Lab, lan: Daemon) -> None:
     for k, netns in enumerate(lab.ports, 1):
         until(
             lambda k=k, netns=netns: (lab.link(netns, f"ipvl{k}") or {}).get("address") == changed,
-            3,
             f"ipvl{k} has the new MAC address",
         )
     for netns, device in ((lab.wire, "w0"), (lab.ports[0], "ipvl1"), (lab.ports[1], "ipvl2")):
         lab.ip(netns, "neigh", "flush", "dev", device)
     for address in (port4(2), port6(2), WIRE4, WIRE6):
-        lab.reachable(lab.ports[0], address, 3)
-    lab.reachable(lab.wire, port4(1), 3)
+        lab.reachable(lab.ports[0], address)
+    lab.reachable(lab.wire, port4(1))
 
 
 def test_a_changed_mtu_of_the_master_is_followed(lab: Lab, lan: Daemon) -> None:
@@ -174,10 +163,9 @@ def test_a_changed_mtu_of_the_master_is_followed(lab: Lab, lan: Daemon) -> None:
         for k, netns in enumerate(lab.ports, 1):
             until(
                 lambda k=k, netns=netns, mtu=mtu: (lab.link(netns, f"ipvl{k}") or {}).get("mtu") == mtu,
-                3,
                 f"ipvl{k} has MTU {mtu}",
             )
-    assert lab.execute(lab.ports[0], "ping", "-n", "-q", "-c1", "-W2", "-M", "do", "-s", "1472", port4(2))
+    assert lab.execute(lab.ports[0], "ping", "-n", "-q", "-c1", f"-W{LIMIT}", "-M", "do", "-s", "1472", port4(2))
 
 
 def test_a_master_that_goes_down_and_up_is_followed(lab: Lab, lan: Daemon) -> None:
@@ -185,9 +173,9 @@ def test_a_master_that_goes_down_and_up_is_followed(lab: Lab, lan: Daemon) -> No
     lab.ip(lab.host, "link", "set", "m0", "down")
     assert lab.ping(lab.wire, port4(1), wait=0.2) == 0
     lab.ip(lab.host, "link", "set", "m0", "up")
-    lab.reachable(lab.wire, port4(1), 5)
-    lab.reachable(lab.wire, port6(1), 5)
-    lab.reachable(lab.ports[0], port4(2), 5)
+    lab.reachable(lab.wire, port4(1))
+    lab.reachable(lab.wire, port6(1))
+    lab.reachable(lab.ports[0], port4(2))
 
 
 def test_a_wire_that_loses_its_carrier_is_followed(lab: Lab, lan: Daemon) -> None:
@@ -196,34 +184,34 @@ def test_a_wire_that_loses_its_carrier_is_followed(lab: Lab, lan: Daemon) -> Non
 
     assert carrier()
     lab.ip(lab.wire, "link", "set", "w0", "down")
-    until(lambda: not carrier(), 3, "ipvl1 loses its carrier with the master")
+    until(lambda: not carrier(), "ipvl1 loses its carrier with the master")
     lab.ip(lab.wire, "link", "set", "w0", "up")
-    until(carrier, 3, "ipvl1 gets its carrier back")
-    lab.reachable(lab.wire, port4(1), 5)
+    until(carrier, "ipvl1 gets its carrier back")
+    lab.reachable(lab.wire, port4(1))
 
 
 def test_a_master_that_is_deleted_and_made_again_is_followed(lab: Lab, lan: Daemon) -> None:
     for _ in range(2):
         lab.ip(lab.host, "link", "del", "m0")
-        until(lambda: lan.show()[0]["state"] == "waiting", 3, "the switch waits for its master")
+        until(lambda: lan.show()[0]["state"] == "waiting", "the switch waits for its master")
         lab.make_master()
-        until(lambda: lan.show()[0]["state"] == "up", 5, "the switch is up again")
+        until(lambda: lan.show()[0]["state"] == "up", "the switch is up again")
         for address in (port4(1), port6(2)):
-            lab.reachable(lab.wire, address, 5)
-        lab.reachable(lab.ports[0], port4(2), 5)
+            lab.reachable(lab.wire, address)
+        lab.reachable(lab.ports[0], port4(2))
 
 
 def test_a_namespace_that_is_deleted_and_made_again_is_followed(lab: Lab, lan: Daemon) -> None:
     fds = lan.fds()
     for _ in range(3):
         run("ip", "netns", "del", lab.ports[0])
-        until(lambda: lan.port("ipvl1")["state"] == "waiting", 3, "the port waits for its namespace")
+        until(lambda: lan.port("ipvl1")["state"] == "waiting", "the port waits for its namespace")
         assert lab.ping(lab.wire, port4(2)) == 1, "its sibling suffers"
         lab.add(lab.ports[0])
-        until(lambda: lan.port("ipvl1")["state"] == "up", 5, "the port is up again")
-        lab.reachable(lab.wire, port4(1), 3)
-        lab.reachable(lab.ports[1], port6(1), 3)
-    until(lambda: lan.fds() <= fds, 3, f"no more descriptors than before: {fds}")
+        until(lambda: lan.port("ipvl1")["state"] == "up", "the port is up again")
+        lab.reachable(lab.wire, port4(1))
+        lab.reachable(lab.ports[1], port6(1))
+    until(lambda: lan.fds() <= fds, f"no more descriptors than before: {fds}")
 
 
 @pytest.fixture
@@ -236,13 +224,13 @@ def early(lab: Lab) -> Iterator[Daemon]:
 
 def test_a_namespace_that_appears_later_gets_its_port(lab: Lab, buffered: Daemon) -> None:
     lab.add(f"{lab.prefix}-later")
-    until(lambda: early.port("ipvl9")["state"] == "up", 3, "the port comes up")
-    lab.reachable(lab.wire, port4(9), 3)
+    until(lambda: early.port("ipvl9")["state"] == "up", "the port comes up")
+    lab.reachable(lab.wire, port4(9))
     assert WIRE4 in lab.ip(f"{lab.prefix}-later", "route", "show", "default")
 
 
 def test_a_namespace_by_process_is_found(lab: Lab) -> None:
-    sleeper = lab.spawn(lab.ports[0], "sleep", "60")
+    sleeper = lab.spawn(lab.ports[0], "sleep", "infinity")
     table = switch("m0", lab.host, [port("ipvl1", f"pid:{sleeper.pid}", [f"{port4(1)}/16"])])
     with Daemon(table, home=lab.home) as daemon:
         daemon.wait()

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import running, traffic
+from tests.support.patience import LIMIT, until
 from tests.support.routed import FAR4, FAR6, HOST4, HOST6, ROUTER4, ROUTER6, Routed, change, routed
 from tests.support.sniff import sniffing
-from tests.support.topology import inside, until
+from tests.support.topology import inside
 
 NARROW = 1280
 IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_DO = 10, 23, 2
@@ -87,7 +88,7 @@ def test_udp_that_must_not_be_cut(narrow: tuple[Routed, running.Daemon], version
         sender.setsockopt(level, option, PMTUDISC_DO)
         sender.connect((address, server.getsockname()[1]))
         sender.send(bytes(1400))
-        until(lambda: learned(lab, lab.ports[0], address) == NARROW, 3, "the port's stack knows the path's MTU")
+        until(lambda: learned(lab, lab.ports[0], address) == NARROW, "the port's stack knows the path's MTU")
 
         def refused() -> bool:
             try:
@@ -96,7 +97,7 @@ def test_udp_that_must_not_be_cut(narrow: tuple[Routed, running.Daemon], version
                 return error.errno == errno.EMSGSIZE
             return False
 
-        until(refused, 3, "the sender is told")
+        until(refused, "the sender is told")
 
 
 def test_udp_that_may_be_cut(narrow: tuple[Routed, running.Daemon], version: int) -> None:
@@ -104,8 +105,8 @@ def test_udp_that_may_be_cut(narrow: tuple[Routed, running.Daemon], version: int
     lab, _ = narrow
     address = far(version)
     if version == 6:
-        lab.execute(lab.ports[0], "ping", "-n", "-c1", "-W1", "-s1400", address, check=False)
-        until(lambda: learned(lab, lab.ports[0], address) == NARROW, 3, "the port's stack knows the path's MTU")
+        lab.execute(lab.ports[0], "ping", "-n", "-c1", f"-W{LIMIT}", "-s1400", address, check=False)
+        until(lambda: learned(lab, lab.ports[0], address) == NARROW, "the port's stack knows the path's MTU")
     else:
         lab.sysctl(lab.ports[0], "net/ipv4/ip_no_pmtu_disc", "1")
     try:
@@ -130,10 +131,12 @@ def test_who_answers(net: tuple[Routed, running.Daemon], version: int) -> None:
     try:
         before = daemon.stats()[0]["routed"].get("answered", 0)
         with sniffing(lab.wire, "w0") as wire, sniffing(lab.ports[0], "ipvl1") as arriving:
-            out = lab.execute(lab.ports[0], "ping", "-n", "-c1", "-W1", "-s1400", "-Mdo", far(version), check=False)
+            out = lab.execute(
+                lab.ports[0], "ping", "-n", "-c1", f"-W{LIMIT}", "-s1400", "-Mdo", far(version), check=False
+            )
             assert f"From {HOST4 if version == 4 else HOST6}" in out and "mtu" in out.lower(), out
             assert daemon.stats()[0]["routed"]["answered"] == before + 1
-            until(lambda: arriving.frames, 3, "the port has the error")
+            until(lambda: arriving.frames, "the port has the error")
             assert not wire.count(bytes(range(0x10, 0x30)))
     finally:
         lab.restore()

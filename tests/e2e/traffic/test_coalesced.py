@@ -10,8 +10,9 @@ import subprocess
 import pytest
 
 from tests.support import traffic
+from tests.support.patience import until
 from tests.support.running import Daemon, port, switch
-from tests.support.topology import WIRE4, WIRE6, Lab, exec_in, inside, port4, port6, until
+from tests.support.topology import WIRE4, WIRE6, Lab, exec_in, inside, port4, port6
 
 SIZE, AT_ONCE, TIMES = 1200, 40, 50
 SO_RCVBUFFORCE, UDP_GRO = 33, 104
@@ -56,7 +57,6 @@ def flow(lab: Lab, daemon: Daemon, address: str, *, gro: bool) -> int:
                 assert came == sent
     until(
         lambda: daemon.stats()[0]["ports"]["ipvl1"]["tx_frames"] - before["tx_frames"] >= TIMES * AT_ONCE,
-        10,
         "not every datagram is counted",
     )
     assert daemon.stats()[0]["ports"]["ipvl1"]["tx_errors"] == before["tx_errors"]

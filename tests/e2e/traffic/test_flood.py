@@ -13,9 +13,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.frames import udp4
+from tests.support.patience import until
 from tests.support.running import Daemon, port, switch
 from tests.support.sniff import raw, sniffing
-from tests.support.topology import MASTER_MAC, Lab, inside, port4, port6, until
+from tests.support.topology import MASTER_MAC, Lab, inside, port4, port6
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +46,9 @@ def test_a_flood_does_not_starve_unicast(four: Lab) -> None:
     flooder = four.spawn(four.ports[2], sys.executable, "-c", FLOOD, "ipvl3", MASTER_MAC.replace(":", ""))
     try:
         with sniffing(four.ports[3], "ipvl4") as bystander:
-            bystander.wait(b"floodflood", 200, 5)
-        assert four.ping(four.ports[0], port4(2), 100, wait=2) == 100
-        assert four.ping(four.ports[1], port6(1), 100, wait=2) == 100
+            bystander.wait(b"floodflood", 200)
+        assert four.ping(four.ports[0], port4(2), 100) == 100
+        assert four.ping(four.ports[1], port6(1), 100) == 100
     finally:
         flooder.kill()
         assert flooder.wait() == -9, f"the flood ended by itself: {flooder.stderr and flooder.stderr.read()}"
@@ -101,9 +102,9 @@ def test_who_joins_gets_its_group_and_loses_it_when_it_leaves(four: Lab, origin:
 
         assert not arrives()
         member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, wanted)
-        until(arrives, 2, "the group's frames arrive after joining")
+        until(arrives, "the group's frames arrive after joining")
         member.setsockopt(socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, wanted)
-        until(lambda: not arrives(), 2, "they stop after leaving")
+        until(lambda: not arrives(), "they stop after leaving")
         assert stranger.count(b"group ") == 0, "another port got them"
 
 
@@ -122,7 +123,7 @@ def test_one_busy_port_does_not_starve_the_others(four: Lab) -> None:
     thread = threading.Thread(target=talk, daemon=True)
     thread.start()
     try:
-        assert four.ping(four.ports[0], port4(2), 100, wait=2) == 100
+        assert four.ping(four.ports[0], port4(2), 100) == 100
     finally:
         stop.set()
         thread.join()

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support import traffic
+from tests.support.patience import LIMIT
 from tests.support.running import Daemon, port, switch, toml
 from tests.support.topology import WIRE4, WIRE6, Lab, inside, port4, port6
 
@@ -90,7 +91,7 @@ def exchange(lab: Lab, flow: int) -> tuple[list[int], list[int]]:
             ends.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         ends[-1].setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
         ends[-1].bind((flow4(k, flow), 9000 + flow))
-        ends[-1].settimeout(10)
+        ends[-1].settimeout(LIMIT)
     for end, there in zip(ends, reversed(ends), strict=True):
         end.connect(there.getsockname())
     late: tuple[list[int], list[int]] = ([], [])

@@ -23,10 +23,10 @@ from tests.native.interfaces import (
     frame,
     ipv4,
     lab,
-    until,
     v4,
     v6,
 )
+from tests.support.patience import LIMIT, until
 
 pytestmark = pytest.mark.usefixtures("io")
 
@@ -168,7 +168,7 @@ def test_a_frame_waits_for_no_more_than_a_slice_of_a_long_commit() -> None:
         thread.start()
         try:
             until(lambda: arrived > 10, "frames before the commit")
-            until(commit, "frames that arrive during a commit", 60)
+            until(commit, "frames that arrive during a commit")
         finally:
             stop.set()
             thread.join()
@@ -411,7 +411,7 @@ def test_a_port_that_is_gone_is_told_once_and_costs_nothing() -> None:
     with lab(3) as it:
         assert it.datapath.events() == []
         it.interfaces[1].outside.close()
-        assert select.select([it.datapath.notify_fd], [], [], 10)[0]
+        assert select.select([it.datapath.notify_fd], [], [], LIMIT)[0]
         assert it.datapath.events() == [(1, EVENT_GONE)]
         assert it.datapath.events() == []
         assert not select.select([it.datapath.notify_fd], [], [], 0)[0]

@@ -24,12 +24,12 @@ from tests.native.interfaces import (
     frame,
     ipv4,
     lab,
-    until,
     v4,
     v6,
 )
 from tests.native.random_frames import GROUPS, V4, V6, random_frame, seed_from_environment
 from tests.reference.rules import Port, Switch, decide_from_master, decide_from_port
+from tests.support.patience import until
 
 pytestmark = pytest.mark.usefixtures("io")
 
@@ -271,7 +271,7 @@ def test_no_flow_is_reordered_by_several_workers() -> None:
             thread.start()
         came: dict[int, list[int]] = {b: [] for _, b in flows}
         try:
-            until(lambda: collected(it, came) and not any(t.is_alive() for t in threads), "all are sent", 60)
+            until(lambda: collected(it, came) and not any(t.is_alive() for t in threads), "all are sent")
         finally:
             for thread in threads:
                 thread.join()

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.native.interfaces import Interface, Lab, between, frame, ipv4, lab, until, v4
+from tests.native.interfaces import Interface, Lab, between, frame, ipv4, lab, v4
+from tests.support.patience import until
 
 WORKERS, QUEUES = 3, 2
 EACH = 3000  # frames of one flow
@@ -65,6 +66,7 @@ def test_a_frame_for_the_port_comes_by_one_queue_alone(wide: tuple[Lab, int, lis
     assert interfaces[1].receive() == between(0, 2)
     it.interfaces[1].send(between(1, 2))  # read by worker 1, who has none
     assert interfaces[0].receive() == between(1, 2)
+    until(lambda: it.counted(number).tx_frames >= 2, "both are counted")  # a moment after they have come
     assert it.counted(number).tx_frames == 2
     assert interfaces[0].waiting() == interfaces[1].waiting() == []
 
@@ -101,7 +103,7 @@ def test_it_leaves_whole_and_its_number_may_be_had_again(wide: tuple[Lab, int, l
     assert it.datapath.attach_port(interfaces[1].inside.fileno(), 1500) == number
     it.datapath.commit()
     assert it.interfaces[0].receive() == between(2, 0)  # by the queue that is read again
-    assert it.counted(number).rx_frames == 1
+    assert it.settled(number, 1).rx_frames == 1
     assert it.interfaces[0].waiting() == []
 
 

@@ -24,12 +24,12 @@ from tests.native.interfaces import (
     frame,
     ipv4,
     lab,
-    until,
     v4,
     v6,
 )
 from tests.native.random_frames import V4, V6, random_frame, seed_from_environment
 from tests.native.rules.test_route import ROUTER, TCPV4, folded, offload, rewritten, tcp4
+from tests.support.patience import LIMIT, until
 
 pytestmark = pytest.mark.usefixtures("io")
 
@@ -114,7 +114,7 @@ def test_arrivals_are_the_owners_or_pass_the_host_first(mode: str, outcome: str)
 def test_without_a_route_it_is_pythons_turn(mode: str) -> None:
     with lab(2, mode=mode, workers=2) as it:
         it.interfaces[0].send(out4())
-        assert select.select([it.datapath.notify_fd], [], [], 10)[0]
+        assert select.select([it.datapath.notify_fd], [], [], LIMIT)[0]
         it.interfaces[1].send(out6(), GSO_HEADER)
         assert it.settled(0, 1).outcomes == it.settled(1, 1).outcomes == {"to_slowpath": 1}
         assert it.datapath.events() == []

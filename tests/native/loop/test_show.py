@@ -7,7 +7,8 @@ import struct
 import pytest
 
 from ipvsw._fast import ACCESS, FLAGS, MODES
-from tests.native.interfaces import BROADCAST, FOREIGN, HEADER, MASTER, Lab, between, frame, ipv4, lab, until, v4, v6
+from tests.native.interfaces import BROADCAST, FOREIGN, HEADER, MASTER, Lab, between, frame, ipv4, lab, v4, v6
+from tests.support.patience import until
 
 COOKIE = bytes((99, 130, 83, 99))
 NEW4 = bytes((10, 0, 9, 9))
@@ -136,7 +137,7 @@ def test_a_flood_is_shown_in_part_and_nothing_of_it_is_lost(workers: int) -> Non
             it.interfaces[0].send(each)
         more = CREDIT // 4 - 1
         until(lambda: it.counted(0).outcomes["to_master"] == 200 - more, "the second flood")
-        assert len(it.datapath.punted()) == more
+        assert len(punted(it, more)) == more
 
 
 def test_dhcp_is_shown_from_every_door_and_goes_to_whom_it_is_for() -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from ipvsw._fast import uring_error
 from tests.native import interfaces
-from tests.native.interfaces import between, frame, ipv4, lab, until, v4
+from tests.native.interfaces import between, frame, ipv4, lab, v4
+from tests.support.patience import until
 
 needs_ring = pytest.mark.skipif(uring_error() != 0, reason="the kernel grants no io_uring")
 

@@ -21,6 +21,7 @@ from ipvsw.cli.help import HELP
 from ipvsw.cli.output import show, stats, table
 from ipvsw.cli.words import COMMANDS, LINK_COMMANDS, Asked, understand
 from ipvsw.model import Flag, HostAccess, L3Output, Mode, PortConfig, SwitchStats, SwitchStatus, Traffic
+from tests.support.patience import LIMIT
 from tests.unit.daemon.fake_manager import DMZ, LAN, LEASES, STATS, Daemon
 
 ROOT = Path(cli.__file__).parents[2]
@@ -389,7 +390,7 @@ def test_a_reader_that_stops_reading(daemon: Daemon) -> None:
             cwd=ROOT,
             stdout=broken,
             stderr=subprocess.PIPE,
-            timeout=20,
+            timeout=LIMIT,
             check=False,
         )
     assert (done.returncode, done.stderr) == (1, b"")
@@ -449,7 +450,7 @@ def test_starts_quickly() -> None:
         "print(*sorted({name.partition('.')[0] for name in sys.modules} & slow))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=True
     )
     assert done.stdout == f"ipvsw {__version__}\n\n"
 
@@ -527,7 +528,7 @@ def test_bash_completes(daemon: Daemon, tmp_path: Path) -> None:
         env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=LIMIT,
         check=False,
     )
     assert (done.stdout, done.stderr) == ("dmz/ipvl0 ipvl1 lan/ipvl0\n", "")
@@ -544,7 +545,7 @@ def test_manual_page(page: str) -> None:
         env={**os.environ, "MANWIDTH": "100", "LC_ALL": "C.UTF-8", "MANPAGER": "cat"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

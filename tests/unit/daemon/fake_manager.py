@@ -31,6 +31,7 @@ from ipvsw.model import (
     SwitchStatus,
     Traffic,
 )
+from tests.support.patience import LIMIT
 
 T = TypeVar("T")
 
@@ -193,5 +194,5 @@ class Daemon:
         if self._server is not None:
             self.run(self._server.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=LIMIT)
         self._loop.close()

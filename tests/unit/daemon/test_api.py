@@ -27,6 +27,7 @@ from ipvsw.config.file import ConfigError
 from ipvsw.daemon import api, operations
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import AddressStatus, Flag, Forbidden, LeaseStatus, PortConfig, Refused, SwitchStats, SwitchStatus
+from tests.support.patience import LIMIT
 from tests.unit.daemon.fake_manager import DMZ, LAN, LEASES, STATS, Daemon, FakeControl
 
 
@@ -209,7 +210,7 @@ def test_others_may_read_only() -> None:
             path.chmod(0o666)
             source = Path(client.__file__).parents[1]
             done = subprocess.run(
-                [sys.executable, "-c", script, path, source], capture_output=True, text=True, timeout=20, check=False
+                [sys.executable, "-c", script, path, source], capture_output=True, text=True, timeout=LIMIT, check=False
             )
             assert (done.stdout.split(), done.stderr) == (["2", "403", "403", "403"], "")
             assert daemon.control.calls == []
@@ -424,7 +425,7 @@ def test_somebody_else_answers(tmp_path: Path, content: bytes | None, error: str
             client.Client(str(path), timeout=0.1 if content is None else 10).switches()
         assert str(caught.value) == f"{path}: {error}"
     finally:
-        thread.join(timeout=10)
+        thread.join(timeout=LIMIT)
 
 
 def test_the_body_is_json_without_nulls(tmp_path: Path) -> None:

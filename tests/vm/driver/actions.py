@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tests.support.patience import patient
 from tests.vm.driver.capture import FIRST_NUMBER, Capture
 from tests.vm.driver.neighbours import forget_failed
 from tests.vm.driver.plan import Action
@@ -29,10 +30,10 @@ IP_MULTICAST_ALL, IPV6_MULTICAST_ALL = 49, 29
 IPV6_HDRINCL = 36
 PMTUDISC_DONT, PMTUDISC_DO = 0, 2
 ORIGIN = {1: "local", 2: "icmp", 3: "icmp6"}
-IDLE = 0.8  # s without any frame: nothing more is to be expected; longer than any stack's pause before it asks again
-CONNECT = 1.5  # s: the first try and the second
-NOTICED = 0.25  # s until what changed in a namespace counts: a switch that is told of it has 100 ms on an idle machine
-LONGEST = 8.0  # s for one action
+IDLE = patient(0.8)  # s without any frame: nothing more comes; longer than any stack's pause before it asks again
+CONNECT = patient(1.5)  # s: the first try and the second
+NOTICED = patient(0.25)  # s until what changed in a namespace counts: an idle machine's switch has 100 ms for it
+LONGEST = patient(30)  # s for one action
 REPEATS = 2
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 

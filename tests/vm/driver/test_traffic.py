@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.patience import FACTOR, patient, until
 from tests.support.running import Daemon, port, switch
-from tests.support.topology import until
 from tests.vm.driver import compare
 from tests.vm.driver.plan import plan
 from tests.vm.driver.topology import ADDRESS, DEVICE, PORTS, ip
@@ -47,7 +47,7 @@ def runs(bootable: None) -> Iterator[tuple[Found, Found]]:
 
     def kernel() -> None:
         try:
-            answer.append(run_in_guest(_script(), modules=("veth", "ipvlan"), timeout=150))
+            answer.append(run_in_guest(_script(), modules=("veth", "ipvlan")))
         except GuestError as error:
             answer.append(error)
 
@@ -74,7 +74,7 @@ def test_live_traffic_is_as_with_the_kernels_driver(runs: tuple[Found, Found], p
 
 def _script() -> str:
     words = f"{sys.executable} -m tests.vm.driver.traffic ipvlan --seed {SEED} {' '.join(PAIRS)}"
-    return f"cd {ROOT}\nexport PYTHONPATH={ROOT} PYTHONDONTWRITEBYTECODE=1\n{words}\n"
+    return f"cd {ROOT}\nexport PYTHONPATH={ROOT} PYTHONDONTWRITEBYTECODE=1 IPVSW_TEST_PATIENCE={FACTOR:g}\n{words}\n"
 
 
 def through_ipvsw() -> Found:
@@ -107,7 +107,7 @@ def through_ipvsw() -> Found:
                 prefix,
                 *PAIRS,
             ]
-            done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=150)
+            done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=patient(900))
             assert done.returncode == 0, done.stderr
             found: Found = json.loads(done.stdout)
             return found
@@ -129,4 +129,4 @@ def _until_addresses_are_known(daemon: Daemon) -> None:
         ports = [one for each in daemon.show() for one in each["ports"]]
         return all({entry["address"] for entry in one["addresses"]} == wanted[one["name"]] for one in ports)
 
-    until(known, 10, "the daemon knows the ports' addresses, and no others")
+    until(known, "the daemon knows the ports' addresses, and no others")

@@ -7,7 +7,8 @@ import json
 import time
 from typing import Any
 
-from tests.support.topology import MASTER_MAC, Lab, batch, inside, port4, run, until
+from tests.support.patience import until
+from tests.support.topology import MASTER_MAC, Lab, batch, inside, port4, run
 from tests.vm.module.kernel import Module, descriptors, index_of, nodes, set_mode
 from tests.vm.module.net import add, name, served, until_served
 
@@ -24,17 +25,17 @@ def going(module: Module) -> dict[str, Any]:
         assert len(descriptors(daemon.pid)) == 3
         lab.ip(one, "link", "del", name(1))
         run("ip", "netns", "del", two)
-        until(lambda: len(descriptors(daemon.pid)) == 1, 10, "their descriptors are closed", every=0.1)
-        until(lambda: [port["netns"] for port in daemon.show()[0]["ports"]] == [three], 10, "it shows what is left")
-        until(lambda: len(nodes()) == 1, 10, "their character devices are gone", every=0.1)
+        until(lambda: len(descriptors(daemon.pid)) == 1, "their descriptors are closed", every=0.1)
+        until(lambda: [port["netns"] for port in daemon.show()[0]["ports"]] == [three], "it shows what is left")
+        until(lambda: len(nodes()) == 1, "their character devices are gone", every=0.1)
         # One that moves on is found again, with what it had before.
         lab.ip(three, "link", "set", name(3), "netns", one)
         lab.ip(one, "link", "set", name(3), "up")
         lab.ip(one, "addr", "add", f"{port4(1)}/16", "dev", name(3))
         lab.reachable(lab.wire, port4(1))
         lab.ip(lab.host, "link", "del", "m0")
-        until(lambda: not nodes(), 10, "the master took its devices along", every=0.1)
-        until(lambda: not descriptors(daemon.pid), 10, "nothing of them is open", every=0.1)
+        until(lambda: not nodes(), "the master took its devices along", every=0.1)
+        until(lambda: not descriptors(daemon.pid), "nothing of them is open", every=0.1)
         return {}
 
 
@@ -65,9 +66,9 @@ def semantics(module: Module) -> dict[str, Any]:
             link = _link(lab, netns, name(k))
             assert (link["address"], link["mtu"]) == (OTHER_MAC, 1400)
         lab.ip(lab.wire, "link", "set", "w0", "down")
-        until(lambda: "NO-CARRIER" in _link(lab, one, name(1))["flags"], 5, "the carrier is gone with the master's")
+        until(lambda: "NO-CARRIER" in _link(lab, one, name(1))["flags"], "the carrier is gone with the master's")
         lab.ip(lab.wire, "link", "set", "w0", "up")
-        until(lambda: "LOWER_UP" in _link(lab, one, name(1))["flags"], 5, "the carrier comes back")
+        until(lambda: "LOWER_UP" in _link(lab, one, name(1))["flags"], "the carrier comes back")
 
         refusals = {
             "a MAC of its own": _complaint(lab, one, "link", "set", name(1), "address", MASTER_MAC),
@@ -84,7 +85,7 @@ def semantics(module: Module) -> dict[str, Any]:
         lab.ip(lab.host, "link", "set", "m0", "netns", f"{lab.prefix}-new")
         assert f"link-netns {lab.prefix}-new" in lab.ip(one, "link", "show", "dev", name(1))
         run("ip", "netns", "del", f"{lab.prefix}-new")
-        until(lambda: lab.link(one, name(1)) is None, 10, "the device goes with its master's namespace", every=0.1)
+        until(lambda: lab.link(one, name(1)) is None, "the device goes with its master's namespace", every=0.1)
         return {}
 
 
@@ -99,10 +100,10 @@ def attributes(module: Module) -> dict[str, Any]:
             assert set_mode(index, 0, 3) == errno.EINVAL
             assert set_mode(index, 1, 1) == 0
         assert "NOARP" in _link(lab, two, name(2))["flags"]
-        until(lambda: _mode(daemon) == ("l3", "private"), 5, "the switch follows", every=0.05)
+        until(lambda: _mode(daemon) == ("l3", "private"), "the switch follows", every=0.05)
         daemon.cli("link", "set", f"{name(1)}@{one}", "type", "ipvlan", "mode", "l2", "bridge")
         assert _mode(daemon) == ("l2", "bridge")
-        until(lambda: "NOARP" not in _link(lab, two, name(2))["flags"], 5, "ARP is back", every=0.05)
+        until(lambda: "NOARP" not in _link(lab, two, name(2))["flags"], "ARP is back", every=0.05)
         lab.reachable(one, port4(2))
         status, answer = daemon.call("DELETE", f"/v1/ports/{name(1)}@{one}")
         assert status >= 400 and "ip link del" in json.dumps(answer), answer
@@ -133,14 +134,14 @@ def bond(module: Module) -> dict[str, Any]:
                     (lab.wire, port4(1)),
                     (lab.wire, port4(2)),
                 ):
-                    lab.reachable(netns, address, 10)
+                    lab.reachable(netns, address)
 
             reach_each_other()
             lab.ip(lab.host, "link", "set", "e1", "down")
             reach_each_other()
             assert _complaint(lab, lab.host, "link", "add", "link", "b0", "name", "x", "type", "ipvsw") == ""
             lab.ip(lab.host, "link", "del", "b0")
-            until(lambda: not descriptors(daemon.pid), 10, "the devices went with the bond", every=0.1)
+            until(lambda: not descriptors(daemon.pid), "the devices went with the bond", every=0.1)
         return {}
 
 
@@ -159,7 +160,7 @@ def cycles(module: Module) -> dict[str, Any]:
                 batch(["link add link m0 name x type ipvsw", delete] * CYCLES, lab.host)
         seconds = time.monotonic() - began
         until_served(lab, daemon, 1)
-        until(lambda: len(nodes()) == len(descriptors(daemon.pid)) == 1, 10, "one is left", every=0.1)
+        until(lambda: len(nodes()) == len(descriptors(daemon.pid)) == 1, "one is left", every=0.1)
         return {"cycles": CYCLES + CYCLES // 4, "seconds": round(seconds, 1)}
 
 

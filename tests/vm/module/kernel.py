@@ -8,7 +8,8 @@ import struct
 from pathlib import Path
 from types import TracebackType
 
-from tests.support.topology import run, until
+from tests.support.patience import until
+from tests.support.topology import run
 
 # linux/netlink.h, linux/rtnetlink.h, kmod-shim/module/ipvsw.h
 RTM_NEWLINK = 16
@@ -33,7 +34,7 @@ class Module:
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
         if kind is None:
             # A namespace is taken down some time after its name.
-            until(lambda: self.users() == 0, 10, "nobody uses the module", every=0.1)
+            until(lambda: self.users() == 0, "nobody uses the module", every=0.1)
             run("rmmod", "ipvsw")
             assert not STATE.exists()
             assert not nodes(), f"character devices are left: {nodes()}"

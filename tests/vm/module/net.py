@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from tests.support.patience import until
 from tests.support.running import Daemon, switch
-from tests.support.topology import Lab, port4, port6, until
+from tests.support.topology import Lab, port4, port6
 
 
 def name(k: int) -> str:
@@ -27,7 +28,7 @@ def add(lab: Lab, k: int, master: str = "m0") -> None:
 def served(lab: Lab, ports: int, master: str = "m0") -> Iterator[Daemon]:
     """The daemon on the master, and that many ports, served."""
     with Daemon(switch(master, lab.host), home=lab.home) as daemon:
-        daemon.wait(60)
+        daemon.wait()
         for k in range(1, ports + 1):
             add(lab, k, master)
         until_served(lab, daemon, ports)
@@ -46,4 +47,4 @@ def until_served(lab: Lab, daemon: Daemon, ports: int) -> None:
         }
         return found.keys() == wanted.keys() and all(wanted[one] <= found[one] for one in wanted)
 
-    until(as_wanted, 40, "the daemon serves the links", every=0.1)
+    until(as_wanted, "the daemon serves the links", every=0.1)

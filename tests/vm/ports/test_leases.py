@@ -14,9 +14,10 @@ import pytest
 
 from ipvsw.snooping import dhcp4
 from tests.support.machine import idle
+from tests.support.patience import LIMIT, until
 from tests.support.running import Daemon, port, switch, words
 from tests.support.sniff import Sniffer, sniffing
-from tests.support.topology import MASTER_MAC, WIRE4, Lab, until
+from tests.support.topology import MASTER_MAC, WIRE4, Lab
 from tests.vm.guest import Guest, booted, programs
 from tests.vm.wiretap import clean_wire
 
@@ -28,7 +29,6 @@ DUID_ID = f"ff:{MASTER_MAC[6:]}:00:03:00:01:{MASTER_MAC}"  # RFC 4361: type 255,
 RESERVED = {f"id:{SIMPLE_ID}": "10.1.9.171", f"id:{DUID_ID}": "10.1.9.172", GUEST_MAC: "10.1.9.173"}
 SIMPLE, DUID, GUEST = RESERVED.values()
 RENEWAL = 8  # seconds: T1 as the server says it. It leases for two minutes at least
-SOON = 20  # seconds from a client's first question to its lease: twice what it must be, for the machine may be busy
 
 BOUND = '#!/bin/sh\n[ "$1" != bound ] || ip addr add "$ip/$mask" dev "$interface"\n'
 DHCLIENT_BOUND = """#!/bin/sh
@@ -58,7 +58,7 @@ def lan(lab: Lab, tmp_path: Path) -> Iterator[Daemon]:
     with Daemon(switch("m0", lab.host, ports), home=lab.home) as daemon:
         daemon.wait(states=("up", "waiting"))
         idle(daemon, "vm1", "vm2")
-        until(lambda: (tmp_path / "pid").exists(), 10, "dnsmasq runs")
+        until(lambda: (tmp_path / "pid").exists(), "dnsmasq runs")
         yield daemon
 
 
@@ -76,7 +76,7 @@ def start_clients(lab: Lab, tmp_path: Path) -> None:
         *(lab.ports[0], "busybox", "udhcpc", "-f", "-t20", "-T2", "-i", "ipvl1", "-s", bound),
         *("-x", f"0x3d:{identifier}"),
     )
-    (tmp_path / "dhclient.conf").write_text("timeout 60;\nretry 1;\ninitial-interval 2;\nbackoff-cutoff 4;\n")
+    (tmp_path / "dhclient.conf").write_text("timeout 600;\nretry 1;\ninitial-interval 2;\nbackoff-cutoff 4;\n")
     lab.spawn(
         *(lab.ports[1], "dhclient", "-4", "-d", "-i", "-D", "LL", "-cf", f"{tmp_path}/dhclient.conf"),
         *("-lf", f"{tmp_path}/dhclient.leases", "-pf", f"{tmp_path}/dhclient.pid"),
@@ -101,7 +101,7 @@ def boot_rom(lan: Daemon) -> Iterator[None]:
         stderr=subprocess.PIPE,
     )
     try:
-        until(lambda: lan.port("vm2")["state"] == "up" or qemu.poll() is not None, 20, "QEMU has the port")
+        until(lambda: lan.port("vm2")["state"] == "up" or qemu.poll() is not None, "QEMU has the port")
         assert qemu.poll() is None, qemu.stderr and qemu.stderr.read()
         yield
     finally:
@@ -125,7 +125,6 @@ def leases(lan: Daemon) -> dict[str, dict[str, Any]]:
 class Message:
     """One of DHCP's, as it was seen."""
 
-    when: float
     ether: bytes
     ends: bytes  # both IPv4 addresses
     said: bytes
@@ -142,10 +141,10 @@ REQUEST, ACK = 3, 5
 
 
 def messages(wire: Sniffer) -> Iterator[Message]:
-    for when, (header, frame) in zip(wire.times, list(wire.frames), strict=False):
+    for header, frame in list(wire.frames):
         where = dhcp4.datagram(header + frame)
         if where is not None and where.to_port in (67, 68):
-            yield Message(when, frame[:14], frame[26:34], (header + frame)[where.payload])
+            yield Message(frame[:14], frame[26:34], (header + frame)[where.payload])
 
 
 def renewals(wire: Sniffer, address: str) -> list[Message]:
@@ -160,18 +159,6 @@ def renewals(wire: Sniffer, address: str) -> list[Message]:
     return [one for one in asked if one.xid in answered]
 
 
-def waits(wire: Sniffer) -> list[float]:
-    """Of each exchange: seconds from its first question to what was granted."""
-    began: dict[bytes, float] = {}
-    ended: dict[bytes, float] = {}
-    for one in messages(wire):
-        if one.said[0] == 1:
-            began.setdefault(one.xid, one.when)
-        elif one.is_kind(ACK):
-            ended.setdefault(one.xid, one.when)
-    return [when - began[xid] for xid, when in ended.items()]
-
-
 def test_four_clients_hold_four_leases(lab: Lab, lan: Daemon, tmp_path: Path) -> None:
     nic = f"virtio-net-pci,netdev=n0,mac={GUEST_MAC}"
     with clean_wire(lab), sniffing(lab.wire, "w0", outgoing=True) as wire, boot_rom(lan):
@@ -179,7 +166,7 @@ def test_four_clients_hold_four_leases(lab: Lab, lan: Daemon, tmp_path: Path) ->
         extra = ("-netdev", "tap,id=n0,fd={fd}", "-device", nic)
         with booted(*extra, modules=["virtio_net"], prefix=by_descriptor(lan, "vm1")) as guest:
             start_in_guest(guest)
-            until(lambda: len(leases(lan)) == 4, 40, "four leases", every=0.2)
+            until(lambda: len(leases(lan)) == 4, "four leases", every=0.2)
             found = leases(lan)
             by_rom = found["vm2"]["address"]
             assert {name: one["address"] for name, one in found.items()} == {
@@ -195,13 +182,12 @@ def test_four_clients_hold_four_leases(lab: Lab, lan: Daemon, tmp_path: Path) ->
             for name, address in (("vm1", GUEST), ("vm2", by_rom)):
                 sources = {one["address"]: one["source"] for one in lan.port(name)["addresses"]}
                 assert sources[address] == "dhcp"
-            assert max(waits(wire)) <= SOON
             for address in (SIMPLE, DUID, GUEST):
-                lab.reachable(lab.wire, address, seconds=10)
-            guest.run(f"ping -n -q -c 3 -i 0.2 -W 5 {SIMPLE} && ping -n -q -c 3 -i 0.2 -W 5 {WIRE4}")
+                lab.reachable(lab.wire, address)
+            guest.run(f"ping -n -q -c 3 -i 0.2 -W {LIMIT:g} {SIMPLE} && ping -n -q -c 3 -i 0.2 -W {LIMIT:g} {WIRE4}")
             guest.run("kill -USR1 $(cat /tmp/pid)")  # it doesn't look at T1: renew now
-            until(lambda: renewals(wire, GUEST), 20, "the guest renews")
-            until(lambda: renewals(wire, DUID), 30, "the client with the DUID renews at T1")
+            until(lambda: renewals(wire, GUEST), "the guest renews")
+            until(lambda: renewals(wire, DUID), "the client with the DUID renews at T1")
             assert len(leases(lan)) == 4
             guest.run("kill -USR2 $(cat /tmp/pid)")
-            until(lambda: "vm1" not in leases(lan), 20, "the guest releases")
+            until(lambda: "vm1" not in leases(lan), "the guest releases")

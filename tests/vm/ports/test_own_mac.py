@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import LIMIT, until
 from tests.support.running import Daemon, port, switch, words
 from tests.support.sniff import Sniffer, sniffing
-from tests.support.topology import MASTER_MAC, WIRE4, WIRE6, Lab, port4, port6, until
+from tests.support.topology import MASTER_MAC, WIRE4, WIRE6, Lab, port4, port6
 from tests.vm.guest import Guest, booted
 from tests.vm.wiretap import KNOWN, clean_wire
 
@@ -40,9 +41,9 @@ def machines(lab: Lab, **kinds: str) -> Daemon:
     ports = [port("ipvl1", lab.ports[0], [f"{port4(1)}/16", f"{port6(1)}/64"])]
     ports += [{"name": name, "kind": kind, "learn": True} for name, kind in kinds.items()]
     lan = Daemon(switch("m0", lab.host, ports, host_access="both"), home=lab.home).wait(states=("up", "waiting"))
-    until(lambda: lan.port("ipvl1")["state"] == "up", 10, "the namespace's port is up")
+    until(lambda: lan.port("ipvl1")["state"] == "up", "the namespace's port is up")
     for name in kinds:
-        until(lambda: lan.port(name)["reason"] == "for a virtual machine", 10, "the port waits")  # noqa: B023
+        until(lambda: lan.port(name)["reason"] == "for a virtual machine", "the port waits")  # noqa: B023
     return lan
 
 
@@ -55,8 +56,7 @@ def boot(lan: Daemon, name: str, stack: ExitStack) -> Guest:
 def global_address(guest: Guest) -> str:
     """The one that the guest has made of the advertised prefix, once it is settled."""
     said = guest.run(
-        f"for i in $(seq 200); do ip -6 addr show dev eth0 scope global -tentative | grep {PREFIX} && exit;"
-        " sleep 0.1; done; ip addr; exit 1"
+        f"while sleep 0.1; do ip -6 addr show dev eth0 scope global -tentative | grep {PREFIX} && exit; done"
     )
     found = re.search(r"inet6 (\S+)/64", said)
     assert found, said
@@ -80,21 +80,21 @@ def test_slaac_duplicates_and_peers(lab: Lab, tmp_path: Path) -> None:
             macs = [lan.port(name)["mac"] for name in ("vm1", "vm2")]
             assert addresses == [by_mac(mac) for mac in macs] and len({*addresses, *macs, MASTER_MAC}) == 5
             for name, address in zip(("vm1", "vm2"), addresses, strict=True):
-                until(lambda: address in held(lan, name), 10, f"{name} has {address}")  # noqa: B023
+                until(lambda: address in held(lan, name), f"{name} has {address}")  # noqa: B023
             held_by = {"sibling": addresses[1], "wire": f"{PREFIX}fe"}
             for who, address in held_by.items():
                 said = guests[0].run(
                     f"ip addr add {address}/64 dev eth0;"
-                    " for i in $(seq 100); do ip addr show dev eth0 | grep dadfailed && break; sleep 0.1; done;"
+                    " until ip addr show dev eth0 | grep dadfailed; do sleep 0.1; done;"
                     f" ip addr del {address}/64 dev eth0"
                 )
                 assert "dadfailed" in said and address in said, f"held by the {who}: {said}"
             for _ in range(2):
                 for address in addresses:
-                    lab.reachable(lab.wire, address, seconds=10)
+                    lab.reachable(lab.wire, address)
                 lab.ip(lab.wire, "-6", "neigh", "flush", "dev", "w0")
-            guests[0].run(f"ping -n -q -c 3 -i 0.05 -W 2 {addresses[1]}")
-            guests[1].run(f"ping -n -q -c 3 -i 0.05 -W 2 {addresses[0]}")
+            guests[0].run(f"ping -n -q -c 3 -i 0.05 -W {LIMIT:g} {addresses[1]}")
+            guests[1].run(f"ping -n -q -c 3 -i 0.05 -W {LIMIT:g} {addresses[0]}")
         lan.stop()
     finally:
         lan.close()
@@ -177,13 +177,15 @@ def test_a_hostile_guest_hurts_nobody_but_itself(lab: Lab, tmp_path: Path) -> No
             guest = boot(lan, "vm1", stack)
             own = lan.port("vm1")["mac"]
             guest.run("ip link set eth0 up; ip addr add 10.1.0.50/16 dev eth0")
-            guest.run(f"ping -n -q -c 1 -W 5 {WIRE4}")
+            guest.run(f"ping -n -q -c 1 -W {LIMIT:g} {WIRE4}")
             known = " ".join(mac.hex() for mac in KNOWN)
-            pings = lab.spawn(lab.ports[0], "ping", "-n", "-q", "-c", "50", "-i", "0.1", "-W", "2", WIRE4)
-            said = guest.run(f"cat >/tmp/hostile <<'END'\n{HOSTILE}\nEND\npython3 /tmp/hostile 7 {known}", timeout=50)
+            pings = lab.spawn(lab.ports[0], "ping", "-n", "-q", "-c", "50", "-i", "0.1", "-W", f"{LIMIT}", WIRE4)
+            said = guest.run(
+                f"cat >/tmp/hostile <<'END'\n{HOSTILE}\nEND\npython3 /tmp/hostile 7 {known}",
+            )
             sent = int(said.split()[1])
             assert sent > 5000, said
-            heard, _ = pings.communicate(timeout=60)
+            heard, _ = pings.communicate(timeout=LIMIT)
             assert "50 received" in heard, heard
             for address in (port4(1), port6(1)):
                 lab.reachable(lab.wire, address)
@@ -192,7 +194,7 @@ def test_a_hostile_guest_hurts_nobody_but_itself(lab: Lab, tmp_path: Path) -> No
             ends = lan.stats()[0]["ports"]["vm1"]
             assert ends["rx_frames"] == sum(ends["outcomes"].values())
             assert ends["outcomes"]["drop_macnat"] > 100 and ends["outcomes"]["drop_bad_header"] > 10, ends
-            guest.run(f"ping -n -q -c 1 -W 5 {WIRE4}")
+            guest.run(f"ping -n -q -c 1 -W {LIMIT:g} {WIRE4}")
         for sniffer in (wire, sibling):
             faults = told(sniffer, bytes.fromhex(own.replace(":", "")))
             assert not faults, dict(faults)

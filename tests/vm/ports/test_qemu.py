@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.patience import LIMIT, until
 from tests.support.running import ROOT, Daemon, port, switch, words
 from tests.support.sniff import sniffing
-from tests.support.topology import MASTER4, MASTER6, MASTER_MAC, WIRE4, WIRE6, Lab, port4, port6, until
+from tests.support.topology import MASTER4, MASTER6, MASTER_MAC, WIRE4, WIRE6, Lab, port4, port6
 from tests.vm.guest import Guest, booted, programs
 from tests.vm.wiretap import clean_wire
 
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("bootable")
 GUEST4, GUEST6 = "10.1.0.50", "fd00:1::50"
 ANY_MAC = "52:54:00:12:34:56"  # which a guest may use without asking
 NIC = "virtio-net-pci,netdev=n0,mac={mac}"
+STREAM = 4_000_000  # bytes
 ROOT_PORT = "pcie-root-port,id=rp0,chassis=1,slot=1"
 UP = f"""
 set -e
@@ -49,7 +51,7 @@ def start(lab: Lab) -> Iterator[Callable[..., Daemon]]:
         ports = [port("ipvl1", lab.ports[0], [f"{port4(1)}/16", f"{port6(1)}/64"]), vm]
         daemons.append(Daemon(switch("m0", lab.host, ports, host_access="both"), home=lab.home))
         lan = daemons[-1].wait(states=("up", "waiting"))
-        until(lambda: lan.port("vm1")["reason"] == "for a virtual machine", 5, "the port waits")
+        until(lambda: lan.port("vm1")["reason"] == "for a virtual machine", "the port waits")
         return lan
 
     yield make
@@ -69,22 +71,20 @@ def configure(guest: Guest, device: str = "eth0") -> None:
 def converse(lab: Lab, guest: Guest) -> None:
     """Everybody, both ways, both families."""
     for address in (port4(1), port6(1), WIRE4, WIRE6, MASTER4, MASTER6):
-        guest.run(f"ping -n -q -c 3 -i 0.05 -W 2 {address}")
+        guest.run(f"ping -n -q -c 3 -i 0.05 -W {LIMIT:g} {address}")
     for netns in (lab.ports[0], lab.wire, lab.host):
         for address in (GUEST4, GUEST6):
             lab.reachable(netns, address)
 
 
-def iperf(lab: Lab, guest: Guest, netns: str, address: str, *, seconds: float = 1.5) -> tuple[float, float]:
-    """Mbit/s out of the guest and into it."""
+def stream(lab: Lab, guest: Guest, netns: str, address: str) -> None:
+    """Some megabytes by TCP, out of the guest and into it."""
     server = lab.spawn(netns, "iperf3", "-s")
     try:
-        until(lambda: ":1451" in lab.read(netns, "tcp") + lab.read(netns, "tcp6"), 5, "iperf3 listens")
-        found = []
+        until(lambda: ":1451" in lab.read(netns, "tcp") + lab.read(netns, "tcp6"), "iperf3 listens")
         for more in ("", "-R"):
-            said = json.loads(guest.run(f"iperf3 -J -t {seconds} -c {address} {more}"))
-            found.append(said["end"]["sum_received"]["bits_per_second"] / 1e6)
-        return found[0], found[1]
+            said = json.loads(guest.run(f"iperf3 -J -n {STREAM} -c {address} {more}"))
+            assert said["end"]["sum_received"]["bytes"] > STREAM // 2, said["end"]
     finally:
         server.kill()
         server.wait()
@@ -117,11 +117,9 @@ def test_a_guest_on_the_lan(lab: Lab, start: Callable[..., Daemon], kind: str, b
         has = features(guest)
         assert has["tx-checksumming"] == has["tcp-segmentation-offload"] == has["rx-checksumming"] == "on"
         for netns, address in ((lab.wire, WIRE4), (lab.ports[0], port6(1))):
-            out, back = iperf(lab, guest, netns, address)
-            print(f"{kind} {'by name' if by_name else 'by fd'}: {out:.0f} Mbit/s out, {back:.0f} Mbit/s back")
-            assert out > 20 and back > 20
+            stream(lab, guest, netns, address)
         guest.kill()
-        until(lambda: lan.port("vm1")["state"] == "waiting", 5, "the port waits")
+        until(lambda: lan.port("vm1")["state"] == "waiting", "the port waits")
 
 
 def qmp_words(path: Path) -> list[str]:
@@ -141,25 +139,25 @@ def test_hot_plug(lab: Lab, start: Callable[..., Daemon], tmp_path: Path, kind: 
         ):
             done = cli(lan, "attach", "vm1", "--qmp", str(path), *wrong)
             assert done.returncode == 1 and said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
-            until(lambda: lan.port("vm1")["state"] == "waiting", 5, "the port is as it was")
+            until(lambda: lan.port("vm1")["state"] == "waiting", "the port is as it was")
         assert guest.run("ls /sys/class/net /sys/bus/pci/devices") == before
         for _ in range(2):
             done = cli(lan, "attach", "vm1", "--qmp", str(path), "--bus", "rp0")
             assert done.returncode == 0, done.stderr
             lan.wait()
-            guest.run("until [ -e /sys/class/net/eth0 ]; do sleep 0.05; done", timeout=20)
+            guest.run("until [ -e /sys/class/net/eth0 ]; do sleep 0.05; done")
             assert guest.run("cat /sys/class/net/eth0/address").strip() == lan.port("vm1")["mac"] != MASTER_MAC
             configure(guest)
             converse(lab, guest)
             done = cli(lan, "detach", "vm1", "--qmp", str(path))
             assert done.returncode == 0, done.stderr
             assert guest.run("ls /sys/class/net /sys/bus/pci/devices") == before
-            until(lambda: lan.port("vm1")["state"] == "waiting", 5, "the port waits")
+            until(lambda: lan.port("vm1")["state"] == "waiting", "the port waits")
 
 
 def cli(lan: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [*words("IPVSW", "ipvsw.cli"), "--socket", str(lan.socket), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=LIMIT)
 
 
 @pytest.mark.parametrize("kind", ["macvtap", "tap"])
@@ -173,11 +171,11 @@ def test_qemu_is_killed_under_load(lab: Lab, start: Callable[..., Daemon], kind:
                 configure(guest)
                 guest.run("iperf3 -s -D")
                 lab.reachable(lab.wire, GUEST4)
-                load = lab.spawn(lab.wire, "iperf3", "-c", GUEST4, "-t", "30")
+                load = lab.spawn(lab.wire, "iperf3", "-c", GUEST4, "-t", "3600")
                 before = lan.stats()[0]["ports"]["vm1"]["tx_bytes"]
-                until(lambda: lan.stats()[0]["ports"]["vm1"]["tx_bytes"] > before + 5_000_000, 10, "load")  # noqa: B023
+                until(lambda: lan.stats()[0]["ports"]["vm1"]["tx_bytes"] > before + 5_000_000, "load")  # noqa: B023
                 guest.kill()
-                until(lambda: lan.port("vm1")["state"] == "waiting", 5, "the port waits")
+                until(lambda: lan.port("vm1")["state"] == "waiting", "the port waits")
                 load.kill()
                 load.wait()
                 assert lab.ping(lab.wire, port4(1), 5) == 5, "a sibling is cut off"
@@ -203,9 +201,9 @@ def test_an_unprivileged_user_gets_a_port_by_the_helper(
         environment = {"PYTHONPATH": ":".join([str(ROOT), *[one for one in sys.path if "site-packages" in one]])}
         qemu = subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE, cwd="/")
         try:
-            until(lambda: lan.port("vm1")["state"] == "up" or qemu.poll() is not None, 15, "QEMU has the port")
+            until(lambda: lan.port("vm1")["state"] == "up" or qemu.poll() is not None, "QEMU has the port")
             assert qemu.poll() is None, qemu.stderr and qemu.stderr.read()
-            wire.wait(b"PXEClient", seconds=20)
+            wire.wait(b"PXEClient")
             assert lan.port("vm1")["mac"] == ANY_MAC
         finally:
             qemu.kill()
@@ -213,7 +211,7 @@ def test_an_unprivileged_user_gets_a_port_by_the_helper(
             assert qemu.stderr
             qemu.stderr.close()
         assert {frame[6:12].hex(":") for _, frame in wire.frames} <= {MASTER_MAC}
-    until(lambda: lan.port("vm1")["state"] == "waiting", 5, "the port waits")
+    until(lambda: lan.port("vm1")["state"] == "waiting", "the port waits")
 
 
 def helper_interpreter(user: pwd.struct_passwd) -> str:
