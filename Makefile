@@ -21,7 +21,7 @@ setup: system .venv/.native  ## install what is missing, make .venv, build
 run: setup  ## the embedded lab [SECONDS=10], or the daemon on CONFIG=/etc/ipvsw.toml
 	@$(if $(CONFIG),exec $(BIN)/ipvswd --config '$(CONFIG)',exec $(BIN)/ipvsw-lab $(if $(SECONDS),--seconds '$(SECONDS)'))
 
-test: setup test-packages .venv/.probe  ## every test
+test: setup test-packages .venv/.probe  ## every test; on a slow or busy machine with IPVSW_TEST_PATIENCE=3
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q --durations=15
 
 lint: setup  ## ruff, mypy, cython-lint

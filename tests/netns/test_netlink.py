@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_interface
@@ -26,7 +27,8 @@ from ipvsw.linux.netlink import (
     Netlink,
     Overrun,
 )
-from tests.support.spaces import Namespace, ip, unique, wait_for
+from tests.support.patience import LIMIT, until
+from tests.support.spaces import Namespace, ip, unique
 
 T = TypeVar("T")
 Make = Callable[..., Namespace]
@@ -47,9 +49,9 @@ def run(netlink: Netlink, namespace: Namespace | None, work: Callable[[Handle], 
         return asyncio.run(netlink.run(fd, work))
 
 
-def hear(netlink: Netlink, wanted: Callable[[Any], bool], *, seconds: float = 2.0) -> Any:
+def hear(netlink: Netlink, wanted: Callable[[Any], bool]) -> Any:
     """The first event that is `wanted`; what came before it is lost."""
-    return wait_for(lambda: next(filter(wanted, netlink.events()), None), seconds=seconds, what="event")
+    return until(lambda: next(filter(wanted, netlink.events()), None), "event")
 
 
 def known(netlink: Netlink, namespace: Namespace) -> int:
@@ -81,9 +83,7 @@ def test_link_events_tell_the_namespace_and_what_the_link_is(netlink: Netlink, n
 
 
 @pytest.mark.parametrize("address", ["10.77.0.1/24", "fd77::1/64"])
-def test_an_address_in_another_namespace_is_heard_within_100_ms(
-    netlink: Netlink, netns: Make, veth: Pair, address: str
-) -> None:
+def test_an_address_in_another_namespace_is_heard(netlink: Netlink, netns: Make, veth: Pair, address: str) -> None:
     there = netns()
     nsid = known(netlink, there)
     _, far = veth(None, there)
@@ -92,9 +92,7 @@ def test_an_address_in_another_namespace_is_heard_within_100_ms(
     wanted = ip_interface(address)
     for verb, gone in (("add", False), ("del", True)):
         there.ip("addr", verb, address, "dev", far)
-        done = time.monotonic()
-        event = hear(netlink, lambda e: isinstance(e, AddressEvent) and e.address == wanted.ip, seconds=0.1)
-        assert time.monotonic() - done < 0.1
+        event = hear(netlink, lambda e: isinstance(e, AddressEvent) and e.address == wanted.ip)
         assert event == AddressEvent(nsid, index, wanted.ip, wanted.network.prefixlen, gone)
 
 
@@ -130,9 +128,9 @@ def test_a_group_that_is_joined_in_another_namespace_is_heard(netlink: Netlink, 
 
     with there.inside(join):
         if _tells_groups():
-            hear(netlink, lambda e: e == GroupsEvent(nsid, index), seconds=0.1)
+            hear(netlink, lambda e: e == GroupsEvent(nsid, index))
         assert bytes.fromhex("01005e010203") in run(netlink, there, lambda handle: handle.groups(far))
-    wait_for(lambda: bytes.fromhex("01005e010203") not in run(netlink, there, lambda handle: handle.groups(far)))
+    until(lambda: bytes.fromhex("01005e010203") not in run(netlink, there, lambda handle: handle.groups(far)))
 
 
 def _tells_groups() -> bool:
@@ -145,7 +143,7 @@ def test_a_namespace_that_dies_is_told_by_its_id(netlink: Netlink, netns: Make) 
     nsid = known(netlink, there)
     assert known(netlink, there) == nsid
     there.delete()
-    hear(netlink, lambda e: e == NamespaceGone(nsid), seconds=5)
+    hear(netlink, lambda e: e == NamespaceGone(nsid))
 
 
 def test_a_port_that_leaves_a_bridge_is_not_a_link_that_is_gone(netlink: Netlink, netns: Make) -> None:
@@ -196,7 +194,7 @@ def test_thousands_of_events_are_read_fast(netlink: Netlink, netns: Make, veth: 
 def test_a_neighbour_in_use_is_confirmed_and_one_set_by_hand_stays(
     netlink: Netlink, netns: Make, veth: Pair, address: str
 ) -> None:
-    """The kernel takes NTF_USE on a permanent entry for the wish to make it an ordinary one, and forgets its address."""
+    """Of an entry that is told to be in use the kernel drops PERMANENT, and with it the hardware address."""
     there = netns()
     _, far = veth(None, there)
     index = run(netlink, there, lambda handle: handle.link(far)).index  # type: ignore[union-attr]
@@ -218,7 +216,7 @@ def test_neither_the_events_nor_the_thread_keep_a_namespace_alive(netlink: Netli
     assert run(netlink, there, lambda handle: handle.link(far))
     there.delete()
     # The end here goes with the one there, and that goes when nobody holds the namespace.
-    wait_for(lambda: not Path(f"/sys/class/net/{near}").exists(), what="death of the namespace")
+    until(lambda: not Path(f"/sys/class/net/{near}").exists(), "death of the namespace")
 
 
 def test_run_leaves_no_file_open(netlink: Netlink, netns: Make) -> None:
@@ -262,11 +260,14 @@ def test_work_that_is_cancelled_in_the_queue_never_runs_and_leaks_nothing(netlin
     ran = []
 
     async def cancel() -> int:
+        begun, cancelled = threading.Event(), threading.Event()
         with there.opened() as fd:
-            first = asyncio.create_task(netlink.run(fd, lambda handle: time.sleep(0.2)))
+            first = asyncio.create_task(netlink.run(fd, lambda handle: (begun.set(), cancelled.wait(LIMIT))))
             second = asyncio.create_task(netlink.run(fd, lambda handle: ran.append(1)))
-            await asyncio.sleep(0.05)
+            await asyncio.to_thread(begun.wait, LIMIT)
             second.cancel()
+            await asyncio.sleep(0)
+            cancelled.set()
             await asyncio.gather(first, second, return_exceptions=True)
             await netlink.run(None, lambda handle: None)
             return len(os.listdir("/proc/self/fd"))

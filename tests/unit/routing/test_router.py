@@ -17,6 +17,7 @@ from ipvsw.model import Address
 from ipvsw.routing import router
 from ipvsw.routing.router import NO_OFFLOAD, NextHop, Router, RouterUplink, ends, ethernet, to_next_hop
 from tests.support.packets import DF, UDP, Made
+from tests.support.patience import LIMIT
 
 T = TypeVar("T")
 
@@ -172,7 +173,7 @@ class Rig:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT):
         while not condition():
             await asyncio.sleep(0)
 
