@@ -50,6 +50,9 @@ fuzz: setup test-packages .venv/.probe  ## a million random frames through parse
 san: setup  ## the C-level tests under ASan and UBSan
 	scripts/sanitize $(SAN)
 
+fresh:  ## the first two commands in a Debian where nothing is installed [SUITE=trixie] [COMMAND="make lint"]
+	@scripts/fresh '$(or $(SUITE),bookworm)' "$${COMMAND-}"
+
 clean:  ## remove everything that was built, .venv too
 	rm -rf .venv build kmod-shim/module/build ipvsw/_fast.c *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find ipvsw tests \( -name '*.so' -o -name '*.o' \) -delete
@@ -78,4 +81,4 @@ bench-packages:
 
 always:
 
-.PHONY: help setup run test lint format conformance bench where fuzz san clean system test-packages bench-packages always
+.PHONY: help setup run test lint format conformance bench where fuzz san fresh clean system test-packages bench-packages always
