@@ -7,6 +7,7 @@ as well, IPVSW_SANITIZE=1 compiles everything with ASan and UBSan.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -43,9 +44,18 @@ else:
 BPF = "ipvsw.bpf_object"  # the name under which setuptools knows it; the file is ipvsw/ipvsw.bpf.o
 
 
+def outcomes() -> str:
+    """The names of rules/outcome.pxd in their order, as the C string that `_fast` makes its OUTCOMES of."""
+    text = Path("ipvsw/datapath/rules/outcome.pxd").read_text()
+    names = re.findall(r"^    ([A-Z_]+)\b", text.split("N_OUTCOMES", 1)[0], re.MULTILINE)
+    return f'"{" ".join(names).lower()}"'
+
+
 def unit(name: str) -> Extension:
     """The Cython extension `name`, from the .pyx of that name."""
-    return Extension(name, [name.replace(".", "/") + ".pyx"], extra_compile_args=COMPILE, extra_link_args=LINK)
+    source = name.replace(".", "/") + ".pyx"
+    names = [("IPVSW_OUTCOMES", outcomes())]
+    return Extension(name, [source], define_macros=names, extra_compile_args=COMPILE, extra_link_args=LINK)
 
 
 class Build(build_ext):

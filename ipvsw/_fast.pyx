@@ -21,7 +21,8 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
 from ipvsw.datapath.rules.hostaccess cimport CLOSED, FLOWS, FROM_HOST_INITIATES, TO_HOST_INITIATES
-from ipvsw.datapath.rules.decide cimport BRIDGE, L2, L3, L3S, N_OUTCOMES, PRIVATE, HOST_PORT, VEPA
+from ipvsw.datapath.rules.decide cimport BRIDGE, L2, L3, L3S, PRIVATE, HOST_PORT, VEPA
+from ipvsw.datapath.rules.outcome cimport N_OUTCOMES
 from ipvsw.datapath.loop.loop cimport worker_run
 from ipvsw.datapath.loop.mailbox cimport (
     ANNOUNCE, ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BIND, CLEAR_ROUTES, CONNECT_PORT, DETACH_HOST, DETACH_MASTER,
@@ -34,7 +35,7 @@ from ipvsw.datapath.loop.punt cimport place_of
 from ipvsw.datapath.kernel.sendring cimport SEND_SLOT, SEND_SLOTS
 from ipvsw.datapath.loop.state cimport (
     BUFFER, CREDIT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, FROM_GONE, FROM_HOST, FROM_MASTER, HEADER, LONGEST, MARKS,
-    MASTER_CREDIT, ROOM, SLOW, Port, Queue, Slow, Traffic, Worker,
+    MASTER_CREDIT, ROOM, SLOW, UNIX_SOCKET, Port, Queue, Slow, Traffic, Worker, worker_free, worker_new,
 )
 from ipvsw.datapath.loop.unixsock cimport (
     DATAGRAMS, NO_FRAMING, PACKETS, STREAM, Socket, socket_new, socket_send, socket_tx,
@@ -46,19 +47,16 @@ from ipvsw.datapath.kernel.sys cimport (
 from ipvsw.datapath.rules.table cimport Slot, Walk, table_next
 from ipvsw.datapath.kernel.uring cimport Ring, ring_close, ring_open
 from ipvsw.datapath.packet.headers cimport IPV4, Address, ipv4_address, ipv6_address
-from ipvsw.datapath.loop.worker cimport worker_free, worker_new
+
+cdef extern from *:
+    const char *OUTCOME_NAMES "IPVSW_OUTCOMES"  # of rules/outcome.pxd, which setup.py reads
 
 import os
 import sys
 import threading
 from ipaddress import IPv4Address, IPv6Address
 
-OUTCOMES = (
-    "to_port", "to_ports", "to_master", "to_host", "left_to_host", "drop_runt", "drop_pause", "drop_private",
-    "drop_port_down", "drop_too_big", "drop_backlog", "drop_no_master", "drop_full", "drop_bad_header", "drop_error",
-    "to_stack", "to_slowpath", "drop_multicast", "drop_not_ip", "drop_no_route", "drop_host_access", "drop_macnat",
-    "answered",
-)
+OUTCOMES = tuple(OUTCOME_NAMES.decode().split())
 MODES = {"l2": L2, "l3": L3, "l3s": L3S}
 ACCESS = {"none": CLOSED, "to-host": TO_HOST_INITIATES, "from-host": FROM_HOST_INITIATES,
           "both": TO_HOST_INITIATES | FROM_HOST_INITIATES}
@@ -284,7 +282,7 @@ cdef class Datapath:
             e.own[0] = as_mac(own)
             self.own[e.port] = <size_t> e.own
         if framing != NO_FRAMING:
-            e.socket = socket_new(framing, self.n_workers)
+            e.backend, e.socket = UNIX_SOCKET, socket_new(framing, self.n_workers)
             if e.socket == NULL:
                 raise MemoryError
             self.sockets.add(e.port)
@@ -306,7 +304,7 @@ cdef class Datapath:
         cdef uint64_t total
         if self.known(port) not in self.sockets or len(frame) < HEADER:
             raise ValueError(f"port {port} is no socket, or there is no virtio_net_hdr")
-        if port < self.workers[0].switch_.n_ports and self.workers[0].ports[port].socket != NULL:
+        if port < self.workers[0].switch_.n_ports and self.workers[0].ports[port].backend == UNIX_SOCKET:
             s = self.workers[0].ports[port].socket
             socket_tx(s, <const uint8_t *> PyBytes_AS_STRING(frame), len(frame), &frames, &total)
             socket_send(s)

@@ -11,22 +11,22 @@ from libc.stdlib cimport abort, calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from ipvsw.datapath.rules.hostaccess cimport FLOWS, FROM_HOST_INITIATES, TO_HOST_INITIATES
-from ipvsw.datapath.rules.ndproxy cimport is_question, neighbour_answer
+from ipvsw.datapath.rules.ndproxy cimport is_neighbour_query, neighbour_reply
 from ipvsw.datapath.rules.decide cimport (
-    L2, L3S, N_OUTCOMES, HOST_PORT, TO_PORT, TO_ROUTE, VEPA, PortRule, Switch, Verdict, decide_from_host,
-    decide_from_master, decide_from_port,
+    L2, L3S, HOST_PORT, VEPA, PortRule, Switch, Verdict, decide_from_host, decide_from_master, decide_from_port,
 )
+from ipvsw.datapath.rules.outcome cimport N_OUTCOMES, NO_OUTCOME, TO_PORT, TO_ROUTE
 from ipvsw.datapath.packet.segment cimport (
     HEAD, Segmenter, segmenter_bytes, segmenter_checksum, segmenter_head, segmenter_parse, segmenter_payload,
 )
-from ipvsw.datapath.rules.macnat cimport CLEAN, master_to_own, own_to_master
+from ipvsw.datapath.rules.macnat cimport macnat_restore, macnat_rewrite
 from ipvsw.datapath.rules.routecache cimport Route, route_key, route_rewrite, wire_length
 from ipvsw.datapath.loop.punt cimport is_dhcp, place_of, sender_of
 from ipvsw.datapath.loop.state cimport MARKS
 from ipvsw.datapath.kernel.sys cimport mac48, virtio_net_hdr
 from ipvsw.datapath.rules.table cimport table_init, table_put
 from ipvsw.datapath.packet.headers cimport (
-    ETH_HLEN, NO_ADDRESS, Address, Frame, frame_is_membership_report, frame_parse, ipv4_address, ipv6_address,
+    NO_ADDRESS, Address, Frame, frame_is_membership_report, frame_parse, ipv4_address, ipv6_address,
 )
 
 cdef enum:
@@ -119,19 +119,25 @@ cdef void own(const uint8_t *data, uint32_t length) noexcept nogil:
     cdef uint8_t *block = <uint8_t *> malloc(length)
     cdef uint64_t cell = 0xAA0000000002
     cdef virtio_net_hdr header
+    cdef Frame f
     if block == NULL:
         abort()
     memcpy(block, data, length)
+    if not frame_parse(&f, block, length):
+        free(block)
+        return
     memset(&header, 0, sizeof(header))
     if length and data[length - 1] & 1 and length > sizeof(header):
         memcpy(&header, data + length - sizeof(header), sizeof(header))
-    if own_to_master(&cell, switch_.mac, &header, block, length) == CLEAN and length >= ETH_HLEN:
+    if macnat_rewrite(&cell, switch_.mac, &header, &f) == NO_OUTCOME:
         if mac48(block + 6) != switch_.mac:
             abort()
-        master_to_own(&cell, switch_.mac, switch_.mode != L2, block, length)
-        if is_question(block, length):
+        macnat_restore(&cell, switch_.mac, switch_.mode != L2, block, length)
+        if is_neighbour_query(&f):
             block = <uint8_t *> realloc(block, length + LONGER)
-            if block == NULL or neighbour_answer(&switch_, 0, block, length) > length + LONGER:
+            if block == NULL or not frame_parse(&f, block, length):
+                abort()
+            if neighbour_reply(&switch_, 0, &f) > length + LONGER:
                 abort()
     free(block)
 
@@ -151,12 +157,14 @@ cdef public int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) noexcep
     switch_.flag = (data[0] >> 3) % (VEPA + 1)
     switch_.mode = (data[0] >> 3) // (VEPA + 1) % (L3S + 1)
     switch_.access = (data[0] >> 3) % (BOTH + 1)
+    if not frame_parse(&f, <uint8_t *> data + 1, size - 1):
+        return 0
     if data[0] & 1:
-        v = decide_from_master(&switch_, data + 1, size - 1)
+        v = decide_from_master(&switch_, &f)
     elif data[0] & 4:
-        v = decide_from_host(&switch_, data + 1, size - 1)
+        v = decide_from_host(&switch_, &f)
     else:
-        v = decide_from_port(&switch_, data + 1, size - 1, data[0] & 2)
+        v = decide_from_port(&switch_, &f, data[0] & 2)
         if v.outcome == TO_ROUTE:
             route(data + 1, size - 1)
             return 0
@@ -164,10 +172,9 @@ cdef public int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) noexcep
         abort()
     if v.outcome == TO_PORT and (v.port < 0 or not switch_.rules[v.port].up):
         abort()
-    if frame_parse(&f, data + 1, size - 1):
-        frame_is_membership_report(&f)
-        is_dhcp(&f, data[0] & 1)
-        sender = sender_of(&f)
-        if place_of(&sender) >= 64 * MARKS:
-            abort()
+    frame_is_membership_report(&f)
+    is_dhcp(&f, data[0] & 1)
+    sender = sender_of(&f)
+    if place_of(&sender) >= 64 * MARKS:
+        abort()
     return 0

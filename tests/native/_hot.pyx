@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from ipvsw.datapath.loop.mailbox cimport BIND, UNBIND, Batch as Mail, Edit, reserve_ports, take_mail
-from ipvsw.datapath.loop.forward cimport port_frame
+from ipvsw.datapath.loop.forward cimport forward_from_port
 from ipvsw.datapath.loop.state cimport Worker
 from ipvsw.datapath.kernel.sys cimport clock_gettime, mac48, store_ptr, timespec
 from ipvsw.datapath.rules.table cimport table_free, table_init, table_put
@@ -65,7 +65,7 @@ cdef class Batch:
         cdef uint8_t *batch = <uint8_t *> PyByteArray_AS_STRING(frames)
         for _n in range(times):
             for i in range(count):
-                port_frame(self.w, 0, batch + i * length, length)
+                forward_from_port(self.w, 0, batch + i * length, length)
         return self.w.ports[0].traffic.outcomes[0]
 
     def edit(self, const uint32_t[::1] addresses, size_t together, bint bound):

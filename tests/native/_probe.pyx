@@ -10,17 +10,18 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from ipvsw.datapath.rules.hostaccess cimport FLOWS, fingerprint as c_fingerprint, flow_known, is_fragment
-from ipvsw.datapath.rules.prefetch cimport Ahead, ahead_fetch, look_ahead
+from ipvsw.datapath.rules.prefetch cimport Ahead, ahead_fetch, collect_ahead
 from ipvsw.datapath.rules.decide cimport (
-    N_OUTCOMES, HOST_PORT, TO_PORT, TO_ROUTE, PortRule, Switch, Verdict, decide_from_host, decide_from_master,
-    decide_from_port, port_accepts, port_listens,
+    HOST_PORT, PortRule, Switch, Verdict, decide_from_host, decide_from_master, decide_from_port, port_accepts,
+    port_listens,
 )
+from ipvsw.datapath.rules.outcome cimport DROP_RUNT, N_OUTCOMES, NO_OUTCOME, TO_PORT, TO_ROUTE
 from ipvsw.datapath.packet.segment cimport (
     HEAD, Segmenter, segmenter_bytes, segmenter_checksum, segmenter_head, segmenter_parse, segmenter_payload,
     ones_sum as c_ones_sum,
 )
-from ipvsw.datapath.packet.gro cimport GroBatch, train_couple, train_is_whole, train_takes
-from ipvsw.datapath.rules.macnat cimport CLEAN, master_to_own as c_master_to_own, own_to_master as c_own_to_master
+from ipvsw.datapath.packet.gro cimport GroBatch, gro_merge, gro_checksums_hold, gro_takes
+from ipvsw.datapath.rules.macnat cimport macnat_restore as c_macnat_restore, macnat_rewrite as c_macnat_rewrite
 from ipvsw.datapath.rules.routecache cimport (
     Route, Routes as CRoutes, route_clear, route_find, route_put, route_rewrite as c_route_rewrite, wire_length as
     c_wire_length,
@@ -33,7 +34,7 @@ from ipvsw.datapath.rules.table cimport (
 )
 from ipvsw.datapath.packet.headers cimport (
     ETH_HLEN, ETH_P_IP, ETH_P_IPV6, IPV4, NO_ADDRESS, Address, Frame, frame_address, frame_is_membership_report,
-    frame_parse, frame_receive, ipv4_address, ipv6_address,
+    frame_parse, frame_received, ipv4_address, ipv6_address,
 )
 
 
@@ -67,7 +68,7 @@ def address_of(bytes frame, *, bint received, bint source):
         if not frame_parse(&f, block, len(frame)):
             return None
         if received:
-            frame_receive(&f)
+            f = frame_received(&f)
         a = frame_address(&f, source)
         return address_bytes(&a)
     finally:
@@ -169,9 +170,9 @@ def coupled(list frames):
         for frame in frames:
             block = exact_copy(frame)
             blocks.append(<size_t> block)
-            if not train_takes(&t, block, len(frame)):
+            if not gro_takes(&t, block, len(frame)):
                 found += went_on(&t)
-                if not train_takes(&t, block, len(frame)):
+                if not gro_takes(&t, block, len(frame)):
                     found.append(frame)
         return found + went_on(&t)
     finally:
@@ -181,9 +182,9 @@ def coupled(list frames):
 
 cdef list went_on(GroBatch *t):
     cdef uint32_t i
-    whole = t.count > 1 and train_is_whole(t)
+    whole = t.count > 1 and gro_checksums_hold(t)
     if whole:
-        train_couple(t)
+        gro_merge(t)
     pieces = [(<const char *> t.frames[i].iov_base)[:t.frames[i].iov_len] for i in range(t.count)]
     t.count = 0
     t.ended = False
@@ -217,29 +218,32 @@ def route_rewrite(bytes frame, bytes mac, bytes source):
         free(block)
 
 
-def own_to_master(bytes frame, bytes header, bytes own, bytes master):
+def macnat_rewrite(bytes frame, bytes header, bytes own, bytes master):
     """(outcome or -1, the frame that goes on, the endpoint's MAC address from now on)"""
     cdef uint8_t *block = exact_copy(frame)
+    cdef Frame f
     cdef uint64_t cell = mac48(<const uint8_t *> PyBytes_AS_STRING(own))
     cdef int outcome
     try:
         if len(header) != sizeof(virtio_net_hdr):
             raise ValueError("a virtio_net_hdr has 10 bytes")
-        outcome = c_own_to_master(&cell, mac48(<const uint8_t *> PyBytes_AS_STRING(master)),
-                                  <const virtio_net_hdr *> PyBytes_AS_STRING(header), block, len(frame))
+        if not frame_parse(&f, block, len(frame)):
+            raise ValueError("a runt")
+        outcome = c_macnat_rewrite(&cell, mac48(<const uint8_t *> PyBytes_AS_STRING(master)),
+                                   <const virtio_net_hdr *> PyBytes_AS_STRING(header), &f)
         return outcome, PyBytes_FromStringAndSize(<const char *> block, len(frame)), cell.to_bytes(6, "little")
     finally:
         free(block)
 
 
-def master_to_own(bytes frame, bytes own, bytes master, *, bint routed):
+def macnat_restore(bytes frame, bytes own, bytes master, *, bint routed):
     """The frame as the endpoint gets it."""
     cdef uint8_t *block = exact_copy(frame)
     cdef uint64_t cell = mac48(<const uint8_t *> PyBytes_AS_STRING(own))
     try:
         if len(frame) < ETH_HLEN:
             raise ValueError("a runt")
-        c_master_to_own(&cell, mac48(<const uint8_t *> PyBytes_AS_STRING(master)), routed, block, len(frame))
+        c_macnat_restore(&cell, mac48(<const uint8_t *> PyBytes_AS_STRING(master)), routed, block, len(frame))
         return PyBytes_FromStringAndSize(<const char *> block, len(frame))
     finally:
         free(block)
@@ -369,6 +373,26 @@ cdef class Table:
                 + (<uint64_t> 1 << self.table.depth) * sizeof(Part *))
 
 
+cdef enum:
+    FROM_GSO  # where a frame comes from: from a port, to be segmented
+    FROM_PORT
+    FROM_MASTER
+    FROM_HOST
+    WAYS
+
+
+cdef Verdict verdict(const Switch *s, int way, uint8_t *block, uint32_t length) noexcept:
+    """As loop/forward.pxd asks for it."""
+    cdef Frame f
+    if not frame_parse(&f, block, length):
+        return Verdict(DROP_RUNT, -1)
+    if way == FROM_MASTER:
+        return decide_from_master(s, &f)
+    if way == FROM_HOST:
+        return decide_from_host(s, &f)
+    return decide_from_port(s, &f, way == FROM_GSO)
+
+
 cdef class Decider:
     """A switch without its interfaces. `ports` are (up, mtu, everything, groups), `table` is {address: port}, `host`
     are
@@ -420,31 +444,28 @@ cdef class Decider:
 
     def from_port(self, bytes frame, bint gso=False):
         """(outcome, port or -1) of a frame that a port sends."""
-        cdef uint8_t *block = exact_copy(frame)
-        cdef Verdict v = decide_from_port(&self.s, block, len(frame), gso)
-        free(block)
-        return v.outcome, v.port
+        return self.decided(frame, FROM_GSO if gso else FROM_PORT)
 
     def from_master(self, bytes frame):
-        cdef uint8_t *block = exact_copy(frame)
-        cdef Verdict v = decide_from_master(&self.s, block, len(frame))
-        free(block)
-        return v.outcome, v.port
+        return self.decided(frame, FROM_MASTER)
 
     def from_host(self, bytes frame):
+        return self.decided(frame, FROM_HOST)
+
+    cdef object decided(self, bytes frame, int way):
         cdef uint8_t *block = exact_copy(frame)
-        cdef Verdict v = decide_from_host(&self.s, block, len(frame))
+        cdef Verdict v = verdict(&self.s, way, block, len(frame))
         free(block)
         return v.outcome, v.port
 
-    def looked_ahead(self, bytes frame):
+    def collected_ahead(self, bytes frame):
         """The port in the place that the table is looked at ahead of a frame: None if it is empty, False if the
         table isn't looked at. With few addresses they are in their places, all but those that share one."""
         cdef uint8_t *block = exact_copy(frame)
         cdef Ahead ahead
         cdef const Slot *slot
         ahead.length = 0
-        look_ahead(&self.s, &ahead, block, len(frame))
+        collect_ahead(&self.s, &ahead, block, len(frame))
         free(block)
         if ahead.length == 0:
             return False
@@ -483,21 +504,16 @@ cdef class Decider:
             block = mutated(raw, &state, &length)
             if block == NULL:
                 raise MemoryError
-            for way in range(4):
-                if way < 2:
-                    v = decide_from_port(&self.s, block, length, way == 0)
-                elif way == 2:
-                    v = decide_from_master(&self.s, block, length)
-                else:
-                    v = decide_from_host(&self.s, block, length)
-                if not (0 <= v.outcome < (TO_ROUTE + 1 if way < 2 else N_OUTCOMES) and -1 <= v.port < self.s.n_ports
+            for way in range(WAYS):
+                v = verdict(&self.s, way, block, length)
+                if not (0 <= v.outcome < (TO_ROUTE + 1 if way <= FROM_PORT else N_OUTCOMES) and -1 <= v.port < self.s.n_ports
                         and (v.outcome != TO_PORT or (v.port >= 0 and self.s.rules[v.port].up
                                                       and length >= ETH_HLEN))):
                     culprit = PyBytes_FromStringAndSize(<const char *> block, length)
                     free(block)
                     raise AssertionError(f"way {way}: outcome {v.outcome}, port {v.port}: {culprit.hex()}")
                 totals[v.outcome] += 1
-                if way == 1 and v.outcome == TO_ROUTE:
+                if way == FROM_PORT and v.outcome == TO_ROUTE:
                     route(block, length, &state)
             cut(block, length, &state)
             good = own(block, length, &state, self.s.mac)
@@ -555,14 +571,17 @@ cdef bint own(uint8_t *block, uint32_t length, uint64_t *state, uint64_t master)
     cdef virtio_net_hdr header
     cdef uint64_t cell = 0xAA0000000002
     cdef bint lies = random_below(state, 2)
+    cdef Frame f
+    if not frame_parse(&f, block, length):
+        return True
     memset(&header, 0, sizeof(header))
     if lies:
         header.flags, header.gso_type = random_below(state, 2), random_below(state, 8)
         header.csum_start, header.csum_offset = random_below(state, length + 32), random_below(state, 24)
-    if c_own_to_master(&cell, master, &header, block, length) == CLEAN and length >= ETH_HLEN:
+    if c_macnat_rewrite(&cell, master, &header, &f) == NO_OUTCOME:
         if mac48(block + 6) != master:
             return False
-        c_master_to_own(&cell, master, lies, block, length)
+        c_macnat_restore(&cell, master, lies, block, length)
     return True
 
 

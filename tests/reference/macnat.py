@@ -1,4 +1,4 @@
-"""An endpoint's own MAC address once more, the slow and obvious way: what `_own.pxd` is compared with.
+"""An endpoint's own MAC address once more, the slow and obvious way: what `rules/macnat.pxd` is compared with.
 
 A frame is taken apart into slices and put together anew. Checksums are added up whole, with the old and with the new
 addresses: what was wrong by so much stays wrong by so much.

@@ -1,4 +1,4 @@
-"""The switch's rules once more, the slow and obvious way: what `_decide.pxd` is compared with.
+"""The switch's rules once more, the slow and obvious way: what `rules/decide.pxd` is compared with.
 
 Written from the description of the kernel driver's behaviour, not from the data plane's code, over slices
 and dictionaries. A frame has no length check but `len`, the table is a dict, a group list a set.

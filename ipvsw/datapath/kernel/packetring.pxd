@@ -57,7 +57,7 @@ cdef inline tpacket2_hdr *packet_take(PacketRing *r) noexcept nogil:
     return slot
 
 
-cdef inline void packets_give_back(PacketRing *r) noexcept nogil:
+cdef inline void packets_release(PacketRing *r) noexcept nogil:
     """What was taken is the kernel's again."""
     while r.held:
         store_u32(&packet_slot(r, r.next - r.held).tp_status, TP_STATUS_KERNEL)

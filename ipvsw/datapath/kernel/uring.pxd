@@ -213,7 +213,7 @@ cdef inline int ring_open(Ring *r, size_t buffer_size, size_t room) noexcept nog
     if syscall(SYS_io_uring_register, r.fd, IORING_REGISTER_PBUF_RING, &reg, 1) < 0:
         return errno
     for i in range(<uint32_t> POOL):
-        ring_give_back(r, i)
+        ring_recycle(r, i)
     ring_publish(r)
     return 0
 
@@ -329,7 +329,7 @@ cdef inline void ring_write(Ring *r, int fd, const void *data, uint32_t n, uint6
     sqe.user_data = tag
 
 
-cdef inline uint32_t ring_answers(Ring *r) noexcept nogil:
+cdef inline uint32_t ring_completions(Ring *r) noexcept nogil:
     """How many wait."""
     return load_u32(r.cq_tail) - r.cq_head[0]
 
@@ -359,7 +359,7 @@ cdef inline uint8_t *ring_buffer(Ring *r, uint32_t number) noexcept nogil:
     return r.buffers + number * r.buffer_size + r.room
 
 
-cdef inline void ring_give_back(Ring *r, uint32_t number) noexcept nogil:
+cdef inline void ring_recycle(Ring *r, uint32_t number) noexcept nogil:
     """A buffer to the pool, with the next `ring_publish`."""
     cdef io_uring_buf *entry = &(<io_uring_buf *> r.pool)[r.pool_tail & (POOL - 1)]
     entry.addr = <uint64_t> ring_buffer(r, number)

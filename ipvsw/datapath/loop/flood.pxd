@@ -12,14 +12,15 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
-from ipvsw.datapath.rules.decide cimport BROADCAST, DROP_BACKLOG, TO_PORTS, host_hears_group, port_accepts, port_listens
+from ipvsw.datapath.rules.decide cimport BROADCAST, host_hears_group, port_accepts, port_listens
+from ipvsw.datapath.rules.outcome cimport DROP_BACKLOG, TO_PORTS
 from ipvsw.datapath.rules.macnat cimport put_mac
 from ipvsw.datapath.loop.state cimport (
     BACKLOG, BURST, EVENT_GROUPS_BIT, FROM_GONE, FROM_MASTER, HEADER, ROOM, Waiting, Worker, backlog_put,
-    waiting_of,
+    raise_event, waiting_of,
 )
 from ipvsw.datapath.loop.busypoll cimport clock_ns
-from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE, eventfd_write, mac48, or_u32, virtio_net_hdr
+from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE, mac48, virtio_net_hdr
 from ipvsw.datapath.loop.tx cimport host_tx, master_tx, port_tx, queue_master_tx
 from ipvsw.datapath.kernel.uring cimport ring_enter, ring_enter_for
 from ipvsw.datapath.packet.headers cimport Frame, frame_is_membership_report, frame_parse
@@ -32,16 +33,10 @@ cdef enum:
     PATIENCE = 16  # multicast frames that wait: with more of them more time goes to their copies than to pauses
 
 
-cdef inline void tell(Worker *w, int32_t port, uint32_t bit) noexcept nogil:
-    if not or_u32(&w.ports[port].events, bit) & bit:
-        eventfd_write(w.notify_fd, 1)
-
-
-cdef inline int queue_flood(Worker *w, int32_t source, uint8_t *buffer, uint32_t n) noexcept nogil:
-    cdef Frame f
-    if source >= 0 and frame_parse(&f, buffer + HEADER, n - HEADER) and frame_is_membership_report(&f):
-        tell(w, source, EVENT_GROUPS_BIT)
-    return TO_PORTS if backlog_put(w, source, buffer, n) else DROP_BACKLOG
+cdef inline int queue_flood(Worker *w, int32_t source, const Frame *f) noexcept nogil:
+    if source >= 0 and frame_is_membership_report(f):
+        raise_event(w, source, EVENT_GROUPS_BIT)
+    return TO_PORTS if backlog_put(w, source, f.data - HEADER, f.length + HEADER) else DROP_BACKLOG
 
 
 cdef inline void flood_slice(Worker *w) noexcept nogil:
@@ -54,7 +49,7 @@ cdef inline void flood_slice(Worker *w) noexcept nogil:
         if entry.next < w.switch_.n_ports:
             return
         if entry.source >= 0 or entry.source == FROM_GONE:
-            tell_host(w, entry)
+            flood_host(w, entry)
             memcpy(w.tx_buffers[w.tx_length] + ROOM, entry.frame, entry.length)
             # Its outcome is counted already.
             queue_master_tx(w, FROM_GONE, w.tx_buffers[w.tx_length] + ROOM, entry.length)
@@ -67,7 +62,7 @@ cdef inline void flood_slice(Worker *w) noexcept nogil:
         w.backlog_length -= 1
 
 
-cdef inline void be_polite(Worker *w, uint32_t waiting) noexcept nogil:
+cdef inline void note_activity(Worker *w, uint32_t waiting) noexcept nogil:
     """Something was read; there were so many multicast frames before. What is no multicast frame is somebody else's."""
     if w.backlog_length == waiting:
         w.yielding = YIELD_TURNS
@@ -87,7 +82,7 @@ cdef inline void flood_pause(Worker *w) noexcept nogil:
     w.busy_until = after + (after - before) * w.backlog_length // PATIENCE
 
 
-cdef inline void tell_host(Worker *w, Waiting *entry) noexcept nogil:
+cdef inline void flood_host(Worker *w, Waiting *entry) noexcept nogil:
     """A copy for the host's stack, where it is to hear the ports."""
     cdef Frame f
     if frame_parse(&f, entry.frame + HEADER, entry.length - HEADER) and host_hears_group(&w.switch_, &f):

@@ -1,156 +1,157 @@
-"""Frames on their way in from ports and from the host: read a burst from one interface, have each carried out before
-the
-next.
+"""A frame's way through the switch: its stages, in the order in which a frame meets them.
 
-Functions stand in the order in which a frame meets them.
+  stage       what it does                                              where                  functions
+  1 parse     once; every later stage has the `Frame`                   packet/headers.pxd     frame_parse
+  2 MAC NAT   a port's own MAC address becomes the master's             rules/macnat.pxd       macnat_rewrite
+  3 guard     may the port send this at all                             (there is none yet)
+  4 punt      waits until Python has seen it, and goes on with stage 5  loop/punt.pxd          punt_from_port, punt_to_port
+  5 ND proxy  replies to ARP and neighbour solicitations in l3          rules/ndproxy.pxd      neighbour_reply
+  6 decide    a verdict, from the rules and the table                   rules/decide.pxd       decide_from_*
+  7 dispatch  carries the verdict out                                   here                   dispatch
+                TO_PORT    to the port, restoring its own MAC address   loop/tx.pxd            port_tx
+                TO_PORTS   to the backlog, and from there in slices     loop/flood.pxd         queue_flood, flood_slice
+                TO_MASTER  to the batch that leaves with this round     loop/tx.pxd            queue_master_tx, master_tx
+                TO_HOST    into the host's stack                        loop/tx.pxd            host_tx
+                TO_ROUTE   by the route cache, host or Python           loop/tx_routed.pxd     route_tx
+
+A port's frame passes all stages. What comes from the master or from the host passes 1, 4, 6 and 7. Datagrams that
+arrived from the master one behind the other may be forwarded as one GSO frame, by `gro_forward` in rx_master.pxd.
+
+Every frame that was read ends in exactly one outcome counter, counted where it ends: a frame for the wire when the
+kernel took it, one that was punted when it has come back. Copies of multicast frames count as the receiving port's tx,
+not as outcomes.
 """
 
-from libc.errno cimport EAGAIN, ECONNREFUSED, EINTR, EIO, ENETDOWN, errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
-from posix.unistd cimport read
 
-from ipvsw.datapath.loop.dispatch cimport host_frame_on, forward_from_port
-from ipvsw.datapath.rules.decide cimport DROP_BAD_HEADER, DROP_ERROR
-from ipvsw.datapath.loop.flood cimport tell
-from ipvsw.datapath.rules.macnat cimport CLEAN, own_to_master
-from ipvsw.datapath.loop.punt cimport show_from_port, show_to_port
-from ipvsw.datapath.loop.state cimport (
-    BURST, EVENT_GONE_BIT, FROM_HOST, HEADER, LONGEST, ROOM, Traffic, Worker, unpoll_fd,
+from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE
+from ipvsw.datapath.loop.flood cimport queue_flood
+from ipvsw.datapath.loop.punt cimport punt_from_port, punt_to_port
+from ipvsw.datapath.loop.state cimport BURST, FROM_HOST, FROM_MASTER, HEADER, ROOM, Reinjected, Traffic, Worker
+from ipvsw.datapath.loop.tx cimport host_tx, master_tx, port_tx, queue_master_tx, traffic_of
+from ipvsw.datapath.loop.tx_routed cimport route_tx
+from ipvsw.datapath.packet.headers cimport Frame, frame_header, frame_parse
+from ipvsw.datapath.rules.decide cimport L2, Verdict, decide_from_host, decide_from_master, decide_from_port
+from ipvsw.datapath.rules.macnat cimport macnat_rewrite
+from ipvsw.datapath.rules.ndproxy cimport is_neighbour_query, neighbour_reply
+from ipvsw.datapath.rules.outcome cimport (
+    ANSWERED, DROP_MULTICAST, DROP_RUNT, NO_OUTCOME, TO_HOST, TO_MASTER, TO_PORT, TO_PORTS, TO_ROUTE,
 )
-from ipvsw.datapath.loop.unixsock cimport DATAGRAMS, STREAM, Socket, socket_end, socket_send, stream_fill, stream_next
-from ipvsw.datapath.kernel.sys cimport MSG_DONTWAIT, MSG_TRUNC, recv, virtio_net_hdr
-from ipvsw.datapath.loop.tx cimport master_tx
 
 
-cdef inline void port_rx(Worker *w, int32_t port) noexcept nogil:
-    cdef uint8_t *buffer
-    cdef ssize_t n
-    cdef int _i
-    if w.ports[port].socket != NULL:
-        socket_rx(w, port)
-        return
-    for _i in range(BURST):
-        # Where the next frame for the wire would stay; any other leaves it free, and warm, for the next read.
-        buffer = w.tx_buffers[w.tx_length] + ROOM
-        n = read(w.ports[port].fd, buffer, HEADER + LONGEST)
-        if n < HEADER:
-            if n >= 0:
-                port_rx_over(w, port, 0)
-            elif errno != EAGAIN:
-                port_rx_over(w, port, errno)
-            return
-        port_frame(w, port, buffer, n)
-        if w.tx_length == BURST:
-            master_tx(w)
-
-
-cdef inline void socket_rx(Worker *w, int32_t port) noexcept nogil:
-    """Room to write, or something to read, or the end."""
-    cdef Socket *s = w.ports[port].socket
-    if s.armed:
-        socket_send(s)
-    if s.framing == STREAM:
-        stream_rx(w, port, s)
-    else:
-        packets_rx(w, port, s)
-
-
-cdef inline void stream_rx(Worker *w, int32_t port, Socket *s) noexcept nogil:
-    """What one read brings: its bytes are the limit for what is done before others have their turn."""
-    cdef const uint8_t *frame = NULL
-    cdef uint8_t *buffer
-    cdef int32_t length
-    cdef ssize_t n = stream_fill(s, w.ports[port].fd)
-    if n <= 0:
-        if n == 0 or errno != EAGAIN:
-            socket_rx_failed(w, port, n)
-        return
-    while True:
-        length = stream_next(s, &frame)
-        if length <= 0:
-            break
-        buffer = w.tx_buffers[w.tx_length] + ROOM
-        memset(buffer, 0, HEADER)
-        memcpy(buffer + HEADER, frame, length)
-        port_frame(w, port, buffer, HEADER + length)
-        if w.tx_length == BURST:
-            master_tx(w)
-    if length < 0:
-        w.ports[port].traffic.rx_frames += 1
-        w.ports[port].traffic.outcomes[DROP_BAD_HEADER] += 1
-        socket_rx_failed(w, port, 0)
-
-
-cdef inline void packets_rx(Worker *w, int32_t port, Socket *s) noexcept nogil:
-    cdef uint8_t *buffer
-    cdef ssize_t n
-    cdef int _i
-    for _i in range(BURST):
-        buffer = w.tx_buffers[w.tx_length] + ROOM
-        memset(buffer, 0, HEADER)
-        n = recv(w.ports[port].fd, buffer + HEADER, LONGEST, MSG_DONTWAIT | MSG_TRUNC)
-        if n < 0 or (n == 0 and s.framing != DATAGRAMS):
-            if n == 0 or errno != EAGAIN:
-                socket_rx_failed(w, port, n)
-            return
-        if n > LONGEST:
-            w.ports[port].traffic.rx_frames += 1
-            w.ports[port].traffic.rx_bytes += n
-            w.ports[port].traffic.outcomes[DROP_ERROR] += 1
-            continue
-        port_frame(w, port, buffer, HEADER + n)
-        if w.tx_length == BURST:
-            master_tx(w)
-
-
-cdef inline void socket_rx_failed(Worker *w, int32_t port, ssize_t n) noexcept nogil:
-    """Its end, an error, or what is no frame. A datagram socket hears of a peer that has left, and reads on."""
-    if n < 0 and (errno == EINTR or errno == ECONNREFUSED):
-        return
-    socket_end(w.ports[port].socket)
-    tell(w, port, EVENT_GONE_BIT)
-
-
-cdef inline void port_frame(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
-    """A port's frame, with its header n bytes, in the next of the buffers for the wire."""
+cdef inline void forward_from_port(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """A frame that was read from a port: `buffer` holds its virtio_net_hdr and itself, n bytes, and stays until the
+    round is over if the frame is for the wire or `may_queue` is set."""
     cdef Traffic *traffic = &w.ports[port].traffic
     cdef uint64_t *own = w.switch_.rules[port].own
     cdef int outcome
+    cdef Frame f
     traffic.rx_frames += 1
     traffic.rx_bytes += n - HEADER
-    if own != NULL:
-        outcome = own_to_master(own, w.switch_.mac, <virtio_net_hdr *> buffer, buffer + HEADER, n - HEADER)
-        if outcome != CLEAN:
+    if not frame_parse(&f, buffer + HEADER, n - HEADER):  # 1
+        traffic.outcomes[DROP_RUNT] += 1
+        return
+    if own != NULL:  # 2
+        outcome = macnat_rewrite(own, w.switch_.mac, frame_header(&f), &f)
+        if outcome != NO_OUTCOME:
             traffic.outcomes[outcome] += 1
             return
-    if not show_from_port(w, port, buffer, n):
-        forward_from_port(w, port, buffer, n)
+    # 3: a guard belongs here, before any stage believes what the frame claims.
+    if not punt_from_port(w, port, &f):  # 4
+        resume_from_port(w, port, &f)
 
 
-cdef inline bint port_rx_over(Worker *w, int32_t port, int error) noexcept nogil:
-    """End of file (0), or an error: EBADFD once the device is gone, for good. A packet socket tells once that its
-    device was set down. False if there will be more."""
-    if error == EINTR or error == EIO or error == ENETDOWN:
-        return False
-    unpoll_fd(w, w.ports[port].fd)
-    tell(w, port, EVENT_GONE_BIT)
-    return True
+cdef inline void resume_from_port(Worker *w, int32_t port, const Frame *f) noexcept nogil:
+    """From stage 5 on."""
+    cdef Verdict v
+    if w.switch_.mode != L2 and w.switch_.rules[port].own != NULL and is_neighbour_query(f):  # 5
+        w.ports[port].traffic.outcomes[reply_to_query(w, port, f)] += 1
+        return
+    v = decide_from_port(&w.switch_, f, frame_header(f).gso_type != VIRTIO_NET_HDR_GSO_NONE)  # 6
+    dispatch(w, &w.ports[port].traffic, port, v, f)  # 7
 
 
-cdef inline void host_rx(Worker *w) noexcept nogil:
-    """The host's stack talks to the ports through a TAP of its own."""
+cdef inline void forward_from_master(Worker *w, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """A frame from the wire, with its VLAN tag in place. ROOM bytes before it are free."""
+    cdef Frame f
+    w.master.rx_frames += 1
+    w.master.rx_bytes += n - HEADER
+    if not frame_parse(&f, buffer + HEADER, n - HEADER):  # 1
+        w.master.outcomes[DROP_RUNT] += 1
+    elif not punt_to_port(w, FROM_MASTER, &f):  # 4
+        dispatch(w, &w.master, FROM_MASTER, decide_from_master(&w.switch_, &f), &f)  # 6, 7
+
+
+cdef inline void forward_from_host(Worker *w, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """A frame that the host's stack sends through its own interface."""
+    cdef Frame f
+    w.host.rx_frames += 1
+    w.host.rx_bytes += n - HEADER
+    if not frame_parse(&f, buffer + HEADER, n - HEADER):  # 1
+        w.host.outcomes[DROP_RUNT] += 1
+    elif not punt_to_port(w, FROM_HOST, &f):  # 4
+        dispatch(w, &w.host, FROM_HOST, decide_from_host(&w.switch_, &f), &f)  # 6, 7
+
+
+cdef inline int reply_to_query(Worker *w, int32_t port, const Frame *f) noexcept nogil:
+    """How an ARP request or neighbour solicitation ended. The reply takes its place."""
+    cdef uint32_t length = neighbour_reply(&w.switch_, port, f)
+    cdef bint may_queue = w.may_queue
+    if length == 0:
+        return DROP_MULTICAST
+    memset(frame_header(f), 0, HEADER)
+    w.may_queue = False  # it is counted here, and only once
+    port_tx(w, port, f.data - HEADER, HEADER + length)
+    w.may_queue = may_queue
+    return ANSWERED
+
+
+cdef inline void dispatch(Worker *w, Traffic *traffic, int32_t source, Verdict v, const Frame *f) noexcept nogil:
+    """`source`: a port, FROM_MASTER or FROM_HOST, whose `traffic` counts how the frame ended."""
+    cdef uint8_t *buffer = f.data - HEADER
+    cdef uint32_t n = f.length + HEADER
+    cdef int outcome = v.outcome
+    if outcome == TO_PORT:
+        w.source = source
+        outcome = port_tx(w, v.port, buffer, n)
+    elif outcome == TO_PORTS:
+        outcome = queue_flood(w, source, f)
+    elif outcome == TO_MASTER:
+        queue_master_tx(w, source, buffer, n)
+        return
+    elif outcome == TO_HOST:
+        outcome = host_tx(w, buffer, n)
+    elif outcome == TO_ROUTE:
+        outcome = route_tx(w, source, f)
+    if outcome != NO_OUTCOME:
+        traffic.outcomes[outcome] += 1
+
+
+cdef inline void take_reinjected(Worker *w) noexcept nogil:
+    """Punted frames that Python has given back go on with stage 5, each as from the interface that it was read from; or
+    to the one port that it was given back for."""
+    cdef Reinjected *entry
     cdef uint8_t *buffer
-    cdef ssize_t n
-    cdef int _i
-    for _i in range(BURST):
+    cdef Frame f
+    while w.reinjected != NULL:
+        entry = w.reinjected
+        w.reinjected = entry.next
         buffer = w.tx_buffers[w.tx_length] + ROOM
-        n = read(w.host_fd, buffer, HEADER + LONGEST)
-        if n < HEADER:
-            if n < 0 and errno != EAGAIN and errno != EINTR and errno != EIO:
-                unpoll_fd(w, w.host_fd)
-            return
-        w.host.rx_frames += 1
-        w.host.rx_bytes += n - HEADER
-        if not show_to_port(w, FROM_HOST, buffer, n):
-            host_frame_on(w, buffer, n)
+        memcpy(buffer, entry.frame, entry.length)
+        if entry.to >= 0 and w.switch_.rules[entry.to].up:
+            traffic_of(w, entry.source).outcomes[port_tx(w, entry.to, buffer, entry.length)] += 1
+        elif not frame_parse(&f, buffer + HEADER, entry.length - HEADER):
+            traffic_of(w, entry.source).outcomes[DROP_RUNT] += 1
+        elif entry.source == FROM_MASTER:
+            dispatch(w, &w.master, FROM_MASTER, decide_from_master(&w.switch_, &f), &f)
+        elif entry.source == FROM_HOST:
+            dispatch(w, &w.host, FROM_HOST, decide_from_host(&w.switch_, &f), &f)
+        elif w.ports[entry.source].fd >= 0:
+            resume_from_port(w, entry.source, &f)
+        free(entry)
+        if w.tx_length == BURST:
+            master_tx(w)
+    if w.tx_length:
+        master_tx(w)

@@ -5,8 +5,8 @@ interfaces have, a burst from each; send what has gathered for the wire together
 that wait for their copies. So a flood, however large, costs unicast at most one slice a round.
 """
 
-from ipvsw.datapath.loop.dispatch cimport take_returned
-from ipvsw.datapath.loop.loop_epoll cimport serve_doors
+from ipvsw.datapath.loop.forward cimport take_reinjected
+from ipvsw.datapath.loop.loop_epoll cimport serve_epoll
 from ipvsw.datapath.loop.flood cimport flood_slice
 from ipvsw.datapath.loop.mailbox cimport take_mail
 from ipvsw.datapath.loop.loop_uring cimport ring_run
@@ -24,11 +24,11 @@ cdef inline void worker_run(Worker *w) noexcept nogil:
 
 cdef inline void epoll_run(Worker *w) noexcept nogil:
     while not w.stopping:
-        serve_doors(w, 0 if w.backlog_length or w.mail_read else -1)
+        serve_epoll(w, 0 if w.backlog_length or w.mail_read else -1)
         flood_slice(w)
         if w.tx_length:
             master_tx(w)
         take_mail(w)
-        take_returned(w)
+        take_reinjected(w)
         if w.n_gathering:
             sockets_tx(w)

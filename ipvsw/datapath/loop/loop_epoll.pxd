@@ -2,10 +2,10 @@
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from ipvsw.datapath.loop.flood cimport be_polite
+from ipvsw.datapath.loop.flood cimport note_activity
 from ipvsw.datapath.loop.rx_master cimport master_rx, packet_rx
-from ipvsw.datapath.kernel.packetring cimport packets_give_back
-from ipvsw.datapath.loop.forward cimport host_rx, port_rx
+from ipvsw.datapath.kernel.packetring cimport packets_release
+from ipvsw.datapath.loop.rx_ports cimport host_rx, port_rx
 from ipvsw.datapath.loop.state cimport CONTROL_EVENT, HOST_EVENT, MASTER_EVENT, Worker
 from ipvsw.datapath.loop.busypoll cimport clock_ns, busypoll_learn, busypoll_on, busypoll_pays
 from ipvsw.datapath.kernel.sys cimport EPOLLERR, epoll_event, epoll_wait, eventfd_read
@@ -14,13 +14,13 @@ cdef enum:
     EVENTS = 64  # devices served in one round
 
 
-cdef inline void serve_doors(Worker *w, int timeout) noexcept nogil:
+cdef inline void serve_epoll(Worker *w, int timeout) noexcept nogil:
     """Read a burst from every interface that is readable; `timeout` 0, or -1 to wait for one."""
     cdef epoll_event events[EVENTS]
     cdef uint64_t value
     cdef int count, i
     cdef uint32_t tag, waiting = w.backlog_length
-    count = epoll_wait(w.epoll_fd, events, EVENTS, timeout) if timeout == 0 else await_doors(w, events)
+    count = epoll_wait(w.epoll_fd, events, EVENTS, timeout) if timeout == 0 else await_epoll(w, events)
     for i in range(count):
         tag = <uint32_t> events[i].data.u64
         if tag == CONTROL_EVENT:
@@ -29,18 +29,18 @@ cdef inline void serve_doors(Worker *w, int timeout) noexcept nogil:
             if events[i].events & EPOLLERR:
                 packet_rx(w)  # takes note of it; it would come again and again
             master_rx(w)
-            packets_give_back(&w.packets)
+            packets_release(&w.packets)
         elif tag == HOST_EVENT:
             host_rx(w)
         else:
             port_rx(w, <int32_t> tag)
     if count > 0:
-        be_polite(w, waiting)
+        note_activity(w, waiting)
     elif w.yielding:
         w.yielding -= 1
 
 
-cdef inline int await_doors(Worker *w, epoll_event *events) noexcept nogil:
+cdef inline int await_epoll(Worker *w, epoll_event *events) noexcept nogil:
     """Until there is something: awake for a moment, where that pays, and then asleep. How many, or -1."""
     cdef uint64_t start, now
     cdef int count = 0

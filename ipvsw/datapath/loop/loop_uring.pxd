@@ -12,24 +12,24 @@ the queue without emptying it first.
 from libc.errno cimport ENOBUFS
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from ipvsw.datapath.rules.prefetch cimport Ahead, ahead_fetch, is_far, look_ahead
-from ipvsw.datapath.loop.dispatch cimport take_returned
-from ipvsw.datapath.loop.loop_epoll cimport serve_doors
-from ipvsw.datapath.loop.flood cimport be_polite, flood_pause, flood_slice
+from ipvsw.datapath.rules.prefetch cimport Ahead, ahead_fetch, is_far, collect_ahead
+from ipvsw.datapath.loop.loop_epoll cimport serve_epoll
+from ipvsw.datapath.loop.flood cimport note_activity, flood_pause, flood_slice
 from ipvsw.datapath.loop.mailbox cimport ATTACH_MASTER, DETACH_MASTER, DETACH_PORT, STOP, Batch, mail_end, take_mail
 from ipvsw.datapath.loop.rx_master cimport master_rx, packet_rx
-from ipvsw.datapath.kernel.packetring cimport packets_give_back, packets_waiting
-from ipvsw.datapath.loop.forward cimport port_frame, port_rx_over
+from ipvsw.datapath.loop.rx_ports cimport port_rx_over
+from ipvsw.datapath.kernel.packetring cimport packets_release, packets_waiting
+from ipvsw.datapath.loop.forward cimport forward_from_port, take_reinjected
 from ipvsw.datapath.loop.state cimport (
-    BURST, HEADER, RING_CANCEL, RING_DOORS, RING_MASTER, RING_READ, RING_WRITE, Port, Worker, read_by_ring,
+    BURST, DEVICE, HEADER, RING_CANCEL, RING_EPOLL, RING_MASTER, RING_READ, RING_WRITE, Port, Worker, read_by_ring,
     reads_port, unpoll_fd,
 )
 from ipvsw.datapath.loop.busypoll cimport clock_ns, busypoll_learn, busypoll_on, busypoll_pays
 from ipvsw.datapath.kernel.sys cimport EPOLLERR, EPOLLIN, load_ptr
 from ipvsw.datapath.loop.tx cimport master_tx, port_tx_ended, sockets_tx
 from ipvsw.datapath.kernel.uring cimport (
-    IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, io_uring_cqe, ring_answers, ring_buffer,
-    ring_cancel, ring_enter, ring_give_back, ring_peek, ring_poll, ring_publish, ring_stirs, ring_submit, ring_take,
+    IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, io_uring_cqe, ring_completions, ring_buffer,
+    ring_cancel, ring_enter, ring_recycle, ring_peek, ring_poll, ring_publish, ring_stirs, ring_submit, ring_take,
 )
 
 
@@ -38,22 +38,22 @@ cdef inline void ring_run(Worker *w) noexcept nogil:
     cdef uint32_t waiting
     ring_begin(w)
     while not w.stopping:
-        if w.doors_ready or w.master_ready or w.mail_read or w.inflight_writes:
+        if w.epoll_ready or w.master_ready or w.mail_read or w.inflight_writes:
             ring_enter(&w.ring, False)
         elif w.backlog_length:
             ring_await_master(w)
             flood_pause(w)
         else:
             ring_wait(w)
-        packets_give_back(&w.packets)  # what was to be written from there is
+        packets_release(&w.packets)  # what was to be written from there is
         ring_reap(w)
         if w.master_ready or packets_waiting(&w.packets, 1):
             waiting = w.backlog_length
             w.master_ready = master_rx(w)
-            be_polite(w, waiting)
-        if w.doors_ready:
-            serve_doors(w, 0)
-            ring_await_doors(w)
+            note_activity(w, waiting)
+        if w.epoll_ready:
+            serve_epoll(w, 0)
+            ring_await_epoll(w)
         if w.backlog_length:
             ring_submit(&w.ring)  # unicast frames that came before a multicast frame leave before it
             flood_slice(w)
@@ -64,7 +64,7 @@ cdef inline void ring_run(Worker *w) noexcept nogil:
             ring_feed(w)  # who leaves may not stand in line
             ring_settle(w, batch)
             take_mail(w)
-            take_returned(w)
+            take_reinjected(w)
         if w.n_gathering:
             sockets_tx(w)
         ring_publish(&w.ring)
@@ -75,12 +75,12 @@ cdef inline void ring_begin(Worker *w) noexcept nogil:
     """The ports that were attached before there was a thread."""
     cdef int32_t port
     for port in range(w.switch_.n_ports):
-        if w.ports[port].fd >= 0 and w.ports[port].socket == NULL and reads_port(w, port):
+        if w.ports[port].fd >= 0 and w.ports[port].backend == DEVICE and reads_port(w, port):
             unpoll_fd(w, w.ports[port].fd)
             read_by_ring(w, port)
     if w.master_fd >= 0:
         unpoll_fd(w, w.master_fd)
-    ring_await_doors(w)
+    ring_await_epoll(w)
 
 
 cdef inline void ring_wait(Worker *w) noexcept nogil:
@@ -106,7 +106,7 @@ cdef inline void ring_wait(Worker *w) noexcept nogil:
 
 
 cdef inline bint ring_has_work(Worker *w) noexcept nogil:
-    return ring_answers(&w.ring) or packets_waiting(&w.packets, 1)
+    return ring_completions(&w.ring) or packets_waiting(&w.packets, 1)
 
 
 cdef inline void ring_sleep(Worker *w) noexcept nogil:
@@ -121,42 +121,42 @@ cdef inline void ring_await_master(Worker *w) noexcept nogil:
         ring_poll(&w.ring, w.master_fd, EPOLLIN, RING_MASTER)
 
 
-cdef inline void ring_await_doors(Worker *w) noexcept nogil:
-    w.doors_ready = False
-    ring_poll(&w.ring, w.epoll_fd, EPOLLIN, RING_DOORS)
+cdef inline void ring_await_epoll(Worker *w) noexcept nogil:
+    w.epoll_ready = False
+    ring_poll(&w.ring, w.epoll_fd, EPOLLIN, RING_EPOLL)
 
 
 cdef inline void ring_reap(Worker *w) noexcept nogil:
     """Carry out what has come, in the order in which it came. A frame alone is written at once: that has the receiver
     run a little earlier."""
     cdef io_uring_cqe answer
-    w.may_queue = ring_answers(&w.ring) > 1
+    w.may_queue = ring_completions(&w.ring) > 1
     if w.may_queue and is_far(&w.switch_.table):
-        ring_look_ahead(w)
+        ring_collect_ahead(w)
     while ring_take(&w.ring, &answer):
         if answer.user_data & RING_WRITE:
             port_tx_ended(w, answer.user_data, answer.res)
         elif answer.user_data & RING_MASTER:
             ring_master(w, &answer)
-        elif answer.user_data & RING_DOORS:
-            w.doors_ready = True
+        elif answer.user_data & RING_EPOLL:
+            w.epoll_ready = True
         elif not answer.user_data & RING_CANCEL:
             ring_rx(w, <int32_t> <uint32_t> answer.user_data, &answer)
     w.may_queue = False
 
 
-cdef inline void ring_look_ahead(Worker *w) noexcept nogil:
+cdef inline void ring_collect_ahead(Worker *w) noexcept nogil:
     """The frames among the answers that wait, before the first of them is carried out."""
     cdef Ahead ahead
     cdef io_uring_cqe *answer
     cdef uint8_t *buffer
     cdef uint32_t i
     ahead.length = 0
-    for i in range(ring_answers(&w.ring)):
+    for i in range(ring_completions(&w.ring)):
         answer = ring_peek(&w.ring, i)
         if answer.flags & IORING_CQE_F_BUFFER and answer.res >= HEADER:
             buffer = ring_buffer(&w.ring, answer.flags >> IORING_CQE_BUFFER_SHIFT)
-            look_ahead(&w.switch_, &ahead, buffer + HEADER, answer.res - HEADER)
+            collect_ahead(&w.switch_, &ahead, buffer + HEADER, answer.res - HEADER)
     ahead_fetch(&ahead)
 
 
@@ -178,12 +178,12 @@ cdef inline void ring_rx(Worker *w, int32_t port, const io_uring_cqe *answer) no
     cdef uint32_t number = answer.flags >> IORING_CQE_BUFFER_SHIFT
     cdef uint32_t waiting
     if answer.flags & IORING_CQE_F_BUFFER:
-        ring_give_back(&w.ring, number)  # for the next round
+        ring_recycle(&w.ring, number)  # for the next round
     if answer.res >= HEADER:
         p.got_frame = True
         waiting = w.backlog_length
-        port_frame(w, port, ring_buffer(&w.ring, number), answer.res)
-        be_polite(w, waiting)
+        forward_from_port(w, port, ring_buffer(&w.ring, number), answer.res)
+        note_activity(w, waiting)
         if w.tx_length == BURST:
             master_tx(w)
     if answer.flags & IORING_CQE_F_MORE:
@@ -192,19 +192,19 @@ cdef inline void ring_rx(Worker *w, int32_t port, const io_uring_cqe *answer) no
     if p.leaving:
         w.leaving -= 1
     elif answer.res >= HEADER or answer.res == -ENOBUFS or not port_rx_over(w, port, max(0, -answer.res)):
-        ring_hungry(w, port)
+        ring_starved(w, port)
 
 
-cdef inline void ring_hungry(Worker *w, int32_t port) noexcept nogil:
+cdef inline void ring_starved(Worker *w, int32_t port) noexcept nogil:
     """The pool was empty: read on when the round is over. Who got nothing has its turn before who got something, so
     that a flood takes nobody's."""
     cdef int line = w.ports[port].got_frame
-    w.ports[port].next_hungry = -1
+    w.ports[port].next_starved = -1
     if w.starved[line] < 0:
         w.starved[line] = port
     else:
-        w.ports[w.hungry_last[line]].next_hungry = port
-    w.hungry_last[line] = port
+        w.ports[w.starved_last[line]].next_starved = port
+    w.starved_last[line] = port
 
 
 cdef inline void ring_feed(Worker *w) noexcept nogil:
@@ -216,7 +216,7 @@ cdef inline void ring_feed(Worker *w) noexcept nogil:
         while port >= 0:
             if w.ports[port].fd >= 0 and not w.ports[port].armed:
                 read_by_ring(w, port)
-            port = w.ports[port].next_hungry
+            port = w.ports[port].next_starved
 
 
 cdef inline void ring_settle(Worker *w, const Batch *batch) noexcept nogil:

@@ -15,7 +15,7 @@ from ipvsw.datapath.kernel.packetring cimport packets_map, packets_unmap
 from ipvsw.datapath.rules.routecache cimport Route, route_clear, route_put
 from ipvsw.datapath.kernel.sendring cimport send_ring_map, send_ring_unmap
 from ipvsw.datapath.loop.state cimport (
-    BACKLOG, CREDIT, FROM_GONE, HOST_EVENT, MASTER_EVENT, SLOW, Port, Queue, Returned, Worker, backlog_put, poll_fd,
+    BACKLOG, CREDIT, DEVICE, FROM_GONE, HOST_EVENT, MASTER_EVENT, SLOW, UNIX_SOCKET, Port, Queue, Reinjected, Worker, backlog_put, poll_fd,
     queue_of, read_by_ring, reads_port, unpoll_fd,
 )
 from ipvsw.datapath.loop.unixsock cimport Socket, socket_connect, socket_release
@@ -54,7 +54,8 @@ cdef struct Edit:
     int fd
     int *fds  # ATTACH_MASTER: one for each worker; ATTACH_PORT: for each queue
     int queues
-    Socket *socket  # ATTACH_PORT: NULL for a device
+    int backend  # ATTACH_PORT: DEVICE, or another of state.pxd's
+    Socket *socket  # ATTACH_PORT: of a UNIX_SOCKET
     bint accepts_uso
     int inject_fd
     int *send_fds  # ATTACH_MASTER: one for each worker, with a ring to send from; NULL: none
@@ -137,7 +138,7 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
     elif e.kind == SET_LEARNING:
         w.switch_.rules[e.port].learn = e.up
     elif e.kind == REINJECT:
-        return 0 if keep_returned(w, e) else ENOMEM
+        return 0 if queue_reinjected(w, e) else ENOMEM
     elif e.kind == ANNOUNCE:
         if queue_of(w, e.port) == 0:
             backlog_put(w, e.port, e.frame, e.length)
@@ -174,12 +175,13 @@ cdef inline int attach_port(Worker *w, const Edit *e) noexcept nogil:
     p = &w.ports[e.port]
     p.fd = e.fds[queue if queue < e.queues else 0]
     p.queues = e.queues
+    p.backend = e.backend
     p.socket = e.socket
     p.accepts_uso = e.accepts_uso
     p.credit = CREDIT
     w.switch_.rules[e.port].mtu = e.mtu
     w.switch_.rules[e.port].own = e.own
-    return watch_port(w, e.port) if e.socket == NULL and reads_port(w, e.port) else 0
+    return watch_port(w, e.port) if e.backend == DEVICE and reads_port(w, e.port) else 0
 
 
 cdef inline bint reserve_ports(Worker *w, int32_t n) noexcept nogil:
@@ -231,7 +233,7 @@ cdef inline void detach_port(Worker *w, int32_t port) noexcept nogil:
             w.backlog[(w.backlog_head + i) % BACKLOG].source = FROM_GONE
     if w.ports[port].fd >= 0 and reads_port(w, port):
         unpoll_fd(w, w.ports[port].fd)
-    if w.ports[port].socket != NULL:
+    if w.ports[port].backend == UNIX_SOCKET:
         socket_release(w.ports[port].socket)
     free(w.switch_.rules[port].groups)
     memset(&w.switch_.rules[port], 0, sizeof(PortRule))
@@ -260,12 +262,12 @@ cdef inline bint copy_groups(PortRule *rule, const Edit *e) noexcept nogil:
     return True
 
 
-cdef inline bint keep_returned(Worker *w, const Edit *e) noexcept nogil:
+cdef inline bint queue_reinjected(Worker *w, const Edit *e) noexcept nogil:
     """A frame of this worker's, for the loop to carry out. False if there is no memory."""
-    cdef Returned *entry
+    cdef Reinjected *entry
     if (queue_of(w, e.port) if e.port >= 0 else w.number) != 0:
         return True
-    entry = <Returned *> malloc(sizeof(Returned) + e.length)
+    entry = <Reinjected *> malloc(sizeof(Reinjected) + e.length)
     if entry == NULL:
         return False
     entry.next = NULL
@@ -274,11 +276,11 @@ cdef inline bint keep_returned(Worker *w, const Edit *e) noexcept nogil:
     entry.length = e.length
     entry.frame = <uint8_t *> &entry[1]
     memcpy(entry.frame, e.frame, e.length)
-    if w.returned == NULL:
-        w.returned = entry
+    if w.reinjected == NULL:
+        w.reinjected = entry
     else:
-        w.returned_last.next = entry
-    w.returned_last = entry
+        w.reinjected_last.next = entry
+    w.reinjected_last = entry
     return True
 
 

@@ -1,8 +1,8 @@
-"""Frames that Python must see before they go on: DHCP, and those with an address that a port isn't known to have.
+"""Punted frames, which Python must see before they go on: DHCP, and those with an address that a port isn't known to have.
 
-Such a frame waits, and comes back to the worker that read it (`Returned`) once Python has done what follows from it:
-so the answer to it finds the address in the table. It is counted when it has come back. Who shows much is bounded: a
-port spends a credit for each, which Python gives anew, and a frame that finds none left goes on unseen.
+Such a frame waits. Python does what follows from it, then reinjects it to the worker that read it (`Reinjected`): so
+whatever answers it finds the address in the table. It is counted when it has come back. How much an interface may punt
+is bounded: each frame costs a credit, which Python renews, and a frame that finds no credit left is forwarded unseen.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -18,7 +18,7 @@ from ipvsw.datapath.kernel.sys cimport (
 from ipvsw.datapath.rules.table cimport table_find
 from ipvsw.datapath.packet.headers cimport (
     ETH_P_ARP, ETH_P_IPV6, ICMPV6_NEIGHBOUR_ADVERTISEMENT, IPPROTO_ICMPV6, Address, Frame, frame_address,
-    frame_parse, ipv4_address, ipv6_address, ipv6_is_whole,
+    ipv4_address, ipv6_address, ipv6_is_whole,
 )
 
 cdef enum:
@@ -27,53 +27,46 @@ cdef enum:
     DHCP6_SERVER = 547
     BOOTP = 240  # bytes up to the end of the magic cookie (RFC 2131 section 3)
     COOKIE = 0x63825363
-    FOR_DHCP = 8  # credits that a port keeps for DHCP
+    FOR_DHCP = 8  # credits of a port that only DHCP may use
 
 
-cdef inline bint queue_frame(Worker *w, Queue *q, int32_t source, const uint8_t *buffer, uint32_t n) noexcept nogil:
-    """A copy for Python. False if too many wait."""
-    cdef Slow *entry
-    if q.tail - load_u32(&q.head) == SLOW:
-        return False
-    entry = &q.entries[q.tail % SLOW]
-    entry.frame = <uint8_t *> malloc(n)
-    if entry.frame == NULL:
-        return False
-    memcpy(entry.frame, buffer, n)
-    entry.length = n
-    entry.source = source
-    store_u32(&q.tail, q.tail + 1)
-    eventfd_write(w.notify_fd, 1)
-    return True
+cdef inline bint punt_from_port(Worker *w, int32_t port, const Frame *f) noexcept nogil:
+    """Whether a port's frame waits for Python now."""
+    if w.switch_.mode == L2 and is_dhcp(f, False):
+        return punt(w, &w.ports[port].credit, 0, port, f)
+    if w.switch_.rules[port].learn and is_new_address(w, port, f):
+        return punt(w, &w.ports[port].credit, FOR_DHCP, port, f)
+    return False
 
 
-cdef inline bint show(
-    Worker *w, int32_t *credit, int32_t kept, int32_t source, uint8_t *buffer, uint32_t n
-) noexcept nogil:
-    """Whether Python has the frame now; `kept` credits are for others."""
-    if load_i32(credit) <= kept or not queue_frame(w, &w.punted, source, buffer, n):
+cdef inline bint punt_to_port(Worker *w, int32_t source, const Frame *f) noexcept nogil:
+    """The same for a frame from the master or from the host: a DHCP server's, whichever port it is for."""
+    return w.switch_.mode == L2 and is_dhcp(f, True) and punt(w, &w.credit, 0, source, f)
+
+
+cdef inline bint punt(Worker *w, int32_t *credit, int32_t reserved, int32_t source, const Frame *f) noexcept nogil:
+    """False if the source has no more than `reserved` credits left, or if too many frames wait."""
+    if load_i32(credit) <= reserved or not queue_frame(w, &w.punted, source, f):
         return False
     add_i32(credit, -1)
     return True
 
 
-cdef inline bint show_from_port(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
-    """A port's frame, its header before it. Whether it must wait for Python."""
-    cdef Frame f
-    if not frame_parse(&f, buffer + HEADER, n - HEADER):
+cdef inline bint queue_frame(Worker *w, Queue *q, int32_t source, const Frame *f) noexcept nogil:
+    """A copy for Python, with its virtio_net_hdr. False if too many wait, or if there is no memory."""
+    cdef Slow *entry
+    if q.tail - load_u32(&q.head) == SLOW:
         return False
-    if w.switch_.mode == L2 and is_dhcp(&f, False):
-        return show(w, &w.ports[port].credit, 0, port, buffer, n)
-    if w.switch_.rules[port].learn and is_new(w, port, &f):
-        return show(w, &w.ports[port].credit, FOR_DHCP, port, buffer, n)
-    return False
-
-
-cdef inline bint show_to_port(Worker *w, int32_t source, uint8_t *buffer, uint32_t n) noexcept nogil:
-    """The same for a frame from the master or from the host: a DHCP server's, whichever port it is for."""
-    cdef Frame f
-    return (w.switch_.mode == L2 and frame_parse(&f, buffer + HEADER, n - HEADER) and is_dhcp(&f, True)
-            and show(w, &w.credit, 0, source, buffer, n))
+    entry = &q.entries[q.tail % SLOW]
+    entry.length = HEADER + f.length
+    entry.frame = <uint8_t *> malloc(entry.length)
+    if entry.frame == NULL:
+        return False
+    memcpy(entry.frame, f.data - HEADER, entry.length)
+    entry.source = source
+    store_u32(&q.tail, q.tail + 1)
+    eventfd_write(w.notify_fd, 1)
+    return True
 
 
 cdef inline bint is_dhcp(const Frame *f, bint to_client) noexcept nogil:
@@ -94,8 +87,8 @@ cdef inline bint is_dhcp(const Frame *f, bint to_client) noexcept nogil:
     return f.l3_length >= start + 8 + BOOTP and be32(f.l3 + start + 8 + BOOTP - 4) == COOKIE
 
 
-cdef inline bint is_new(Worker *w, int32_t port, const Frame *f) noexcept nogil:
-    """Whether the frame speaks of an address that the port isn't known to have. One that it has is marked as used."""
+cdef inline bint is_new_address(Worker *w, int32_t port, const Frame *f) noexcept nogil:
+    """Whether the frame names an address that the port isn't known to have. One that it has is marked as used."""
     cdef Address a = sender_of(f)
     if a.family == 0 or (a.hi == 0 and a.lo == 0):
         return False

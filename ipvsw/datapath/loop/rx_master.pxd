@@ -6,21 +6,21 @@ Functions stand in the order in which a frame meets them.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memmove, memset
 
-from ipvsw.datapath.rules.prefetch cimport Ahead, ahead_fetch, is_far, look_ahead
-from ipvsw.datapath.loop.dispatch cimport master_frame_on
-from ipvsw.datapath.rules.decide cimport DROP_ERROR, TO_PORT, Verdict, decide_from_master
-from ipvsw.datapath.packet.gro cimport GroBatch, train_couple, train_is_whole, train_takes
+from ipvsw.datapath.rules.prefetch cimport Ahead, ahead_fetch, is_far, collect_ahead
+from ipvsw.datapath.rules.decide cimport Verdict, decide_from_master
+from ipvsw.datapath.rules.outcome cimport DROP_ERROR, TO_PORT
+from ipvsw.datapath.packet.gro cimport GroBatch, gro_merge, gro_checksums_hold, gro_takes
 from ipvsw.datapath.kernel.packetring cimport packet_slot, packet_take, packets_waiting
-from ipvsw.datapath.loop.punt cimport show_to_port
-from ipvsw.datapath.loop.state cimport CONTROL, FROM_MASTER, HEADER, LONGEST, MASTER_BURST, ROOM, Worker
+from ipvsw.datapath.loop.forward cimport forward_from_master
+from ipvsw.datapath.loop.state cimport CONTROL, HEADER, LONGEST, MASTER_BURST, ROOM, Worker
 from ipvsw.datapath.kernel.sys cimport (
     CMSG_DATA, CMSG_FIRSTHDR, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA, SOL_PACKET, TP_STATUS_COPY,
     TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, cmsghdr,
     iovec, msghdr, recvmsg, tpacket2_hdr, tpacket_auxdata, virtio_net_hdr,
 )
-from ipvsw.datapath.loop.tx cimport train_tx
+from ipvsw.datapath.loop.tx cimport gro_tx
 from ipvsw.datapath.kernel.uring cimport ring_submit
-from ipvsw.datapath.packet.headers cimport ETH_P_8021Q, VLAN_HLEN, put16
+from ipvsw.datapath.packet.headers cimport ETH_P_8021Q, VLAN_HLEN, Frame, frame_parse, put16
 
 
 cdef inline bint master_rx(Worker *w) noexcept nogil:
@@ -38,14 +38,14 @@ cdef inline bint master_rx(Worker *w) noexcept nogil:
         slot = packet_take(&w.packets)
         w.may_queue = may_queue
         if slot.tp_status & TP_STATUS_COPY:
-            train_rx(w)
+            gro_rx(w)
             submit_rx(w)
             w.may_queue = False
             packet_rx(w)
         else:
             slot_rx(w, slot)
     w.may_queue = may_queue
-    train_rx(w)
+    gro_rx(w)
     w.may_queue = False
     return count == MASTER_BURST
 
@@ -58,7 +58,7 @@ cdef inline void packets_ahead(Worker *w, uint32_t count) noexcept nogil:
     ahead.length = 0
     for i in range(count):
         slot = packet_slot(&w.packets, w.packets.next + i)
-        look_ahead(&w.switch_, &ahead, <uint8_t *> slot + slot.tp_mac, slot.tp_snaplen)
+        collect_ahead(&w.switch_, &ahead, <uint8_t *> slot + slot.tp_mac, slot.tp_snaplen)
     ahead_fetch(&ahead)
 
 
@@ -74,41 +74,43 @@ cdef inline void slot_rx(Worker *w, tpacket2_hdr *slot) noexcept nogil:
     cdef uint32_t n = slot.tp_snaplen + HEADER
     cdef bint truncated = slot.tp_snaplen < slot.tp_len
     if w.coalesce and not truncated and not slot.tp_status & TP_STATUS_VLAN_VALID:
-        if train_takes(&w.train, buffer, n):
+        if gro_takes(&w.gro, buffer, n):
             return
-        train_rx(w)
-        if train_takes(&w.train, buffer, n):
+        gro_rx(w)
+        if gro_takes(&w.gro, buffer, n):
             return
     master_frame(w, buffer, n, truncated, slot.tp_status, slot.tp_vlan_tpid, slot.tp_vlan_tci)
 
 
-cdef inline void train_rx(Worker *w) noexcept nogil:
+cdef inline void gro_rx(Worker *w) noexcept nogil:
     """Carry out the frames that were held back: as one, where they can be."""
-    cdef GroBatch *t = &w.train
+    cdef GroBatch *t = &w.gro
     cdef uint32_t i
-    if t.count < 2 or not train_goes_on(w):
+    if t.count < 2 or not gro_forward(w):
         for i in range(t.count):
             master_frame(w, <uint8_t *> t.frames[i].iov_base, <uint32_t> t.frames[i].iov_len, False, 0, 0, 0)
     t.count = 0
     t.ended = False
 
 
-cdef inline bint train_goes_on(Worker *w) noexcept nogil:
+cdef inline bint gro_forward(Worker *w) noexcept nogil:
     """Whether a port has them as one GSO frame now: it must take such, and its endpoint use the master's MAC."""
-    cdef GroBatch *t = &w.train
+    cdef GroBatch *t = &w.gro
     cdef uint64_t total = t.total + <uint64_t> t.count * t.headers
-    cdef Verdict v = decide_from_master(&w.switch_, <uint8_t *> t.frames[0].iov_base + HEADER,
-                                        <uint32_t> t.frames[0].iov_len - HEADER)
+    cdef Frame first
+    cdef Verdict v
     cdef int outcome
+    frame_parse(&first, <uint8_t *> t.frames[0].iov_base + HEADER, <uint32_t> t.frames[0].iov_len - HEADER)
+    v = decide_from_master(&w.switch_, &first)
     if v.outcome != TO_PORT or not w.ports[v.port].accepts_uso or w.switch_.rules[v.port].own != NULL:
         return False
-    if not train_is_whole(t):
+    if not gro_checksums_hold(t):
         return False
     submit_rx(w)
-    train_couple(t)
+    gro_merge(t)
     w.master.rx_frames += t.count
     w.master.rx_bytes += total
-    outcome = train_tx(w, v.port, total)
+    outcome = gro_tx(w, v.port, total)
     w.master.outcomes[outcome] += t.count
     return True
 
@@ -150,12 +152,12 @@ cdef inline void master_frame(
     if status & TP_STATUS_VLAN_VALID and n >= HEADER + 12:
         buffer = restore_tag(buffer, tpid if status & TP_STATUS_VLAN_TPID_VALID else ETH_P_8021Q, tci)
         n += VLAN_HLEN
+    if not truncated:
+        forward_from_master(w, buffer, n)
+        return
     w.master.rx_frames += 1
     w.master.rx_bytes += n - HEADER
-    if truncated:
-        w.master.outcomes[DROP_ERROR] += 1
-    elif not show_to_port(w, FROM_MASTER, buffer, n):
-        master_frame_on(w, buffer, n)
+    w.master.outcomes[DROP_ERROR] += 1
 
 
 cdef inline uint8_t *restore_tag(uint8_t *buffer, uint16_t tpid, uint16_t tci) noexcept nogil:

@@ -1,23 +1,29 @@
-"""What one worker owns.
+"""What one worker owns, and its beginning and end.
 
-Every worker has a replica of its own (rules, table, counters), so nothing that the hot loop touches is shared or
-locked; how all come to have the same is told in `_mail`.
+Every worker has a replica of its own (rules, table, route cache, counters), so nothing that the hot loop touches is
+shared or locked; mailbox.pxd keeps the replicas equal.
 """
 
-from libc.errno cimport errno
+from libc.errno cimport ENOMEM, errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
+from posix.unistd cimport close
 
-from ipvsw.datapath.rules.decide cimport N_OUTCOMES, Switch
-from ipvsw.datapath.packet.gro cimport GroBatch
-from ipvsw.datapath.kernel.packetring cimport PacketRing
-from ipvsw.datapath.rules.routecache cimport Routes
-from ipvsw.datapath.kernel.sendring cimport SendRing
+from ipvsw.datapath.kernel.packetring cimport PacketRing, packets_unmap
+from ipvsw.datapath.kernel.sendring cimport SendRing, send_ring_unmap
+from ipvsw.datapath.kernel.sys cimport (
+    EFD_CLOEXEC, EFD_NONBLOCK, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, epoll_create1, epoll_ctl,
+    epoll_event, eventfd, eventfd_write, iovec, mmsghdr, or_u32,
+)
+from ipvsw.datapath.kernel.uring cimport Ring, ring_close, ring_read
 from ipvsw.datapath.loop.busypoll cimport BusyPoll
-from ipvsw.datapath.loop.unixsock cimport Socket
-from ipvsw.datapath.kernel.sys cimport EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL, epoll_ctl, epoll_event, iovec, mmsghdr
-from ipvsw.datapath.kernel.uring cimport Ring, ring_read
+from ipvsw.datapath.loop.unixsock cimport Socket, socket_release
+from ipvsw.datapath.packet.gro cimport GroBatch
+from ipvsw.datapath.rules.decide cimport Switch
+from ipvsw.datapath.rules.outcome cimport N_OUTCOMES
+from ipvsw.datapath.rules.routecache cimport Routes
+from ipvsw.datapath.rules.table cimport table_free, table_init
 
 cdef enum:
     BURST = 32  # frames read from one device before the next has its turn
@@ -43,7 +49,7 @@ cdef enum:
 # before a source, a port and a length.
 cdef enum:
     RING_READ = 0
-    RING_DOORS = 0x100000000
+    RING_EPOLL = 0x100000000
     RING_CANCEL = 0x200000000
     RING_MASTER = 0x400000000
     RING_SOURCE = 40  # where its bits begin
@@ -62,6 +68,11 @@ cdef enum:
     EVENT_GONE_BIT = 1
     EVENT_GROUPS_BIT = 2
 
+# What is behind a port.
+cdef enum:
+    DEVICE = 0  # a descriptor whose frames have their virtio_net_hdr: TAP, macvtap, packet socket
+    UNIX_SOCKET = 1  # `Port.socket`
+
 cdef struct Traffic:
     uint64_t rx_frames
     uint64_t rx_bytes
@@ -71,9 +82,10 @@ cdef struct Traffic:
     uint64_t outcomes[N_OUTCOMES]
 
 cdef struct Port:
-    int fd  # of the queue that this worker uses; -1: no such port, or nobody is connected to its socket
+    int backend  # DEVICE, or another of these
+    int fd  # of the queue that this worker uses; -1: no such port, or no peer is connected to its socket
     int queues  # each of which has its reader
-    Socket *socket  # NULL: a device, frames with their virtio_net_hdr
+    Socket *socket  # UNIX_SOCKET alone
     bint accepts_uso  # takes datagrams that have become one (USO)
     bint tx_pending  # frames for its socket wait to be sent together
     uint32_t events  # EVENT_* bits that the control thread has not fetched
@@ -81,7 +93,7 @@ cdef struct Port:
     bint armed  # the ring reads it
     bint got_frame  # and has, since it began to
     bint leaving  # and is told not to
-    int32_t next_hungry
+    int32_t next_starved
     int32_t credit  # frames that may be shown to Python before Python gives more
     uint64_t marks[MARKS]  # of the addresses that it has sent from, for a port that learns
     Traffic traffic
@@ -105,9 +117,9 @@ cdef struct Queue:
     uint32_t head
     uint32_t tail
 
-# A frame that Python has seen and gives back, to go on as if just read.
-cdef struct Returned:
-    Returned *next
+# A punted frame that Python has given back.
+cdef struct Reinjected:
+    Reinjected *next
     int32_t source
     int32_t to  # the port that is to have it, or -1 for where the rules send it
     uint32_t length
@@ -142,8 +154,8 @@ cdef struct Worker:
     Queue slow  # for the router
     Queue punted  # for the snooper
     int32_t credit  # frames from the master and the host that may be shown
-    Returned *returned  # the first, in the order in which they came back
-    Returned *returned_last
+    Reinjected *reinjected  # the first, in the order in which they came back
+    Reinjected *reinjected_last
     # Frames for the wire are collected over a round: tx_buffers[:tx_length] with tx_sources.
     uint8_t *tx_buffers[BURST]
     mmsghdr tx_messages[BURST]
@@ -155,20 +167,20 @@ cdef struct Worker:
     uint32_t n_gathering
     # With an io_uring: which port's read is to begin anew, and what was queued last for ports.
     Ring ring
-    bint doors_ready  # the epoll has something
+    bint epoll_ready  # the epoll has something
     bint master_ready  # so may the master
     bint master_armed  # the ring waits for it
     bint master_leaving  # and is told not to
     bint may_queue  # the frame in hand stays in its place until the round is over, and may be queued
     uint32_t leaving  # interfaces that the ring has not let go of yet
     int32_t starved[2]  # first of two lines: ports that got nothing, and those that got something; -1: empty
-    int32_t hungry_last[2]
+    int32_t starved_last[2]
     int32_t source  # whose frame is carried out
     uint32_t inflight_writes  # frames that were queued for ports
     PacketRing packets  # what the master receives
     SendRing txring  # short frames for the wire
     bint coalesce  # datagrams of one flow among it
-    GroBatch train
+    GroBatch gro
     uint8_t *rx_buffer  # for one frame that doesn't stand there
 
 
@@ -192,6 +204,12 @@ cdef inline int poll_fd(Worker *w, int fd, uint32_t tag) noexcept nogil:
 
 cdef inline void unpoll_fd(Worker *w, int fd) noexcept nogil:
     epoll_ctl(w.epoll_fd, EPOLL_CTL_DEL, fd, NULL)
+
+
+cdef inline void raise_event(Worker *w, int32_t port, uint32_t bit) noexcept nogil:
+    """For the control thread, which `notify_fd` wakes."""
+    if not or_u32(&w.ports[port].events, bit) & bit:
+        eventfd_write(w.notify_fd, 1)
 
 
 cdef inline void read_by_ring(Worker *w, int32_t port) noexcept nogil:
@@ -222,3 +240,94 @@ cdef inline bint backlog_put(Worker *w, int32_t source, const uint8_t *frame, ui
     waiting[0] += 1
     w.backlog_length += 1
     return True
+
+
+# ---------------------------------------------------------------------------- beginning and end
+
+
+cdef inline Worker *worker_new(int number, int workers, int notify_fd, uint64_t key, int *error) noexcept nogil:
+    """One of so many, without interfaces; NULL and an errno if it can't be had."""
+    cdef Worker *w = <Worker *> calloc(1, sizeof(Worker))
+    if w == NULL:
+        error[0] = ENOMEM
+        return NULL
+    w.number, w.workers, w.notify_fd = number, workers, notify_fd
+    w.master_fd = w.inject_fd = w.host_fd = w.epoll_fd = w.control_fd = w.ring.fd = -1
+    w.starved[0] = w.starved[1] = -1
+    w.stack_fds[0] = w.stack_fds[1] = -1
+    w.credit = MASTER_CREDIT
+    error[0] = open_mailbox(w)
+    if not error[0] and not reserve(w, key):
+        error[0] = ENOMEM
+    if error[0]:
+        worker_free(w)
+        return NULL
+    return w
+
+
+cdef inline int open_mailbox(Worker *w) noexcept nogil:
+    """0 or an errno."""
+    w.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+    if w.epoll_fd < 0:
+        return errno
+    w.control_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+    if w.control_fd < 0:
+        return errno
+    return poll_fd(w, w.control_fd, CONTROL_EVENT)
+
+
+cdef inline bint reserve(Worker *w, uint64_t key) noexcept nogil:
+    """Whether there is memory for tables and buffers."""
+    cdef int i
+    if not table_init(&w.switch_.table, key) or not table_init(&w.routes.table, key):
+        return False
+    w.rx_buffer = <uint8_t *> malloc(BUFFER)
+    if w.rx_buffer == NULL:
+        return False
+    for i in range(BURST):
+        w.tx_buffers[i] = <uint8_t *> malloc(BUFFER)
+        if w.tx_buffers[i] == NULL:
+            return False
+        w.tx_messages[i].msg_hdr.msg_iov = &w.tx_iovecs[i]
+        w.tx_messages[i].msg_hdr.msg_iovlen = 1
+    return True
+
+
+cdef inline void worker_free(Worker *w) noexcept nogil:
+    cdef int32_t i
+    cdef Reinjected *reinjected
+    cdef uint32_t k
+    for i in range(w.switch_.n_ports):
+        free(w.switch_.rules[i].groups)
+        if w.ports[i].backend == UNIX_SOCKET:
+            socket_release(w.ports[i].socket)
+    free(w.switch_.rules)
+    free(w.ports)
+    table_free(&w.switch_.table)
+    table_free(&w.routes.table)
+    free(w.routes.entries)
+    queue_free(&w.slow)
+    queue_free(&w.punted)
+    while w.reinjected != NULL:
+        reinjected = w.reinjected
+        w.reinjected = reinjected.next
+        free(reinjected)
+    for k in range(w.backlog_length):
+        free(w.backlog[(w.backlog_head + k) % BACKLOG].frame)
+    for i in range(BURST):
+        free(w.tx_buffers[i])
+    free(w.rx_buffer)
+    packets_unmap(&w.packets)
+    send_ring_unmap(&w.txring)
+    ring_close(&w.ring)
+    if w.epoll_fd >= 0:
+        close(w.epoll_fd)
+    if w.control_fd >= 0:
+        close(w.control_fd)
+    free(w)
+
+
+cdef inline void queue_free(Queue *q) noexcept nogil:
+    while q.head != q.tail:
+        free(q.entries[q.head % SLOW].frame)
+        q.head += 1

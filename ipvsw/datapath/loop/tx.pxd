@@ -4,34 +4,31 @@ from libc.errno cimport EAGAIN, EBADFD, EINVAL, EIO, ENETDOWN, ENOBUFS, ENOMEM, 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from posix.unistd cimport write
 
-from ipvsw.datapath.rules.decide cimport (
-    DROP_BAD_HEADER, DROP_ERROR, DROP_FULL, DROP_NO_MASTER, DROP_PORT_DOWN, L2, TO_HOST, TO_MASTER, TO_PORT,
+from ipvsw.datapath.rules.decide cimport L2
+from ipvsw.datapath.rules.outcome cimport (
+    DROP_BAD_HEADER, DROP_ERROR, DROP_FULL, DROP_NO_MASTER, DROP_PORT_DOWN, NO_OUTCOME, TO_HOST, TO_MASTER, TO_PORT,
 )
-from ipvsw.datapath.rules.macnat cimport master_to_own
+from ipvsw.datapath.rules.macnat cimport macnat_restore
 from ipvsw.datapath.kernel.sendring cimport send_ring_put, send_ring_send
 from ipvsw.datapath.loop.state cimport (
-    BURST, FROM_FIRST, FROM_HOST, HEADER, RING_LENGTHS, RING_PORT, RING_PORTS, RING_SOURCE, RING_WRITE, Port,
-    Traffic, Worker,
+    BURST, FROM_FIRST, FROM_HOST, HEADER, RING_LENGTHS, RING_PORT, RING_PORTS, RING_SOURCE, RING_WRITE, UNIX_SOCKET,
+    Port, Traffic, Worker,
 )
 from ipvsw.datapath.loop.unixsock cimport socket_send, socket_tx
 from ipvsw.datapath.kernel.sys cimport MSG_DONTWAIT, send, sendmmsg, writev
 from ipvsw.datapath.kernel.uring cimport ring_write
 
-cdef enum:
-    QUEUED = -1  # no outcome yet
-
-
 cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
-    """Where the frame stays in its place until the round is over, it is QUEUED, and counted when it has left."""
+    """Where the frame stays in its place until the round is over, it is NO_OUTCOME, and counted when it has left."""
     cdef Port *p = &w.ports[port]
     cdef uint64_t *own = w.switch_.rules[port].own
     if own != NULL:
-        master_to_own(own, w.switch_.mac, w.switch_.mode != L2, buffer + HEADER, n - HEADER)
-    if p.socket != NULL:
+        macnat_restore(own, w.switch_.mac, w.switch_.mode != L2, buffer + HEADER, n - HEADER)
+    if p.backend == UNIX_SOCKET:
         return socket_port_tx(w, port, buffer, n)
     if w.may_queue:
         queue_port_tx(w, port, buffer, n)
-        return QUEUED
+        return NO_OUTCOME
     if write(p.fd, buffer, n) < 0:
         p.traffic.tx_errors += 1
         return port_failure(errno)
@@ -40,13 +37,13 @@ cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) no
     return TO_PORT
 
 
-cdef inline int train_tx(Worker *w, int32_t port, uint64_t total) noexcept nogil:
+cdef inline int gro_tx(Worker *w, int32_t port, uint64_t total) noexcept nogil:
     """The train as one GSO frame; its frames, `total` bytes, count as they came."""
     cdef Port *p = &w.ports[port]
-    if writev(p.fd, w.train.frames, w.train.count) < 0:
-        p.traffic.tx_errors += w.train.count
+    if writev(p.fd, w.gro.frames, w.gro.count) < 0:
+        p.traffic.tx_errors += w.gro.count
         return port_failure(errno)
-    p.traffic.tx_frames += w.train.count
+    p.traffic.tx_frames += w.gro.count
     p.traffic.tx_bytes += total
     return TO_PORT
 
@@ -107,7 +104,7 @@ cdef inline void sockets_tx(Worker *w) noexcept nogil:
     cdef uint32_t i
     for i in range(w.n_gathering):
         w.ports[w.gathering[i]].tx_pending = False
-        if w.ports[w.gathering[i]].socket != NULL:  # it may have been detached
+        if w.ports[w.gathering[i]].backend == UNIX_SOCKET:  # it may have been detached
             socket_send(w.ports[w.gathering[i]].socket)
     w.n_gathering = 0
 
@@ -154,7 +151,7 @@ cdef inline void master_tx(Worker *w) noexcept nogil:
     cdef uint32_t done = 0
     cdef int count, _i
     if w.txring.slots != NULL:
-        done = shorts_tx(w)
+        done = txring_tx(w)
     while done < w.tx_length:
         count = 0
         if w.master_fd >= 0:
@@ -168,7 +165,7 @@ cdef inline void master_tx(Worker *w) noexcept nogil:
     w.tx_length = 0
 
 
-cdef inline uint32_t shorts_tx(Worker *w) noexcept nogil:
+cdef inline uint32_t txring_tx(Worker *w) noexcept nogil:
     """Send the short frames that gathered before the first long one. Returns how many have been dealt with; those that
     the kernel had no more room for have not."""
     cdef uint32_t count = 0

@@ -1,10 +1,10 @@
-"""l3 frames for the outside: by the route cache, through the host's IP output, or to Python."""
+"""l3 frames for the outside: on the wire by the route cache, through the host's IP output, or to Python's router."""
 
 from libc.errno cimport EACCES, EHOSTUNREACH, ENETUNREACH, errno
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memcpy, memset
 
-from ipvsw.datapath.rules.decide cimport DROP_BACKLOG, DROP_NO_ROUTE, DROP_RUNT, TO_MASTER, TO_SLOWPATH, TO_STACK
+from ipvsw.datapath.rules.outcome cimport DROP_BACKLOG, DROP_NO_ROUTE, NO_OUTCOME, TO_SLOWPATH, TO_STACK
 from ipvsw.datapath.rules.routecache cimport (
     BY_NEXTHOP, UNREACHABLE, Route, ipv6_payload, route_find, route_rewrite, wire_length,
 )
@@ -16,40 +16,36 @@ from ipvsw.datapath.kernel.sys cimport (
     in_pktinfo, iovec, msghdr, sendmsg, sockaddr_in, sockaddr_in6, virtio_net_hdr,
 )
 from ipvsw.datapath.loop.tx cimport queue_master_tx, tx_failure
-from ipvsw.datapath.packet.headers cimport ETH_P_IP, Frame, frame_parse, put16
+from ipvsw.datapath.packet.headers cimport ETH_P_IP, Frame, frame_header, put16
 
 
-cdef inline int route_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
-    """Where the host would route it. Not even a cached way takes a packet that is too long for the path."""
-    cdef virtio_net_hdr *header = <virtio_net_hdr *> buffer
-    cdef Frame f
-    cdef Route *route
-    if not frame_parse(&f, buffer + HEADER, n - HEADER):
-        return DROP_RUNT
-    route = route_find(&w.routes, &f)
+cdef inline int route_tx(Worker *w, int32_t port, const Frame *f) noexcept nogil:
+    """Where the host would route it; what is too long for the path's MTU is Python's, cached or not."""
+    cdef virtio_net_hdr *header = frame_header(f)
+    cdef Route *route = route_find(&w.routes, f)
     if route == NULL:
-        return route_slow(w, port, buffer, n)
+        return route_slow(w, port, f)
     route.used = True
     if route.kind == UNREACHABLE:
         return DROP_NO_ROUTE
-    if wire_length(&f, header) > route.mtu:
-        return route_slow(w, port, buffer, n)
+    if wire_length(f, header) > route.mtu:
+        return route_slow(w, port, f)
     if route.kind == BY_NEXTHOP:
-        route_rewrite(&f, route, w.switch_.mac)
-        queue_master_tx(w, port, buffer, n)
-        return TO_MASTER
+        route_rewrite(f, route, w.switch_.mac)
+        queue_master_tx(w, port, f.data - HEADER, HEADER + f.length)
+        return NO_OUTCOME
     if header.gso_type != VIRTIO_NET_HDR_GSO_NONE or header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM:
-        return route_slow(w, port, buffer, n)
-    return stack_tx(w, &f)
+        return route_slow(w, port, f)
+    return stack_tx(w, f)
 
 
-cdef inline int route_slow(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
-    """For the router, which answers in milliseconds: few may wait."""
-    return TO_SLOWPATH if queue_frame(w, &w.slow, port, buffer, n) else DROP_BACKLOG
+cdef inline int route_slow(Worker *w, int32_t port, const Frame *f) noexcept nogil:
+    """For the router, which takes milliseconds: few may wait."""
+    return TO_SLOWPATH if queue_frame(w, &w.slow, port, f) else DROP_BACKLOG
 
 
 cdef inline int stack_tx(Worker *w, const Frame *f) noexcept nogil:
-    """A raw socket with the header included, told the master as output device and the packet's own source, so that
+    """By a raw socket with the packet's own header, the master as output device and the packet's source as source, so that
     the host's policy rules see what they would see of the kernel's driver."""
     cdef uint8_t control[CONTROL]
     cdef sockaddr_in to4
@@ -59,7 +55,7 @@ cdef inline int stack_tx(Worker *w, const Frame *f) noexcept nogil:
     cdef cmsghdr *c
     memset(&message, 0, sizeof(message))
     memset(control, 0, sizeof(control))
-    packet.iov_base = <void *> f.l3
+    packet.iov_base = f.l3
     packet.iov_len = f.l3_length
     message.msg_iov = &packet
     message.msg_iovlen = 1
@@ -76,7 +72,7 @@ cdef inline int stack_tx(Worker *w, const Frame *f) noexcept nogil:
         memcpy(&to4.sin_addr, f.l3 + 16, 4)
         message.msg_name, message.msg_namelen = &to4, sizeof(to4)
     else:
-        put16(<uint8_t *> f.l3 + 4, ipv6_payload(f))
+        put16(f.l3 + 4, ipv6_payload(f))
         message.msg_controllen = CMSG_SPACE(sizeof(in6_pktinfo))
         c = CMSG_FIRSTHDR(&message)
         c.cmsg_len = CMSG_LEN(sizeof(in6_pktinfo))

@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, memset
 from posix.unistd cimport read
 
-from ipvsw.datapath.rules.decide cimport DROP_BAD_HEADER, DROP_FULL, DROP_PORT_DOWN, DROP_TOO_BIG, TO_PORT
+from ipvsw.datapath.rules.outcome cimport DROP_BAD_HEADER, DROP_FULL, DROP_PORT_DOWN, DROP_TOO_BIG, TO_PORT
 from ipvsw.datapath.packet.segment cimport (
     HEAD, Segmenter, segmenter_bytes, segmenter_checksum, segmenter_head, segmenter_parse, segmenter_payload,
 )
@@ -37,8 +37,8 @@ cdef enum:
     MAX_FRAME = 65535 + 18  # bytes of a frame: the longest packet behind an Ethernet header and a tag
     IN_ROOM = 1 << 17  # bytes that are read at once, and a frame that is not complete
     OUT_ROOM = 1 << 19  # bytes that may wait; more than any GSO frame becomes (65 KB in MOST_SEGMENTS)
-    ENOUGH = 1 << 16  # bytes that are sent without waiting for more
-    SHEAF = 64  # segments in one system call
+    FLUSH_BYTES = 1 << 16  # bytes that are sent without waiting for more
+    IOV_BATCH = 64  # segments in one system call
 
 cdef struct Socket:
     pthread_mutex_t lock
@@ -58,8 +58,8 @@ cdef struct Socket:
 
 # Segments for one system call.
 cdef struct IovBatch:
-    uint8_t heads[SHEAF][PREFIX + HEAD]
-    iovec iovecs[2 * SHEAF]
+    uint8_t heads[IOV_BATCH][PREFIX + HEAD]
+    iovec iovecs[2 * IOV_BATCH]
 
 
 # ---------------------------------------------------------------------------- life
@@ -195,7 +195,7 @@ cdef inline int socket_tx(
         outcome = DROP_FULL
     elif not c.size:
         gather(s, &c)
-        if s.out_end - s.out_first >= ENOUGH:
+        if s.out_end - s.out_first >= FLUSH_BYTES:
             out_send(s)
         outcome = TO_PORT
     else:
@@ -266,9 +266,9 @@ cdef inline int segments_tx(Socket *s, const Segmenter *c) noexcept nogil:
     if s.out_first < s.out_end:
         out_send(s)
     while number < c.count and s.out_first == s.out_end:
-        count = min(c.count - number, <uint32_t> SHEAF)
+        count = min(c.count - number, <uint32_t> IOV_BATCH)
         bind_iovecs(&batch, c, number, count, s.framing == STREAM)
-        sent = sheaf_stream(s, &batch, count) if s.framing == STREAM else sheaf_packets(s, &batch, count)
+        sent = iovs_stream(s, &batch, count) if s.framing == STREAM else iovs_packets(s, &batch, count)
         if sent < 0:
             return DROP_PORT_DOWN
         number += sent
@@ -301,7 +301,7 @@ cdef inline void bind_iovecs(
         batch.iovecs[2 * i + 1].iov_len = payload
 
 
-cdef inline int sheaf_stream(Socket *s, const IovBatch *batch, uint32_t count) noexcept nogil:
+cdef inline int iovs_stream(Socket *s, const IovBatch *batch, uint32_t count) noexcept nogil:
     """How many segments are sent or, the last of them, partial: what it lacks is in `out` then. -1: it's over."""
     cdef msghdr message
     cdef size_t left
@@ -333,9 +333,9 @@ cdef inline void keep(Socket *s, const iovec *piece, size_t start) noexcept nogi
     s.out_end += piece.iov_len - start
 
 
-cdef inline int sheaf_packets(Socket *s, const IovBatch *batch, uint32_t count) noexcept nogil:
+cdef inline int iovs_packets(Socket *s, const IovBatch *batch, uint32_t count) noexcept nogil:
     """How many segments are sent; -1: it's over."""
-    cdef mmsghdr messages[SHEAF]
+    cdef mmsghdr messages[IOV_BATCH]
     cdef uint32_t i
     cdef int sent
     memset(messages, 0, count * sizeof(mmsghdr))
@@ -374,13 +374,13 @@ cdef inline int32_t out_stream(Socket *s) noexcept nogil:
 
 cdef inline int32_t out_packets(Socket *s) noexcept nogil:
     """Bytes of `out` that are dealt with, 0 if the socket is full, -1 if it's over."""
-    cdef mmsghdr messages[SHEAF]
-    cdef iovec iovecs[SHEAF]
+    cdef mmsghdr messages[IOV_BATCH]
+    cdef iovec iovecs[IOV_BATCH]
     cdef uint32_t at = s.out_first
     cdef int32_t done = 0
     cdef int count = 0
     cdef int sent, i
-    while at < s.out_end and count < SHEAF:
+    while at < s.out_end and count < IOV_BATCH:
         iovecs[count].iov_base = s.out_ + at + PREFIX
         iovecs[count].iov_len = be32(s.out_ + at)
         at += PREFIX + iovecs[count].iov_len

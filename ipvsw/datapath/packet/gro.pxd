@@ -67,7 +67,7 @@ cdef inline uint32_t datagram_headers(const uint8_t *buffer, uint32_t n) noexcep
     return headers
 
 
-cdef inline bint train_takes(GroBatch *t, uint8_t *buffer, uint32_t n) noexcept nogil:
+cdef inline bint gro_takes(GroBatch *t, uint8_t *buffer, uint32_t n) noexcept nogil:
     """Whether the frame travels with the train, as the first of it or behind the last."""
     cdef uint32_t headers
     cdef uint32_t payload
@@ -101,7 +101,7 @@ cdef inline bint follows(const GroBatch *t, const uint8_t *buffer) noexcept nogi
             and (be16(a + 20) & DF or be16(b + 18) == (be16(a + 18) + t.count & 0xFFFF)))
 
 
-cdef inline bint train_is_whole(const GroBatch *t) noexcept nogil:
+cdef inline bint gro_checksums_hold(const GroBatch *t) noexcept nogil:
     """Whether every checksum of it is right, or vouched for by who received it."""
     cdef uint32_t i
     for i in range(t.count):
@@ -129,7 +129,7 @@ cdef inline uint64_t datagram_sum(const uint8_t *f, uint32_t headers, uint32_t l
     return <uint64_t> ones_sum(f + headers - UDP_HLEN - addresses, addresses + added) + PROTOCOL_UDP + length
 
 
-cdef inline void train_couple(GroBatch *t) noexcept nogil:
+cdef inline void gro_merge(GroBatch *t) noexcept nogil:
     """Make one GSO frame of it: of the first its headers, of the others no more than the payloads."""
     cdef uint8_t *buffer = <uint8_t *> t.frames[0].iov_base
     cdef virtio_net_hdr *header = <virtio_net_hdr *> buffer

@@ -8,7 +8,7 @@ Sources: IEEE 802.3 clause 3, 802.1Q clause 9, RFC 826, RFC 791, RFC 8200, RFC 4
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from ipvsw.datapath.kernel.sys cimport be16, be32, raw64
+from ipvsw.datapath.kernel.sys cimport be16, be32, raw64, virtio_net_hdr
 
 cdef enum:
     ETH_HLEN = 14
@@ -36,11 +36,12 @@ cdef struct Address:
     uint64_t lo
     uint32_t family
 
-# A frame that has at least an Ethernet header; `l3` is what follows it, `l3_length` bytes.
+# A frame that has at least an Ethernet header: `length` bytes at `data`. `l3` is what follows that header, `l3_length`
+# bytes. Where it was read, its virtio_net_hdr stands right before `data`.
 cdef struct Frame:
-    const uint8_t *data
+    uint8_t *data
     uint32_t length
-    const uint8_t *l3
+    uint8_t *l3
     uint32_t l3_length
     uint32_t claim  # the most that an IPv4 total length may say
     uint16_t ethertype
@@ -61,7 +62,7 @@ cdef inline uint16_t folded(uint64_t total) noexcept nogil:
     return <uint16_t> ~total
 
 
-cdef inline bint frame_parse(Frame *f, const uint8_t *data, uint32_t length) noexcept nogil:
+cdef inline bint frame_parse(Frame *f, uint8_t *data, uint32_t length) noexcept nogil:
     """False for a frame too short for an Ethernet header. As a sender's driver sees it: a VLAN tag is an ethertype
     like any other, and `skb->len` counts the Ethernet header too, so that a total length 14 too large passes."""
     if length < ETH_HLEN:
@@ -75,13 +76,20 @@ cdef inline bint frame_parse(Frame *f, const uint8_t *data, uint32_t length) noe
     return True
 
 
-cdef inline void frame_receive(Frame *f) noexcept nogil:
+cdef inline Frame frame_received(const Frame *f) noexcept nogil:
     """As a receiver's driver sees it: one VLAN tag is off (`skb_vlan_untag`), and so is the Ethernet header."""
+    cdef Frame received = f[0]
     if (f.ethertype == ETH_P_8021Q or f.ethertype == ETH_P_8021AD) and f.l3_length >= VLAN_HLEN:
-        f.ethertype = be16(f.l3 + 2)
-        f.l3 += VLAN_HLEN
-        f.l3_length -= VLAN_HLEN
-    f.claim = f.l3_length
+        received.ethertype = be16(f.l3 + 2)
+        received.l3 += VLAN_HLEN
+        received.l3_length -= VLAN_HLEN
+    received.claim = received.l3_length
+    return received
+
+
+cdef inline virtio_net_hdr *frame_header(const Frame *f) noexcept nogil:
+    """Of a frame that was read from an interface."""
+    return <virtio_net_hdr *> (f.data - sizeof(virtio_net_hdr))
 
 
 cdef inline uint64_t frame_destination(const Frame *f) noexcept nogil:
@@ -94,7 +102,8 @@ cdef inline uint64_t frame_source(const Frame *f) noexcept nogil:
 
 
 cdef inline bint frame_is_multicast(const Frame *f) noexcept nogil:
-    """Broadcast or multicast destination MAC (the I/G bit)."""
+    """Whether the destination MAC address has the I/G bit. As in the kernel's `is_multicast_ether_addr`, and throughout
+    the data plane, "multicast" includes broadcast."""
     return f.data[0] & 1
 
 

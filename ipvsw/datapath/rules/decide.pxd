@@ -1,19 +1,28 @@
-"""The switch's rules: what becomes of one frame. No system call, no allocation, nothing written.
+"""The switch's rules: what becomes of one frame. No system call, no allocation.
 
 `decide_from_port` is the kernel driver's `ipvlan_queue_xmit`, `decide_from_master` its rx handler
-(`ipvlan_handle_frame`). The rules look at MAC equality first and at addresses second; they never
-examine or rewrite a source.
+(`ipvlan_handle_frame`); `decide_from_host` has no counterpart there. MAC addresses count first, IP addresses second.
+
+A source address is compared in three places, as the driver does or for what it lacks: equal MAC addresses mean a
+sibling or the host; a multicast frame from the master with the master's MAC address and a port's IP address is that
+port's own, reflected by the wire; and a frame from the host's interface passes `host_access` only where its source is
+the host's. Who may send with which address is no question here: that is for the guards, before. Frames are not
+written; the one thing that is, in hostaccess.pxd, is which flows either side has initiated.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from ipvsw.datapath.rules.hostaccess cimport (
     CLOSED, FROM_HOST_INITIATES, TO_HOST_INITIATES, is_dhcp_reply, is_link_control, may_pass,
 )
+from ipvsw.datapath.rules.outcome cimport (
+    DROP_HOST_ACCESS, DROP_MULTICAST, DROP_NOT_IP, DROP_NO_ROUTE, DROP_PAUSE, DROP_PORT_DOWN, DROP_PRIVATE,
+    DROP_TOO_BIG, LEFT_TO_HOST, TO_HOST, TO_MASTER, TO_PORT, TO_PORTS, TO_ROUTE,
+)
 from ipvsw.datapath.rules.table cimport Table, table_find
 from ipvsw.datapath.packet.headers cimport (
     ETH_HLEN, ETH_P_IP, ETH_P_IPV6, ETH_P_PAUSE, VLAN_HLEN, Address, Frame, frame_address, frame_destination,
-    frame_is_multicast, frame_parse, frame_receive, frame_source,
+    frame_is_multicast, frame_received, frame_source,
 )
 
 cdef enum:
@@ -25,34 +34,6 @@ cdef enum:
     BRIDGE = 0
     PRIVATE = 1
     VEPA = 2
-
-# How a frame that was read can end; each has one counter. `OUTCOMES` in _fast.pyx names them.
-cdef enum:
-    TO_PORT = 0  # delivered to the owner of its address
-    TO_PORTS = 1  # queued for every port that listens to its group (and, from a port, for the wire)
-    TO_MASTER = 2  # sent on the wire
-    TO_HOST = 3  # injected: the host's stack receives it on the master
-    LEFT_TO_HOST = 4  # from the master and none of ours: the host has it already
-    DROP_RUNT = 5  # shorter than an Ethernet header
-    DROP_PAUSE = 6  # MAC control
-    DROP_PRIVATE = 7  # to a sibling, and the flag is private
-    DROP_PORT_DOWN = 8
-    DROP_TOO_BIG = 9  # above the receiving port's MTU
-    DROP_BACKLOG = 10  # too many multicast frames are waiting
-    DROP_NO_MASTER = 11  # there is no master to send on
-    DROP_FULL = 12  # the receiving device's queue is full
-    DROP_BAD_HEADER = 13  # its virtio_net_hdr contradicts its bytes
-    DROP_ERROR = 14  # the receiving device refused it
-    TO_STACK = 15  # handed to the host's IP output, as if sent by a process there
-    TO_SLOWPATH = 16  # Python's turn: no route is cached yet, or the frame must be made smaller first
-    DROP_MULTICAST = 17  # l3: a multicast frame
-    DROP_NOT_IP = 18  # l3: neither IPv4 nor IPv6, or not a whole header
-    DROP_NO_ROUTE = 19  # l3: the host has no way there
-    DROP_HOST_ACCESS = 20  # between the host and a port, and `host_access` doesn't let it
-    DROP_MACNAT = 21  # from an endpoint with a MAC address of its own, which can't be taken out of it
-    ANSWERED = 22  # l3: asked for a neighbour of an endpoint with its own MAC address: the switch has answered
-    N_OUTCOMES = 23
-    TO_ROUTE = 23  # not an outcome: carried out by what the route cache says
 
 # What the rules need to know of a port.
 cdef struct PortRule:
@@ -70,8 +51,8 @@ cdef struct Switch:
     uint64_t mac  # the master's
     Table table
     PortRule *rules  # by port number
-    int access  # CLOSED, or *_OPENS bits
-    uint64_t *flows  # shared by all workers; see _access.pxd
+    int access  # CLOSED, or *_INITIATES bits
+    uint64_t *flows  # shared by all workers; see hostaccess.pxd
     int32_t n_ports
 
 cdef struct Verdict:
@@ -132,16 +113,17 @@ cdef inline Verdict receive_l2(const Switch *s, const Frame *f) noexcept nogil:
     return Verdict(TO_PORT if s.rules[port].up else LEFT_TO_HOST, port)
 
 
-cdef inline Verdict transmit_l2(const Switch *s, Frame *f, bint gso) noexcept nogil:
+cdef inline Verdict transmit_l2(const Switch *s, const Frame *f, bint gso) noexcept nogil:
     cdef int32_t port
+    cdef Frame received
     cdef Verdict v
     if s.flag != VEPA and frame_destination(f) == frame_source(f):
         port = owner_of(s, f, False)
         if port >= 0:
             return deliver_to_sibling(s, port, f, gso)
         # It goes up as if received on the master, whose receive path takes off a VLAN tag and looks again.
-        frame_receive(f)
-        v = receive_l2(s, f)
+        received = frame_received(f)
+        v = receive_l2(s, &received)
         return v if v.outcome == TO_PORT else Verdict(TO_HOST, -1)
     if frame_is_multicast(f):
         return Verdict(DROP_PAUSE if f.ethertype == ETH_P_PAUSE else TO_PORTS, -1)
@@ -187,45 +169,34 @@ cdef inline bint host_hears_group(const Switch *s, const Frame *f) noexcept nogi
     return s.access != CLOSED and (s.access & TO_HOST_INITIATES or is_link_control(f))
 
 
-cdef inline Verdict decide_from_port(const Switch *s, const uint8_t *data, uint32_t length, bint gso) noexcept nogil:
+cdef inline Verdict decide_from_port(const Switch *s, const Frame *f, bint gso) noexcept nogil:
     """`gso`: the frame will be segmented, its length says nothing."""
-    cdef Frame f
-    if not frame_parse(&f, data, length):
-        return Verdict(DROP_RUNT, -1)
-    if s.access != CLOSED and is_for_host(s, &f):
-        return transmit_to_host(s, &f)
-    return transmit_l2(s, &f, gso) if s.mode == L2 else transmit_l3(s, &f, gso)
+    if s.access != CLOSED and is_for_host(s, f):
+        return transmit_to_host(s, f)
+    return transmit_l2(s, f, gso) if s.mode == L2 else transmit_l3(s, f, gso)
 
 
-cdef inline Verdict decide_from_master(const Switch *s, const uint8_t *data, uint32_t length) noexcept nogil:
-    cdef Frame f
-    if not frame_parse(&f, data, length):
-        return Verdict(DROP_RUNT, -1)
-    frame_receive(&f)
+cdef inline Verdict decide_from_master(const Switch *s, const Frame *f) noexcept nogil:
+    cdef Frame received = frame_received(f)
     if s.mode == L2:
-        return receive_l2(s, &f)
+        return receive_l2(s, &received)
     if s.mode == L3:
-        return receive_l3(s, &f)
-    return Verdict(LEFT_TO_HOST, -1)  # l3s: the host's own stack is on the way
+        return receive_l3(s, &received)
+    return Verdict(LEFT_TO_HOST, -1)  # l3s: the host's own stack forwards it to the port
 
 
-cdef inline Verdict decide_from_host(const Switch *s, const uint8_t *data, uint32_t length) noexcept nogil:
-    """What the host's stack sends to the ports through an interface of its own. Only what it forwards, in l3s, comes
-    from
-    elsewhere than from its own addresses."""
-    cdef Frame f
+cdef inline Verdict decide_from_host(const Switch *s, const Frame *f) noexcept nogil:
+    """What the host's stack sends to the ports through an interface of its own. Only what it forwards, in l3s, has
+    another source than one of its own addresses."""
+    cdef bint own = owner_of(s, f, True) == HOST_PORT
     cdef int32_t port
-    cdef bint own
-    if not frame_parse(&f, data, length):
-        return Verdict(DROP_RUNT, -1)
-    own = owner_of(s, &f, True) == HOST_PORT
-    if frame_is_multicast(&f):
-        return Verdict(TO_PORTS if s.access & FROM_HOST_INITIATES or is_link_control(&f) else DROP_HOST_ACCESS, -1)
-    port = owner_of(s, &f, False)
+    if frame_is_multicast(f):
+        return Verdict(TO_PORTS if s.access & FROM_HOST_INITIATES or is_link_control(f) else DROP_HOST_ACCESS, -1)
+    port = owner_of(s, f, False)
     if port < 0:
-        if is_dhcp_reply(&f) and s.access & TO_HOST_INITIATES:
+        if is_dhcp_reply(f) and s.access & TO_HOST_INITIATES:
             return Verdict(TO_PORTS, -1)
         return Verdict(DROP_NO_ROUTE, -1)
-    if own and not may_pass(s.flows, s.table.key, &f, s.access & FROM_HOST_INITIATES):
+    if own and not may_pass(s.flows, s.table.key, f, s.access & FROM_HOST_INITIATES):
         return Verdict(DROP_HOST_ACCESS, -1)
     return Verdict(TO_PORT if s.rules[port].up else DROP_PORT_DOWN, port)

@@ -115,8 +115,8 @@ cdef inline void flow_remember(uint64_t *flows, uint64_t mark) noexcept nogil:
     store_u64(&place[(mark >> 56) % WAYS], mark)
 
 
-cdef inline bint may_pass(uint64_t *flows, uint64_t key, const Frame *f, bint may_open) noexcept nogil:
-    """Whether a packet between the host and a port may go on. `may_open`: its side may begin flows. The
+cdef inline bint may_pass(uint64_t *flows, uint64_t key, const Frame *f, bint may_initiate) noexcept nogil:
+    """Whether a packet between the host and a port may go on. `may_initiate`: its side may begin flows. The
     answer to a packet in one piece may come in fragments."""
     cdef bint in_fragments = is_fragment(f)
     cdef uint64_t mark
@@ -124,8 +124,8 @@ cdef inline bint may_pass(uint64_t *flows, uint64_t key, const Frame *f, bint ma
         return True
     mark = fingerprint(f, key, in_fragments)
     if mark == 0:
-        return may_open
-    if may_open:
+        return may_initiate
+    if may_initiate:
         flow_remember(flows, mark)
         if not in_fragments:
             flow_remember(flows, fingerprint(f, key, True))

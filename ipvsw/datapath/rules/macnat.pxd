@@ -1,8 +1,9 @@
-"""Endpoints with a MAC address of their own. Inside the switch, on the wire and for siblings it is the master's.
+"""MAC NAT: endpoints with a MAC address of their own. In the switch, for siblings and on the wire it is the master's.
 
-`own_to_master` takes the endpoint's address out of what it sends, before any rule is asked: Ethernet source, ARP
-sender, link-layer options of neighbour discovery. So the rules see what they would see of the kernel's driver, and
-nothing else gets through, whatever a guest makes up. `master_to_own` gives it back to what is for the endpoint.
+`macnat_rewrite` replaces the endpoint's address in what it sends, before any rule sees the frame: Ethernet source, ARP
+sender, link-layer options of neighbour discovery. So the rules see what they would see of the kernel's driver, and no
+other MAC address gets through, whatever a guest makes up. `macnat_restore` puts the endpoint's address into what is for
+it.
 
 Sources: RFC 826, RFC 4861 sections 4.1 to 4.6, RFC 1624 equation 3, RFC 6980 section 5, RFC 7112 section 5.
 """
@@ -10,17 +11,14 @@ Sources: RFC 826, RFC 4861 sections 4.1 to 4.6, RFC 1624 equation 3, RFC 6980 se
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from ipvsw.datapath.rules.decide cimport DROP_BAD_HEADER, DROP_MACNAT
+from ipvsw.datapath.rules.outcome cimport DROP_BAD_HEADER, DROP_MACNAT, NO_OUTCOME
 from ipvsw.datapath.kernel.sys cimport (
     VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, be16, load_u64, mac48, store_u64, virtio_net_hdr,
 )
 from ipvsw.datapath.packet.headers cimport (
-    ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IPPROTO_HOPOPTS, IPPROTO_ICMPV6,
-    VLAN_HLEN, folded, ipv6_is_whole, put16,
+    ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IPPROTO_HOPOPTS, IPPROTO_ICMPV6, VLAN_HLEN,
+    Frame, folded, ipv6_is_whole, put16,
 )
-
-cdef enum:
-    CLEAN = -1  # no outcome yet: the frame goes on
 
 cdef enum:
     ETH_P_802_3_MIN = 0x0600  # below it is a length
@@ -53,7 +51,7 @@ cdef enum:
     TARGET_LINK_LAYER = 2
 
 # What a frame carries behind its tags, and where; `at` is 0 if it ends within a tag, or has too many.
-cdef struct Inside:
+cdef struct Payload:
     uint16_t kind
     uint32_t at
 
@@ -62,7 +60,7 @@ cdef inline void put_mac(uint8_t *place, uint64_t mac) noexcept nogil:
     memcpy(place, &mac, 6)  # the low six bytes: a MAC stands there in memory order
 
 
-cdef inline Inside look_inside(const uint8_t *data, uint32_t length) noexcept nogil:
+cdef inline Payload find_payload(const uint8_t *data, uint32_t length) noexcept nogil:
     """`data` has an Ethernet header at least."""
     cdef uint32_t at = ETH_HLEN
     cdef uint16_t kind
@@ -74,10 +72,10 @@ cdef inline Inside look_inside(const uint8_t *data, uint32_t length) noexcept no
         elif kind < ETH_P_802_3_MIN and at + SNAP_HLEN <= length and is_snap(data + at):
             at += SNAP_HLEN
         else:
-            return Inside(kind, at)
+            return Payload(kind, at)
         if at > length:
             break
-    return Inside(0, 0)
+    return Payload(0, 0)
 
 
 cdef inline bint is_snap(const uint8_t *p) noexcept nogil:
@@ -87,31 +85,29 @@ cdef inline bint is_snap(const uint8_t *p) noexcept nogil:
 # -------------------------------------------------------------------------------- from the endpoint
 
 
-cdef inline int own_to_master(
-    uint64_t *own, uint64_t master, const virtio_net_hdr *header, uint8_t *data, uint32_t length
+cdef inline int macnat_rewrite(
+    uint64_t *own, uint64_t master, const virtio_net_hdr *header, const Frame *f
 ) noexcept nogil:
-    """CLEAN, or the outcome of a frame that must not go on. `own` follows the source of what is sent."""
-    cdef uint64_t source
-    cdef Inside inside
-    if length < ETH_HLEN:
-        return CLEAN  # a runt, which the rules drop
-    source = mac48(data + 6)
+    """NO_OUTCOME, or how a frame ended that must not go on. `own` follows the source of what is sent."""
+    cdef uint8_t *data = f.data
+    cdef uint64_t source = mac48(data + 6)
+    cdef Payload p
     if source and not source & 1 and source != load_u64(own):
         store_u64(own, source)
     if mac48(data) == source and not source & 1:
         put_mac(data, master)  # as devices without ARP address all they send
     put_mac(data + 6, master)
-    inside = look_inside(data, length)
-    if inside.at == 0:
+    p = find_payload(data, f.length)
+    if p.at == 0:
         return DROP_MACNAT
-    if inside.kind == ETH_P_ARP or inside.kind == ETH_P_RARP:
-        return arp_to_master(source, master, header, data + inside.at, length - inside.at)
-    if inside.kind == ETH_P_IPV6:
-        return ipv6_to_master(source, master, header, data, inside.at, length)
-    return CLEAN if sum_stands_behind(header, inside.at) else DROP_BAD_HEADER
+    if p.kind == ETH_P_ARP or p.kind == ETH_P_RARP:
+        return arp_to_master(source, master, header, data + p.at, f.length - p.at)
+    if p.kind == ETH_P_IPV6:
+        return ipv6_to_master(source, master, header, data, p.at, f.length)
+    return NO_OUTCOME if checksum_is_behind(header, p.at) else DROP_BAD_HEADER
 
 
-cdef inline bint sum_stands_behind(const virtio_net_hdr *header, uint32_t at) noexcept nogil:
+cdef inline bint checksum_is_behind(const virtio_net_hdr *header, uint32_t at) noexcept nogil:
     """Whether the checksum that a device is to fill in has its place there or later. One that stood before would write
     over the very addresses that were put right."""
     return (not header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM
@@ -131,7 +127,7 @@ cdef inline int arp_to_master(
     if target and not target & 1 and (target == source or target == sender):
         put_mac(p + ARP_TARGET, master)
     put_mac(p + ARP_SENDER, master)
-    return CLEAN
+    return NO_OUTCOME
 
 
 cdef inline int ipv6_to_master(
@@ -145,7 +141,7 @@ cdef inline int ipv6_to_master(
     cdef bint in_fragment = False
     cdef uint8_t kind
     if not ipv6_is_whole(data + at, length - at):  # nor may a checksum make it so
-        return DROP_BAD_HEADER if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM else CLEAN
+        return DROP_BAD_HEADER if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM else NO_OUTCOME
     payload, kind = be16(data + at + 4), data[at + 6]
     if payload and here + payload <= length:
         end = here + payload
@@ -154,13 +150,13 @@ cdef inline int ipv6_to_master(
             return DROP_MACNAT
         if kind == IPPROTO_FRAGMENT:
             if be16(data + here + 2) & 0xFFF8:  # not the first
-                return DROP_BAD_HEADER if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM else CLEAN
+                return DROP_BAD_HEADER if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM else NO_OUTCOME
             in_fragment = True
         kind, here = data[here], here + extension_length(kind, data[here + 1])
     if here > end:
         return DROP_MACNAT
     if kind != IPPROTO_ICMPV6:
-        return CLEAN if sum_stands_behind(header, here) else DROP_BAD_HEADER
+        return NO_OUTCOME if checksum_is_behind(header, here) else DROP_BAD_HEADER
     if here + 8 > end:
         return DROP_MACNAT
     if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM and (header.csum_start != here or header.csum_offset != 2):
@@ -168,12 +164,12 @@ cdef inline int ipv6_to_master(
     if data[here] == INVERSE_SOLICITATION or data[here] == INVERSE_ADVERTISEMENT:
         return DROP_MACNAT
     if not ROUTER_SOLICITATION <= data[here] <= REDIRECT:
-        return CLEAN
+        return NO_OUTCOME
     if in_fragment or here - at - 40 + 8 > payload or end != at + 40 + payload:
         return DROP_MACNAT
     if header.gso_type != VIRTIO_NET_HDR_GSO_NONE:
         return DROP_BAD_HEADER
-    return discovery_to_master(
+    return nd_to_master(
         source, master, data + here, end - here, not header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM
     )
 
@@ -201,7 +197,7 @@ cdef inline uint32_t fixed_part(uint8_t message) noexcept nogil:
     return 40 if message == REDIRECT else 24
 
 
-cdef inline int discovery_to_master(
+cdef inline int nd_to_master(
     uint64_t source, uint64_t master, uint8_t *p, uint32_t length, bint summed
 ) noexcept nogil:
     """`p` is the ICMPv6 header. A checksum that a device has yet to add up (not `summed`) covers nothing so far."""
@@ -226,7 +222,7 @@ cdef inline int discovery_to_master(
                 correct_sum(p + 2, p + at + 2, master)
             put_mac(p + at + 2, master)
         at += size
-    return CLEAN
+    return NO_OUTCOME
 
 
 cdef inline void correct_sum(uint8_t *place, const uint8_t *old, uint64_t new) noexcept nogil:
@@ -243,18 +239,18 @@ cdef inline void correct_sum(uint8_t *place, const uint8_t *old, uint64_t new) n
 # -------------------------------------------------------------------------------- to the endpoint
 
 
-cdef inline void master_to_own(
+cdef inline void macnat_restore(
     uint64_t *own, uint64_t master, bint routed, uint8_t *data, uint32_t length
 ) noexcept nogil:
     """In place. Multicast frames stay as they are: they may be others' too, and nothing in them is for one MAC address.
     `routed`: a mode in which addresses alone say whose a frame is."""
-    cdef Inside inside
+    cdef Payload p
     cdef uint64_t mac
     if data[0] & 1:
         return
     mac = load_u64(own)
     if routed or mac48(data) == master:
         put_mac(data, mac)
-    inside = look_inside(data, length)
-    if inside.kind == ETH_P_ARP and length - inside.at >= ARP_LENGTH and mac48(data + inside.at + ARP_TARGET) == master:
-        put_mac(data + inside.at + ARP_TARGET, mac)
+    p = find_payload(data, length)
+    if p.kind == ETH_P_ARP and length - p.at >= ARP_LENGTH and mac48(data + p.at + ARP_TARGET) == master:
+        put_mac(data + p.at + ARP_TARGET, mac)

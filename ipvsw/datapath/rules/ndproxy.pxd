@@ -1,9 +1,10 @@
-"""Neighbours in modes l3 and l3s, where no ARP or neighbour discovery passes: for an endpoint with a MAC address of its
-own the switch answers, whoever is asked for, as a router would in everybody's name (RFC 1027, RFC 4861 section 7.2.8).
+"""ARP and neighbour discovery in modes l3 and l3s, where neither passes: proxy ARP and ND proxy for an endpoint behind MAC
+NAT. Whichever address it resolves, the switch replies with the master's MAC address, as a router may (RFC 1027, RFC
+4861 section 7.2.8).
 
-A question whether an address is free (RFC 5227 section 2.1.1, RFC 4862 section 5.4.3) is answered only if a sibling or
-the host has it, and one for the endpoint's own address never. What is not answered ends here too: by its address it
-would come back to its sender, as if somebody else had it.
+A query whether an address is free (RFC 5227 section 2.1.1, RFC 4862 section 5.4.3) gets a reply only if a sibling or
+the host has it, and one for the endpoint's own address never. What gets no reply ends here too: by its address it would
+come back to its sender, as if another had it.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t
@@ -15,7 +16,7 @@ from ipvsw.datapath.kernel.sys cimport be16
 from ipvsw.datapath.rules.table cimport table_find
 from ipvsw.datapath.packet.headers cimport (
     ETH_HLEN, ETH_P_ARP, ETH_P_IPV6, ICMPV6_NEIGHBOUR_ADVERTISEMENT, ICMPV6_NEIGHBOUR_SOLICITATION, IPPROTO_ICMPV6,
-    Address, Frame, folded, frame_parse, ipv4_address, ipv6_address, ipv6_is_whole, put16,
+    Address, Frame, folded, ipv4_address, ipv6_address, ipv6_is_whole, put16,
 )
 
 cdef enum:
@@ -27,61 +28,58 @@ cdef enum:
     OVERRIDE = 0x20
 
 
-cdef inline bint is_question(const uint8_t *data, uint32_t length) noexcept nogil:
-    """For a neighbour. All of ARP counts: nothing else has it here."""
-    cdef Frame f
-    if not frame_parse(&f, data, length):
-        return False
+cdef inline bint is_neighbour_query(const Frame *f) noexcept nogil:
+    """All of ARP counts: no other stage has a use for it here."""
     if f.ethertype == ETH_P_ARP:
         return f.l3_length >= ARP_LENGTH
     return (f.ethertype == ETH_P_IPV6 and f.l3_length >= SOLICITATION and ipv6_is_whole(f.l3, f.l3_length)
             and f.l3[6] == IPPROTO_ICMPV6 and f.l3[40] == ICMPV6_NEIGHBOUR_SOLICITATION)
 
 
-cdef inline uint32_t neighbour_answer(const Switch *s, int32_t port, uint8_t *data, uint32_t length) noexcept nogil:
-    """Makes the answer of a question from `port`, in its place, which has room for a longer one. Its length; 0 if there
+cdef inline uint32_t neighbour_reply(const Switch *s, int32_t port, const Frame *f) noexcept nogil:
+    """Makes the reply to a query from `port`, in its place, which has room for a longer one. Its length; 0 if there
     is none, and the frame is as it was."""
-    return arp_answer(s, port, data, length) if be16(data + 12) == ETH_P_ARP else discovery_answer(s, port, data)
+    return arp_reply(s, port, f) if f.ethertype == ETH_P_ARP else neighbour_advertisement(s, port, f)
 
 
-cdef inline bint is_answered(const Switch *s, int32_t port, const Address *target, bint probe) noexcept nogil:
+cdef inline bint gets_reply(const Switch *s, int32_t port, const Address *target, bint probe) noexcept nogil:
     cdef int32_t owner = table_find(&s.table, target)
     return owner != port and (owner >= 0 or owner == HOST_PORT or not probe)
 
 
-cdef inline uint32_t arp_answer(const Switch *s, int32_t port, uint8_t *data, uint32_t length) noexcept nogil:
-    cdef uint8_t *p = data + ETH_HLEN
+cdef inline uint32_t arp_reply(const Switch *s, int32_t port, const Frame *f) noexcept nogil:
+    cdef uint8_t *p = f.l3
     cdef Address sender = ipv4_address(p + ARP_SENDER + 6)
     cdef Address target = ipv4_address(p + ARP_TARGET + 6)
     cdef uint8_t asked[4]
-    if be16(p + 6) != ARP_REQUEST or sender.lo == target.lo or not is_answered(s, port, &target, sender.lo == 0):
+    if be16(p + 6) != ARP_REQUEST or sender.lo == target.lo or not gets_reply(s, port, &target, sender.lo == 0):
         return 0
     memcpy(asked, p + ARP_TARGET + 6, 4)
-    put_mac(data, s.mac)
+    put_mac(f.data, s.mac)
     put16(p + 6, ARP_REPLY)
     memcpy(p + ARP_TARGET, p + ARP_SENDER, 10)
     put_mac(p + ARP_SENDER, s.mac)
     memcpy(p + ARP_SENDER + 6, asked, 4)
-    return length
+    return f.length
 
 
-cdef inline uint32_t discovery_answer(const Switch *s, int32_t port, uint8_t *data) noexcept nogil:
-    cdef uint8_t *p = data + ETH_HLEN
+cdef inline uint32_t neighbour_advertisement(const Switch *s, int32_t port, const Frame *f) noexcept nogil:
+    cdef uint8_t *p = f.l3
     cdef Address source = ipv6_address(p + 8)
     cdef Address target = ipv6_address(p + 48)
     cdef bint probe = source.hi == 0 and source.lo == 0
     cdef uint32_t total = ADVERTISEMENT - 40 + IPPROTO_ICMPV6  # the rest of the pseudo header
     cdef int i
-    if not is_answered(s, port, &target, probe):
+    if not gets_reply(s, port, &target, probe):
         return 0
     if probe:  # to all nodes
         memset(p + 24, 0, 16)
         p[24], p[25], p[39] = 0xFF, 0x02, 1
-        memset(data, 0, 6)
-        data[0], data[1], data[5] = 0x33, 0x33, 1
+        memset(f.data, 0, 6)
+        f.data[0], f.data[1], f.data[5] = 0x33, 0x33, 1
     else:
         memcpy(p + 24, p + 8, 16)
-        put_mac(data, s.mac)
+        put_mac(f.data, s.mac)
     memcpy(p + 8, p + 48, 16)
     put16(p + 4, ADVERTISEMENT - 40)
     memset(p + 40, 0, 8)

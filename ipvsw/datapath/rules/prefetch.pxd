@@ -29,7 +29,7 @@ cdef inline bint is_far(const Table *t) noexcept nogil:
     return t.depth >= FAR
 
 
-cdef inline void look_ahead(const Switch *s, Ahead *ahead, const uint8_t *data, uint32_t length) noexcept nogil:
+cdef inline void collect_ahead(const Switch *s, Ahead *ahead, uint8_t *data, uint32_t length) noexcept nogil:
     """A frame that was read, from a port or from the master, and isn't decided about yet. In l2 the table counts for
     what is addressed to the master's MAC; in l3 for all."""
     cdef Frame f

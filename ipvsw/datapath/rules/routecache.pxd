@@ -112,8 +112,8 @@ cdef inline uint32_t ipv6_payload(const Frame *f) noexcept nogil:
 cdef inline void route_rewrite(const Frame *f, const Route *route, uint64_t source) noexcept nogil:
     """The L2 header of the route's decision; lengths and header checksum as the kernel's local output sets them
     (`__ip_local_out`, `__ip6_local_out`). TTL, IP ID and options stay."""
-    cdef uint8_t *data = <uint8_t *> f.data
-    cdef uint8_t *l3 = <uint8_t *> f.l3
+    cdef uint8_t *data = f.data
+    cdef uint8_t *l3 = f.l3
     cdef uint32_t header
     memcpy(data, route.mac, 6)
     memcpy(data + 6, &source, 6)  # the low six bytes: a MAC stands there in memory order

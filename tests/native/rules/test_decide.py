@@ -107,9 +107,9 @@ def test_the_table_is_looked_at_ahead_where_deciding_will(mode: str) -> None:
             frame = random_frame(rng)
             wanted = address(as_sent(frame), "destination") if len(frame) >= 14 else None
             if wanted is None or (mode == "l2" and frame[:6] != switch.mac):
-                assert probe.looked_ahead(frame) is False, frame.hex()
+                assert probe.collected_ahead(frame) is False, frame.hex()
             else:
-                assert probe.looked_ahead(frame) == probe.place(wanted), frame.hex()
+                assert probe.collected_ahead(frame) == probe.place(wanted), frame.hex()
                 ahead += 1
     assert ahead * 20 > FRAMES, "the generator makes no such frames"
 

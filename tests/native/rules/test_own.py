@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipvsw._fast import OUTCOMES
-from tests.native._probe import master_to_own, own_to_master
+from tests.native._probe import macnat_restore, macnat_rewrite
 from tests.native.interfaces import BROADCAST, FOREIGN, MASTER, Interface, Lab, frame, ipv4, lab, v4, v6
 from tests.reference.macnat import Dropped, Offload, folded, to_master, to_own, usable
 
@@ -49,14 +49,14 @@ def verified(packet: bytes, at: int = 40) -> bool:
 
 
 def passed(sent: bytes, header: bytes = bytes(10)) -> bytes:
-    outcome, out, _ = own_to_master(sent, header, GUEST, MASTER)
+    outcome, out, _ = macnat_rewrite(sent, header, GUEST, MASTER)
     assert outcome == -1
     assert out[6:12] == MASTER
     return out
 
 
 def dropped(sent: bytes, header: bytes = bytes(10)) -> str:
-    outcome, _, _ = own_to_master(sent, header, GUEST, MASTER)
+    outcome, _, _ = macnat_rewrite(sent, header, GUEST, MASTER)
     return OUTCOMES[outcome] if outcome >= 0 else "passed"
 
 
@@ -65,12 +65,12 @@ def dropped(sent: bytes, header: bytes = bytes(10)) -> str:
 
 def test_the_source_is_the_masters_and_followed() -> None:
     sent = frame(FOREIGN, OTHER, ipv4(v4(0), v4(9)))
-    assert own_to_master(sent, bytes(10), GUEST, MASTER) == (-1, frame(FOREIGN, MASTER, ipv4(v4(0), v4(9))), OTHER)
+    assert macnat_rewrite(sent, bytes(10), GUEST, MASTER) == (-1, frame(FOREIGN, MASTER, ipv4(v4(0), v4(9))), OTHER)
 
 
 @pytest.mark.parametrize("source", [bytes(6), BROADCAST, bytes.fromhex("333300000001")], ids=["none", "all", "group"])
 def test_no_ones_address_is_hidden_but_not_followed(source: bytes) -> None:
-    _, out, own = own_to_master(frame(FOREIGN, source, ipv4(v4(0), v4(9))), bytes(10), GUEST, MASTER)
+    _, out, own = macnat_rewrite(frame(FOREIGN, source, ipv4(v4(0), v4(9))), bytes(10), GUEST, MASTER)
     assert (out[6:12], own) == (MASTER, GUEST)
 
 
@@ -250,19 +250,19 @@ def test_checksums_are_filled_in_where_they_belong() -> None:
 def test_what_is_for_the_master_is_for_the_endpoint() -> None:
     packet = ipv4(v4(9), v4(0))
     for routed in (False, True):
-        got = master_to_own(frame(MASTER, FOREIGN, packet), GUEST, MASTER, routed=routed)
+        got = macnat_restore(frame(MASTER, FOREIGN, packet), GUEST, MASTER, routed=routed)
         assert got == frame(GUEST, FOREIGN, packet)
-        assert master_to_own(frame(BROADCAST, FOREIGN, packet), GUEST, MASTER, routed=routed) == frame(
+        assert macnat_restore(frame(BROADCAST, FOREIGN, packet), GUEST, MASTER, routed=routed) == frame(
             BROADCAST, FOREIGN, packet
         )
-    assert master_to_own(frame(OTHER, FOREIGN, packet), GUEST, MASTER, routed=False)[:6] == OTHER
-    assert master_to_own(frame(OTHER, FOREIGN, packet), GUEST, MASTER, routed=True)[:6] == GUEST
+    assert macnat_restore(frame(OTHER, FOREIGN, packet), GUEST, MASTER, routed=False)[:6] == OTHER
+    assert macnat_restore(frame(OTHER, FOREIGN, packet), GUEST, MASTER, routed=True)[:6] == GUEST
 
 
 @pytest.mark.parametrize("tags", [b"", bytes.fromhex("81000005")])
 def test_arp_for_the_endpoint(tags: bytes) -> None:
     answer = MASTER + FOREIGN + tags + b"\x08\x06" + arp(FOREIGN, v4(9), MASTER, v4(0), 2)
-    got = master_to_own(answer, GUEST, MASTER, routed=False)
+    got = macnat_restore(answer, GUEST, MASTER, routed=False)
     assert got == GUEST + FOREIGN + tags + b"\x08\x06" + arp(FOREIGN, v4(9), GUEST, v4(0), 2)
 
 
@@ -333,7 +333,7 @@ def same_but_for_zero(a: bytes, b: bytes) -> bool:
 @settings(max_examples=1500, deadline=None)
 @given(frames(), OFFLOADS)
 def test_every_frame_leaves_as_the_model_says(sent: bytes, offload: Offload) -> None:
-    outcome, out, own = own_to_master(sent, offload.packed(), GUEST, MASTER)
+    outcome, out, own = macnat_rewrite(sent, offload.packed(), GUEST, MASTER)
     assert own == (sent[6:12] if len(sent) >= 14 and usable(sent[6:12]) else GUEST)
     try:
         expected = to_master(sent, offload, MASTER)
@@ -347,7 +347,7 @@ def test_every_frame_leaves_as_the_model_says(sent: bytes, offload: Offload) -> 
 @settings(max_examples=500, deadline=None)
 @given(frames().filter(lambda sent: len(sent) >= 14), st.booleans())
 def test_every_frame_arrives_as_the_model_says(sent: bytes, routed: bool) -> None:
-    assert master_to_own(sent, GUEST, MASTER, routed=routed) == to_own(sent, GUEST, MASTER, routed=routed)
+    assert macnat_restore(sent, GUEST, MASTER, routed=routed) == to_own(sent, GUEST, MASTER, routed=routed)
 
 
 # ---------------------------------------------------------------------------- through the loop
