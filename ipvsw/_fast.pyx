@@ -434,7 +434,8 @@ cdef class Datapath:
                 while load_ptr(&self.workers[i].mailbox) != NULL:
                     take_mail(self.workers[i])
         with nogil:
-            eventfd_read(self.done_fd, &value)
+            while eventfd_read(self.done_fd, &value) < 0:
+                pass  # a signal came (EINTR), but the workers still use the batch, which is on this stack
         self.forget_edits()
         self.free_left()
         if batch.failures:

@@ -16,7 +16,7 @@ from posix.mman cimport (
 )
 from posix.unistd cimport close
 
-from ipvsw.datapath.kernel.sys cimport load_u32, store_u16, store_u32
+from ipvsw.datapath.kernel.sys cimport load_u32, sched_yield, store_u16, store_u32
 
 
 cdef extern from *:
@@ -247,7 +247,7 @@ cdef inline bint ring_start(Ring *r) noexcept nogil:
 
 cdef inline void ring_submit(Ring *r) noexcept nogil:
     """Give all that is queued to the kernel."""
-    while r.queued:
+    if r.queued:
         ring_call(r, 0, 0, NULL, 0)
 
 
@@ -267,12 +267,20 @@ cdef inline void ring_enter_for(Ring *r, uint64_t ns) noexcept nogil:
 
 
 cdef inline void ring_call(Ring *r, uint32_t answers, uint32_t flags, const void *arg, size_t size) noexcept nogil:
-    """io_uring_enter(2) with all that is queued; of that it may take no more than a part."""
+    """io_uring_enter(2), until the kernel has all that is queued: its caller may give back what queued writes name.
+
+    The kernel takes a part, or nothing with EAGAIN, where it has no memory for more requests, and does then neither
+    wait nor read. When all is taken, an error is one of waiting (EINTR, ETIME): a caller looks for completions anyway.
+    """
     cdef long n
     store_u32(r.sq_tail, r.tail)
-    n = syscall(SYS_io_uring_enter, r.fd, r.queued, answers, flags, arg, size)
-    if n > 0:
-        r.queued -= <uint32_t> n
+    while True:
+        n = syscall(SYS_io_uring_enter, r.fd, r.queued, answers, flags, arg, size)
+        if n > 0:
+            r.queued -= <uint32_t> n
+        if r.queued == 0:
+            return
+        sched_yield()
 
 
 cdef inline io_uring_sqe *ring_sqe(Ring *r) noexcept nogil:

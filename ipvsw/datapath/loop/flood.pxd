@@ -8,7 +8,7 @@ A thousand copies take milliseconds, for which the scheduler may leave us the CP
 a frame. So while other frames are about, slices are small, and over an io_uring there are pauses between them.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 

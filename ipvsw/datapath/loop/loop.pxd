@@ -1,8 +1,21 @@
-"""The loop of one worker.
+"""A worker's round, and the theory of operation of the data plane.
 
-One worker is one thread with its own buffers, table and counters, and no GIL. A round is: wait; carry out what the
-interfaces have, a burst from each; send what has gathered for the wire together; then a slice of the multicast frames
-that wait for their copies. So a flood, however large, costs unicast at most one slice a round.
+A worker is one thread without the GIL, with its own buffers, table and counters. In a round it waits; forwards what the
+interfaces have, a burst from each; sends together what has gathered for the wire; then copies a slice of the multicast
+frames that wait. So a flood, however large, delays unicast by at most one slice a round.
+
+  an interface is readable                                    loop_epoll.pxd, or loop_uring.pxd where there is an io_uring
+    -> a burst of frames is read                              rx_ports.pxd, rx_master.pxd
+      -> each passes the stages of a frame's way              forward.pxd
+        -> and leaves at once, with the round, or in slices   tx.pxd, tx_routed.pxd, flood.pxd
+  between two rounds                                          mailbox.pxd: edits that the control thread has committed
+
+Frames keep their virtio_net_hdr end to end, so a TCP GSO frame crosses as one read and one write and no checksum is
+computed on the way. A unix socket has no such header: unixsock.pxd completes checksums and segments for it.
+
+The same functions run over an epoll and over an io_uring. The epoll reads from what is readable and writes each frame
+before the next is read. The io_uring has reads go on by themselves, queues writes where the frames stand, and has one
+system call for a round. How long a worker without work stays awake is up to busypoll.pxd.
 """
 
 from ipvsw.datapath.loop.forward cimport take_reinjected

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import select
+import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -541,6 +543,35 @@ def test_what_cannot_be_polled_fails_the_commit_and_the_rest_is_made() -> None:
         it.datapath.commit()
         it.interfaces[0].send(between(0, 9))
         assert it.interfaces[1].receive() == between(0, 9)
+
+
+def test_a_commit_ends_no_sooner_for_a_signal(tmp_path: Path) -> None:
+    """The workers use the batch, which is on the stack of `commit`. It reports the failure of its last edit: so it has
+    waited for that."""
+    caught: list[int] = []
+    committed = threading.Event()
+    main = threading.get_ident()
+
+    def interrupt() -> None:
+        while not committed.wait(0.0002):
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda number, _: caught.append(number))
+    thread = threading.Thread(target=interrupt)
+    try:
+        with lab(2) as it, open(tmp_path / "file", "wb") as file:
+            it.datapath.bind_all([bytes([10, 7, k >> 8 & 255, k & 255]) for k in range(60_000)], 1)
+            it.datapath.attach_host(file.fileno())  # which can't be polled
+            thread.start()
+            try:
+                with pytest.raises(OSError, match="1 changes were not made"):
+                    it.datapath.commit()
+            finally:
+                committed.set()
+                thread.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert caught
 
 
 def test_closing_is_for_good_and_may_be_repeated() -> None:

@@ -30,7 +30,7 @@ def test_every_counter_has_a_name() -> None:
 
 def test_the_rules_numbers_are_the_places_of_the_names() -> None:
     decider = Decider(MODES["l2"], FLAGS["private"], MASTER, [(True, 1500, False, [])] * 2, {bytes([10, 0, 0, 1]): 1})
-    arp = bytes.fromhex("0806" "0001080006040001") + MASTER + bytes(4) + bytes(6) + bytes([10, 0, 0, 1])
+    arp = bytes.fromhex("08060001080006040001") + MASTER + bytes(4) + bytes(6) + bytes([10, 0, 0, 1])
     frames = {
         b"": "drop_runt",
         MASTER + MASTER + arp: "drop_private",
