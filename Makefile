@@ -7,7 +7,7 @@ MAKEFLAGS += --no-builtin-rules
 
 BIN := .venv/bin
 NATIVE := setup.py $(wildcard ipvsw/*.pyx ipvsw/datapath/*/*.pxd kmod-shim/bpf/*.[ch])
-PROBE := $(wildcard tests/native/*.pyx)
+PROBE := $(wildcard tests/native/*.pyx tests/native/*.pxd)
 SAN := build/san
 
 # A stamp says when something was built; without the thing itself the stamp is worth nothing.

@@ -108,7 +108,7 @@ def kernel_headers() -> list[str]:
 
 names = ["ipvsw._fast"]
 if os.environ.get("IPVSW_PROBE") == "1":
-    names += ["tests.native._probe", "tests.native._hot"]
+    names += ["tests.native._decider", "tests.native._hot", "tests.native._probe"]
 setup(
     ext_modules=[*map(unit, names), Extension(BPF, ["kmod-shim/bpf/ipvsw.bpf.c"])],
     cmdclass={"build_ext": Build},

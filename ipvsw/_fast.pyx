@@ -1,52 +1,39 @@
-"""The data plane: workers that read, decide and carry out frames, and their Python face.
-
-  master -> port                            port -> master
-    master_rx    the packet ring              port_rx      read
-    restore_tag                               decide_from_port
-    decide_from_master                        dispatch
-    dispatch                                   port_tx | queue_flood | queue_master_tx | host_tx
-      port_tx | queue_flood
-
-Frames keep their virtio_net_hdr end to end, so a TCP GSO frame crosses as one read and one write
-and no checksum is computed on the way. The parts stand beside this file: `_loop` the round of a worker, `_rx`
-and `_masterrx` reading, `_decide` the rules, `_carry`, `_tx`, `_flood` and `_l3` carrying out, `_state` what a
-worker owns.
-"""
+"""The data plane's Python face, described in `_fast.pyi`. How it works is told in datapath/loop/loop.pxd."""
 
 from cpython.bytes cimport PyBytes_AS_STRING
-from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
-from ipvsw.datapath.rules.hostaccess cimport CLOSED, FLOWS, FROM_HOST_INITIATES, TO_HOST_INITIATES
-from ipvsw.datapath.rules.decide cimport BRIDGE, L2, L3, L3S, PRIVATE, HOST_PORT, VEPA
-from ipvsw.datapath.rules.outcome cimport N_OUTCOMES
+from ipvsw.datapath.face.convert cimport as_address, as_ip, as_mac, check, queue_take
+from ipvsw.datapath.face.edits cimport EditList, edit, edits_add, edits_forget, edits_free
+from ipvsw.datapath.kernel.packetring cimport SEND_SLOT, SEND_SLOTS, SLOT, SLOTS
+from ipvsw.datapath.kernel.sys cimport (
+    EFD_CLOEXEC, EFD_NONBLOCK, add_i32, eventfd, eventfd_read, eventfd_write, load_i32, load_ptr, load_u32, load_u64,
+    store_ptr, take_u32, take_u64,
+)
+from ipvsw.datapath.kernel.uring cimport Ring, ring_close, ring_open
 from ipvsw.datapath.loop.loop cimport worker_run
 from ipvsw.datapath.loop.mailbox cimport (
     ANNOUNCE, ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BIND, CLEAR_ROUTES, CONNECT_PORT, DETACH_HOST, DETACH_MASTER,
     DETACH_PORT, REINJECT, SET_GROUPS, SET_LEARNING, SET_MASTER, SET_MODE, SET_PORT, SET_ROUTE, STOP, UNBIND, Batch,
     Edit, take_mail,
 )
-from ipvsw.datapath.kernel.packetring cimport SLOT, SLOTS
-from ipvsw.datapath.rules.routecache cimport BY_NEXTHOP, BY_STACK, UNREACHABLE, Routes
 from ipvsw.datapath.loop.punt cimport place_of
-from ipvsw.datapath.kernel.sendring cimport SEND_SLOT, SEND_SLOTS
 from ipvsw.datapath.loop.state cimport (
     BUFFER, CREDIT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, FROM_GONE, FROM_HOST, FROM_MASTER, HEADER, LONGEST, MARKS,
-    MASTER_CREDIT, ROOM, SLOW, UNIX_SOCKET, Port, Queue, Slow, Traffic, Worker, worker_free, worker_new,
+    MASTER_CREDIT, ROOM, UNIX_SOCKET, Port, Traffic, Worker, worker_free, worker_new,
 )
 from ipvsw.datapath.loop.unixsock cimport (
     DATAGRAMS, NO_FRAMING, PACKETS, STREAM, Socket, socket_new, socket_send, socket_tx,
 )
-from ipvsw.datapath.kernel.sys cimport (
-    EFD_CLOEXEC, EFD_NONBLOCK, add_i32, eventfd, eventfd_read, eventfd_write, load_i32, load_ptr, load_u32,
-    load_u64, mac48, store_ptr, store_u32, take_u32, take_u64,
-)
+from ipvsw.datapath.packet.headers cimport Address
+from ipvsw.datapath.rules.decide cimport BRIDGE, L2, L3, L3S, PRIVATE, HOST_PORT, VEPA
+from ipvsw.datapath.rules.hostaccess cimport CLOSED, FLOWS, FROM_HOST_INITIATES, TO_HOST_INITIATES
+from ipvsw.datapath.rules.outcome cimport N_OUTCOMES
+from ipvsw.datapath.rules.routecache cimport BY_NEXTHOP, BY_STACK, UNREACHABLE, Routes
 from ipvsw.datapath.rules.table cimport Slot, Walk, table_next
-from ipvsw.datapath.kernel.uring cimport Ring, ring_close, ring_open
-from ipvsw.datapath.packet.headers cimport IPV4, Address, ipv4_address, ipv6_address
 
 cdef extern from *:
     const char *OUTCOME_NAMES "IPVSW_OUTCOMES"  # of rules/outcome.pxd, which setup.py reads
@@ -54,7 +41,6 @@ cdef extern from *:
 import os
 import sys
 import threading
-from ipaddress import IPv4Address, IPv6Address
 
 OUTCOMES = tuple(OUTCOME_NAMES.decode().split())
 MODES = {"l2": L2, "l3": L3, "l3s": L3S}
@@ -62,52 +48,11 @@ ACCESS = {"none": CLOSED, "to-host": TO_HOST_INITIATES, "from-host": FROM_HOST_I
           "both": TO_HOST_INITIATES | FROM_HOST_INITIATES}
 FRAMINGS = {"": NO_FRAMING, "stream": STREAM, "packets": PACKETS, "datagrams": DATAGRAMS}
 FLAGS = {"bridge": BRIDGE, "private": PRIVATE, "vepa": VEPA}
-cdef enum:
-    FEW_EDITS = 256  # that there is always room for, once there were any
-
 PACKET_RING = SLOTS, SLOT
 SEND_RING = SEND_SLOTS, SEND_SLOT
 
 EVENT_GONE = EVENT_GONE_BIT
 EVENT_GROUPS = EVENT_GROUPS_BIT
-
-
-cdef list queue_take(Queue *q):
-    """(source, frame) of all that wait."""
-    cdef Slow *entry
-    found = []
-    while q.head != load_u32(&q.tail):
-        entry = &q.entries[q.head % SLOW]
-        found.append((entry.source, (<const char *> entry.frame)[:entry.length]))
-        free(entry.frame)
-        store_u32(&q.head, q.head + 1)
-    return found
-
-
-cdef int check(int result) except -1:
-    if result < 0:
-        raise OSError(errno, os.strerror(errno))
-    return result
-
-
-cdef Address as_address(bytes raw) except *:
-    if len(raw) == 4:
-        return ipv4_address(<const uint8_t *> PyBytes_AS_STRING(raw))
-    if len(raw) == 16:
-        return ipv6_address(<const uint8_t *> PyBytes_AS_STRING(raw))
-    raise ValueError(f"an address has 4 or 16 bytes, not {len(raw)}")
-
-
-cdef object as_ip(const Slot *s):
-    if s.family == IPV4:
-        return IPv4Address(s.lo)
-    return IPv6Address((<const char *> &s.hi)[:16])
-
-
-cdef uint64_t as_mac(bytes raw) except? 0:
-    if len(raw) != 6:
-        raise ValueError(f"a MAC address has 6 bytes, not {len(raw)}")
-    return mac48(<const uint8_t *> PyBytes_AS_STRING(raw))
 
 
 def uring_error():
@@ -126,9 +71,7 @@ cdef class Datapath:
     cdef int done_fd
     cdef uint64_t *flows
     cdef list threads
-    cdef Edit *edits  # room for `room` of them
-    cdef size_t n_edits
-    cdef size_t room
+    cdef EditList edits  # for the next commit
     cdef list keep  # what the edits point to
     cdef dict own  # port number -> address of the MAC that its endpoint uses
     cdef list left  # such addresses of ports that are detached with the next commit
@@ -192,12 +135,10 @@ cdef class Datapath:
             worker_run(w)
 
     def close(self):
-        cdef Edit e
+        cdef Edit e = edit(STOP)
         if self.threads:
             self.forget_edits()
-            memset(&e, 0, sizeof(e))
-            e.kind = STOP
-            self.add(&e)
+            edits_add(&self.edits, &e)
             self.commit()
             for thread in self.threads:
                 thread.join()
@@ -215,9 +156,7 @@ cdef class Datapath:
         self.free_left()
         free(self.workers)
         free(self.flows)
-        free(self.edits)
-        self.edits = NULL
-        self.n_edits = self.room = 0
+        edits_free(&self.edits)
         self.workers = NULL
         self.flows = NULL
         self.n_workers = 0
@@ -230,46 +169,40 @@ cdef class Datapath:
     # -------------------------------------------------------------------------------- changes
 
     def set_mode(self, int mode, int flag, int access=CLOSED):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
+        cdef Edit e = edit(SET_MODE)
         if mode not in MODES.values() or flag not in FLAGS.values() or access not in ACCESS.values():
             raise ValueError(f"there is no mode {mode} with flag {flag} and access {access}")
-        e.kind, e.mode, e.flag, e.access = SET_MODE, mode, flag, access
-        self.add(&e)
+        e.mode, e.flag, e.access = mode, flag, access
+        edits_add(&self.edits, &e)
 
     def attach_master(self, fds, int inject_fd, bytes mac, *, send_fds=(), int index=0, stack_fds=(-1, -1)):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
+        cdef Edit e = edit(ATTACH_MASTER)
         for each in (fds, send_fds) if send_fds else (fds,):
             if len(each) != self.n_workers:
                 raise ValueError(f"{self.n_workers} workers need as many sockets, not {len(each)}")
-        e.kind, e.inject_fd, e.mac, e.master_index = ATTACH_MASTER, inject_fd, as_mac(mac), index
+        e.inject_fd, e.mac, e.master_index = inject_fd, as_mac(mac), index
         e.stack_fds[0], e.stack_fds[1] = stack_fds
         e.fds = self.lend_fds(fds)
         if send_fds:
             e.send_fds = self.lend_fds(send_fds)
-        self.add(&e)
+        edits_add(&self.edits, &e)
 
     def set_master(self, bytes mac):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
-        e.kind, e.mac = SET_MASTER, as_mac(mac)
-        self.add(&e)
+        cdef Edit e = edit(SET_MASTER)
+        e.mac = as_mac(mac)
+        edits_add(&self.edits, &e)
 
     def detach_master(self):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
-        e.kind = DETACH_MASTER
-        self.add(&e)
+        cdef Edit e = edit(DETACH_MASTER)
+        edits_add(&self.edits, &e)
 
     def attach_port(
         self, int fd, uint32_t mtu, *, extra_fds=(), bytes own=None, int framing=NO_FRAMING, bint accepts_uso=False
     ):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
+        cdef Edit e = edit(ATTACH_PORT)
         if framing not in FRAMINGS.values() or (framing != NO_FRAMING and fd >= 0):
             raise ValueError(f"there is no framing {framing}, or it is not for a descriptor")
-        e.kind, e.port, e.mtu, e.accepts_uso = ATTACH_PORT, self.free_number(), mtu, accepts_uso
+        e.port, e.mtu, e.accepts_uso = self.free_number(), mtu, accepts_uso
         e.queues = 1 + len(extra_fds)
         if e.queues > self.n_workers:
             raise ValueError(f"{e.queues} queues need as many workers; there are {self.n_workers}")
@@ -286,17 +219,16 @@ cdef class Datapath:
             if e.socket == NULL:
                 raise MemoryError
             self.sockets.add(e.port)
-        self.add(&e)
+        edits_add(&self.edits, &e)
         self.numbers.add(e.port)
         return e.port
 
     def connect_port(self, int32_t port, int fd):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
+        cdef Edit e = edit(CONNECT_PORT)
         if self.known(port) not in self.sockets:
             raise ValueError(f"port {port} is no socket")
-        e.kind, e.port, e.fd = CONNECT_PORT, port, fd
-        self.add(&e)
+        e.port, e.fd = port, fd
+        edits_add(&self.edits, &e)
 
     def write_port(self, int32_t port, bytes frame):
         cdef Socket *s
@@ -310,117 +242,99 @@ cdef class Datapath:
             socket_send(s)
 
     def set_port(self, int32_t port, *, bint up, uint32_t mtu):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
-        e.kind, e.port, e.up, e.mtu = SET_PORT, self.known(port), up, mtu
-        self.add(&e)
+        cdef Edit e = edit(SET_PORT)
+        e.port, e.up, e.mtu = self.known(port), up, mtu
+        edits_add(&self.edits, &e)
 
     def set_groups(self, int32_t port, groups, *, bint all_multicast=False):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
-        e.kind, e.port, e.all_multicast, e.n_groups = SET_GROUPS, self.known(port), all_multicast, len(groups)
+        cdef Edit e = edit(SET_GROUPS)
+        e.port, e.all_multicast, e.n_groups = self.known(port), all_multicast, len(groups)
         e.groups = <uint64_t *> self.lend(b"".join(as_mac(g).to_bytes(8, sys.byteorder) for g in groups))
-        self.add(&e)
+        edits_add(&self.edits, &e)
 
     def set_learning(self, int32_t port, bint learning):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
-        e.kind, e.port, e.up = SET_LEARNING, self.known(port), learning
-        self.add(&e)
+        cdef Edit e = edit(SET_LEARNING)
+        e.port, e.up = self.known(port), learning
+        edits_add(&self.edits, &e)
 
     def reinject(self, int32_t source, bytes frame, int32_t to=-1):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
+        cdef Edit e = edit(REINJECT)
         if not HEADER <= len(frame) <= HEADER + LONGEST:
             raise ValueError(f"a frame with its header has not {len(frame)} bytes")
         if source < 0 and source not in (FROM_MASTER, FROM_HOST):
             raise ValueError(f"there is no interface {source}")
-        e.kind, e.port, e.length = REINJECT, source if source < 0 else self.known(source), len(frame)
+        e.port, e.length = source if source < 0 else self.known(source), len(frame)
         e.to = self.known(to) if to >= 0 else -1
         e.frame = <uint8_t *> self.lend(frame)
-        self.add(&e)
+        edits_add(&self.edits, &e)
 
     def announce(self, int32_t port, bytes frame):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
+        cdef Edit e = edit(ANNOUNCE)
         if not HEADER < len(frame) <= HEADER + LONGEST:
             raise ValueError(f"a frame with its header has not {len(frame)} bytes")
-        e.kind, e.port, e.length = ANNOUNCE, self.known(port), len(frame)
+        e.port, e.length = self.known(port), len(frame)
         e.frame = <uint8_t *> self.lend(frame)
-        self.add(&e)
+        edits_add(&self.edits, &e)
 
     def detach_port(self, int32_t port):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
-        e.kind, e.port = DETACH_PORT, self.known(port)
-        self.add(&e)
+        cdef Edit e = edit(DETACH_PORT, self.known(port))
+        edits_add(&self.edits, &e)
         self.numbers.discard(port)
         self.sockets.discard(port)
         if port in self.own:
             self.left.append(self.own.pop(port))
 
     def bind_host(self, bytes address):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
-        e.kind, e.port, e.address = BIND, HOST_PORT, as_address(address)
-        self.add(&e)
+        cdef Edit e = edit(BIND)
+        e.port, e.address = HOST_PORT, as_address(address)
+        edits_add(&self.edits, &e)
 
     def bind(self, bytes address, int32_t port):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
-        e.kind, e.port, e.address = BIND, self.known(port), as_address(address)
-        self.add(&e)
+        cdef Edit e = edit(BIND)
+        e.port, e.address = self.known(port), as_address(address)
+        edits_add(&self.edits, &e)
 
     def bind_all(self, addresses, int32_t port):
-        cdef Edit e
+        cdef Edit e = edit(BIND, self.known(port))
         cdef bytes address
-        memset(&e, 0, sizeof(e))
-        e.kind, e.port = BIND, self.known(port)
         for address in addresses:
             e.address = as_address(address)
-            self.add(&e)
+            edits_add(&self.edits, &e)
 
     def unbind(self, bytes address):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
-        e.kind, e.address = UNBIND, as_address(address)
-        self.add(&e)
+        cdef Edit e = edit(UNBIND)
+        e.address = as_address(address)
+        edits_add(&self.edits, &e)
 
     def attach_host(self, int fd):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
-        e.kind, e.fd = ATTACH_HOST, fd
-        self.add(&e)
+        cdef Edit e = edit(ATTACH_HOST)
+        e.fd = fd
+        edits_add(&self.edits, &e)
 
     def detach_host(self):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
-        e.kind = DETACH_HOST
-        self.add(&e)
+        cdef Edit e = edit(DETACH_HOST)
+        edits_add(&self.edits, &e)
 
     def set_route(self, bytes address, *, bytes mac=bytes(6), bint stack=False, uint32_t mtu=65535):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
-        e.kind, e.address, e.route.mtu = SET_ROUTE, as_address(address), mtu
+        cdef Edit e = edit(SET_ROUTE)
+        e.address, e.route.mtu = as_address(address), mtu
         e.route.kind = BY_STACK if stack else BY_NEXTHOP if any(mac) else UNREACHABLE
         as_mac(mac)
         memcpy(e.route.mac, PyBytes_AS_STRING(mac), 6)
-        self.add(&e)
+        edits_add(&self.edits, &e)
 
     def clear_routes(self):
-        cdef Edit e
-        memset(&e, 0, sizeof(e))
-        e.kind = CLEAR_ROUTES
-        self.add(&e)
+        cdef Edit e = edit(CLEAR_ROUTES)
+        edits_add(&self.edits, &e)
 
     def commit(self):
         cdef Batch batch
         cdef uint64_t value
         cdef int i
-        if not self.n_edits:
+        if not self.edits.length:
             return
-        batch.edits = self.edits
-        batch.length = self.n_edits
+        batch.edits = self.edits.edits
+        batch.length = self.edits.length
         batch.workers_left = self.n_workers
         batch.failures = 0
         batch.error = 0
@@ -441,24 +355,10 @@ cdef class Datapath:
         if batch.failures:
             raise OSError(batch.error, f"{os.strerror(batch.error)}: {batch.failures} changes were not made")
 
-    cdef int add(self, const Edit *e) except -1:
-        cdef size_t room = max(<size_t> FEW_EDITS, 2 * self.room)
-        cdef Edit *edits
-        if self.n_edits == self.room:
-            edits = <Edit *> realloc(self.edits, room * sizeof(Edit))
-            if edits == NULL:
-                raise MemoryError
-            self.edits, self.room = edits, room
-        self.edits[self.n_edits] = e[0]
-        self.n_edits += 1
-        return 0
-
     cdef void forget_edits(self):
-        """Neither what they point to is needed any more, nor room for many."""
-        self.n_edits, self.keep = 0, []
-        if self.room > FEW_EDITS:
-            free(self.edits)
-            self.edits, self.room = NULL, 0
+        """Nor is what they point to needed any more."""
+        edits_forget(&self.edits)
+        self.keep = []
 
     cdef void free_left(self):
         cdef size_t place

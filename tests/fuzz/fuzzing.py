@@ -38,10 +38,10 @@ def translated(source: Path, target: Path) -> Path:
 
 def sanitized_probe(target: Path) -> Path:
     """The probe with ASan and UBSan, in `target`; returns its file."""
-    c = translated(ROOT / "tests/native/_probe.pyx", target / "_probe.c")
+    c = translated(ROOT / "tests/native/_decider.pyx", target / "_decider.c")
     include = sysconfig.get_path("include")
     flags = ["-O1", "-g", "-shared", "-fPIC", f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all"]
-    library = target / f"_probe{sysconfig.get_config_var('EXT_SUFFIX')}"
+    library = target / f"_decider{sysconfig.get_config_var('EXT_SUFFIX')}"
     subprocess.run(["gcc", *flags, f"-I{include}", str(c), "-o", str(library)], check=True)
     return library
 

@@ -2,7 +2,7 @@
 
     python -m tests.fuzz.storm FRAMES SEED [PROBE]
 
-PROBE is the file of the `_probe` extension to use; the default is the tree's own. Prints how many
+PROBE is the file of the `_decider` extension to use; the default is the tree's own. Prints how many
 verdicts there were of each outcome; every frame is decided about as one from the wire, as one from the host and as
 one from a port, plain and to be segmented. Modes, flags and host_access share the frames.
 """
@@ -24,7 +24,7 @@ MASTER = bytes.fromhex("020000000001")
 PAIRS = [(mode, flag) for mode in range(3) for flag in range(3)]
 ACCESS = 4
 VERDICTS = 4  # for each frame
-PROBE = "tests.native._probe"
+PROBE = "tests.native._decider"
 
 
 def seeds() -> list[bytes]:

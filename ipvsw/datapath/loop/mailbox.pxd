@@ -11,9 +11,8 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from ipvsw.datapath.rules.decide cimport PortRule
-from ipvsw.datapath.kernel.packetring cimport packets_map, packets_unmap
+from ipvsw.datapath.kernel.packetring cimport packets_map, packets_unmap, send_ring_map, send_ring_unmap
 from ipvsw.datapath.rules.routecache cimport Route, route_clear, route_put
-from ipvsw.datapath.kernel.sendring cimport send_ring_map, send_ring_unmap
 from ipvsw.datapath.loop.state cimport (
     BACKLOG, CREDIT, DEVICE, FROM_GONE, HOST_EVENT, MASTER_EVENT, SLOW, UNIX_SOCKET, Port, Queue, Reinjected, Worker, backlog_put, poll_fd,
     queue_of, read_by_ring, reads_port, unpoll_fd,

@@ -10,8 +10,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 from posix.unistd cimport close
 
-from ipvsw.datapath.kernel.packetring cimport PacketRing, packets_unmap
-from ipvsw.datapath.kernel.sendring cimport SendRing, send_ring_unmap
+from ipvsw.datapath.kernel.packetring cimport PacketRing, SendRing, packets_unmap, send_ring_unmap
 from ipvsw.datapath.kernel.sys cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, epoll_create1, epoll_ctl,
     epoll_event, eventfd, eventfd_write, iovec, mmsghdr, or_u32,

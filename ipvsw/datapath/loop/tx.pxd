@@ -9,7 +9,7 @@ from ipvsw.datapath.rules.outcome cimport (
     DROP_BAD_HEADER, DROP_ERROR, DROP_FULL, DROP_NO_MASTER, DROP_PORT_DOWN, NO_OUTCOME, TO_HOST, TO_MASTER, TO_PORT,
 )
 from ipvsw.datapath.rules.macnat cimport macnat_restore
-from ipvsw.datapath.kernel.sendring cimport send_ring_put, send_ring_send
+from ipvsw.datapath.kernel.packetring cimport send_ring_put, send_ring_send
 from ipvsw.datapath.loop.state cimport (
     BURST, FROM_FIRST, FROM_HOST, HEADER, RING_LENGTHS, RING_PORT, RING_PORTS, RING_SOURCE, RING_WRITE, UNIX_SOCKET,
     Port, Traffic, Worker,

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipvsw._fast import ACCESS, FLAGS, MODES, OUTCOMES
-from tests.native._probe import Decider, address_of, is_membership_report
+from tests.native._decider import Decider
+from tests.native._probe import address_of, is_membership_report
 from tests.native.random_frames import FOREIGN, GROUPS, MASTER, random_frame, random_switch, seed_from_environment
 from tests.reference.rules import (
     BROADCAST,

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ipvsw._fast import FLAGS, MODES, OUTCOMES, Datapath
-from tests.native._probe import Decider
+from tests.native._decider import Decider
 from tests.native.interfaces import MASTER
 
 LINES = Path(__file__).parents[3].joinpath("ipvsw/datapath/rules/outcome.pxd").read_text().split("cdef enum:")[1]

@@ -1,0 +1,52 @@
+"""Values between Python and the data plane. Errors: ValueError for bytes that are no address."""
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.errno cimport errno
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport free
+
+from ipvsw.datapath.kernel.sys cimport load_u32, mac48, store_u32
+from ipvsw.datapath.loop.state cimport SLOW, Queue, Slow
+from ipvsw.datapath.packet.headers cimport IPV4, Address, ipv4_address, ipv6_address
+from ipvsw.datapath.rules.table cimport Slot
+
+import os
+from ipaddress import IPv4Address, IPv6Address
+
+
+cdef inline list queue_take(Queue *q):
+    """(source, frame) of all that wait."""
+    cdef Slow *entry
+    found = []
+    while q.head != load_u32(&q.tail):
+        entry = &q.entries[q.head % SLOW]
+        found.append((entry.source, (<const char *> entry.frame)[:entry.length]))
+        free(entry.frame)
+        store_u32(&q.head, q.head + 1)
+    return found
+
+
+cdef inline int check(int result) except -1:
+    if result < 0:
+        raise OSError(errno, os.strerror(errno))
+    return result
+
+
+cdef inline Address as_address(bytes raw) except *:
+    if len(raw) == 4:
+        return ipv4_address(<const uint8_t *> PyBytes_AS_STRING(raw))
+    if len(raw) == 16:
+        return ipv6_address(<const uint8_t *> PyBytes_AS_STRING(raw))
+    raise ValueError(f"an address has 4 or 16 bytes, not {len(raw)}")
+
+
+cdef inline object as_ip(const Slot *s):
+    if s.family == IPV4:
+        return IPv4Address(s.lo)
+    return IPv6Address((<const char *> &s.hi)[:16])
+
+
+cdef inline uint64_t as_mac(bytes raw) except? 0:
+    if len(raw) != 6:
+        raise ValueError(f"a MAC address has 6 bytes, not {len(raw)}")
+    return mac48(<const uint8_t *> PyBytes_AS_STRING(raw))
