@@ -160,7 +160,8 @@ cdef class Decider:
                 raise MemoryError
             for way in range(WAYS):
                 v = verdict(&self.s, way, block, length)
-                if not (0 <= v.outcome < (TO_ROUTE + 1 if way <= FROM_PORT else N_OUTCOMES) and -1 <= v.port < self.s.n_ports
+                if not (0 <= v.outcome < (TO_ROUTE + 1 if way <= FROM_PORT else N_OUTCOMES)
+                        and -1 <= v.port < self.s.n_ports
                         and (v.outcome != TO_PORT or (v.port >= 0 and self.s.rules[v.port].up
                                                       and length >= ETH_HLEN))):
                     culprit = PyBytes_FromStringAndSize(<const char *> block, length)

@@ -1,4 +1,4 @@
-"""The rings of a packet socket (TPACKET_V2), in memory that kernel and worker share: one to receive in, one to send from.
+"""The rings of a packet socket (TPACKET_V2), memory that kernel and worker share: one to receive in, one to send from.
 
 A received frame stands in a slot with its virtio_net_hdr right before it. The slot is the worker's until it is
 released, so the frame can be changed and written on in place. A frame too long for a slot waits whole in the socket's

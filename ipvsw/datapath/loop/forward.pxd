@@ -4,13 +4,13 @@
   1 parse     once; every later stage has the `Frame`                   packet/headers.pxd     frame_parse
   2 MAC NAT   a port's own MAC address becomes the master's             rules/macnat.pxd       macnat_rewrite
   3 guard     may the port send this at all                             (there is none yet)
-  4 punt      waits until Python has seen it, and goes on with stage 5  loop/punt.pxd          punt_from_port, punt_to_port
+  4 punt      waits until Python has seen it, and goes on with stage 5  loop/punt.pxd          punt_from_port, _to_port
   5 ND proxy  replies to ARP and neighbour solicitations in l3          rules/ndproxy.pxd      neighbour_reply
   6 decide    a verdict, from the rules and the table                   rules/decide.pxd       decide_from_*
   7 dispatch  carries the verdict out                                   here                   dispatch
                 TO_PORT    to the port, restoring its own MAC address   loop/tx.pxd            port_tx
                 TO_PORTS   to the backlog, and from there in slices     loop/flood.pxd         queue_flood, flood_slice
-                TO_MASTER  to the batch that leaves with this round     loop/tx.pxd            queue_master_tx, master_tx
+                TO_MASTER  to the batch that leaves with the round      loop/tx.pxd            queue_master_tx
                 TO_HOST    into the host's stack                        loop/tx.pxd            host_tx
                 TO_ROUTE   by the route cache, host or Python           loop/tx_routed.pxd     route_tx
 

@@ -4,7 +4,7 @@ A worker is one thread without the GIL, with its own buffers, table and counters
 interfaces have, a burst from each; sends together what has gathered for the wire; then copies a slice of the multicast
 frames that wait. So a flood, however large, delays unicast by at most one slice a round.
 
-  an interface is readable                                    loop_epoll.pxd, or loop_uring.pxd where there is an io_uring
+  an interface is readable                                    loop_epoll.pxd, or with an io_uring loop_uring.pxd
     -> a burst of frames is read                              rx_ports.pxd, rx_master.pxd
       -> each passes the stages of a frame's way              forward.pxd
         -> and leaves at once, with the round, or in slices   tx.pxd, tx_routed.pxd, flood.pxd

@@ -14,8 +14,8 @@ from ipvsw.datapath.rules.decide cimport PortRule
 from ipvsw.datapath.kernel.packetring cimport packets_map, packets_unmap, send_ring_map, send_ring_unmap
 from ipvsw.datapath.rules.routecache cimport Route, route_clear, route_put
 from ipvsw.datapath.loop.state cimport (
-    BACKLOG, CREDIT, DEVICE, FROM_GONE, HOST_EVENT, MASTER_EVENT, SLOW, UNIX_SOCKET, Port, Queue, Reinjected, Worker, backlog_put, poll_fd,
-    queue_of, read_by_ring, reads_port, unpoll_fd,
+    BACKLOG, CREDIT, DEVICE, FROM_GONE, HOST_EVENT, MASTER_EVENT, SLOW, UNIX_SOCKET, Port, Queue, Reinjected, Worker,
+    backlog_put, poll_fd, queue_of, read_by_ring, reads_port, unpoll_fd,
 )
 from ipvsw.datapath.loop.unixsock cimport Socket, socket_connect, socket_release
 from ipvsw.datapath.kernel.sys cimport add_i32, eventfd_write, load_ptr, store_ptr, take_u32

@@ -1,4 +1,4 @@
-"""Punted frames, which Python must see before they go on: DHCP, and those with an address that a port isn't known to have.
+"""Punted frames, which Python must see first: DHCP, and those with an address that a port isn't known to have.
 
 Such a frame waits. Python does what follows from it, then reinjects it to the worker that read it (`Reinjected`): so
 whatever answers it finds the address in the table. It is counted when it has come back. How much an interface may punt

@@ -99,8 +99,8 @@ cdef inline void packets_rx(Worker *w, int32_t port, Socket *s) noexcept nogil:
 
 
 cdef inline void socket_rx_failed(Worker *w, int32_t port, ssize_t n) noexcept nogil:
-    """The end of the connection, an error, or a length that no frame has. A datagram socket reports a peer that has left,
-    and is read on."""
+    """The end of the connection, an error, or a length that no frame has. A datagram socket reports a peer that has
+    left, and is read on."""
     if n < 0 and (errno == EINTR or errno == ECONNREFUSED):
         return
     socket_end(w.ports[port].socket)
@@ -108,8 +108,8 @@ cdef inline void socket_rx_failed(Worker *w, int32_t port, ssize_t n) noexcept n
 
 
 cdef inline bint port_rx_over(Worker *w, int32_t port, int error) noexcept nogil:
-    """End of file (0), or an error: EBADFD once the device is gone, for good. A packet socket reports once that its device
-    was set down. False if there will be more."""
+    """End of file (0), or an error: EBADFD once the device is gone, for good. A packet socket reports once that its
+    device was set down. False if there will be more."""
     if error == EINTR or error == EIO or error == ENETDOWN:
         return False
     unpoll_fd(w, w.ports[port].fd)

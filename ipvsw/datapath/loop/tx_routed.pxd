@@ -45,8 +45,8 @@ cdef inline int route_slow(Worker *w, int32_t port, const Frame *f) noexcept nog
 
 
 cdef inline int stack_tx(Worker *w, const Frame *f) noexcept nogil:
-    """By a raw socket with the packet's own header, the master as output device and the packet's source as source, so that
-    the host's policy rules see what they would see of the kernel's driver."""
+    """By a raw socket with the packet's own header, the master as output device and the packet's source as source: the
+    host's policy rules see what they would see of the kernel's driver."""
     cdef uint8_t control[CONTROL]
     cdef sockaddr_in to4
     cdef sockaddr_in6 to6

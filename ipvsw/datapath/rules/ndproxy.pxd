@@ -1,5 +1,5 @@
-"""ARP and neighbour discovery in modes l3 and l3s, where neither passes: proxy ARP and ND proxy for an endpoint behind MAC
-NAT. Whichever address it resolves, the switch replies with the master's MAC address, as a router may (RFC 1027, RFC
+"""ARP and neighbour discovery in modes l3 and l3s, where neither passes: proxy ARP and ND proxy, for an endpoint behind
+MAC NAT. Whichever address it resolves, the switch replies with the master's MAC address, as a router may (RFC 1027, RFC
 4861 section 7.2.8).
 
 A query whether an address is free (RFC 5227 section 2.1.1, RFC 4862 section 5.4.3) gets a reply only if a sibling or
