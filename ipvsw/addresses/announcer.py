@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from ipvsw._fast import Datapath
 from ipvsw.addresses.announcements import Announcements, announcement
 from ipvsw.addresses.table import Table
+from ipvsw.changes import Changes
 
 
 class Announcer:
     """Lives on the loop. Nothing is announced while there is no MAC address to tell."""
 
-    def __init__(self, table: Table, datapath: Datapath) -> None:
+    def __init__(self, table: Table, changes: Changes) -> None:
         self._table = table
-        self._datapath = datapath
+        self._changes = changes
         self._mac: bytes | None = None
         self._plan = Announcements()
         self._timer: asyncio.TimerHandle | None = None
@@ -41,9 +41,9 @@ class Announcer:
             self._timer = asyncio.get_running_loop().call_at(when, self._send)
 
     def _send(self) -> None:
-        for address in self._plan.take(asyncio.get_running_loop().time()):
-            owner = self._table.owner(address)
-            if owner is not None and self._mac is not None:
-                self._datapath.announce(owner, announcement(address, self._mac))
-        self._datapath.commit()
+        with self._changes.batch() as datapath:
+            for address in self._plan.take(asyncio.get_running_loop().time()):
+                owner = self._table.owner(address)
+                if owner is not None and self._mac is not None:
+                    datapath.announce(owner, announcement(address, self._mac))
         self._schedule()

@@ -34,10 +34,9 @@ from ipvsw.model import (
     SwitchStats,
     SwitchStatus,
 )
+from ipvsw.ports.backends.kmod import KmodDevice
 from ipvsw.ports.discovery import Discovery
-from ipvsw.ports.kmodlink import KmodDevice, KmodPort
 from ipvsw.ports.port import Port
-from ipvsw.ports.vm import VmDevicePort, VmPort
 from ipvsw.switch.switch import Switch
 
 log = logging.getLogger("ipvsw")
@@ -89,16 +88,17 @@ class Daemon:
     def _serve(self, found: KmodDevice) -> bool:
         return any(switch.add_link(found, self._lose) for switch in self._switches.values())
 
-    def _lose(self, port: KmodPort) -> None:
-        switch = next((each for each in self._switches.values() if each.links.get(port.name) is port), None)
+    def _lose(self, port: Port) -> None:
+        name = port.config.name
+        switch = next((each for each in self._switches.values() if each.links.get(name) is port), None)
         if switch is not None:
             task = asyncio.create_task(self._remove_link(switch, port))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
-    async def _remove_link(self, switch: Switch, port: KmodPort) -> None:
+    async def _remove_link(self, switch: Switch, port: Port) -> None:
         await switch.remove_link(port)
-        self._discovery.forget(port.found)
+        self._discovery.forget(port.config.netns)
 
     # ------------------------------------------------------------------------ questions
 
@@ -119,10 +119,10 @@ class Daemon:
         async with self._lock:
             return await self._find_vm(name, peer).hand_over()
 
-    def _find_vm(self, name: str, peer: Peer) -> VmPort:
+    def _find_vm(self, name: str, peer: Peer) -> Port:
         switch = self._switches.get(name)
         if switch is not None and all(name not in each.ports for each in self._switches.values()):
-            ports = [port for port in switch.ports.values() if isinstance(port, VmDevicePort) and self._may(peer, port)]
+            ports = [port for port in switch.ports.values() if port.offers_tap and self._may(peer, port)]
             free = [port for port in ports if port.free]
             if free:
                 return free[0]
@@ -130,13 +130,13 @@ class Daemon:
                 raise Refused(f"{name}: there is no free port for a virtual machine")
             raise Forbidden(f"{name}: no port is allowed to this user")
         port = self._switches[self._find(name)].ports[name.rpartition("/")[2]]
-        if not isinstance(port, VmPort):
-            raise Refused(f"{name}: is not a virtual machine's port but of kind {port.kind}")
+        if not port.serves_vm:
+            raise Refused(f"{name}: is not a virtual machine's port but of kind {port.config.kind}")
         if not self._may(peer, port):
             raise Forbidden(f"{name}: is not allowed to this user")
         return port
 
-    def _may(self, peer: Peer, port: VmPort) -> bool:
+    def _may(self, peer: Peer, port: Port) -> bool:
         return peer.is_master or peer.is_among((*self._settings.allow, *port.config.allow))
 
     # ------------------------------------------------------------------------ the API's changes
@@ -287,11 +287,11 @@ class Daemon:
             raise Refused(f"switch {config.name}: {error.strerror or error}") from error
 
     async def _remove_switch(self, name: str) -> None:
-        left = [port.found for port in self._switches[name].links.values()]
+        left = [port.config.netns for port in self._switches[name].links.values()]
         await self._switches[name].stop()
         del self._switches[name]
-        for found in left:
-            self._discovery.forget(found)
+        for netns in left:
+            self._discovery.forget(netns)
 
     async def _remove_port(self, switch: str, port: str) -> None:
         """A switch that the API made goes with its last port, as the kernel's does."""

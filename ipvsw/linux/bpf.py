@@ -20,7 +20,7 @@ from pathlib import Path
 
 MARK = 0x69707677  # SO_MARK of frames for the host's own stack; the BPF source has the same
 WIRE_MARK = 0x69707678  # of ports' frames for the wire
-_MODE, _DOOR = 0, 1  # enum setting of the BPF source
+_MODE, _HOST_IFINDEX = 0, 1  # enum setting of the BPF source
 CAPACITY = 4096  # addresses that the first map has room for; the next one has at least twice as much
 KEY_SIZE, VALUE_SIZE = 20, 4  # bytes of `struct address` and of what the map says of it, which is nothing
 COPY_BATCH = 4096  # addresses that are copied at a time
@@ -103,9 +103,9 @@ class Shim:
         """What is stolen and filtered from now on; the numbers of `_fast.MODES`."""
         self._set(_MODE, mode)
 
-    def set_door(self, index: int) -> None:
+    def set_host_ifindex(self, index: int) -> None:
         """Where the host's own frames for ports go from now on, in l2: a device by its index; 0: nowhere."""
-        self._set(_DOOR, index)
+        self._set(_HOST_IFINDEX, index)
 
     def _set(self, which: int, value: int) -> None:
         packed = (number.to_bytes(4, sys.byteorder) for number in (which, value))

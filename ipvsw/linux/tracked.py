@@ -1,10 +1,10 @@
 """A device that is followed through its life: what ports and masters have in common.
 
 One task per interface does everything that takes time, one step after the other, so that an interface is never
-opened and closed at once. News only leave a mark and wake the task. Addresses and link changes are
-believed as they are announced; what the announcement can't tell has the device read again a few
-milliseconds later, many together, and so does a slow timer: what was missed is found then. What is
-announced while the device is being read is kept, and told after what was read.
+opened and closed at the same time. Events only set a flag and wake the task. Address and link changes are
+taken from the netlink message itself; after a message that doesn't tell enough the device is read again a few
+milliseconds later, once for many messages, and a slow timer has it read too: a lost message is made up for then.
+Messages that arrive while the device is being read are buffered, and handled after what was read: `_synchronize`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import logging
 import random
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
@@ -24,13 +25,13 @@ from ipvsw.model import Address, PortState
 
 log = logging.getLogger("ipvsw")
 
-COALESCE = 0.005  # seconds from the first news to the reading
+COALESCE = 0.005  # seconds from the first event to the reading
 SPACING = 0.03  # seconds between two readings, whatever the namespace does
 RETRY = 5.0  # seconds after a failure
-RESYNC = 60.0  # seconds between readings without news, give or take a quarter, while there are few interfaces
+RESYNC = 60.0  # seconds between readings without an event, give or take a quarter, while there are few interfaces
 SHARE = 0.0004  # of a CPU: what such readings may cost where there are many
-AVERAGE = 8  # readings whose cost counts
-VISIT = 0.002  # seconds of CPU for a reading, besides what it finds
+AVERAGE = 8  # readings over which the cost is averaged
+SETNS_COST = 0.002  # seconds of CPU for a reading, besides what the device has
 
 
 class Snapshot(Struct, frozen=True):
@@ -52,6 +53,22 @@ def read_device(handle: Handle, index: int, *, groups: bool) -> Snapshot | None:
         if error.errno == errno.ENODEV:
             return None
         raise
+
+
+async def read_in_netns(
+    runtime: Runtime, open_place: Callable[[], int | None], index: int, *, groups: bool
+) -> Snapshot | None:
+    """`read_device` in the namespace whose fd `open_place` gives, which another thread calls; None if it gives None.
+    What it costs is added to the average that `_resync` goes by. Errors: OSError."""
+
+    def read_and_time(handle: Handle) -> Snapshot | None:
+        start = time.thread_time()
+        snapshot = read_device(handle, index, groups=groups)
+        cost = SETNS_COST + time.thread_time() - start
+        runtime.reading += (cost - runtime.reading) / AVERAGE
+        return snapshot
+
+    return await runtime.run_in_netns(open_place, read_and_time)
 
 
 class TrackedDevice(ABC):
@@ -90,9 +107,9 @@ class TrackedDevice(ABC):
         self._soon: asyncio.TimerHandle | None = None
         self._stopping = False
         self._stale = False  # the device must be read
-        self._netns_changed = False  # the namespace must be looked at
+        self._netns_changed = False  # the namespace's name may stand for another one
         self._read_at = 0.0  # the loop's time
-        self._buffered_events: list[DeviceEvent] | None = None  # told while the device is being read
+        self._buffered_events: list[DeviceEvent] | None = None  # those that arrive while the device is being read
 
     def start(self) -> None:
         self._runtime.interfaces += 1
@@ -113,7 +130,7 @@ class TrackedDevice(ABC):
         """Returns when the first attempt has been made."""
         await asyncio.shield(self._settled)
 
-    # ------------------------------------------------------------------------ news
+    # ------------------------------------------------------------------------ events
 
     def wake(self) -> None:
         self._woken = True
@@ -137,7 +154,7 @@ class TrackedDevice(ABC):
 
     def _needs_reading(self, event: DeviceEvent) -> bool:
         if isinstance(event, AddressEvent):
-            # An address brings groups along, of which newer kernels tell by themselves.
+            # An address joins groups, which newer kernels announce by themselves.
             return not self._runtime.groups_told
         return not isinstance(event, LinkEvent) or event.gone or event.link != self.link
 
@@ -204,41 +221,41 @@ class TrackedDevice(ABC):
             )
         self.state, self.reason = state, reason
 
-    async def _read(self, index: int, *, groups: bool) -> bool:
-        """Read the device and believe it; whether it is there."""
+    async def _read(self, read: Callable[[], Awaitable[Snapshot | None]]) -> bool:
+        """Read the device again; whether it is there. Errors: those of `read`."""
 
-        def read_and_time(handle: Handle) -> Snapshot | None:
-            start = time.thread_time()
-            snapshot = read_device(handle, index, groups=groups)
-            cost = VISIT + time.thread_time() - start
-            self._runtime.reading += (cost - self._runtime.reading) / AVERAGE
-            return snapshot
+        async def read_and_note() -> Snapshot | None:
+            try:
+                return await read()
+            finally:
+                self._read_at = asyncio.get_running_loop().time()
 
-        self._stale = False
-        self._buffered_events = []
+        return await self._synchronize(read_and_note, self._see)
+
+    async def _synchronize(
+        self, read: Callable[[], Awaitable[Snapshot | None]], see: Callable[[Snapshot], None]
+    ) -> bool:
+        """Buffer events, read the device once, `see` what was read, then follow what was announced meanwhile: no event
+        is lost between the two, and none is overwritten by an older state. Whether the device is there."""
+        self._stale, self._buffered_events = False, []
         try:
-            snapshot = await self._runtime.run_in_netns(self._open_place, read_and_time)
+            snapshot = await read()
         finally:
             buffered, self._buffered_events = self._buffered_events, None
-            self._read_at = asyncio.get_running_loop().time()
-        if snapshot is not None:
-            self._see(snapshot)
-            for event in buffered:
-                self._follow(event)
-        return snapshot is not None
+        if snapshot is None:
+            return False
+        see(snapshot)
+        for event in buffered:
+            self._follow(event)
+        return True
 
     @abstractmethod
     async def _step(self) -> float:
-        """Do what there is to do; the seconds until the next look without news."""
+        """Do what there is to do; the seconds until the next step without an event."""
 
     @abstractmethod
     async def _shut(self) -> None:
         """Undo everything that was done."""
-
-    @abstractmethod
-    def _open_place(self) -> int | None:
-        """An fd of the namespace that the device is in, None if it is in none that we should look in.
-        May be called from another thread."""
 
     @abstractmethod
     def _see(self, snapshot: Snapshot) -> None:

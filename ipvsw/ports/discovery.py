@@ -1,8 +1,9 @@
 """Finds the devices that the optional kernel module has made, in every namespace that has a name.
 
-A device is heard of when it appears, in a namespace that has an id in ours; named namespaces are given one as soon as
-the module is loaded, and are looked through when they appear. Other namespaces are heard if they have an id (one does
-if a device was ever moved there from ours) and found if a process is in them. Without the module nothing is done.
+Netlink announces a device when it appears, in a namespace that has an id in the daemon's. Discovery gives an id to
+named namespaces as soon as the module is loaded, and lists the devices of those that appear. Of other namespaces it
+gets the events if they have an id (one does if a device was ever moved there from the daemon's), and it finds them if
+a process is in them. Without the module nothing is done.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from ipvsw.linux.namespaces import NAMED, find_namespace, open_namespace, path_of
 from ipvsw.linux.netlink import Handle, KmodAttrs, Link, LinkEvent
 from ipvsw.linux.runtime import DeviceEvent, Runtime
-from ipvsw.ports.kmodlink import KmodDevice
+from ipvsw.ports.backends.kmod import KmodDevice
 
 log = logging.getLogger("ipvsw")
 
@@ -27,7 +28,8 @@ Key = tuple[int | None, int]  # nsid, index
 
 
 class Discovery:
-    """`place` is given what was found and is `wanted`, and again from time to time until it says that it is served."""
+    """`place` is called with a device that was found and is `wanted`, and again from time to time until it returns
+    that the device is served."""
 
     def __init__(
         self, runtime: Runtime, wanted: Callable[[KmodAttrs], bool], place: Callable[[KmodDevice], bool]
@@ -35,8 +37,8 @@ class Discovery:
         self._runtime = runtime
         self._wanted = wanted
         self._place = place
-        self._homeless: dict[Key, Link] = {}
-        self._seen: dict[str, int] = {}  # names that were looked through ("": our own), and what had them then
+        self._unserved: dict[Key, Link] = {}
+        self._listed: dict[str, int] = {}  # names of namespaces ("": the daemon's) -> inode when devices were listed
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -51,20 +53,20 @@ class Discovery:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    def forget(self, found: KmodDevice) -> None:
-        """Nobody serves it any more: if it is still there, it is to be found again."""
-        self._seen.pop(found.netns, None)
+    def forget(self, netns: str) -> None:
+        """A device there is served no longer: if it still exists, it is to be found again."""
+        self._listed.pop(netns, None)
         self._wake.set()
 
-    # ------------------------------------------------------------------------ news
+    # ------------------------------------------------------------------------ events
 
     def handle_event(self, event: DeviceEvent) -> None:
         if isinstance(event, LinkEvent) and event.link.served is not None and not event.gone:
-            self._homeless[event.nsid, event.link.index] = event.link
+            self._unserved[event.nsid, event.link.index] = event.link
             self._wake.set()
 
     def mark_stale(self) -> None:
-        self._seen.clear()
+        self._listed.clear()
         self._wake.set()
 
     def netns_changed(self) -> None:
@@ -77,32 +79,32 @@ class Discovery:
             self._wake.clear()
             try:
                 if os.path.isdir(MODULE):
-                    await self._look()
-                    self._place_homeless()
+                    await self._list_new()
+                    self._place_unserved()
                 else:
-                    self._homeless, self._seen = {}, {}
-            except Exception:  # of one round: what it missed the next one finds
-                log.exception("cannot look for links")
+                    self._unserved, self._listed = {}, {}
+            except Exception:  # the next round finds what this one has missed
+                log.exception("cannot look for the kernel module's devices")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL):
                     await self._wake.wait()
 
-    async def _look(self) -> None:
-        """Look through the namespaces that are new."""
+    async def _list_new(self) -> None:
+        """List the devices of the namespaces that are new."""
         names = {""}
         with contextlib.suppress(FileNotFoundError):
             names.update(os.listdir(NAMED))
-        for name in self._seen.keys() - names:
-            del self._seen[name]
+        for name in self._listed.keys() - names:
+            del self._listed[name]
         for name in names:
             with contextlib.suppress(OSError):
                 inode = os.stat(path_of(name)).st_ino
-                if self._seen.get(name) != inode and await self._look_in(name):
-                    self._seen[name] = inode
+                if self._listed.get(name) != inode and await self._list_in(name):
+                    self._listed[name] = inode
 
-    async def _look_in(self, name: str) -> bool:
+    async def _list_in(self, name: str) -> bool:
         fd = open_namespace(name)
-        if fd is None:  # a name whose namespace is about to come
+        if fd is None:  # the name exists, its namespace doesn't yet
             return False
         try:
             nsid = await self._runtime.netlink.run(None, lambda handle: handle.nsid(fd))
@@ -111,13 +113,13 @@ class Discovery:
             os.close(fd)
         for link in links:
             if not self._runtime.is_followed(nsid, link.index):
-                self._homeless[nsid, link.index] = link
+                self._unserved[nsid, link.index] = link
         return True
 
-    def _place_homeless(self) -> None:
-        for key, link in list(self._homeless.items()):
+    def _place_unserved(self) -> None:
+        for key, link in list(self._unserved.items()):
             if link.served is None or not self._wanted(link.served):
                 continue
             netns = "" if key[0] is None else find_namespace(link.served.netns)
             if netns is None or self._place(KmodDevice(netns, key[0], link)):
-                del self._homeless[key]
+                del self._unserved[key]

@@ -21,7 +21,7 @@ from ipaddress import IPv4Address, IPv6Address
 import msgspec
 from msgspec import Struct
 
-from ipvsw._fast import Datapath
+from ipvsw.changes import Changes
 from ipvsw.linux.devices.raw import Stack
 from ipvsw.linux.netlink import Handle, NeighbourChanged, RouteAnswer, RouteMonitor
 from ipvsw.linux.runtime import Runtime
@@ -68,11 +68,11 @@ class NextHop(Struct, frozen=True):
 class Router:
     """One switch's. Made, started and stopped on the loop."""
 
-    def __init__(self, runtime: Runtime, datapath: Datapath, answer: Callable[[int, bytes], None]) -> None:
+    def __init__(self, runtime: Runtime, changes: Changes, answer: Callable[[int, bytes], None]) -> None:
         """`answer` gives a frame, its virtio_net_hdr before it, back to the port of that number."""
         self.counters: Counter[str] = Counter()
         self._runtime = runtime
-        self._datapath = datapath
+        self._changes = changes
         self._answer = answer
         self._uplink: RouterUplink | None = None
         self._routes = False
@@ -145,8 +145,8 @@ class Router:
         if self._hops:
             self._hops.clear()
             self._resting.clear()
-            self._datapath.clear_routes()
-            self._datapath.commit()
+            with self._changes.batch() as datapath:
+                datapath.clear_routes()
 
     # ------------------------------------------------------------------------ frames
 
@@ -215,12 +215,12 @@ class Router:
     def _remember(self, hops: dict[Address, NextHop]) -> None:
         if len(self._hops) + len(hops) > CAPACITY:
             self._forget()
-        for to, hop in hops.items():
-            self._datapath.set_route(to.packed, mac=hop.mac or bytes(6), stack=hop.stack, mtu=hop.mtu)
-            if hop.via is not None:
-                self._resting.setdefault(hop.via, set()).add(to)
-        self._hops.update(hops)
-        self._datapath.commit()
+        with self._changes.batch() as datapath:
+            for to, hop in hops.items():
+                datapath.set_route(to.packed, mac=hop.mac or bytes(6), stack=hop.stack, mtu=hop.mtu)
+                if hop.via is not None:
+                    self._resting.setdefault(hop.via, set()).add(to)
+            self._hops.update(hops)
 
     def _send(self, uplink: RouterUplink, port: int, frame: bytes, hop: NextHop) -> None:
         if hop.mac is None and not hop.stack:
@@ -257,7 +257,7 @@ class Router:
     async def _confirm(self) -> None:
         """The kernel doesn't see what the datapath sends: have it confirm the neighbours that are in use."""
         uplink = self._uplink
-        used = [self._hops[to] for to in self._datapath.used_routes() if to in self._hops]
+        used = [self._hops[to] for to in self._changes.datapath.used_routes() if to in self._hops]
         doubtful = {hop.via for hop in used if hop.via is not None and hop.mac is not None and not hop.permanent}
         if uplink is None or not doubtful:
             return

@@ -1,7 +1,7 @@
-"""DHCP for IPv4, read and touched up on its way (RFC 2131, 2132, 3396, 6842). Pure.
+"""DHCP for IPv4, read and in one place changed on its way (RFC 2131, 2132, 3396, 6842). Pure.
 
 A server's unicast to a client that has no address yet goes to the MAC address that the client calls its own. Where that
-isn't the master's, it would reach nobody: such a client is made to ask for a broadcast answer. Nothing else of a
+isn't the master's, it would reach no port: such a client is made to ask for a broadcast answer. Nothing else of a
 message is changed.
 """
 
@@ -48,10 +48,10 @@ class Datagram(Struct, frozen=True):
 
 
 class DhcpAction(enum.Enum):
-    ASK = enum.auto()  # a client wants an answer
-    GRANT = enum.auto()  # a server says which addresses the client has
-    REFUSE = enum.auto()  # a server says that the client has none
-    GIVE_UP = enum.auto()  # a client has these addresses no longer
+    ASK = enum.auto()  # a client expects an answer
+    GRANT = enum.auto()  # a server gives the client these addresses
+    REFUSE = enum.auto()  # a server tells the client that it has none
+    GIVE_UP = enum.auto()  # a client releases or declines these addresses
     OTHER = enum.auto()  # another answer
 
 
@@ -60,16 +60,16 @@ class DhcpMessage(Struct, frozen=True, kw_only=True):
 
     version: int  # 4 or 6
     xid: int
-    verb: DhcpAction
+    action: DhcpAction
     chaddr: bytes = b""  # the client's hardware address; IPv6 has none
-    client: bytes = b""  # its identifier, or b"" if it has said none; IPv6: its DUID
+    client: bytes = b""  # its identifier, b"" if it sent none; IPv6: its DUID
     addresses: tuple[tuple[Address, int | None], ...] = ()  # with seconds that they are valid, None: for ever
     server: str = ""
     hostname: str = ""
 
     @property
     def is_reply(self) -> bool:
-        return self.verb in (DhcpAction.GRANT, DhcpAction.REFUSE, DhcpAction.OTHER)
+        return self.action in (DhcpAction.GRANT, DhcpAction.REFUSE, DhcpAction.OTHER)
 
 
 def datagram(frame: bytes) -> Datagram | None:
@@ -97,7 +97,7 @@ def datagram(frame: bytes) -> Datagram | None:
 
 
 def read(message: bytes) -> DhcpMessage | None:
-    """What a message for IPv4 says; None if it is none, or a relay's business. Raises nothing."""
+    """What a message for IPv4 says; None if it isn't DHCP, or is between relay and server. Raises nothing."""
     if len(message) < _FIXED.size:
         return None
     op, _, hardware, _, xid, _, _, ciaddr, yiaddr, _, giaddr, chaddr, name, file, cookie = _FIXED.unpack_from(message)
@@ -105,12 +105,12 @@ def read(message: bytes) -> DhcpMessage | None:
         return None
     options = _options(message[_FIXED.size :], file, name)
     kind = options.get(_KIND, b"\0")[:1] or b"\0"
-    verb, addresses = _meaning(op, kind[0], ciaddr, yiaddr, options)
+    action, addresses = _meaning(op, kind[0], ciaddr, yiaddr, options)
     server = options.get(_SERVER_ID, b"")
     return DhcpMessage(
         version=4,
         xid=xid,
-        verb=verb,
+        action=action,
         chaddr=chaddr[:hardware],
         client=options.get(_CLIENT_ID, b""),
         addresses=addresses,

@@ -29,19 +29,18 @@ def read(message: bytes) -> DhcpMessage | None:
         return None
     addresses: tuple[tuple[Address, int | None], ...] = ()
     if kind in _ASKS:
-        verb = DhcpAction.ASK
+        action = DhcpAction.ASK
     elif kind in _GIVES_UP:
-        verb, addresses = DhcpAction.GIVE_UP, tuple(_addresses(options))
+        action, addresses = DhcpAction.GIVE_UP, tuple(_addresses(options))
     elif kind == _REPLY:
         addresses = tuple(_addresses(options))
-        verb = DhcpAction.GRANT if addresses and _succeeded(options) else DhcpAction.OTHER
+        action = DhcpAction.GRANT if addresses and _succeeded(options) else DhcpAction.OTHER
     elif kind == _ADVERTISE:
-        verb = DhcpAction.OTHER
+        action = DhcpAction.OTHER
     else:
         return None
-    return DhcpMessage(
-        version=6, xid=xid, verb=verb, client=client, addresses=addresses, server=first.get(_SERVER_ID, b"").hex(":")
-    )
+    server = first.get(_SERVER_ID, b"").hex(":")
+    return DhcpMessage(version=6, xid=xid, action=action, client=client, addresses=addresses, server=server)
 
 
 def _options(field: bytes) -> Iterator[tuple[int, bytes]]:

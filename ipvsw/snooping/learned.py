@@ -1,9 +1,9 @@
-"""Which addresses a virtual machine has, by what it says. Pure; the clock comes in.
+"""Which addresses a virtual machine has, by the frames that it sends. Pure: the time is an argument.
 
-A guest tells of its addresses by itself: it asks whether an address is free before it takes it (RFC 5227, RFC 4862
-section 5.4), it announces it, it asks for its neighbours in its name, and at last it sends from it. What a DHCP server
-has given it counts before all that, for as long as the lease holds. An address that nobody sends from any more is
-forgotten; when a port has as many as it may, the one that was silent longest makes room.
+A guest shows its addresses by itself: it probes whether an address is free before it takes it (RFC 5227, RFC 4862
+section 5.4), announces it, resolves its neighbours with it as the source, and sends from it. A DHCP lease takes
+precedence over all that for as long as it lasts. An address that the guest no longer sends from is forgotten; when a
+port has as many as it may, the least recently used one is replaced.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from msgspec import Struct
 from ipvsw.model import Address, AddressSource
 
 AGE = 3600.0  # seconds of silence after which an address is forgotten
-SILENT = 60.0  # seconds of silence after which it makes room for another
+SILENT = 60.0  # seconds of silence after which another may replace it
 
 _ARP, _IPV4, _IPV6 = b"\x08\x06", b"\x08\x00", b"\x86\xdd"
 _ETHERNET_IPV4 = b"\0\1\x08\0\6\4"  # hardware and protocol of an ARP packet (RFC 826)
@@ -24,10 +24,10 @@ _ICMPV6 = 58
 _ROUTER_SOLICITATION, _SOLICITATION, _ADVERTISEMENT = 133, 135, 136  # RFC 4861 section 4
 
 
-def heard(frame: bytes) -> tuple[Address, AddressSource] | None:
-    """Which address a guest's frame, its virtio_net_hdr before it, says to be its own, and in what way. None for one
-    that no machine may have as its own."""
-    found = _said(frame[22:24], frame[24:])
+def claimed_address(frame: bytes) -> tuple[Address, AddressSource] | None:
+    """Which address a guest claims by a frame, its virtio_net_hdr before it, and in what way. None for one that no
+    machine may have as its own."""
+    found = _claim(frame[22:24], frame[24:])
     return found if found is not None and is_fit(found[0]) else None
 
 
@@ -40,7 +40,7 @@ def is_fit(address: Address) -> bool:
     return address.ipv4_mapped is None
 
 
-def _said(kind: bytes, packet: bytes) -> tuple[Address, AddressSource] | None:
+def _claim(kind: bytes, packet: bytes) -> tuple[Address, AddressSource] | None:
     if kind == _ARP and len(packet) >= 28 and packet[:6] == _ETHERNET_IPV4:
         sender, target = packet[14:18], packet[24:28]
         if any(sender):
@@ -49,11 +49,11 @@ def _said(kind: bytes, packet: bytes) -> tuple[Address, AddressSource] | None:
     if kind == _IPV4 and len(packet) >= 20 and packet[0] >> 4 == 4:
         return IPv4Address(packet[12:16]), AddressSource.TRAFFIC
     if kind == _IPV6 and len(packet) >= 40 and packet[0] >> 4 == 6:
-        return _said6(packet)
+        return _claim6(packet)
     return None
 
 
-def _said6(packet: bytes) -> tuple[Address, AddressSource]:
+def _claim6(packet: bytes) -> tuple[Address, AddressSource]:
     source = IPv6Address(packet[8:24])
     if packet[6] != _ICMPV6 or packet[7] != 255 or len(packet) < 48:
         return source, AddressSource.TRAFFIC
@@ -67,7 +67,7 @@ def _said6(packet: bytes) -> tuple[Address, AddressSource]:
 
 
 class Full(Exception):
-    """The port has as many addresses as it may, and none that makes room."""
+    """The port has as many addresses as it may, and none that can be replaced."""
 
 
 class _Known(Struct):
@@ -78,8 +78,8 @@ class _Known(Struct):
 class Learning:
     """The addresses of one port, apart from those that the configuration pins to it."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, max_learned: int) -> None:
+        self.max_learned = max_learned
         self._known: dict[Address, _Known] = {}
 
     @property
@@ -87,10 +87,10 @@ class Learning:
         return {address: known.source for address, known in self._known.items()}
 
     def learn(self, address: Address, source: AddressSource, now: float) -> bool:
-        """Whether that is new, or better known than before. Errors: Full."""
+        """Whether it is new, or has a better source than before. Errors: Full."""
         known = self._known.get(address)
         if known is None:
-            if len(self._known) >= self.most:
+            if len(self._known) >= self.max_learned:
                 self._make_room(source, now)
             self._known[address] = _Known(source, now)
             return True
@@ -111,14 +111,14 @@ class Learning:
                 self._known[address].used = now
 
     def age(self, now: float) -> bool:
-        """Forget what is silent for long. Whether that was anything."""
+        """Forget the addresses that were not used for AGE; whether there were any."""
         over = [address for address, known in self._ageing() if known.used + AGE <= now]
         for address in over:
             del self._known[address]
         return bool(over)
 
     def _make_room(self, source: AddressSource, now: float) -> None:
-        """A lease needs no silence: the server knows better."""
+        """A leased address replaces the least recently used one at once: the server has the last word."""
         wait = 0.0 if source is AddressSource.DHCP else SILENT
         silent = [(known.used, address) for address, known in self._ageing() if known.used + wait <= now]
         if not silent:

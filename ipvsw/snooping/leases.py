@@ -1,7 +1,7 @@
-"""Which port's client has leased what, by listening to DHCP, and for whom an answer is. Pure; the clock comes in.
+"""Which port's client has leased what, by its DHCP messages, and whose a server's answer is. Pure: time is an argument.
 
-A client's question is remembered by its transaction: the identifier that it chose, its hardware address and its
-client identifier. All of them together tell apart even two guests that chose the same number.
+A client's message is remembered as a transaction: the identifier that it chose, its hardware address and its client
+identifier. Together they tell apart even two guests that chose the same number.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from msgspec import Struct
 from ipvsw.model import Address
 from ipvsw.snooping.dhcp4 import DhcpAction, DhcpMessage
 
-PATIENCE = 120.0  # seconds that an answer may take; clients ask again after 64 at most (RFC 2131 section 4.1)
-QUESTIONS = 16  # of a port, the newest
+TRANSACTION_TIMEOUT = 120.0  # seconds that an answer may take; clients retry after 64 at most (RFC 2131 section 4.1)
+TRANSACTIONS = 16  # of a port, the newest
 LEASES = 64  # of a port
 
 
 class Lease(Struct, frozen=True, kw_only=True):
-    """`port` may use `address` until `until`, by the clock that was given in; None: for ever."""
+    """`port` may use `address` until `until`, in the caller's time; None: for ever."""
 
     port: str
     address: Address
@@ -44,10 +44,10 @@ class Transaction(Struct, frozen=True):
     chaddr: bytes
     client: bytes
 
-    def fits(self, said: DhcpMessage) -> bool:
+    def fits(self, message: DhcpMessage) -> bool:
         """A server that is older than RFC 6842 doesn't repeat the identifier."""
-        return (self.version, self.xid, self.chaddr) == (said.version, said.xid, said.chaddr) and (
-            said.client in (b"", self.client)
+        return (self.version, self.xid, self.chaddr) == (message.version, message.xid, message.chaddr) and (
+            message.client in (b"", self.client)
         )
 
 
@@ -55,35 +55,35 @@ class Leases:
     """Those of one switch's ports."""
 
     def __init__(self) -> None:
-        self._questions: dict[str, dict[Transaction, tuple[float, str]]] = {}  # of each port: until when, hostname
+        self._transactions: dict[str, dict[Transaction, tuple[float, str]]] = {}  # of each port: until when, hostname
         self._leases: dict[str, dict[Address, Lease]] = {}
 
-    def on_client(self, port: str, said: DhcpMessage, now: float) -> tuple[Lease, ...]:
+    def on_client(self, port: str, message: DhcpMessage, now: float) -> tuple[Lease, ...]:
         """A client's message. Returns the leases that it has ended."""
-        questions = self._questions.setdefault(port, {})
-        question = Transaction(said.version, said.xid, said.chaddr, said.client)
-        questions.pop(question, None)
-        questions[question] = now + PATIENCE, said.hostname
-        if len(questions) > QUESTIONS:
-            del questions[next(iter(questions))]
-        if said.verb is not DhcpAction.GIVE_UP:
+        transactions = self._transactions.setdefault(port, {})
+        transaction = Transaction(message.version, message.xid, message.chaddr, message.client)
+        transactions.pop(transaction, None)
+        transactions[transaction] = now + TRANSACTION_TIMEOUT, message.hostname
+        if len(transactions) > TRANSACTIONS:
+            del transactions[next(iter(transactions))]
+        if message.action is not DhcpAction.GIVE_UP:
             return ()
-        return self._end(port, [address for address, _ in said.addresses])
+        return self._end(port, [address for address, _ in message.addresses])
 
-    def on_server(self, said: DhcpMessage, now: float, by: str | None = None) -> Answer:
-        """A server's message; `by` is the port that it comes from, if it comes from one."""
-        found = {port: question for port, question in self._asking(said, now) if port != by}
+    def on_server(self, message: DhcpMessage, now: float, sender: str | None = None) -> Answer:
+        """A server's message; `sender` is the port that it comes from, if it comes from one."""
+        found = {port: transaction for port, transaction in self._matching(message, now) if port != sender}
         if len(found) != 1:
             return Answer()
-        port, question = next(iter(found.items()))
-        if said.verb is DhcpAction.REFUSE:
-            return Answer(port, ended=self._end(port, self._held_by(port, question)))
-        if said.verb is not DhcpAction.GRANT:
+        port, transaction = next(iter(found.items()))
+        if message.action is DhcpAction.REFUSE:
+            return Answer(port, ended=self._end(port, self._held_by(port, transaction)))
+        if message.action is not DhcpAction.GRANT:
             return Answer(port)
-        granted = self._grant(port, question, said, now)
-        gone = [address for address, seconds in said.addresses if seconds == 0]
-        if said.version == 4 and granted:  # a client has one
-            gone += [address for address in self._held_by(port, question) if address != granted[0].address]
+        granted = self._grant(port, transaction, message, now)
+        gone = [address for address, seconds in message.addresses if seconds == 0]
+        if message.version == 4 and granted:  # a client has one lease
+            gone += [address for address in self._held_by(port, transaction) if address != granted[0].address]
         return Answer(port, granted, self._end(port, gone))
 
     def expire(self, now: float) -> tuple[Lease, ...]:
@@ -96,8 +96,8 @@ class Leases:
         return min((lease.until for lease in self.all() if lease.until is not None), default=None)
 
     def forget(self, port: str) -> tuple[Lease, ...]:
-        """The port is another's from now on, or gone. Returns what it had."""
-        self._questions.pop(port, None)
+        """The port has another endpoint from now on, or is gone. Returns what it had."""
+        self._transactions.pop(port, None)
         return tuple(self._leases.pop(port, {}).values())
 
     def all(self) -> Iterator[Lease]:
@@ -106,39 +106,39 @@ class Leases:
 
     # ------------------------------------------------------------------------ the rules
 
-    def _asking(self, said: DhcpMessage, now: float) -> Iterator[tuple[str, Transaction]]:
-        for port, questions in self._questions.items():
-            for question, (until, _) in questions.items():
-                if until > now and question.fits(said):
-                    yield port, question
+    def _matching(self, message: DhcpMessage, now: float) -> Iterator[tuple[str, Transaction]]:
+        for port, transactions in self._transactions.items():
+            for transaction, (until, _) in transactions.items():
+                if until > now and transaction.fits(message):
+                    yield port, transaction
 
-    def _grant(self, port: str, question: Transaction, said: DhcpMessage, now: float) -> tuple[Lease, ...]:
+    def _grant(self, port: str, transaction: Transaction, message: DhcpMessage, now: float) -> tuple[Lease, ...]:
         held = self._leases.setdefault(port, {})
-        _, hostname = self._questions[port][question]
+        _, hostname = self._transactions[port][transaction]
         granted = tuple(
             Lease(
                 port=port,
                 address=address,
                 until=None if seconds is None else now + seconds,
-                client=question.client,
-                chaddr=question.chaddr,
-                server=said.server,
-                hostname=said.hostname or hostname,
+                client=transaction.client,
+                chaddr=transaction.chaddr,
+                server=message.server,
+                hostname=message.hostname or hostname,
             )
-            for address, seconds in said.addresses
+            for address, seconds in message.addresses
             if seconds != 0 and (address in held or len(held) < LEASES)
         )
         held.update({lease.address: lease for lease in granted})
         return granted
 
-    def _held_by(self, port: str, question: Transaction) -> list[Address]:
-        """By the client that asks."""
-        client = (question.client, question.chaddr)
+    def _held_by(self, port: str, transaction: Transaction) -> list[Address]:
+        """By the client of this transaction."""
+        client = (transaction.client, transaction.chaddr)
         held = self._leases.get(port, {})
         return [
             address
             for address, lease in held.items()
-            if (lease.client, lease.chaddr) == client and address.version == question.version
+            if (lease.client, lease.chaddr) == client and address.version == transaction.version
         ]
 
     def _end(self, port: str, addresses: list[Address]) -> tuple[Lease, ...]:

@@ -1,8 +1,8 @@
-"""What virtual machines say of their addresses, and DHCP for everybody: heard, believed or not, and carried out.
+"""Address snooping for virtual machines, and DHCP snooping for all ports.
 
-The datapath shows a frame that speaks of an address which its port isn't known to have, and every DHCP message; it
-waits for its return. `learning` and `leases` decide what follows. The table is changed first and the frame goes on
-afterwards, so that whatever answers it finds its way. An address that somebody else has is refused.
+The datapath punts a frame that claims an address which its port isn't known to have, and every DHCP message; the frame
+waits until it is reinjected. `learned` and `leases` decide what follows. The table is changed first and the frame
+reinjected afterwards, so that an answer to it finds its way. An address that another port or the master has is refused.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-from ipvsw._fast import Datapath
 from ipvsw.addresses.table import Table
+from ipvsw.changes import Changes
 from ipvsw.model import Address, AddressSource, LeaseStatus
 from ipvsw.snooping import dhcp4, dhcp6
-from ipvsw.snooping.learned import Full, Learning, heard
+from ipvsw.snooping.learned import Full, Learning, claimed_address
 from ipvsw.snooping.leases import Lease, Leases
 
 log = logging.getLogger("ipvsw")
 
-CREDIT = 1.0  # seconds between two gifts to who has shown frames
-SWEEP = 60.0  # seconds between two looks at which addresses are in use
-REFUSALS = 64  # of each port that are remembered, so that each is told once
+CREDIT = 1.0  # seconds until ports that had frames punted get new credits
+SWEEP = 60.0  # seconds between two checks which addresses are in use
+REFUSALS = 64  # of each port that are remembered, so that each is logged once
 
 
 class SnoopedPort(Protocol):
     """A port whose addresses may be learned."""
 
     @property
-    def most(self) -> int:
+    def max_learned(self) -> int:
         """How many; 0: none are."""
 
     def set_learned(self, addresses: Mapping[Address, AddressSource]) -> None: ...
@@ -40,19 +40,20 @@ class Snooper:
     """One switch's. Made and stopped on the loop."""
 
     def __init__(
-        self, switch: str, table: Table, datapath: Datapath, pupil: Callable[[str], SnoopedPort | None], clock: Clock
+        self, switch: str, table: Table, changes: Changes, find_port: Callable[[str], SnoopedPort | None], clock: Clock
     ) -> None:
-        """`pupil` finds one by its port's name."""
+        """`find_port` gives a port by its name, None if there is none whose addresses could be learned."""
         self.counters: Counter[str] = Counter()
         self._switch = switch
         self._table = table
-        self._datapath = datapath
-        self._pupil = pupil
+        self._changes = changes
+        self._datapath = changes.datapath
+        self._find_port = find_port
         self._clock = clock
         self._learnings: dict[str, Learning] = {}
         self._leases = Leases()
         self._refusals: dict[str, dict[str, None]] = {}
-        self._spenders: set[int] = set()  # who has shown frames since the last gift
+        self._spenders: set[int] = set()  # sources of frames that were punted since credits were last renewed
         self._timers: dict[str, Cancellable] = {}
 
     def stop(self) -> None:
@@ -61,11 +62,11 @@ class Snooper:
         self._timers.clear()
 
     def forget(self, port: str) -> None:
-        """Another machine may come, or none: what was known of this one says nothing."""
+        """The machine has left: what was learned of it does not hold for the next one."""
         self._leases.forget(port)
         self._refusals.pop(port, None)
         if self._learnings.pop(port, None) is not None:
-            self._tell(port)
+            self._update_port(port)
 
     def leases(self) -> Iterator[LeaseStatus]:
         now = self._clock.time()
@@ -86,86 +87,87 @@ class Snooper:
     # ------------------------------------------------------------------------ frames
 
     def take(self, frames: list[tuple[int, bytes]]) -> None:
-        """(source, virtio_net_hdr and frame) that the datapath has shown."""
+        """(source, virtio_net_hdr and frame) that the datapath has punted."""
         returns = []
         with self._table.change():
             for source, frame in frames:
                 self._spenders.add(source)
                 try:
                     returns.append((source, *self._consider(source, frame)))
-                except Exception:  # what one frame does must not keep the others
+                except Exception:  # one frame must not stop the others
                     log.exception("switch %s: a frame of %d bytes", self._switch, len(frame))
                     returns.append((source, frame, None))
-        for source, frame, to in returns:
-            if source < 0 or self._table.name(source) is not None:
-                self._datapath.reinject(source, frame, -1 if to is None else to)
-        self._datapath.commit()
+        with self._changes.batch() as datapath:  # after the table's: answers to these frames find the addresses known
+            for source, frame, to in returns:
+                if source < 0 or self._table.name(source) is not None:
+                    datapath.reinject(source, frame, -1 if to is None else to)
         self._after("credit", CREDIT, self._give_credit)
 
     def _consider(self, source: int, frame: bytes) -> tuple[bytes, int | None]:
-        """The frame as it is to go on, and the port that alone is to have it."""
+        """The frame to reinject, and the port that alone is to have it."""
         port = self._table.name(source) if source >= 0 else None
-        if port is not None and (found := heard(frame)) is not None:
+        if port is not None and (found := claimed_address(frame)) is not None:
             self._learn(port, *found)
         where = dhcp4.datagram(frame)
         if where is None:
             return frame, None
         read = dhcp6.read if where.to_port in (dhcp4.CLIENT6, dhcp4.SERVER6) else dhcp4.read
-        message = frame[where.payload]
-        said = read(message)
-        if said is None:
+        payload = frame[where.payload]
+        message = read(payload)
+        if message is None:
             return frame, None
-        if said.is_reply:
-            return frame, self._hear_server(said, port)
+        if message.is_reply:
+            return frame, self._on_server(message, port)
         if port is not None:
-            self._end(self._leases.on_client(port, said, self._clock.time()))
-            if said.version == 4 and self._table.own_mac(port) is not None and dhcp4.wants_broadcast(message):
+            self._end(self._leases.on_client(port, message, self._clock.time()))
+            if message.version == 4 and self._table.own_mac(port) is not None and dhcp4.wants_broadcast(payload):
                 frame = dhcp4.with_broadcast(frame, where)
         return frame, None
 
-    def _hear_server(self, said: dhcp4.DhcpMessage, by: str | None) -> int | None:
-        """The port that alone is to have the message. One from a port goes where all goes that ports send."""
-        answer = self._leases.on_server(said, self._clock.time(), by)
+    def _on_server(self, message: dhcp4.DhcpMessage, sender: str | None) -> int | None:
+        """The port that alone is to have the message. One that a port sent is switched as any other frame of a
+        port's."""
+        answer = self._leases.on_server(message, self._clock.time(), sender)
         self._end(answer.ended)
         for lease in answer.granted:
             self._learn(lease.port, lease.address, AddressSource.DHCP)
         if answer.granted:
             self._await_end()
-        return self._table.number(answer.port) if answer.port is not None and by is None else None
+        return self._table.number(answer.port) if answer.port is not None and sender is None else None
 
     # ------------------------------------------------------------------------ addresses
 
     def _learn(self, port: str, address: Address, source: AddressSource) -> None:
-        pupil = self._pupil(port)
-        if pupil is None or not pupil.most:
+        snooped = self._find_port(port)
+        if snooped is None or not snooped.max_learned:
             return
         if duplicate := self._table.objection(port, address):
             self._refuse(port, str(duplicate))
             return
-        learning = self._learnings.setdefault(port, Learning(pupil.most))
-        learning.most = pupil.most
+        learning = self._learnings.setdefault(port, Learning(snooped.max_learned))
+        learning.max_learned = snooped.max_learned
         now = self._clock.time()
-        if len(learning.addresses) >= learning.most:
-            self._look(port, learning, now)
+        if len(learning.addresses) >= learning.max_learned:
+            self._note_used(port, learning, now)
         try:
             new = learning.learn(address, source, now)
         except Full:
-            self._refuse(port, f"{address} is not learned of port {port}: it has {learning.most} already")
+            self._refuse(port, f"{address} is not learned of port {port}: it has {learning.max_learned} already")
             return
         if new:
             self.counters["learned"] += 1
             log.info("switch %s: port %s has %s, by %s", self._switch, port, address, source)
-            self._tell(port)
+            self._update_port(port)
             self._after("sweep", SWEEP, self._sweep)
 
     def _refuse(self, port: str, why: str) -> None:
-        """Counted each time, told once."""
+        """Counted each time, logged once."""
         self.counters["refused"] += 1
-        told = self._refusals.setdefault(port, {})
-        if why not in told:
-            told[why] = None
-            if len(told) > REFUSALS:
-                del told[next(iter(told))]
+        logged = self._refusals.setdefault(port, {})
+        if why not in logged:
+            logged[why] = None
+            if len(logged) > REFUSALS:
+                del logged[next(iter(logged))]
             log.warning("switch %s: %s", self._switch, why)
 
     def _end(self, leases: tuple[Lease, ...]) -> None:
@@ -174,16 +176,16 @@ class Snooper:
             if learning is not None and learning.forget(lease.address):
                 log.info("switch %s: port %s has %s no longer", self._switch, lease.port, lease.address)
                 self.counters["ended"] += 1
-                self._tell(lease.port)
+                self._update_port(lease.port)
 
-    def _tell(self, port: str) -> None:
-        pupil = self._pupil(port)
-        if pupil is not None:
+    def _update_port(self, port: str) -> None:
+        snooped = self._find_port(port)
+        if snooped is not None:
             learning = self._learnings.get(port)
-            pupil.set_learned(learning.addresses if learning is not None else {})
+            snooped.set_learned(learning.addresses if learning is not None else {})
 
-    def _look(self, port: str, learning: Learning, now: float) -> None:
-        """Which of its addresses the port has sent from."""
+    def _note_used(self, port: str, learning: Learning, now: float) -> None:
+        """Which of its addresses the port has sent from since the last time."""
         number = self._table.number(port)
         if number is not None:
             packed = {address.packed: address for address in learning.addresses}
@@ -192,14 +194,14 @@ class Snooper:
     # ------------------------------------------------------------------------ time
 
     def _after(self, what: str, seconds: float, do: Callable[[], None]) -> None:
-        """Unless that is under way already."""
+        """Call `do` then, unless a timer for `what` is running already."""
         if what not in self._timers:
 
-            def ring() -> None:
+            def run() -> None:
                 del self._timers[what]
                 do()
 
-            self._timers[what] = self._clock.call_later(seconds, ring)
+            self._timers[what] = self._clock.call_later(seconds, run)
 
     def _give_credit(self) -> None:
         spenders, self._spenders = self._spenders, set()
@@ -213,13 +215,13 @@ class Snooper:
         now = self._clock.time()
         with self._table.change():
             for port, learning in self._learnings.items():
-                self._look(port, learning, now)
+                self._note_used(port, learning, now)
                 had = set(learning.addresses)
                 if learning.age(now):
                     gone = had - set(learning.addresses)
                     self.counters["aged"] += len(gone)
-                    log.info("switch %s: port %s is silent as %s", self._switch, port, ", ".join(map(str, gone)))
-                    self._tell(port)
+                    log.info("switch %s: port %s no longer uses %s", self._switch, port, ", ".join(map(str, gone)))
+                    self._update_port(port)
         if any(learning.addresses for learning in self._learnings.values()):
             self._after("sweep", SWEEP, self._sweep)
 
@@ -242,7 +244,7 @@ class Cancellable(Protocol):
 
 
 class Clock(Protocol):
-    """What of an event loop is needed."""
+    """The part of an event loop that is used."""
 
     def time(self) -> float: ...
     def call_later(self, delay: float, callback: Callable[[], None]) -> Cancellable: ...

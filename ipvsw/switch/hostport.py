@@ -1,12 +1,12 @@
 """The host's own interface to the ports: a TAP in the master's namespace.
 
-In l2 it has no routes: the shim turns what the host sends to ports on the master into it. In l3 a routing table of
-its own has a route through it to each address of a port, and policy rules say who looks there: the host itself, if
-it may talk to ports, and in l3s what arrives on the master, which takes that way through the host's PREROUTING and
+In l2 it has no routes: the shim redirects to it what the host sends to ports on the master. In l3 a routing table of
+its own has a route through it to each address of a port, and policy rules say which packets use that table: the host's
+own, if the host may reach ports, and in l3s those that arrive on the master, which thus pass the host's PREROUTING and
 FORWARD. A host that didn't forward before goes on forwarding nothing else.
 
-The routes go with the TAP, also if we are killed; the next start replaces the rules and knows from them what the
-host's forwarding was.
+The kernel removes the routes with the TAP, also if the daemon is killed; the next start replaces the rules and knows
+from them what the host's forwarding was.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from ipvsw._fast import Datapath
-from ipvsw.linux.bpf import Shim
+from ipvsw.changes import Changes
 from ipvsw.linux.devices.tap import Tap, open_tap
 from ipvsw.linux.netlink import TABLES, Handle, Link, Rule
 from ipvsw.linux.runtime import Runtime
@@ -29,60 +28,56 @@ log = logging.getLogger("ipvsw")
 
 NAME_MAX = 15  # bytes; IFNAMSIZ less the closing NUL
 
-
-# Preferences of our policy rules: after the local table, before what others usually take.
-PREF_SKIP = 117  # ports' packets, which name the master as output device, are not led back to ports
-PREF_LOOKUP = 118  # to ports
-PREF_END = 119
+# Preferences of our policy rules: after the local table, before those that administrators usually choose.
+PREF_SKIP = 117  # ports' own packets, which name the master as output device, skip the table
+PREF_LOOKUP = 118  # look the destination up among the ports' addresses
+PREF_END = 119  # where PREF_SKIP goes to
 
 
 class HostPortConfig(Struct, frozen=True):
-    """What the switch wants of the interface."""
+    """What the interface is for."""
 
     wanted: bool = False
     routes: bool = False  # modes l3 and l3s
     forward: bool = False  # mode l3s
-    talk: bool = False  # the host may reach ports
+    host_access: bool = False  # the host may reach ports
 
 
 class HostPort:
-    """One master's. Its calls are not to be interleaved."""
+    """One master's. Its calls must not overlap. `place` is a function that opens the master's namespace."""
 
-    def __init__(self, runtime: Runtime, datapath: Datapath, shim: Shim, master: str) -> None:
+    def __init__(self, runtime: Runtime, changes: Changes, master: str) -> None:
         self.name = f"ipvsw-{master}"
         self._runtime = runtime
-        self._datapath = datapath
-        self._shim = shim
+        self._changes = changes
         self._tap: Tap | None = None
         self._index = 0
         self._pushed: Link | None = None  # the master as the interface knows it
         self._routes: dict[Address, Address | None] = {}  # address -> the source that the host uses towards it
         self._sysctls: dict[int, dict[str, str]] = {4: {}, 6: {}}  # what they were before, by IP version
-        self._told: HostPortConfig | None = None  # what rules and sysctls are set for
+        self._applied: HostPortConfig | None = None  # what rules and sysctls are set for
 
     async def adapt(
         self,
         place: Callable[[], int | None],
         master: Link,
-        wish: HostPortConfig,
+        config: HostPortConfig,
         ports: frozenset[Address],
         sources: dict[int, Address | None],
     ) -> None:
         """Make, change or close the interface. `ports` are the addresses in the table if there are to be routes to
-        them,
-        `sources` the master's own by IP version. Errors: OSError."""
-        if not wish.wanted:
+        them, `sources` the master's own by IP version. Errors: OSError."""
+        if not config.wanted:
             await self.close(place)
-            await self._clean(place, master, wish)
+            await self._clean(place, master, config)
             return
         if self._tap is None:
             await self._open(place, master)
-        routes = {address: sources.get(address.version) for address in ports} if wish.routes else {}
-        routes = {address: by for address, by in routes.items() if not address.is_link_local}
+        routes = {address: sources.get(address.version) for address in ports} if config.routes else {}
+        routes = {address: source for address, source in routes.items() if not address.is_link_local}
         had, self._routes = self._routes, routes
         pushed, self._pushed = self._pushed, master
-
-        told, self._told = self._told, wish
+        applied, self._applied = self._applied, config
         table = TABLES + master.index
 
         def push(handle: Handle) -> None:
@@ -94,27 +89,28 @@ class HostPort:
             for address, source in routes.items():
                 if address not in had or had[address] != source:
                     handle.add_host_route(self._index, table, address, source)
-            if told != wish:
-                self._set_policy(handle, master, wish)
+            if applied != config:
+                self._set_policy(handle, master, config)
 
-        if (pushed, had, told) != (master, routes, wish):
+        if (pushed, had, applied) != (master, routes, config):
             await self._runtime.run_in_netns(place, push)
 
-    def _set_policy(self, handle: Handle, master: Link, wish: HostPortConfig) -> None:
-        there, wanted = handle.rules(), set()
+    def _set_policy(self, handle: Handle, master: Link, config: HostPortConfig) -> None:
+        """Our policy rules and forwarding sysctls as `config` needs them, none with the default one."""
+        present, wanted = handle.rules(), set()
         table = TABLES + master.index
         for version in (4, 6):
             nothing_else = Rule(version, PREF_END, master.name)
             switch = _forwarding(version, master.name)
-            if nothing_else in there:  # maybe since an earlier run, which nobody asked to put it back
+            if nothing_else in present:  # maybe from an earlier run that was killed before it restored the sysctl
                 self._sysctls[version].setdefault(switch, "0")
-            forward = wish.forward and (version == 4 or handle.sysctl("net/ipv6/conf/all/forwarding") != "1")
+            forward = config.forward and (version == 4 or handle.sysctl("net/ipv6/conf/all/forwarding") != "1")
             self._set_sysctls(handle, version, [switch, _forwarding(version, self.name)] if forward else [])
-            if wish.routes and wish.talk:
+            if config.routes and config.host_access:
                 wanted.add(Rule(version, PREF_SKIP, "lo", oif=master.name, go_to=PREF_END))
                 wanted.add(Rule(version, PREF_LOOKUP, "lo", table))
                 wanted.add(Rule(version, PREF_END, master.name, go_to=PREF_END))
-            if wish.forward:
+            if config.forward:
                 wanted.add(Rule(version, PREF_LOOKUP, master.name, table))
                 if self._sysctls[version].get(switch) == "0":
                     wanted.add(nothing_else)
@@ -150,14 +146,12 @@ class HostPort:
             raise
         finally:
             os.close(fd)
-        self._pushed, self._routes, self._told = None, {}, None
+        self._pushed, self._routes, self._applied = None, {}, None
         assert self._tap is not None
-        self._datapath.attach_host(self._tap.fd)
-        self._datapath.commit()
-        self._shim.set_door(self._index)
+        self._changes.attach_host(self._tap.fd, self._index)
 
     def _set_sysctls(self, handle: Handle, version: int, wanted: list[str]) -> None:
-        """Those of `wanted` are 1; what no longer must be is put back."""
+        """Those of `wanted` are 1; the others that were set get their former values back."""
         had = self._sysctls[version]
         for path in [path for path in had if path not in wanted]:
             handle.set_sysctl(path, had.pop(path))
@@ -170,10 +164,8 @@ class HostPort:
         """Nothing is left of the interface. Idempotent."""
         if self._tap is None:
             return
-        self._shim.set_door(0)
-        self._datapath.detach_host()
-        self._datapath.commit()
-        master, self._pushed, self._told = self._pushed, None, None
+        self._changes.detach_host()
+        master, self._pushed, self._applied = self._pushed, None, None
         if master is not None:
             with contextlib.suppress(OSError):
                 await self._runtime.run_in_netns(
@@ -182,12 +174,12 @@ class HostPort:
         self._sysctls, self._routes = {4: {}, 6: {}}, {}
         await self._drop_tap()
 
-    async def _clean(self, place: Callable[[], int | None], master: Link, wish: HostPortConfig) -> None:
-        """Of what an earlier run left, if it was killed. Once is enough."""
-        if self._told != wish:
-            self._told = wish
+    async def _clean(self, place: Callable[[], int | None], master: Link, config: HostPortConfig) -> None:
+        """Remove, once, what an earlier run left if it was killed."""
+        if self._applied != config:
+            self._applied = config
             with contextlib.suppress(OSError):
-                await self._runtime.run_in_netns(place, lambda handle: self._set_policy(handle, master, wish))
+                await self._runtime.run_in_netns(place, lambda handle: self._set_policy(handle, master, config))
             self._sysctls = {4: {}, 6: {}}
 
     async def _drop_tap(self) -> None:

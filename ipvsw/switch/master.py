@@ -1,7 +1,7 @@
 """The master's life: waiting for the device, claimed and served, gone, and waiting again.
 
-Our sockets keep the namespace alive that the master is in. They are closed when the device is gone or
-when the namespace has lost its name.
+The daemon's sockets keep the namespace alive that the master is in. They are closed when the device is gone or when
+the namespace has lost its name.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from ipvsw._fast import PACKET_RING, SEND_RING, Datapath
+from ipvsw._fast import PACKET_RING, SEND_RING
 from ipvsw.addresses.table import Table
+from ipvsw.changes import Changes
 from ipvsw.linux.bpf import MARK, WIRE_MARK, Shim
 from ipvsw.linux.devices import packet
 from ipvsw.linux.devices.raw import Stack, open_stack
 from ipvsw.linux.namespaces import identity, open_namespace
 from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent, RouteMonitor
 from ipvsw.linux.runtime import POLL, DeviceEvent, Runtime
-from ipvsw.linux.tracked import RETRY, Snapshot, TrackedDevice, read_device
+from ipvsw.linux.tracked import RETRY, Snapshot, TrackedDevice, read_device, read_in_netns
 from ipvsw.model import Address, PortState
 from ipvsw.routing.router import RouterUplink
 from ipvsw.switch.hostport import HostPort, HostPortConfig
@@ -39,13 +40,13 @@ class Sockets(Struct, frozen=True):
     senders: list[socket.socket]  # of short frames
     inject: socket.socket
     stack: Stack
-    ways: RouteMonitor
+    routes: RouteMonitor
 
     def close(self) -> None:
         for each in (*self.frames, *self.senders, self.inject, self.claim):
             each.close()
         self.stack.close()
-        self.ways.close()
+        self.routes.close()
 
 
 class Absent(Exception):
@@ -68,7 +69,7 @@ class Master(TrackedDevice):
         runtime: Runtime,
         table: Table,
         shim: Shim,
-        datapath: Datapath,
+        changes: Changes,
         *,
         name: str,
         netns: str,
@@ -80,11 +81,11 @@ class Master(TrackedDevice):
         self._name = name
         self._table = table
         self._shim = shim
-        self._datapath = datapath
+        self._changes = changes
         self._workers = workers
         self._changed = changed
-        self._host = HostPort(runtime, datapath, shim, name)
-        self._wish = HostPortConfig()
+        self._host = HostPort(runtime, changes, name)
+        self._host_config = HostPortConfig()
         self._sockets: Sockets | None = None
         self._nsid: int | None = None
         self._place: tuple[int, int] | None = None
@@ -97,26 +98,26 @@ class Master(TrackedDevice):
         elif isinstance(event, LinkEvent) and (event.nsid, event.link.name) == (self._nsid, self._name):
             self.wake()
 
-    def set_host_door(self, wish: HostPortConfig) -> None:
-        self._wish = wish
+    def set_host_port(self, config: HostPortConfig) -> None:
+        self._host_config = config
         self.wake()
 
     @property
-    def uplink(self) -> RouterUplink | None:
+    def router_uplink(self) -> RouterUplink | None:
         """What routing needs, None while there is no master."""
         sockets, link = self._sockets, self.link
         if sockets is None or link is None:
             return None
-        ours = sorted(self._addresses, key=lambda address: address.is_link_local)
+        own = sorted(self._addresses, key=lambda address: address.is_link_local)
         return RouterUplink(
             index=link.index,
             mac=link.mac,
             mtu=link.mtu,
-            ipv4=next((address for address in ours if address.version == 4), None),
-            ipv6=next((address for address in ours if address.version == 6), None),
+            ipv4=next((address for address in own if address.version == 4), None),
+            ipv6=next((address for address in own if address.version == 6), None),
             frames=sockets.frames[0],
             stack=sockets.stack,
-            watch=sockets.ways,
+            watch=sockets.routes,
             place=self._open_place,
         )
 
@@ -136,24 +137,24 @@ class Master(TrackedDevice):
 
     async def _keep(self) -> None:
         assert self.link is not None
-        here = True
+        present = True
         if self._stale or self._netns_changed:
             self._netns_changed = False
-            here = await self._read(self.link.index, groups=False)
-        if here:
+            present = await self._read(self._read_link)
+        if present:
             await self._listen()
-            await self._open_host_door()
+            await self._update_host_port()
         else:
             await self._shut()
 
-    async def _open_host_door(self) -> None:
-        """Bring the host's own interface up to date. A interface that can't be had takes nothing else with it."""
-        uplink, link = self.uplink, self.link
+    async def _update_host_port(self) -> None:
+        """Bring the host's own interface up to date. Without it everything else goes on."""
+        uplink, link = self.router_uplink, self.link
         assert uplink is not None and link is not None
         try:
             sources = {4: uplink.ipv4, 6: uplink.ipv6}
-            ports = self._table.owned() if self._wish.routes else frozenset()
-            await self._host.adapt(self._open_place, link, self._wish, ports, sources)
+            ports = self._table.owned() if self._host_config.routes else frozenset()
+            await self._host.adapt(self._open_place, link, self._host_config, ports, sources)
         except OSError as error:
             self._tell(self.state, f"no interface for the host: {error.strerror or error}")
 
@@ -168,7 +169,7 @@ class Master(TrackedDevice):
         try:
             await self._runtime.run_blocking(lambda: packet.set_groups(sock, index, wanted - had, had - wanted))
         except OSError as error:
-            if error.errno != errno.ENODEV:  # of a device that is gone we shall hear
+            if error.errno != errno.ENODEV:  # that the device is gone netlink announces
                 log.warning("%s: does not listen to every group: %s", self.label, error.strerror)
 
     # ------------------------------------------------------------------------ opening
@@ -196,16 +197,11 @@ class Master(TrackedDevice):
         try:
             self._place = identity(fd)
             self._nsid = await self._runtime.netlink.run(None, lambda handle: handle.nsid(fd)) if self._spec else None
-            self._buffered_events = []
-            snapshot = await self._runtime.netlink.run(fd, self._serve)
+            await self._synchronize(lambda: self._runtime.netlink.run(fd, self._serve), self._attach)
         finally:
             os.close(fd)
-            buffered, self._buffered_events = self._buffered_events or [], None
-        self._arrive(snapshot)
-        for event in buffered:
-            self._follow(event)
         await self._listen()
-        await self._open_host_door()
+        await self._update_host_port()
 
     def _serve(self, handle: Handle) -> Snapshot:
         """In the master's namespace: claim the device, open the sockets, attach the shim."""
@@ -227,8 +223,8 @@ class Master(TrackedDevice):
             inject = undo.enter_context(packet.open_inject(link.index, MARK))
             stack = open_stack(link.index)
             undo.callback(stack.close)
-            ways = RouteMonitor()
-            undo.callback(ways.close)
+            routes = RouteMonitor()
+            undo.callback(routes.close)
             handle.attach_clsact(link.index, self._shim.ingress_fd, self._shim.egress_fd)
             undo.callback(handle.detach_clsact, link.index)
             self._runtime.enter(self._nsid, link.index, self)
@@ -237,7 +233,7 @@ class Master(TrackedDevice):
             if snapshot is None:
                 raise Absent(f"for the device {self._name}")
             undo.pop_all()
-        self._sockets = Sockets(claim, frames, senders, inject, stack, ways)
+        self._sockets = Sockets(claim, frames, senders, inject, stack, routes)
         return snapshot
 
     def _claim(self, index: int) -> socket.socket:
@@ -248,18 +244,18 @@ class Master(TrackedDevice):
                 raise Taken(f"{self._name} is already served by another ipvswd") from None
             raise
 
-    def _arrive(self, snapshot: Snapshot) -> None:
+    def _attach(self, snapshot: Snapshot) -> None:
         assert self._sockets is not None
         stack = self._sockets.stack
-        self._datapath.attach_master(
-            [each.fileno() for each in self._sockets.frames],
-            self._sockets.inject.fileno(),
-            snapshot.link.mac,
-            send_fds=[each.fileno() for each in self._sockets.senders],
-            index=stack.index,
-            stack_fds=(stack.ipv4.fileno(), stack.ipv6.fileno()),
-        )
-        self._datapath.commit()
+        with self._changes.batch() as datapath:
+            datapath.attach_master(
+                [each.fileno() for each in self._sockets.frames],
+                self._sockets.inject.fileno(),
+                snapshot.link.mac,
+                send_fds=[each.fileno() for each in self._sockets.senders],
+                index=stack.index,
+                stack_fds=(stack.ipv4.fileno(), stack.ipv6.fileno()),
+            )
         self._see(snapshot)
 
     # ------------------------------------------------------------------------ while it is served
@@ -271,25 +267,29 @@ class Master(TrackedDevice):
             return None
         return fd
 
+    async def _read_link(self) -> Snapshot | None:
+        assert self.link is not None
+        return await read_in_netns(self._runtime, self._open_place, self.link.index, groups=False)
+
     def _see(self, snapshot: Snapshot) -> None:
         addresses = frozenset(address for address, _ in snapshot.addresses)
-        others, self._addresses = addresses != self._addresses, addresses
+        differ, self._addresses = addresses != self._addresses, addresses
         self._table.master_replace(set(snapshot.addresses))
         self._see_link(snapshot.link)
-        if others:
+        if differ:
             self._changed()
 
     def _see_link(self, link: Link) -> None:
         old, self.link = self.link, link
         if old is not None and old.mac != link.mac:
-            self._datapath.set_master(link.mac)
-            self._datapath.commit()
+            with self._changes.batch() as datapath:
+                datapath.set_master(link.mac)
         self._tell(PortState.UP if link.up else PortState.DOWN)
         if old != link:
             self._changed()
 
     def _needs_reading(self, event: DeviceEvent) -> bool:
-        """Routing answers in the name of one of the addresses: all must be known to choose it."""
+        """The router sends ICMP errors from one of the addresses: all must be known to choose it."""
         return isinstance(event, AddressEvent) or super()._needs_reading(event)
 
     def _follow(self, event: DeviceEvent) -> None:
@@ -306,10 +306,10 @@ class Master(TrackedDevice):
         sockets, self._sockets = self._sockets, None
         if sockets is None:
             return
-        self._datapath.detach_master()
-        self._datapath.commit()
+        with self._changes.batch() as datapath:
+            datapath.detach_master()
         link, self.link, self._groups, self._addresses = self.link, None, frozenset(), frozenset()
-        self._changed()  # nobody uses the sockets any more
+        self._changed()  # from here on the router doesn't use the sockets
         await self._host.close(self._open_place)
         if link is not None:
             self._runtime.leave(self._nsid, link.index, self)

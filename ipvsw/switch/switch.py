@@ -11,9 +11,9 @@ import msgspec
 from ipvsw._fast import ACCESS, EVENT_GONE, EVENT_GROUPS, FLAGS, MODES, Datapath
 from ipvsw.addresses.announcer import Announcer
 from ipvsw.addresses.table import Table
+from ipvsw.changes import Changes
 from ipvsw.config.plan import ChangePort
 from ipvsw.linux.bpf import Shim
-from ipvsw.linux.devices.macvtap import supported
 from ipvsw.linux.netlink import KmodAttrs
 from ipvsw.linux.runtime import Runtime
 from ipvsw.model import (
@@ -21,7 +21,6 @@ from ipvsw.model import (
     Flag,
     HostAccess,
     Io,
-    Kind,
     L3Output,
     LeaseStatus,
     Mode,
@@ -30,11 +29,10 @@ from ipvsw.model import (
     SwitchStats,
     SwitchStatus,
 )
-from ipvsw.ports.kmodlink import KmodDevice, KmodPort
-from ipvsw.ports.netns import NetnsPort
-from ipvsw.ports.port import MasterState, Port
-from ipvsw.ports.unixsocket import DgramPort, StreamPort
-from ipvsw.ports.vm import MacvtapPort, TapPort, VmPort
+from ipvsw.ports.backend import MasterState, PortEnvironment
+from ipvsw.ports.backends.kmod import KmodDevice
+from ipvsw.ports.kinds import configured_port, kmod_port
+from ipvsw.ports.port import Port
 from ipvsw.routing.router import Router
 from ipvsw.snooping.snooper import Snooper
 from ipvsw.switch.hostport import HostPortConfig
@@ -42,42 +40,38 @@ from ipvsw.switch.master import Master
 
 log = logging.getLogger("ipvsw")
 
-PORTS: dict[Kind, type[Port]] = {
-    Kind.NETNS: NetnsPort,
-    Kind.MACVTAP: MacvtapPort,
-    Kind.TAP: TapPort,
-    Kind.STREAM: StreamPort,
-    Kind.DGRAM: DgramPort,
-}
-
 
 class Switch:
-    """Made, started and stopped on the loop. Its calls are not to be interleaved: the caller has a lock."""
+    """Made, started and stopped on the loop. Its calls must not overlap: the caller has a lock."""
 
     def __init__(self, runtime: Runtime, config: SwitchConfig, settings: DaemonConfig) -> None:
         """`config.ports` are added by `add_port`. Errors: OSError."""
         self.name = config.name
         self.ports: dict[str, Port] = {}
-        self.links: dict[str, KmodPort] = {}  # ports that the daemon has not made
+        self.links: dict[str, Port] = {}  # ports whose devices the kernel module has made
         self._config = msgspec.structs.replace(config, ports=())
         self._runtime = runtime
         self._workers = settings.workers
-        self._uplink = MasterState(name=config.master)
-        self._leaving: dict[KmodPort, asyncio.Task[None]] = {}
-        self._said: tuple[int, int] | None = None  # mode and flags, as the links' attributes have them
+        self._master_state = MasterState(name=config.master)
+        self._leaving: dict[Port, asyncio.Task[None]] = {}
+        self._announced: tuple[int, int] | None = None  # mode and flags, as the links' attributes have them
         self._shim = Shim()
         self._datapath = Datapath(
             settings.workers, settings.io, busy_poll=settings.busy_poll, coalesce=settings.coalesce
         )
-        self._table = Table(config.name, self._datapath, self._shim, self._table_changed, self._left, self._bound)
-        self._announcer = Announcer(self._table, self._datapath)
-        self._router = Router(runtime, self._datapath, self._answer)
-        self._snooper = Snooper(config.name, self._table, self._datapath, self._pupil, asyncio.get_running_loop())
+        self._changes = Changes(
+            config.name, self._datapath, self._shim, bound=self._addresses_bound, changed=self._table_changed
+        )
+        self._table = Table(config.name, self._changes, self._table_changed, self._endpoint_gone)
+        self._announcer = Announcer(self._table, self._changes)
+        self._router = Router(runtime, self._changes, self._answer)
+        self._snooper = Snooper(config.name, self._table, self._changes, self.ports.get, asyncio.get_running_loop())
+        self._port_env = PortEnvironment(config.name, runtime, self._table, self._shim, self._master_state)
         self.master = Master(
             runtime,
             self._table,
             self._shim,
-            self._datapath,
+            self._changes,
             name=config.master,
             netns=config.netns,
             workers=settings.workers,
@@ -96,7 +90,7 @@ class Switch:
         self._datapath.start()
         self._router.start()
         self.set_mode(self._config)
-        asyncio.get_running_loop().add_reader(self._datapath.notify_fd, self._hear)
+        asyncio.get_running_loop().add_reader(self._datapath.notify_fd, self._take_events)
         self.master.start()
         await self.master.settled()
 
@@ -116,10 +110,7 @@ class Switch:
 
     def add_port(self, config: PortConfig) -> Port:
         """`settled` of what is returned tells when the port is up or has told why it isn't."""
-        kind = config.kind
-        if kind is Kind.MACVTAP and not supported():
-            kind = Kind.TAP
-        port = PORTS[kind](self._runtime, self._table, self._shim, self._uplink, self.name, config)
+        port = configured_port(self._port_env, config)
         self.ports[config.name] = port
         port.start()
         return port
@@ -134,35 +125,35 @@ class Switch:
         """Whether the device's master is ours."""
         return self.master.identity == (served.master_netns, served.master)
 
-    def add_link(self, found: KmodDevice, lost: Callable[[KmodPort], None]) -> bool:
-        """Serve a device of the kernel module's if it is one of this master's: whether it is served. `lost` is told
+    def add_link(self, found: KmodDevice, lost: Callable[[Port], None]) -> bool:
+        """Serve a device of the kernel module's if it is one of this master's: whether it is served. `lost` is called
         when the device is gone, for `remove_link`."""
         served = found.link.served
         if served is None or not self.has_master(served):
             return False
-        if found.name in self.ports or found.name in self.links:
+        port = kmod_port(self._port_env, found, lost, self._adopt_mode)
+        if port.config.name in self.ports or port.config.name in self.links:
             return False
-        port = KmodPort(self._runtime, self._table, self._uplink, self.name, found, lost, self._hear_attributes)
-        self.links[port.name] = port
+        self.links[port.config.name] = port
         port.start()
-        self._hear_attributes(served)
+        self._adopt_mode(served)
         return True
 
-    async def remove_link(self, port: KmodPort) -> None:
-        """May be asked for again, before it is done and after."""
-        if self.links.get(port.name) is not port:
+    async def remove_link(self, port: Port) -> None:
+        """May be called again, before it is done and after."""
+        if self.links.get(port.config.name) is not port:
             return
         if port not in self._leaving:
             self._leaving[port] = asyncio.create_task(self._remove_link(port), name=f"{port.label} leaves")
         await self._leaving[port]
 
-    async def _remove_link(self, port: KmodPort) -> None:
+    async def _remove_link(self, port: Port) -> None:
         await port.stop()
-        del self.links[port.name]
+        del self.links[port.config.name]
         del self._leaving[port]
-        self._table.forget(port.name)
+        self._table.forget(port.config.name)
         if not self.links:
-            self._said = None
+            self._announced = None
 
     def change_port(self, action: ChangePort) -> None:
         self.ports[action.new.name].change(action.new)
@@ -172,68 +163,68 @@ class Switch:
         self._config = msgspec.structs.replace(config, ports=())
         mode, access = config.mode, config.host_access
         routed = mode is not Mode.L2
-        self._datapath.set_mode(MODES[mode], FLAGS[config.flag], ACCESS[access])
-        self._datapath.commit()
-        self._shim.set_mode(MODES[mode])
+        self._changes.set_mode(MODES[mode], FLAGS[config.flag], ACCESS[access])
         self._router.set_mode(routes=routed, exact=mode is Mode.L3S or config.l3_output is L3Output.HOST)
-        talk = access is not HostAccess.NONE
-        self.master.set_host_door(
-            HostPortConfig(mode is Mode.L3S or talk, routes=routed, forward=mode is Mode.L3S, talk=talk)
+        host_access, l3s = access is not HostAccess.NONE, mode is Mode.L3S
+        self.master.set_host_port(
+            HostPortConfig(host_access or l3s, routes=routed, forward=l3s, host_access=host_access)
         )
-        self._uplink.noarp = routed
-        self._tell_announcer()
+        self._master_state.noarp = routed
+        self._update_announcer()
         self._wake_ports()
 
-    # ------------------------------------------------------------------------ news
+    # ------------------------------------------------------------------------ events
 
     def _master_changed(self) -> None:
-        link, before = self.master.link, self._uplink.mac
-        self._uplink.present = link is not None
-        self._uplink.carrier = link is not None and link.carrier
+        link, state = self.master.link, self._master_state
+        before = state.mac
+        state.present = link is not None
+        state.carrier = link is not None and link.carrier
         if link is not None:
-            self._uplink.mac, self._uplink.mtu = link.mac, link.mtu
-        self._router.set_uplink(self.master.uplink)
-        self._tell_announcer()
-        if before not in (b"", self._uplink.mac):
-            self._announcer.want(self._table.stolen())
+            state.mac, state.mtu = link.mac, link.mtu
+        self._router.set_uplink(self.master.router_uplink)
+        self._update_announcer()
+        if before not in (b"", state.mac):
+            self._announcer.want(self._changes.stolen)
         self._wake_ports()
 
     def _wake_ports(self) -> None:
         for port in self._all_ports():
             port.wake()
 
-    def _hear_attributes(self, served: KmodAttrs) -> None:
-        """Mode and flag can be set through any device of the kernel module's, and are taken over from there once."""
-        said = None if served.mode is None else (served.mode, served.flags or 0)
-        if said is None or said == self._said:
+    def _adopt_mode(self, served: KmodAttrs) -> None:
+        """Mode and flag can be set through any device of the kernel module's; each change of theirs is adopted once."""
+        announced = None if served.mode is None else (served.mode, served.flags or 0)
+        if announced is None or announced == self._announced:
             return
-        self._said = said
-        mode, flag = tuple(Mode)[said[0]], tuple(Flag)[said[1]]
+        self._announced = announced
+        mode, flag = tuple(Mode)[announced[0]], tuple(Flag)[announced[1]]
         if (mode, flag) != (self._config.mode, self._config.flag):
-            log.info("switch %s: %s %s, as its links say", self.name, mode, flag)
+            log.info("switch %s: %s %s, as its links have it", self.name, mode, flag)
             self.set_mode(msgspec.structs.replace(self._config, mode=mode, flag=flag))
 
-    def _all_ports(self) -> Iterator[Port | KmodPort]:
+    def _all_ports(self) -> Iterator[Port]:
         yield from self.ports.values()
         yield from self.links.values()
 
-    def _port(self, number: int) -> Port | KmodPort | None:
+    def _port(self, number: int) -> Port | None:
         name = self._table.name(number) or ""
         return self.ports.get(name) or self.links.get(name)
 
-    def _tell_announcer(self) -> None:
-        heard = self.master.link is not None and self._config.mode is Mode.L2
-        self._announcer.set_mac(self._uplink.mac if heard else None)
+    def _update_announcer(self) -> None:
+        resolved = self.master.link is not None and self._config.mode is Mode.L2  # neighbours ask for MAC addresses
+        self._announcer.set_mac(self._master_state.mac if resolved else None)
 
-    def _bound(self, name: str, addresses: list[bytes], moved: list[bytes]) -> None:
-        """A virtual machine's addresses are announced, and everybody's that move. For the rest it is as with the
-        kernel's driver: what a namespace does by itself is enough."""
-        self._announcer.want(addresses if isinstance(self.ports.get(name), VmPort) else moved)
+    def _addresses_bound(self, number: int, addresses: list[bytes], moved: list[bytes]) -> None:
+        """A virtual machine's addresses are announced, and of other ports those that have moved. As with the kernel's
+        driver a namespace announces by itself what is new."""
+        port = self._port(number)
+        self._announcer.want(addresses if port is not None and port.serves_vm else moved)
 
     def _table_changed(self) -> None:
         self.master.wake()
 
-    def _hear(self) -> None:
+    def _take_events(self) -> None:
         for number, bits in self._datapath.events():
             port = self._port(number)
             if port is None:
@@ -242,18 +233,13 @@ class Switch:
                 port.gone()
             if bits & EVENT_GROUPS and not self._runtime.groups_told:
                 port.mark_stale()
-
         if frames := self._datapath.slow():
             self._router.take(frames)
         if frames := self._datapath.punted():
             self._snooper.take(frames)
 
-    def _left(self, port: str) -> None:
+    def _endpoint_gone(self, port: str) -> None:
         self._snooper.forget(port)
-
-    def _pupil(self, name: str) -> VmPort | None:
-        port = self.ports.get(name)
-        return port if isinstance(port, VmPort) else None
 
     def _answer(self, number: int, frame: bytes) -> None:
         port = self._port(number)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = 0x0A400000  # 10.64.0.0, and upwards
-TOGETHER = 8192  # addresses in one commit: TOGETHER in ipvsw/addresses/table.py
+TOGETHER = 8192  # addresses in one commit: COMMIT_SIZE in ipvsw/changes.py
 SINGLES = 5000
 TURNS = 3
 MASTER = bytes.fromhex("020000000001")

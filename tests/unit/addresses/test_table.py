@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ipvsw._fast import OUTCOMES
 from ipvsw.addresses.table import Table
 from ipvsw.batch import Batcher
+from ipvsw.changes import Changes
 from ipvsw.model import Address, AddressSource, AddressState
 
 A, B = ip_address("10.0.0.1"), ip_address("fd00::1")
@@ -104,7 +105,8 @@ def made() -> tuple[Table, Machine, list[frozenset[bytes]]]:
     machine = Machine()
     unions: list[frozenset[bytes]] = []
     left: list[str] = []
-    table = Table("lan", cast(Any, machine), cast(Any, machine), lambda: unions.append(table.groups()), left.append)
+    changes = Changes("lan", cast(Any, machine), cast(Any, machine))
+    table = Table("lan", changes, lambda: unions.append(table.groups()), left.append)
     return table, machine, unions
 
 
@@ -200,7 +202,7 @@ def test_an_address_that_can_not_be_stolen_works_all_the_same(caplog: pytest.Log
     machine.full = True
     table.claim("p", A, 24, NETLINK)
     assert machine.bound == {A.packed: 0}
-    assert "the host still hears frames for 10.0.0.1" in caplog.text
+    assert "the host still receives frames for 10.0.0.1" in caplog.text
     table.release("p", A, 24)
     assert not machine.bound
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
+from ipvsw.changes import Changes
 from ipvsw.linux.netlink import NeighbourChanged, RouteAnswer, WaysChanged
 from ipvsw.model import Address
 from ipvsw.routing import router
@@ -142,9 +143,8 @@ class Rig:
         self.kernel, self.datapath, self.watch = Kernel(), Datapath(), Watch()
         self.wire, self.stack = Wire(), Wire()
         self.answers: list[tuple[int, bytes]] = []
-        self.router = Router(
-            cast(Any, self.kernel), cast(Any, self.datapath), lambda port, frame: self.answers.append((port, frame))
-        )
+        changes = Changes("lan", cast(Any, self.datapath), cast(Any, None))
+        self.router = Router(cast(Any, self.kernel), changes, lambda port, frame: self.answers.append((port, frame)))
         self.uplink = RouterUplink(
             index=INDEX,
             mac=MASTER,

@@ -31,7 +31,7 @@ def read6(message: bytes) -> dhcp4.DhcpMessage:
 
 def test_a_question_is_known_by_its_transaction() -> None:
     said = read(bootp(1, kind=1, xid=77, client=CLIENT_ID, hostname=b"one\0"))
-    assert (said.verb, said.xid, said.chaddr, said.client) == (DhcpAction.ASK, 77, CHADDR, CLIENT_ID)
+    assert (said.action, said.xid, said.chaddr, said.client) == (DhcpAction.ASK, 77, CHADDR, CLIENT_ID)
     assert said.hostname == "one" and not said.is_reply
 
 
@@ -42,22 +42,22 @@ def test_a_question_is_known_by_its_transaction() -> None:
 )
 def test_what_a_client_gives_up(kind: int, more: dict[str, str], given_up: bool) -> None:
     said = read(bootp(1, kind=kind, **more))
-    assert said.verb is (DhcpAction.GIVE_UP if given_up else DhcpAction.ASK)
+    assert said.action is (DhcpAction.GIVE_UP if given_up else DhcpAction.ASK)
     assert said.addresses == (((IPv4Address(LEASED), 0),) if given_up else ())
 
 
 @pytest.mark.parametrize(("seconds", "valid"), [(3600, 3600), (0xFFFFFFFF, None)])
 def test_a_lease(seconds: int, valid: int | None) -> None:
     said = read(bootp(2, kind=5, yiaddr=LEASED, seconds=seconds, server="192.0.2.1"))
-    assert said.verb is DhcpAction.GRANT and said.addresses == ((IPv4Address(LEASED), valid),)
+    assert said.action is DhcpAction.GRANT and said.addresses == ((IPv4Address(LEASED), valid),)
     assert said.server == "192.0.2.1"
 
 
 def test_answers_that_lease_nothing() -> None:
-    assert read(bootp(2, kind=2, yiaddr=LEASED, seconds=60)).verb is DhcpAction.OTHER  # an offer
-    assert read(bootp(2, kind=5)).verb is DhcpAction.OTHER  # of an inform
-    assert read(bootp(2, kind=6)).verb is DhcpAction.REFUSE
-    assert read(bootp(2, yiaddr=LEASED)).verb is DhcpAction.OTHER  # plain BOOTP
+    assert read(bootp(2, kind=2, yiaddr=LEASED, seconds=60)).action is DhcpAction.OTHER  # an offer
+    assert read(bootp(2, kind=5)).action is DhcpAction.OTHER  # of an inform
+    assert read(bootp(2, kind=6)).action is DhcpAction.REFUSE
+    assert read(bootp(2, yiaddr=LEASED)).action is DhcpAction.OTHER  # plain BOOTP
 
 
 def test_options_in_pieces_and_in_other_fields() -> None:
@@ -134,20 +134,20 @@ ADDRESS6 = "2001:db8::50"
 
 def test_a_lease_for_ipv6() -> None:
     said = read6(said6(7, addresses={ADDRESS6: 600, "2001:db8::51": 0}))
-    assert said.verb is DhcpAction.GRANT and said.xid == 0x123456 and said.client == b"\0\3\0\1abcdef"
+    assert said.action is DhcpAction.GRANT and said.xid == 0x123456 and said.client == b"\0\3\0\1abcdef"
     assert said.addresses == ((IPv6Address(ADDRESS6), 600), (IPv6Address("2001:db8::51"), 0))
     assert read6(said6(7, addresses={ADDRESS6: 0xFFFFFFFF})).addresses[0][1] is None
 
 
 @pytest.mark.parametrize("kind", [1, 3, 4, 5, 6, 11])
 def test_a_question_for_ipv6(kind: int) -> None:
-    assert read6(said6(kind, addresses={ADDRESS6: 600})).verb is DhcpAction.ASK
+    assert read6(said6(kind, addresses={ADDRESS6: 600})).action is DhcpAction.ASK
 
 
 @pytest.mark.parametrize("kind", [8, 9])
 def test_what_a_client_gives_up_of_ipv6(kind: int) -> None:
     said = read6(said6(kind, addresses={ADDRESS6: 0}))
-    assert said.verb is DhcpAction.GIVE_UP and said.addresses == ((IPv6Address(ADDRESS6), 0),)
+    assert said.action is DhcpAction.GIVE_UP and said.addresses == ((IPv6Address(ADDRESS6), 0),)
 
 
 def test_a_refusal_for_ipv6_leases_nothing() -> None:
@@ -158,8 +158,8 @@ def test_a_refusal_for_ipv6_leases_nothing() -> None:
         option6(3, bytes(12) + address),
         option6(3, bytes(12) + address[:-13]) + failed,
     ):
-        assert read6(said6(7, more=options)).verb is DhcpAction.OTHER
-    assert read6(said6(2, addresses={ADDRESS6: 60})).verb is DhcpAction.OTHER
+        assert read6(said6(7, more=options)).action is DhcpAction.OTHER
+    assert read6(said6(2, addresses={ADDRESS6: 60})).action is DhcpAction.OTHER
 
 
 def test_what_is_none_of_ours_for_ipv6() -> None:

@@ -11,6 +11,7 @@ import pytest
 from msgspec import Struct
 
 from ipvsw.addresses.ownership import Duplicate
+from ipvsw.changes import Changes
 from ipvsw.model import Address, AddressSource, AddressState, AddressStatus
 from ipvsw.snooping import dhcp4
 from ipvsw.snooping.learned import AGE
@@ -43,8 +44,9 @@ class Runtime:
         self.learned: dict[str, Mapping[Address, AddressSource]] = {}
         self.in_use: set[bytes] = set()
         self.log: list[Any] = []  # in order: what ports have, what goes on, who got credit
-        self.most = 4
-        self.snooper = Snooper("lan", cast(Any, self), cast(Any, self), self.pupil, self)
+        self.max_learned = 4
+        self.changes = Changes("lan", cast(Any, self), cast(Any, self))
+        self.snooper = Snooper("lan", cast(Any, self), self.changes, self.find_port, self)
 
     # the clock
 
@@ -101,11 +103,11 @@ class Runtime:
 
     # ports
 
-    def pupil(self, port: str) -> Any:
+    def find_port(self, port: str) -> Any:
         runtime = self
 
         class SnoopedPort:
-            most = runtime.most
+            max_learned = runtime.max_learned
 
             def set_learned(self, addresses: Mapping[Address, AddressSource]) -> None:
                 runtime.learned[port] = addresses
@@ -189,7 +191,7 @@ def test_the_cap(runtime: Runtime) -> None:
 
 
 def test_a_port_that_does_not_learn(runtime: Runtime) -> None:
-    runtime.most = 0
+    runtime.max_learned = 0
     runtime.snooper.take([(0, says(A))])
     runtime.lease(B)
     assert not runtime.learned

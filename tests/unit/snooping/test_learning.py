@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipvsw.model import AddressSource
-from ipvsw.snooping.learned import AGE, SILENT, Full, Learning, heard, is_fit
+from ipvsw.snooping.learned import AGE, SILENT, Full, Learning, claimed_address, is_fit
 
 DHCP, DAD, ARP, ND, TRAFFIC = (
     *(AddressSource.DHCP, AddressSource.DAD, AddressSource.ARP, AddressSource.ND),
@@ -69,7 +69,7 @@ def ipv4(source: str) -> bytes:
     ],
 )
 def test_what_a_frame_says(said: bytes, found: object) -> None:
-    assert heard(said) == found
+    assert claimed_address(said) == found
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_what_no_machine_may_have(address: str) -> None:
 
 @given(st.binary(max_size=120), st.sampled_from([0x0800, 0x0806, 0x86DD, 0x8100]))
 def test_no_frame_raises(packet: bytes, kind: int) -> None:
-    heard(frame(kind, packet))
-    heard(packet)
+    claimed_address(frame(kind, packet))
+    claimed_address(packet)
 
 
 def test_the_first_way_is_shown_but_a_lease_counts_more() -> None:

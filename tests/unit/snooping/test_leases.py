@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ipvsw.snooping import dhcp4, dhcp6
 from ipvsw.snooping.dhcp4 import DhcpMessage
-from ipvsw.snooping.leases import LEASES, PATIENCE, QUESTIONS, Answer, Lease, Leases
+from ipvsw.snooping.leases import LEASES, TRANSACTION_TIMEOUT, TRANSACTIONS, Answer, Lease, Leases
 from tests.support.dhcp import bootp, said6
 
 ONE, TWO = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
@@ -85,14 +85,14 @@ def test_an_answer_that_nobody_waits_for() -> None:
     leases = Leases()
     leases.on_client("vm1", said(1, kind=1, xid=5), 0)
     assert leases.on_server(said(2, kind=2, xid=6), 1) == Answer()
-    assert leases.on_server(said(2, kind=2, xid=5), PATIENCE) == Answer()
+    assert leases.on_server(said(2, kind=2, xid=5), TRANSACTION_TIMEOUT) == Answer()
     assert leases.on_server(v6(7, xid=5), 1) == Answer()
 
 
 def test_a_port_cannot_answer_itself() -> None:
     leases = Leases()
     leases.on_client("vm1", said(1, kind=3), 0)
-    assert leases.on_server(said(2, kind=5, yiaddr=A, seconds=60), 0, by="vm1") == Answer()
+    assert leases.on_server(said(2, kind=5, yiaddr=A, seconds=60), 0, sender="vm1") == Answer()
     assert leases.on_server(said(2, kind=5, yiaddr=A, seconds=60), 0, by="vm2").port == "vm1"
 
 
@@ -156,8 +156,8 @@ def test_nobody_fills_the_memory() -> None:
     leases = Leases()
     for xid in range(200):
         leases.on_client("vm1", said(1, kind=1, xid=xid), 0)
-    assert leases.on_server(said(2, kind=2, xid=199 - QUESTIONS), 1).port is None
-    assert leases.on_server(said(2, kind=2, xid=200 - QUESTIONS), 1).port == "vm1"
+    assert leases.on_server(said(2, kind=2, xid=199 - TRANSACTIONS), 1).port is None
+    assert leases.on_server(said(2, kind=2, xid=200 - TRANSACTIONS), 1).port == "vm1"
     for number in range(200):
         lease(leases, "vm1", f"192.0.2.{number}", xid=number, client=bytes([number]))
     assert len(list(leases.all())) == LEASES

@@ -1,0 +1,181 @@
+"""The one way to change a switch's data plane: edits of the datapath, and what the shim must know of them.
+
+Callers open a batch, edit the datapath that it yields, and everything is committed together when the outermost batch
+ends. The shim keeps a frame from the host only while the datapath can deliver it: an address is bound in the datapath
+first and told to the shim second, and withdrawn in the opposite order. Mode and host interface go by the same rule.
+
+Nobody else calls `Datapath.commit`, nor changes the shim's settings and addresses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Set
+from ipaddress import ip_address
+from itertools import islice
+
+from ipvsw._fast import Datapath
+from ipvsw.linux.bpf import Shim
+
+log = logging.getLogger("ipvsw")
+
+COMMIT_SIZE = 8192  # addresses in one commit: as many edits and keys must be in memory at once
+
+
+class Changes:
+    """One switch's; addresses are 4 or 16 bytes.
+
+    `bound(port, addresses, moved)` is called after `addresses` were bound to that port number; `moved` are those that
+    were another port's just before. `changed` is called when the table's addresses have changed.
+    """
+
+    def __init__(
+        self,
+        switch: str,
+        datapath: Datapath,
+        shim: Shim,
+        *,
+        bound: Callable[[int, list[bytes], list[bytes]], None] = lambda port, addresses, moved: None,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.datapath = datapath  # for queries, and for what takes effect without a commit
+        self._switch = switch
+        self._shim = shim
+        self._on_bound = bound
+        self._on_changed = changed
+        self._depth = 0
+        self._owners: dict[bytes, int | None] = {}  # who is to have which address; None: no port
+        self._stolen: set[bytes] = set()
+        self._host: frozenset[bytes] = frozenset()  # the master's own addresses as the datapath has them
+        self._wanted_host = self._host
+        self._detaching: list[tuple[int, Callable[[], None]]] = []
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[Datapath]:
+        """What is edited within takes effect when the outermost batch has ended: at one commit, or in parts if it
+        concerns thousands of addresses. Errors: OSError, see `Datapath.commit`."""
+        self._depth += 1
+        try:
+            yield self.datapath
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                self._commit()
+
+    @property
+    def stolen(self) -> Set[bytes]:
+        """The addresses whose frames the shim keeps from the host: those in the table. Not to be kept."""
+        return self._stolen
+
+    # ------------------------------------------------------------------------ edits that concern the shim as well
+
+    def bind(self, addresses: Iterable[bytes], port: int) -> None:
+        """Within a batch: frames for these addresses go to this port, whichever had them."""
+        self._owners.update(dict.fromkeys(addresses, port))
+
+    def unbind(self, address: bytes) -> None:
+        """Within a batch: frames for this address go to the host."""
+        self._owners[address] = None
+
+    def set_host_addresses(self, addresses: frozenset[bytes]) -> None:
+        """Within a batch: all that the master has itself."""
+        self._wanted_host = addresses
+
+    def detach_port(self, port: int, before: Callable[[], None]) -> None:
+        """Within a batch: the port goes when no address is bound to it any more; `before` is called just before."""
+        self._detaching.append((port, before))
+
+    def set_mode(self, mode: int, flag: int, access: int) -> None:
+        """Numbers of `_fast.MODES`, `FLAGS` and `ACCESS`."""
+        with self.batch() as datapath:
+            datapath.set_mode(mode, flag, access)
+        self._shim.set_mode(mode)
+
+    def attach_host(self, fd: int, ifindex: int) -> None:
+        """The host's interface to the ports: its TAP's descriptor, and its index beside the master."""
+        with self.batch() as datapath:
+            datapath.attach_host(fd)
+        self._shim.set_host_ifindex(ifindex)
+
+    def detach_host(self) -> None:
+        self._shim.set_host_ifindex(0)
+        with self.batch() as datapath:
+            datapath.detach_host()
+
+    # ------------------------------------------------------------------------ commit
+
+    def _commit(self) -> None:
+        owners, self._owners = self._owners, {}
+        host, self._host = self._host, self._wanted_host
+        for address in host - self._host:
+            self.datapath.unbind(address)
+        if owners:
+            with contextlib.suppress(OSError):  # `_steal` reports it for the addresses that it concerns
+                self._shim.expect(len(owners) - sum(map(self._stolen.__contains__, owners)))
+        addresses, ports = iter(owners), iter(owners.values())
+        part = list(islice(addresses, COMMIT_SIZE))
+        while len(part) == COMMIT_SIZE:
+            self._commit_part(part, list(islice(ports, COMMIT_SIZE)), ())
+            part = list(islice(addresses, COMMIT_SIZE))
+        self._commit_part(part, list(ports), self._host - host)
+        self._detach_ports()
+        if owners:
+            self._on_changed()
+
+    def _commit_part(self, addresses: list[bytes], ports: list[int | None], host: Iterable[bytes]) -> None:
+        """`ports` has the owner of each address; `host` are those that the master has from now on."""
+        bound, freed = _by_owner(addresses, ports)
+        self._unsteal(freed)
+        for address in freed:
+            self.datapath.unbind(address)
+        for port, its in bound.items():
+            self.datapath.bind_all(its, port)
+        for address in host:
+            self.datapath.bind_host(address)
+        self.datapath.commit()
+        for port, its in bound.items():
+            moved = [] if self._stolen.isdisjoint(its) else [one for one in its if one in self._stolen]
+            self._steal([one for one in its if one not in self._stolen] if moved else its)
+            self._on_bound(port, its, moved)
+
+    def _detach_ports(self) -> None:
+        detaching, self._detaching = self._detaching, []
+        for port, before in detaching:
+            before()
+            self.datapath.detach_port(port)
+        if detaching:
+            self.datapath.commit()
+
+    def _steal(self, addresses: list[bytes]) -> None:
+        if not addresses:
+            return
+        try:
+            self._shim.add(addresses)
+        except OSError as error:
+            if len(addresses) > 1:
+                for address in addresses:
+                    self._steal([address])
+            else:
+                what = ip_address(addresses[0])
+                log.error("switch %s: the host still receives frames for %s: %s", self._switch, what, error)
+        else:
+            self._stolen.update(addresses)
+
+    def _unsteal(self, addresses: list[bytes]) -> None:
+        stolen = [address for address in addresses if address in self._stolen]
+        if stolen:
+            self._stolen.difference_update(stolen)
+            self._shim.remove(stolen)
+
+
+def _by_owner(addresses: list[bytes], ports: list[int | None]) -> tuple[dict[int, list[bytes]], list[bytes]]:
+    """Each port's addresses, and those that no port has. Mostly one port has all."""
+    bound: dict[int, list[bytes]] = {}
+    freed: list[bytes] = []
+    first = next(iter(ports), None)
+    if first is not None and ports.count(first) == len(ports):
+        return {first: addresses}, []
+    for address, port in zip(addresses, ports, strict=True):
+        (freed if port is None else bound.setdefault(port, [])).append(address)
+    return bound, freed

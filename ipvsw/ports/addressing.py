@@ -1,0 +1,101 @@
+"""Where the addresses come from that a port's endpoint has: followed by netlink, or pinned and snooped."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+from ipvsw.addresses.table import Table
+from ipvsw.linux.netlink import AddressEvent
+from ipvsw.linux.tracked import Snapshot
+from ipvsw.model import Address, AddressSource, PortConfig
+
+ALL_NODES = bytes.fromhex("333300000001"), bytes.fromhex("01005e000001")
+
+
+class Addressing(ABC):
+    """Tells the table which addresses and multicast groups are a port's, while the port is open."""
+
+    __slots__ = ()
+
+    reads_groups: ClassVar[bool]  # whether a snapshot must have the device's groups
+
+    @abstractmethod
+    def see(self, table: Table, config: PortConfig, snapshot: Snapshot) -> None:
+        """The device was read."""
+
+    def follow(self, table: Table, config: PortConfig, event: AddressEvent) -> None:
+        """An address of the device's came or went."""
+
+    def max_learned(self, config: PortConfig) -> int:
+        """How many addresses may be learned besides those that the configuration has."""
+        return 0
+
+    def set_learned(self, addresses: Mapping[Address, AddressSource]) -> None:
+        """All that the endpoint was seen to use: the table learns of them with the next `publish`."""
+
+    def publish(self, table: Table, config: PortConfig) -> None:
+        """What has been learned is another than before."""
+
+
+class FollowedAddresses(Addressing):
+    """A namespace's own stack has the addresses, whoever has given them to it, and joins its groups."""
+
+    __slots__ = ()
+
+    reads_groups = True
+
+    def see(self, table: Table, config: PortConfig, snapshot: Snapshot) -> None:
+        table.replace(config.name, {claim: _source(config, *claim) for claim in snapshot.addresses})
+        table.set_groups(config.name, snapshot.groups, all_multicast=snapshot.link.all_multicast)
+
+    def follow(self, table: Table, config: PortConfig, event: AddressEvent) -> None:
+        if event.gone:
+            table.release(config.name, event.address, event.prefix)
+        else:
+            source = _source(config, event.address, event.prefix)
+            table.claim(config.name, event.address, event.prefix, source)
+
+
+class GuestAddresses(Addressing):
+    """What a guest does inside can't be read: the configuration pins addresses to it, or has them learned from the
+    frames that it sends."""
+
+    __slots__ = ("_learned",)
+
+    reads_groups = False
+
+    def __init__(self) -> None:
+        self._learned: Mapping[Address, AddressSource] = {}
+
+    def see(self, table: Table, config: PortConfig, snapshot: Snapshot) -> None:
+        table.set_learning(config.name, config.learn)
+        self.publish(table, config)
+
+    def max_learned(self, config: PortConfig) -> int:
+        return config.max_learned if config.learn else 0
+
+    def set_learned(self, addresses: Mapping[Address, AddressSource]) -> None:
+        self._learned = addresses
+
+    def publish(self, table: Table, config: PortConfig) -> None:
+        learned = self._learned if config.learn else {}
+        pinned = {(one.ip, one.network.prefixlen): AddressSource.CONFIG for one in config.addresses}
+        claims = {(address, address.max_prefixlen): source for address, source in learned.items()}
+        table.replace(config.name, claims | pinned)
+        # The port gets every multicast frame, as nobody knows what the guest has joined. Those groups that it can't do
+        # without are set on the master too.
+        own = {*(one.ip for one in config.addresses), *learned}
+        groups = {*ALL_NODES, *(_solicited_node(one) for one in own if one.version == 6)}
+        table.set_groups(config.name, groups, all_multicast=True)
+
+
+def _source(config: PortConfig, address: Address, prefix: int) -> AddressSource:
+    configured = any((one.ip, one.network.prefixlen) == (address, prefix) for one in config.addresses)
+    return AddressSource.CONFIG if configured else AddressSource.NETLINK
+
+
+def _solicited_node(address: Address) -> bytes:
+    """The MAC of an IPv6 address's solicited-node group: RFC 4291 section 2.7.1, RFC 2464 section 7."""
+    return b"\x33\x33\xff" + address.packed[-3:]

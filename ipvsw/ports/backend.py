@@ -1,0 +1,188 @@
+"""What a port is made of towards its endpoint: the contract of a backend, as Open vSwitch has one in `netdev_class`.
+
+A backend is made closed. Its port calls, one after the other and from its own task: `prepare` at every step; `open`;
+while it is open `hung_up`, `has_moved`, `update`, `read` and `poll` as often as there is a reason; and `close`, after
+which it may be opened again. All other methods may be called at any time while it is open. A kind of port must say
+`kind`, `addressing`, `fd`, `open`, `update`, `read` and `close`; the rest has defaults.
+
+A backend does not touch the table of addresses: its port does, and hears of the endpoint by `endpoint_changed`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from abc import ABC, abstractmethod
+from typing import ClassVar, Protocol
+
+from msgspec import Struct
+
+from ipvsw.addresses.table import Table
+from ipvsw.linux.bpf import Shim
+from ipvsw.linux.devices.tap import VNET_HEADER
+from ipvsw.linux.netlink import Link
+from ipvsw.linux.runtime import Follower, Runtime
+from ipvsw.linux.tracked import Snapshot
+from ipvsw.model import Kind, PortConfig
+from ipvsw.ports.addressing import Addressing
+
+
+class MasterState(Struct):
+    """What ports must know of their master; the switch keeps it up to date."""
+
+    name: str
+    present: bool = False
+    mac: bytes = b""
+    mtu: int = 0  # bytes, without the Ethernet header
+    carrier: bool = False
+    noarp: bool = False  # modes l3 and l3s
+
+
+class PortEnvironment(Struct, frozen=True, eq=False):
+    """What all ports of a switch share."""
+
+    switch: str
+    runtime: Runtime
+    table: Table
+    shim: Shim
+    master: MasterState
+
+
+class Settings(Struct, frozen=True, gc=False):
+    """What an endpoint should be like: by the configuration, and by what the master is like."""
+
+    config: PortConfig
+    mac: bytes
+    mtu: int  # bytes, without the Ethernet header
+    carrier: bool
+    noarp: bool
+
+
+class BackendPort(Follower, Protocol):
+    """What a backend may use of its port. As a `Follower` it is to be told what netlink announces of the device."""
+
+    env: PortEnvironment
+    config: PortConfig
+    link: Link | None  # the endpoint as last seen, None while the port is closed
+
+    def wake(self) -> None:
+        """Have the next step done now, `poll` above all."""
+
+    def endpoint_changed(self, link: Link) -> None:
+        """The endpoint has come, left, or changed its attributes. Only while `link` is not None."""
+
+
+class Gone(Exception):
+    """What was to be opened does not exist any more."""
+
+
+class Backend(ABC):
+    """See the head of this file."""
+
+    __slots__ = ("port", "problems")
+
+    kind: ClassVar[Kind]  # as status shows it
+    addressing: ClassVar[type[Addressing]]  # how the endpoint's addresses become known
+    serves_vm: ClassVar[bool] = False  # the endpoint is a virtual machine
+    offers_tap: ClassVar[bool] = False  # the descriptors for its VMM are a TAP's
+
+    def __init__(self, port: BackendPort) -> None:
+        self.port = port
+        self.problems: tuple[str, ...] = ()  # what could not be done, though the port is open
+
+    # ------------------------------------------------------------------------ what the data plane reads and writes
+
+    @property
+    @abstractmethod
+    def fd(self) -> int:
+        """The descriptor, -1 while there is none."""
+
+    @property
+    def extra_fds(self) -> tuple[int, ...]:
+        """Those of the other queues of a device."""
+        return ()
+
+    @property
+    def framing(self) -> str:
+        """Of a backend whose descriptor is a socket, see `_fast.FRAMINGS`; it is attached without a descriptor."""
+        return ""
+
+    @property
+    def offloads(self) -> tuple[str, ...]:
+        """Those of "csum", "tso4", "tso6", "uso4", "uso6" that frames may come with."""
+        return ()
+
+    @property
+    def accepts_uso(self) -> bool:
+        """Whether the endpoint takes UDP GSO frames."""
+        return False
+
+    def write(self, frame: bytes) -> None:
+        """Send the endpoint a frame, its virtio_net_hdr before it, unless it can't take one now."""
+        if own := self.port.env.table.own_mac(self.port.config.name):
+            frame = frame[:VNET_HEADER] + own + frame[VNET_HEADER + len(own) :]
+        with contextlib.suppress(OSError):
+            os.write(self.fd, frame)
+
+    # ------------------------------------------------------------------------ life
+
+    def prepare(self) -> None:
+        """What must exist before there is a master. Idempotent. Errors: OSError."""
+
+    @abstractmethod
+    async def open(self, settings: Settings) -> Snapshot | None:
+        """Make or find the endpoint and have the port follow its device. What it looks like, None if its namespace
+        does not exist. Errors: OSError, Gone; `close` is called after them."""
+
+    @abstractmethod
+    async def update(self, settings: Settings, had: Settings) -> bool:
+        """Change the endpoint from `had` to `settings`; whether it still exists. `problems` has what can't be done."""
+
+    def needs_update(self, link: Link, settings: Settings) -> bool:
+        """Whether somebody else has changed what `settings` say."""
+        return False
+
+    @abstractmethod
+    async def read(self) -> Snapshot | None:
+        """What the endpoint looks like now, None if it is gone. Errors: OSError."""
+
+    def poll(self) -> float | None:
+        """Look for what nobody announces, as that a VMM has come. Seconds until the next time, None: it is called again
+        after an event. Errors: OSError: it is reported as the port's failure, but the port stays open."""
+        return None
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Nothing is left of the endpoint, nor of an attempt to open it. Idempotent."""
+
+    # ------------------------------------------------------------------------ events
+
+    def link_announced(self, link: Link) -> None:
+        """Netlink has announced the device; the port has seen it already."""
+
+    def has_moved(self) -> bool:
+        """Its namespace's name has come, gone or changed: whether the port must be closed for that."""
+        return False
+
+    def hung_up(self) -> bool:
+        """The datapath finds nothing at the other end of `fd`: whether the port must be closed for that."""
+        return True
+
+    def ended(self) -> None:
+        """The endpoint is gone and the port is closed. If nothing else is done, it will be opened again."""
+
+    # ------------------------------------------------------------------------ virtual machines
+
+    @property
+    def vmm_path(self) -> str | None:
+        """The path by which the VMM connects; None: it is handed descriptors."""
+        return None
+
+    def is_taken(self, link: Link) -> bool:
+        """Whether a VMM has the endpoint."""
+        return False
+
+    async def hand_over(self) -> list[int]:
+        """Descriptors for a VMM, one for each queue; the caller closes them. Errors: OSError, EBUSY if another VMM has
+        them."""
+        raise NotImplementedError

@@ -1,0 +1,70 @@
+"""Sockets that keep frames apart: a pair of SOCK_SEQPACKET, or two paths of SOCK_DGRAM.
+
+The kernel doesn't tell that the other end of two paths has gone: the daemon keeps looking.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from ipvsw.linux.devices.unix import Datagrams
+from ipvsw.model import Kind
+from ipvsw.ports.backend import BackendPort
+from ipvsw.ports.backends.unixsocket import UnixSocketBackend, owners
+
+PEER_CHECK = 1.0  # seconds between two looks whether the peer behind a path is still there
+
+
+class DgramBackend(UnixSocketBackend):
+    """Without paths in the configuration the VMM is handed one end of a socket pair."""
+
+    __slots__ = ("_datagrams",)
+
+    kind = Kind.DGRAM
+
+    def __init__(self, port: BackendPort) -> None:
+        super().__init__(port)
+        self._datagrams: Datagrams | None = None
+
+    @property
+    def framing(self) -> str:
+        return "datagrams" if self.port.config.local else "packets"
+
+    @property
+    def vmm_path(self) -> str | None:
+        return self.port.config.local
+
+    @property
+    def _type(self) -> socket.SocketKind:
+        return socket.SOCK_SEQPACKET
+
+    def prepare(self) -> None:
+        config = self.port.config
+        if config.local and config.remote and self._datagrams is None:
+            self._datagrams = Datagrams(config.local, config.remote, *owners(config))
+
+    def _find_peer(self) -> float | None:
+        if self._datagrams is None:
+            return None
+        if not self._datagrams.find():
+            return self._next_retry()
+        self._connect(self._datagrams.socket)
+        return PEER_CHECK
+
+    def _check_peer(self) -> float | None:
+        if self._datagrams is None:
+            return None
+        if self._datagrams.find():
+            return PEER_CHECK
+        self._disconnect()
+        return self._next_retry()
+
+    def _end_connection(self, connection: socket.socket) -> None:
+        """The socket with a path is kept for the next VMM."""
+        if self._datagrams is None:
+            connection.close()
+
+    def _remove_paths(self) -> None:
+        datagrams, self._datagrams = self._datagrams, None
+        if datagrams is not None:
+            datagrams.close()

@@ -1,0 +1,124 @@
+"""A macvtap in passthru mode on a TAP of the daemon's: two descriptors back to back, offloads and all.
+
+A VMM has the macvtap's character device, the daemon the TAP's descriptor. Without `netns` both devices are in a
+namespace that only the daemon has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from hashlib import blake2b
+
+from ipvsw.linux.devices.macvtap import Node, free_index
+from ipvsw.linux.devices.tap import Tap, open_tap
+from ipvsw.linux.namespaces import open_namespace
+from ipvsw.linux.netlink import Handle, Link
+from ipvsw.linux.tracked import Snapshot, read_device
+from ipvsw.model import Kind
+from ipvsw.ports.addressing import GuestAddresses
+from ipvsw.ports.backend import BackendPort, Settings
+from ipvsw.ports.backends.device import DeviceBackend
+
+
+class MacvtapBackend(DeviceBackend):
+    """That a VMM has the device is seen at the character device, whoever gave it the descriptors."""
+
+    __slots__ = ("_lower", "_node", "_tap")
+
+    kind = Kind.MACVTAP
+    addressing = GuestAddresses
+    serves_vm = True
+    offers_tap = True
+
+    def __init__(self, port: BackendPort) -> None:
+        super().__init__(port)
+        self._tap: Tap | None = None
+        self._node: Node | None = None
+        self._lower = 0  # the TAP's index
+
+    @property
+    def fd(self) -> int:
+        return self._tap.fd if self._tap else -1
+
+    @property
+    def offloads(self) -> tuple[str, ...]:
+        return self._tap.offloads if self._tap else ()
+
+    # ------------------------------------------------------------------------ opening
+
+    def _find_place(self) -> int | None:
+        netns = self.port.config.netns
+        return open_namespace(netns) if netns else self.port.env.runtime.open_hidden()
+
+    async def open(self, settings: Settings) -> Snapshot | None:
+        snapshot = await super().open(settings)
+        if self._node is not None:
+            asyncio.get_running_loop().add_reader(self._node.fileno(), self.poll)
+        return snapshot
+
+    def _create(self, handle: Handle, netns_fd: int, settings: Settings) -> int | None:
+        """Make the TAP and move it."""
+        self._tap = open_tap()
+        link = handle.link(self._tap.name)
+        if link is None:
+            raise OSError(errno.ENODEV, f"{self._tap.name} is gone")
+        handle.set_link(link.index, mtu=settings.mtu, alias=self._alias(), name=self._lower_name(), netns_fd=netns_fd)
+        return super()._create(handle, netns_fd, settings)
+
+    def _lower_name(self) -> str:
+        """As good as unique: sw- and 12 digits."""
+        name = f"{self.port.env.switch}/{self.port.config.name}"
+        return "sw-" + blake2b(name.encode(), digest_size=6).hexdigest()
+
+    def _install(self, handle: Handle, settings: Settings) -> Snapshot:
+        lower, name = handle.link(self._lower_name()), settings.config.ifname
+        if lower is None:
+            raise OSError(errno.ENODEV, f"{self._lower_name()} is gone")
+        self._lower = lower.index
+        index = free_index()
+        handle.add_macvtap(name, lower.index, index)
+        for device in (lower.name, name):
+            handle.set_sysctl(f"net/ipv6/conf/{device}/disable_ipv6", "1")
+        self._follow(index)
+        self._node = Node(index)
+        handle.set_link(lower.index, up=True)
+        handle.set_link(index, up=True, allmulti=True, alias=self._alias())
+        snapshot = read_device(handle, index, groups=False)
+        if snapshot is None:
+            raise OSError(errno.ENODEV, f"{name} is gone")
+        return snapshot
+
+    # ------------------------------------------------------------------------ while it is open
+
+    def poll(self) -> float | None:
+        if self._node is not None and self.port.link is not None:
+            self._node.look()
+            self.port.endpoint_changed(self.port.link)
+        return None
+
+    def is_taken(self, link: Link) -> bool:
+        return self._node is not None and self._node.taken
+
+    async def hand_over(self) -> list[int]:
+        assert self._node is not None and self.port.link is not None
+        fds = self._node.open(self.port.config.queues)
+        self.port.endpoint_changed(self.port.link)
+        return fds
+
+    def _open_device_place(self) -> int | None:
+        return self._tap.open_namespace() if self._tap else None
+
+    def _push(self, handle: Handle, settings: Settings, had: Settings) -> None:
+        if settings.mtu != had.mtu:
+            handle.set_link(self._lower, mtu=settings.mtu)
+            handle.set_link(self._index, mtu=settings.mtu)
+
+    async def _undo(self) -> None:
+        node, self._node = self._node, None
+        if node is not None:
+            asyncio.get_running_loop().remove_reader(node.fileno())
+            node.close()
+        tap, self._tap, self._lower = self._tap, None, 0
+        if tap is not None:
+            await self.port.env.runtime.run_blocking(tap.close)  # the kernel deletes the macvtap with it

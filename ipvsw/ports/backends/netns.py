@@ -1,0 +1,159 @@
+"""A TAP in a namespace: the endpoint is the namespace's own stack.
+
+The TAP is made in the daemon's namespace and moved, which leaves the daemon its fd and no hold on the
+namespace. The fd is the only thing that keeps the device alive: closing it undoes everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from hashlib import blake2b
+
+from ipvsw.linux.devices.tap import Tap, open_tap
+from ipvsw.linux.netlink import Handle, Link
+from ipvsw.linux.teardown import PendingDelete
+from ipvsw.linux.tracked import Snapshot, read_device
+from ipvsw.model import Kind, MacSource, PortConfig
+from ipvsw.ports.addressing import FollowedAddresses
+from ipvsw.ports.backend import BackendPort, Settings
+from ipvsw.ports.backends.device import DeviceBackend
+
+SECRET_SIZE = 16  # bytes; stable_secret in Documentation/networking/ip-sysctl.rst
+
+
+class NetnsBackend(DeviceBackend):
+    """The namespace may have addresses besides those of the configuration."""
+
+    __slots__ = ("_tap",)
+
+    kind = Kind.NETNS
+    addressing = FollowedAddresses
+
+    def __init__(self, port: BackendPort) -> None:
+        super().__init__(port)
+        self._tap: Tap | None = None
+
+    @property
+    def fd(self) -> int:
+        return self._tap.fd if self._tap else -1
+
+    @property
+    def extra_fds(self) -> tuple[int, ...]:
+        return self._tap.extra_fds if self._tap else ()
+
+    @property
+    def offloads(self) -> tuple[str, ...]:
+        return self._tap.offloads if self._tap else ()
+
+    @property
+    def accepts_uso(self) -> bool:
+        return "uso4" in self.offloads  # a kernel that sends UDP GSO frames takes them
+
+    # ------------------------------------------------------------------------ opening
+
+    def _create(self, handle: Handle, netns_fd: int, settings: Settings) -> int | None:
+        """Make the TAP and move it."""
+        self._tap = open_tap(min(settings.config.queues, self.port.env.table.readers))
+        if self._tap.extra_fds:
+            self._tap.spread(self.port.env.shim.spread_fd)
+        link = handle.link(self._tap.name)
+        if link is None:
+            raise OSError(errno.ENODEV, f"{self._tap.name} is gone")
+        if not settings.carrier:
+            self._tap.set_carrier(False)
+        handle.set_link(
+            link.index,
+            mac=settings.mac,
+            mtu=settings.mtu,
+            alias=self._alias(),
+            noarp=settings.noarp,
+            name=settings.config.ifname,
+            netns_fd=netns_fd,
+        )
+        return super()._create(handle, netns_fd, settings)
+
+    def _install(self, handle: Handle, settings: Settings) -> Snapshot:
+        """Set the device up and give it its addresses."""
+        name = settings.config.ifname
+        link = handle.link(name)
+        if link is None:
+            raise OSError(errno.ENODEV, f"{name} is gone")
+        self._follow(link.index)  # before the first address can be announced
+        if self.extra_fds:
+            handle.set_noqueue(link.index)
+        handle.set_stable_secret(name, self._secret())
+        handle.set_link(link.index, up=True)
+        self.problems = self._add_addresses(handle, settings.config, None)
+        snapshot = read_device(handle, link.index, groups=True)
+        if snapshot is None:
+            raise OSError(errno.ENODEV, f"{name} is gone")
+        return snapshot
+
+    def _secret(self) -> bytes:
+        """Makes link-local and SLAAC identifiers unique per port though all share one MAC, and the same
+        after a restart."""
+        name = f"{self.port.env.switch}/{self.port.config.name}"
+        return blake2b(name.encode(), digest_size=SECRET_SIZE, person=b"ipvsw").digest()
+
+    def _add_addresses(self, handle: Handle, config: PortConfig, had: PortConfig | None) -> tuple[str, ...]:
+        """Add what `config` has and `had` hadn't; what could not be done, as text."""
+        problems: list[str] = []
+        for address in config.addresses:
+            if had is None or address not in had.addresses:
+                with _noted(problems):
+                    handle.add_address(self._index, address)
+        for gateway in config.gateway:
+            if had is None or gateway not in had.gateway:
+                with _noted(problems):
+                    handle.add_default_route(self._index, gateway)
+        return tuple(problems)
+
+    # ------------------------------------------------------------------------ while it is open
+
+    def _open_device_place(self) -> int | None:
+        return self._tap.open_namespace() if self._tap else None
+
+    def needs_update(self, link: Link, settings: Settings) -> bool:
+        return settings.config.mac is MacSource.MASTER and link.mac != settings.mac
+
+    def _push(self, handle: Handle, settings: Settings, had: Settings) -> None:
+        assert self._tap is not None
+        if settings.carrier != had.carrier:
+            self._tap.set_carrier(settings.carrier)
+        handle.set_link(
+            self._index,
+            mac=settings.mac if settings.config.mac is MacSource.MASTER else None,
+            # The namespace may set another MTU, which stays until the master's changes.
+            mtu=settings.mtu if settings.mtu != had.mtu else None,
+            noarp=settings.noarp if settings.noarp != had.noarp else None,
+        )
+        if settings.config != had.config:
+            self.problems = self._reconfigure(handle, settings.config, had.config)
+
+    def _reconfigure(self, handle: Handle, config: PortConfig, had: PortConfig) -> tuple[str, ...]:
+        problems: list[str] = []
+        for gateway in had.gateway:
+            if gateway not in config.gateway:
+                with _noted(problems):
+                    handle.delete_default_route(self._index, gateway)
+        for address in had.addresses:
+            if address not in config.addresses:
+                with _noted(problems):
+                    handle.delete_address(self._index, address)
+        return (*problems, *self._add_addresses(handle, config, had))
+
+    async def _undo(self) -> None:
+        tap, self._tap = self._tap, None
+        if tap is not None:
+            delete = PendingDelete(self._place, self._index, tap.open_namespace, tap.close)
+            await self.port.env.runtime.leaving.leave(delete)
+
+
+@contextlib.contextmanager
+def _noted(problems: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        problems.append(error.strerror or str(error))

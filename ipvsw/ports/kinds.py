@@ -1,0 +1,36 @@
+"""Which backend a port of which kind has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ipvsw.linux.devices.macvtap import supported
+from ipvsw.linux.netlink import KmodAttrs
+from ipvsw.model import Kind, PortConfig
+from ipvsw.ports.backend import Backend, PortEnvironment
+from ipvsw.ports.backends.dgram import DgramBackend
+from ipvsw.ports.backends.kmod import KmodBackend, KmodDevice
+from ipvsw.ports.backends.macvtap import MacvtapBackend
+from ipvsw.ports.backends.netns import NetnsBackend
+from ipvsw.ports.backends.stream import StreamBackend
+from ipvsw.ports.backends.tap import TapBackend
+from ipvsw.ports.port import Port
+
+_CONFIGURED: tuple[type[Backend], ...] = (NetnsBackend, MacvtapBackend, TapBackend, StreamBackend, DgramBackend)
+BACKENDS: dict[Kind, type[Backend]] = {backend.kind: backend for backend in _CONFIGURED}
+
+
+def configured_port(env: PortEnvironment, config: PortConfig) -> Port:
+    """The port of a configuration. Where the kernel has no macvtap, such a port is a persistent TAP."""
+    kind = config.kind
+    if kind is Kind.MACVTAP and not supported():
+        kind = Kind.TAP
+    return Port(env, config, BACKENDS[kind])
+
+
+def kmod_port(
+    env: PortEnvironment, found: KmodDevice, lost: Callable[[Port], None], announced: Callable[[KmodAttrs], None]
+) -> Port:
+    """The port of a device that the kernel module has made; the callbacks are `KmodBackend`'s."""
+    made: Port = Port(env, found.config, lambda port: KmodBackend(port, found, lambda: lost(made), announced))
+    return made
