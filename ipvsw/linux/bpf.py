@@ -6,7 +6,7 @@ bytes of the kernel's for each address that it has room for: with half a million
 one take half a microsecond and not one.
 
 libbpf is called through ctypes: it is loaded when a switch starts, so nothing needs its headers to be built.
-What the programs do and when they run is told in their source.
+Their source says what the programs do and when they run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Names of network namespaces, and the news that one has appeared.
+"""Names of network namespaces, and the event that one has appeared.
 
-No namespace is kept alive: an fd is opened for a piece of work and closed after it.
+No namespace is kept alive: an fd is opened for one request and closed after it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ IN_Q_OVERFLOW, IN_IGNORED, IN_ONLYDIR = 0x4000, 0x8000, 0x01000000
 _EVENT = struct.Struct("=iIII")  # struct inotify_event: watch, mask, cookie, length of the name
 
 # `ip netns add` makes a plain file first and mounts the namespace on it within a few milliseconds. A
-# plain file that stays one is looked at this many times in a hurry and then at leisure.
-HURRIED_LOOKS = 40
+# plain file that stays one is polled fast this many times, and then slowly.
+FAST_POLLS = 40
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -109,22 +109,22 @@ def make_namespace() -> int:
 
 
 class Watch:
-    """Tells when namespaces that were asked about may have come or gone.
+    """Notices when namespaces of given names may have come or gone.
 
     - When `fileno()` is readable, `changed()` gives the specs whose names came or went (inotify on
       their directories). A name comes before the namespace does: the spec is then also `pending`.
     - Once a second, and every 50 ms while `pending`, the caller calls `poll()`. It gives the specs
-      that became namespaces since, and those for which nobody sends news: processes, and names in
+      that became namespaces since, and those for which there are no events: processes, and names in
       directories that don't exist.
 
-    What is given may have changed or not: the caller looks for itself with `open_namespace`.
+    What is given may have changed or not: the caller finds out with `open_namespace`.
     """
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._names: dict[str, dict[str, set[str]]] = {}  # directory -> name -> specs
         self._watches: dict[str, tuple[int, tuple[int, int]]] = {}  # directory -> watch, its device and inode
-        self._looks: dict[str, int] = {}  # unfinished names -> looks that were taken
+        self._polls: dict[str, int] = {}  # unfinished names -> times that they were polled
         self._fd = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
 
     def fileno(self) -> int:
@@ -133,7 +133,7 @@ class Watch:
     @property
     def pending(self) -> bool:
         """Whether a name came whose namespace is to follow in a moment."""
-        return any(looks < HURRIED_LOOKS for looks in self._looks.values())
+        return any(polls < FAST_POLLS for polls in self._polls.values())
 
     def add(self, spec: str) -> None:
         """Begin to watch `spec`. Counted: as many `discard` as `add` end it."""
@@ -151,7 +151,7 @@ class Watch:
         if count > 1:
             self._counts[spec] = count - 1
             return
-        self._looks.pop(spec, None)
+        self._polls.pop(spec, None)
         if self._counts.pop(spec, 0) and spec:
             directory, name = os.path.split(path_of(spec))
             names = self._names[directory]
@@ -163,7 +163,7 @@ class Watch:
                 self._unfollow(directory)
 
     def changed(self) -> set[str]:
-        """The specs that inotify has news of. Never blocks."""
+        """The specs that inotify has events for. Never blocks."""
         specs: set[str] = set()
         for watch, mask, name in self._read():
             if mask & IN_Q_OVERFLOW:
@@ -179,16 +179,16 @@ class Watch:
         return specs
 
     def poll(self) -> set[str]:
-        """The specs that inotify can't tell about, or not yet. Never blocks."""
+        """The specs that inotify has no events for, or not yet. Never blocks."""
         specs: set[str] = set()
         for directory in self._names:
             if not self._follow(directory):
                 specs |= self._specs(directory)
-        for spec in list(self._looks):
+        for spec in list(self._polls):
             if _is_unfinished(spec):
-                self._looks[spec] += 1
+                self._polls[spec] += 1
             else:
-                del self._looks[spec]
+                del self._polls[spec]
                 specs.add(spec)
         return specs
 
@@ -203,11 +203,11 @@ class Watch:
 
     def _touch(self, spec: str) -> None:
         if _is_unfinished(spec):
-            self._looks[spec] = 0
+            self._polls[spec] = 0
 
     def _follow(self, directory: str) -> bool:
         """Have inotify watch the directory that has this name now; whether it did so already."""
-        if directory.startswith("/proc/"):  # where inotify never says anything
+        if directory.startswith("/proc/"):  # where inotify has no events
             return False
         old = self._watches.get(directory)
         try:

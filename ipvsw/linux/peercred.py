@@ -28,7 +28,7 @@ class Peer(Struct, frozen=True):
         return self.uid in (0, os.geteuid())
 
     def is_among(self, allowed: Iterable[str | int]) -> bool:
-        """Whether a list of users and, with an "@", groups means it. Names that nobody has mean nobody."""
+        """Whether a list of users and, with an "@", groups means it. Names that don't exist match no user."""
         return any(self._is(one) for one in allowed)
 
     def _is(self, one: str | int) -> bool:

@@ -1,4 +1,4 @@
-"""What all switches share: netlink, the watch over namespaces, and who follows which device.
+"""What all switches share: netlink, the watch over namespaces, and which follower has which device.
 
 Everything here happens on the daemon's loop, except `enter`, which the netlink thread may call.
 """
@@ -21,24 +21,24 @@ from ipvsw.linux.teardown import Teardown
 T = TypeVar("T")
 log = logging.getLogger("ipvsw")
 
-POLL = 1.0  # seconds between looks at names that nobody sends news of
-HURRIED_POLL = 0.05  # seconds, while the name of a namespace is there and the namespace isn't yet
+POLL = 1.0  # seconds between polls of names that have no events
+FAST_POLL = 0.05  # seconds, while a namespace's name exists and the namespace doesn't yet
 CLOSERS = 256  # threads at most: closing a TAP waits 16 ms for the kernel's grace periods, which many wait for at once
-VISITS = 8  # works inside namespaces that may wait for the netlink thread, each with an fd that pins one
-BURST = 500  # events that are heard before others have their turn
-OPENINGS = 4  # ports that are made at one time, so that news of the others needn't wait for a thousand
+NETNS_REQUESTS = 8  # requests that may wait for the netlink thread, each with an fd that pins a namespace
+BURST = 500  # events that are handled before other tasks have their turn
+OPENINGS = 4  # ports that are opened at one time, so that events of the others needn't wait for a thousand
 
 DeviceEvent = LinkEvent | AddressEvent | GroupsEvent
 
 
 class Follower(Protocol):
-    """Who wants to hear about a device or a namespace."""
+    """What receives the events of a device or of a namespace's name."""
 
     def handle_event(self, event: DeviceEvent) -> None:
         """Something happened to the device."""
 
     def mark_stale(self) -> None:
-        """Something may have happened to the device: look anew."""
+        """Something may have happened to the device: read it again."""
 
     def netns_changed(self) -> None:
         """The namespace may have come or gone."""
@@ -49,25 +49,25 @@ class Runtime:
 
     def __init__(self) -> None:
         self.netlink = Netlink()
-        self.groups_told = False  # whether this kernel tells of groups that are joined and left (from 6.14)
+        self.announces_groups = False  # whether this kernel announces groups that are joined and left (from 6.14)
         self.leaving = Teardown(self.run_in_netns, self.run_blocking)
         self.openings = asyncio.Semaphore(OPENINGS)
-        self.interfaces = 0  # that are alive
+        self.interfaces = 0  # masters and ports
         self.reading = 0.003  # seconds of CPU: what reading an interface's device has cost of late
-        self._visits = asyncio.Semaphore(VISITS)
+        self._netns_requests = asyncio.Semaphore(NETNS_REQUESTS)
         self._watch = Watch()
         self._closers: ThreadPoolExecutor | None = None  # while there is something to close
         self._closing = 0  # works of theirs
-        self._followers: dict[int | None, dict[int, Follower]] = {}  # nsid -> index -> who follows the device
+        self._followers: dict[int | None, dict[int, Follower]] = {}  # nsid -> index -> the device's
         self._following = threading.Lock()
-        self._waiting: dict[str, set[Follower]] = {}  # a namespace's spec -> who wants to hear about it
-        self._absent: set[Follower] = set()  # who waits for a device whose index it can't know
+        self._waiting: dict[str, set[Follower]] = {}  # a namespace's spec -> those that wait for it
+        self._absent: set[Follower] = set()  # those that wait for a device whose index they can't know
         self._events = self.netlink.events()
         self._again: asyncio.Handle | None = None
         self._hidden = -1
         loop = asyncio.get_running_loop()
-        loop.add_reader(self.netlink.fileno(), self._hear)
-        loop.add_reader(self._watch.fileno(), self._look)
+        loop.add_reader(self.netlink.fileno(), self._take_events)
+        loop.add_reader(self._watch.fileno(), self._names_changed)
         self._timer = loop.call_later(POLL, self._poll)
 
     def close(self) -> None:
@@ -88,9 +88,9 @@ class Runtime:
     # ------------------------------------------------------------------------ work
 
     async def run_in_netns(self, open_fd: Callable[[], int | None], work: Callable[[Handle], T]) -> T | None:
-        """Do `work` in the namespace whose fd `open_fd` gives, None if it gives None. No more than a few
+        """Run `work` in the namespace whose fd `open_fd` gives, None if it gives None. No more than a few
         are open at a time. Errors: OSError."""
-        async with self._visits:
+        async with self._netns_requests:
             fd = await asyncio.to_thread(open_fd)
             if fd is None:
                 return None
@@ -100,14 +100,14 @@ class Runtime:
                 os.close(fd)
 
     def open_hidden(self) -> int:
-        """An fd of a namespace that has no name and is empty but for what its callers put there: no stack has
-        anything to say to devices there. It goes with the daemon. Errors: OSError."""
+        """An fd of a namespace that has no name and is empty but for what its callers put there: no stack sends
+        anything to devices there. It goes with the daemon. Errors: OSError."""
         if self._hidden < 0:
             self._hidden = make_namespace()
         return os.dup(self._hidden)
 
     async def run_blocking(self, work: Callable[[], T]) -> T:
-        """Do what takes long and needs no namespace."""
+        """Run what blocks and needs no namespace."""
         if self._closers is None:
             self._closers = ThreadPoolExecutor(CLOSERS, "closer")
         self._closing += 1
@@ -119,10 +119,10 @@ class Runtime:
                 self._closers.shutdown(wait=False)
                 self._closers = None
 
-    # ------------------------------------------------------------------------ who follows what
+    # ------------------------------------------------------------------------ followers
 
     def enter(self, nsid: int | None, index: int, follower: Follower) -> None:
-        """From now on `follower` hears about this device. The netlink thread may call."""
+        """From now on `follower` receives this device's events. The netlink thread may call."""
         with self._following:
             self._followers.setdefault(nsid, {})[index] = follower
 
@@ -138,7 +138,7 @@ class Runtime:
         return index in self._followers.get(nsid, {})
 
     def await_device(self, follower: Follower) -> None:
-        """From now on `follower` hears about every link that nobody follows."""
+        """From now on `follower` receives the events of every link that has no follower."""
         self._absent.add(follower)
 
     def found_device(self, follower: Follower) -> None:
@@ -154,32 +154,32 @@ class Runtime:
         if not self._waiting[spec]:
             del self._waiting[spec]
 
-    # ------------------------------------------------------------------------ news
+    # ------------------------------------------------------------------------ events
 
-    def _hear(self) -> None:
-        """So many events at a time: a namespace that makes them without end must not stop the loop."""
+    def _take_events(self) -> None:
+        """A burst at a time: a namespace that makes events without end must not stop the loop."""
         events = list(itertools.islice(self._events, BURST))
         if len(events) < BURST:
             self._events = self.netlink.events()
         else:
-            self._again = asyncio.get_running_loop().call_soon(self._hear)
+            self._again = asyncio.get_running_loop().call_soon(self._take_events)
         for event in events:
             if isinstance(event, Overrun):
-                log.warning("events were lost: every device is read anew")
-                for follower in [*self._everybody(), *self._absent]:
+                log.warning("events were lost: every device is read again")
+                for follower in [*self._all_followers(), *self._absent]:
                     follower.mark_stale()
             elif isinstance(event, NamespaceGone):
                 for follower in list(self._followers.get(event.nsid, {}).values()):
                     follower.mark_stale()
             else:
-                self._tell(event)
+                self._dispatch(event)
 
-    def _everybody(self) -> Iterator[Follower]:
+    def _all_followers(self) -> Iterator[Follower]:
         for inside in list(self._followers.values()):
             yield from list(inside.values())
 
-    def _tell(self, event: DeviceEvent) -> None:
-        self.groups_told = self.groups_told or isinstance(event, GroupsEvent)
+    def _dispatch(self, event: DeviceEvent) -> None:
+        self.announces_groups = self.announces_groups or isinstance(event, GroupsEvent)
         index = event.link.index if isinstance(event, LinkEvent) else event.index
         follower = self._followers.get(event.nsid, {}).get(index)
         if follower is not None:
@@ -188,20 +188,20 @@ class Runtime:
             for waiting in list(self._absent):
                 waiting.handle_event(event)
 
-    def _look(self) -> None:
-        self._announce(self._watch.changed())
+    def _names_changed(self) -> None:
+        self._notify(self._watch.changed())
         if self._watch.pending:
-            self._poll_in(HURRIED_POLL)
+            self._poll_in(FAST_POLL)
 
     def _poll(self) -> None:
-        self._announce(self._watch.poll())
-        self._poll_in(HURRIED_POLL if self._watch.pending else POLL)
+        self._notify(self._watch.poll())
+        self._poll_in(FAST_POLL if self._watch.pending else POLL)
 
     def _poll_in(self, seconds: float) -> None:
         self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(seconds, self._poll)
 
-    def _announce(self, specs: set[str]) -> None:
+    def _notify(self, specs: set[str]) -> None:
         for spec in specs:
             for follower in list(self._waiting.get(spec, ())):
                 follower.netns_changed()

@@ -75,7 +75,7 @@ class Teardown:
 
 def _open_place(device: PendingDelete) -> int | None:
     fd = device.open_place()
-    if identity(fd) != device.place:  # somebody moved it on
+    if identity(fd) != device.place:  # it has been moved on
         os.close(fd)
         return None
     return fd

@@ -155,7 +155,7 @@ class TrackedDevice(ABC):
     def _needs_reading(self, event: DeviceEvent) -> bool:
         if isinstance(event, AddressEvent):
             # An address joins groups, which newer kernels announce by themselves.
-            return not self._runtime.groups_told
+            return not self._runtime.announces_groups
         return not isinstance(event, LinkEvent) or event.gone or event.link != self.link
 
     def netns_changed(self) -> None:

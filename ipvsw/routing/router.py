@@ -1,10 +1,11 @@
-"""l3: asks the host where packets go, keeps the datapath's cache of the answers, and carries what the cache can't.
+"""l3: asks the kernel for routes, keeps the datapath's cache of them, and forwards the packets that the cache can't.
 
-A frame for a destination that the cache doesn't know comes here. The kernel is asked; an answer that holds for every
-packet to that destination goes into the cache, and the frame on its way: with another L2 header out on the master, or
-through the host's IP output if its next hop isn't known yet, if it leaves by another device, or if everything is to
-pass the host's netfilter. Any news about routes, rules, links or addresses empties the cache; a neighbour that gets or
-loses its hardware address changes what rests on it. What doesn't fit the path is cut, or answered to the port.
+The datapath hands over a frame for a destination that its cache doesn't have. The kernel is asked; an answer that holds
+for every packet to that destination goes into the cache, and the frame is sent: with another L2 header out on the
+master, or through the host's IP output if its next hop isn't known yet, if it leaves by another device, or if
+everything is to pass the host's netfilter. Any event about routes, rules, links or addresses empties the cache; one
+about a neighbour changes the entries that depend on it. A packet that doesn't fit the path is segmented or fragmented,
+or its port gets an ICMP error.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ class RouterUplink(Struct, frozen=True):
     index: int
     mac: bytes
     mtu: int
-    ipv4: Address | None  # the master's own, in whose name errors are told
+    ipv4: Address | None  # the master's own, the source of ICMP errors
     ipv6: Address | None
     frames: socket.socket
     stack: Stack
-    watch: RouteMonitor
+    monitor: RouteMonitor
     place: Callable[[], int | None]  # opens the master's namespace
 
 
@@ -55,14 +56,14 @@ class NextHop(Struct, frozen=True):
 
     mtu: int = 65535
     mac: bytes | None = None  # out on the master to this address
-    stack: bool = False  # through the host's IP output; neither: there is no way
-    via: Address | None = None  # the neighbour on the master that it rests on
+    stack: bool = False  # through the host's IP output; neither: there is no route
+    via: Address | None = None  # the neighbour on the master that it depends on
     permanent: bool = False  # that neighbour needs no confirmation
-    lasting: bool = True  # holds until there is news
+    lasting: bool = True  # holds until there is an event
 
-    def after(self, news: NeighbourChanged) -> NextHop:
+    def after(self, event: NeighbourChanged) -> NextHop:
         """The same with the neighbour as it is now. Until its MAC is known the host's own output asks for it."""
-        return msgspec.structs.replace(self, mac=news.mac, stack=news.mac is None, permanent=news.permanent)
+        return msgspec.structs.replace(self, mac=event.mac, stack=event.mac is None, permanent=event.permanent)
 
 
 class Router:
@@ -77,11 +78,11 @@ class Router:
         self._uplink: RouterUplink | None = None
         self._routes = False
         self._exact = False
-        self._heard: RouteMonitor | None = None  # what the loop listens to
+        self._monitor: RouteMonitor | None = None  # whose events the loop handles
         self._hops: dict[Address, NextHop] = {}  # what the datapath's cache has
-        self._resting: dict[Address, set[Address]] = {}  # neighbour -> the destinations that rest on it
-        self._meanwhile: dict[Address, NeighbourChanged] = {}  # heard since the kernel was last asked
-        self._news = 0  # counts what made earlier answers worthless
+        self._dependent: dict[Address, set[Address]] = {}  # neighbour -> the destinations that depend on it
+        self._meanwhile: dict[Address, NeighbourChanged] = {}  # events since the kernel was last asked
+        self._generation = 0  # of answers: earlier ones no longer hold
         self._frames: list[tuple[int, bytes]] = []
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -111,47 +112,47 @@ class Router:
         self._forget()
 
     def _listen(self) -> None:
-        """To a switch that doesn't route, the host's routing is no news."""
-        wanted = self._uplink.watch if self._uplink is not None and self._routes else None
-        if wanted is self._heard:
+        """Handle the events of the master's namespace while the switch routes."""
+        wanted = self._uplink.monitor if self._uplink is not None and self._routes else None
+        if wanted is self._monitor:
             return
         loop = asyncio.get_running_loop()
-        if self._heard is not None:
-            loop.remove_reader(self._heard.fileno())
+        if self._monitor is not None:
+            loop.remove_reader(self._monitor.fileno())
         if wanted is not None:
-            loop.add_reader(wanted.fileno(), self._hear)
-        self._heard = wanted
+            loop.add_reader(wanted.fileno(), self._take_events)
+        self._monitor = wanted
 
-    # ------------------------------------------------------------------------ news
+    # ------------------------------------------------------------------------ events
 
-    def _hear(self) -> None:
-        assert self._heard is not None and self._uplink is not None
-        news = list(self._heard.news())
-        if not all(isinstance(one, NeighbourChanged) for one in news):
+    def _take_events(self) -> None:
+        assert self._monitor is not None and self._uplink is not None
+        events = list(self._monitor.events())
+        if not all(isinstance(one, NeighbourChanged) for one in events):
             self._forget()
         neighbours = {
-            one.address: one for one in news if isinstance(one, NeighbourChanged) and one.index == self._uplink.index
+            one.address: one for one in events if isinstance(one, NeighbourChanged) and one.index == self._uplink.index
         }
         self._meanwhile |= neighbours
         changed = {
             to: self._hops[to].after(one)
             for address, one in neighbours.items()
-            for to in self._resting.get(address, ())
+            for to in self._dependent.get(address, ())
         }
         self._remember({to: hop for to, hop in changed.items() if hop != self._hops[to]})
 
     def _forget(self) -> None:
-        self._news += 1
+        self._generation += 1
         if self._hops:
             self._hops.clear()
-            self._resting.clear()
+            self._dependent.clear()
             with self._changes.batch() as datapath:
                 datapath.clear_routes()
 
     # ------------------------------------------------------------------------ frames
 
     def take(self, frames: list[tuple[int, bytes]]) -> None:
-        """(port number, virtio_net_hdr and frame) that the datapath can't carry."""
+        """(port number, virtio_net_hdr and frame) that the datapath can't route."""
         self._frames += frames
         self._wake.set()
 
@@ -165,14 +166,14 @@ class Router:
             frames, self._frames = self._frames, []
             try:
                 if frames:
-                    await self._carry(frames)
+                    await self._route(frames)
                 if loop.time() >= confirm_at:
                     confirm_at = loop.time() + CONFIRM
                     await self._confirm()
-            except Exception:  # what one frame does must not keep the others
+            except Exception:  # one frame must not stop the others
                 log.exception("routing %d frames", len(frames))
 
-    async def _carry(self, frames: list[tuple[int, bytes]]) -> None:
+    async def _route(self, frames: list[tuple[int, bytes]]) -> None:
         uplink = self._uplink
         if uplink is None:
             self.counters["drop_no_master"] += len(frames)
@@ -186,8 +187,8 @@ class Router:
             self._send(uplink, port, frame, hops.get(to, NextHop()))
 
     async def _ask(self, uplink: RouterUplink, unknown: dict[Address, Address]) -> dict[Address, NextHop]:
-        """What the kernel says of destinations, each with a source. Remembered if no way has changed meanwhile."""
-        news = self._news
+        """The kernel's answers for destinations, each with a source. Remembered if no route has changed meanwhile."""
+        generation = self._generation
         self._meanwhile = {}
         exact = self._exact
 
@@ -197,7 +198,7 @@ class Router:
 
         def ask_one(handle: Handle, to: Address, by: Address, *, exact: bool) -> NextHop:
             try:
-                return to_next_hop(handle.way_to(to, by, uplink.index), uplink, exact=exact)
+                return to_next_hop(handle.route_to(to, by, uplink.index), uplink, exact=exact)
             except OSError:  # one that can't be asked about must not take the others with it
                 return NextHop(lasting=False)
 
@@ -208,7 +209,7 @@ class Router:
         for to, hop in hops.items():
             if hop.via is not None and hop.via in self._meanwhile:
                 hops[to] = hop.after(self._meanwhile[hop.via])
-        if news == self._news:
+        if generation == self._generation:
             self._remember({to: hop for to, hop in hops.items() if hop.lasting})
         return hops
 
@@ -219,7 +220,7 @@ class Router:
             for to, hop in hops.items():
                 datapath.set_route(to.packed, mac=hop.mac or bytes(6), stack=hop.stack, mtu=hop.mtu)
                 if hop.via is not None:
-                    self._resting.setdefault(hop.via, set()).add(to)
+                    self._dependent.setdefault(hop.via, set()).add(to)
             self._hops.update(hops)
 
     def _send(self, uplink: RouterUplink, port: int, frame: bytes, hop: NextHop) -> None:
@@ -240,7 +241,7 @@ class Router:
     def _transmit(
         self, uplink: RouterUplink, frame: bytes, hop: NextHop, version: int, packets: tuple[bytes, ...]
     ) -> str:
-        """The frame as it is where there are no packets of it. The counter of how it ended."""
+        """`packets`, or the frame as it is if there are none. Which counter it is for."""
         try:
             if hop.mac is None:
                 for packet in packets:
@@ -258,29 +259,29 @@ class Router:
         """The kernel doesn't see what the datapath sends: have it confirm the neighbours that are in use."""
         uplink = self._uplink
         used = [self._hops[to] for to in self._changes.datapath.used_routes() if to in self._hops]
-        doubtful = {hop.via for hop in used if hop.via is not None and hop.mac is not None and not hop.permanent}
-        if uplink is None or not doubtful:
+        to_confirm = {hop.via for hop in used if hop.via is not None and hop.mac is not None and not hop.permanent}
+        if uplink is None or not to_confirm:
             return
 
         def confirm(handle: Handle) -> None:
-            for address in doubtful:
+            for address in to_confirm:
                 handle.use_neighbour(uplink.index, address)
 
         with contextlib.suppress(OSError):
             await self._runtime.run_in_netns(uplink.place, confirm)
 
 
-def to_next_hop(way: RouteAnswer | None, uplink: RouterUplink, *, exact: bool) -> NextHop:
-    """What follows from the kernel's answer. `exact`: nothing may go past the host's IP output."""
-    if way is None:
+def to_next_hop(route: RouteAnswer | None, uplink: RouterUplink, *, exact: bool) -> NextHop:
+    """What follows from the kernel's answer. `exact`: nothing may bypass the host's IP output."""
+    if route is None:
         return NextHop()
-    if way.local or way.index != uplink.index:
-        return NextHop(mtu=way.mtu or 65535, stack=True)
-    mtu = min(way.mtu or uplink.mtu, uplink.mtu)
+    if route.local or route.index != uplink.index:
+        return NextHop(mtu=route.mtu or 65535, stack=True)
+    mtu = min(route.mtu or uplink.mtu, uplink.mtu)
     if exact:
         return NextHop(mtu=mtu, stack=True)
     # Until the next hop's MAC is known the host's own output asks for it.
-    return NextHop(mtu=mtu, mac=way.mac, stack=way.mac is None, via=way.via, permanent=way.permanent)
+    return NextHop(mtu=mtu, mac=route.mac, stack=route.mac is None, via=route.via, permanent=route.permanent)
 
 
 def ends(frame: bytes) -> tuple[Address, Address]:
@@ -293,5 +294,5 @@ def ends(frame: bytes) -> tuple[Address, Address]:
 
 
 def ethernet(to: bytes, by: bytes, version: int, packet: bytes) -> bytes:
-    """`version` is the IP version that the EtherType tells; the packet's own field may lie."""
+    """`version` is the IP version of the EtherType; the packet's own field may be wrong."""
     return to + by + (b"\x08\x00" if version == 4 else b"\x86\xdd") + packet

@@ -117,7 +117,7 @@ class Master(TrackedDevice):
             ipv6=next((address for address in own if address.version == 6), None),
             frames=sockets.frames[0],
             stack=sockets.stack,
-            watch=sockets.routes,
+            monitor=sockets.routes,
             place=self._open_place,
         )
 

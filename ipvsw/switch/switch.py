@@ -231,7 +231,7 @@ class Switch:
                 continue
             if bits & EVENT_GONE:
                 port.gone()
-            if bits & EVENT_GROUPS and not self._runtime.groups_told:
+            if bits & EVENT_GROUPS and not self._runtime.announces_groups:
                 port.mark_stale()
         if frames := self._datapath.slow():
             self._router.take(frames)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = 0x0A400000  # 10.64.0.0, and upwards
-TOGETHER = 8192  # addresses in one commit: COMMIT_SIZE in ipvsw/changes.py
+COMMIT_SIZE = 8192  # addresses in one commit: COMMIT_SIZE in ipvsw/changes.py
 SINGLES = 5000
 TURNS = 3
 MASTER = bytes.fromhex("020000000001")
@@ -37,7 +37,7 @@ def measured(addresses: int) -> dict[str, float]:
     loading, adding, deleting = [], [], []
     for _ in range(TURNS):
         batch = Batch(0, 0, MASTER, 2, ())
-        loading.append(batch.edit(everything, TOGETHER, True))
+        loading.append(batch.edit(everything, COMMIT_SIZE, True))
         deleting.append(batch.edit(some, 1, False))
         adding.append(batch.edit(some, 1, True))
     return {"load_us": longest(loading), "single_us": max(longest(adding), longest(deleting))}

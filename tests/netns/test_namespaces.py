@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ipvsw.linux.namespaces import HURRIED_LOOKS, Watch, find_namespace, open_namespace
+from ipvsw.linux.namespaces import FAST_POLLS, Watch, find_namespace, open_namespace
 from tests.support.patience import LIMIT, until
 from tests.support.spaces import Namespace, ip, unique
 
@@ -119,7 +119,7 @@ def test_a_plain_file_does_not_keep_the_hurry_up_and_is_not_forgotten(
     plain.write_text("")
     watch.add(str(plain))
     assert watch.pending
-    for _ in range(HURRIED_LOOKS):
+    for _ in range(FAST_POLLS):
         assert watch.poll() == set()
     assert not watch.pending
     subprocess.run(["mount", "--bind", f"/run/netns/{there.name}", str(plain)], check=True)

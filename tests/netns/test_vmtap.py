@@ -496,7 +496,7 @@ def test_a_macvtap_without_dev(home: Namespace, monkeypatch: pytest.MonkeyPatch)
         name_of = fcntl.ioctl(fds[0], TUNGETIFF, bytes(40))[:16].rstrip(b"\0")
         assert name_of == name.encode()
         os.close(fds[0])
-        node.look()
+        node.read_events()
         assert not node.taken
     finally:
         node.close()

@@ -1,6 +1,6 @@
 """The character device of a macvtap: what a VMM reads and writes.
 
-Its descriptors are given away and not kept. inotify tells when they are closed for good, whoever has them by then
+Its descriptors are handed over and not kept. inotify tells when the last copy of them is closed, in whichever process
 and however that process ended.
 """
 
@@ -62,28 +62,28 @@ class Node:
             raise
 
     def _make(self, index: int) -> str:
-        """Where /dev has no such thing: nobody keeps it up to date, or it belongs to another namespace."""
+        """Where /dev has no such file: it is not kept up to date, or belongs to another mount namespace."""
         number = _number(index)
         self._made = Path(tempfile.mkdtemp(prefix="ipvsw-"))
         os.mknod(self._made / "tap", 0o600 | stat.S_IFCHR, number)
         return str(self._made / "tap")
 
     def fileno(self) -> int:
-        """Readable when there is something to `look` at."""
+        """Readable when `read_events` has something to read."""
         return self._watch
 
     @property
     def taken(self) -> bool:
-        """Whether anybody has it open, as of the last look."""
+        """Whether a process has it open, as of the last `read_events`."""
         return self._opens > 0
 
-    def look(self) -> None:
+    def read_events(self) -> None:
         for mask in self._events():
             if mask & IN_OPEN:
                 self._opens += 1
                 self._several = self._several or self._opens > 1
             elif mask & IN_CLOSE:
-                # Several alike are told as one, or one by one after all have happened: then only a census helps.
+                # inotify may merge several alike, or report them after all have happened: count the holders.
                 self._opens = _holders(self._path) if self._several else 0
                 self._several = self._several and self._opens > 0
 
@@ -103,7 +103,7 @@ class Node:
             for _ in range(queues):
                 fds.append(os.open(self._path, os.O_RDWR | os.O_CLOEXEC))
                 undo.callback(os.close, fds[-1])
-                self.look()  # one by one: inotify makes one event of several alike
+                self.read_events()  # one by one: inotify merges several alike
             undo.pop_all()
             return fds
 
@@ -156,13 +156,13 @@ def _number(index: int) -> int:
     found: list[int] = []
     failed: list[OSError] = []
 
-    def look() -> None:
+    def read() -> None:
         try:
-            found.append(_look(index))
+            found.append(_read_number(index))
         except OSError as error:
             failed.append(error)
 
-    thread = threading.Thread(target=look)  # in the caller's network namespace; its mounts are its own
+    thread = threading.Thread(target=read)  # in the caller's network namespace; its mounts are its own
     thread.start()
     thread.join()
     if failed:
@@ -170,7 +170,7 @@ def _number(index: int) -> int:
     return found[0]
 
 
-def _look(index: int) -> int:
+def _read_number(index: int) -> int:
     _checked(_libc.unshare(CLONE_NEWNS))
     _checked(_libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
     _checked(_libc.mount(b"sysfs", b"/sys", b"sysfs", 0, None))

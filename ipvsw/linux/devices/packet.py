@@ -101,7 +101,7 @@ def open_inject(index: int, mark: int) -> socket.socket:
 
 
 def open_far_end(index: int) -> socket.socket:
-    """The netdev end of a TAP that somebody else has open: read() and write() take a virtio_net_hdr and a frame, as
+    """The netdev end of a TAP that another process has open: read() and write() take a virtio_net_hdr and a frame, as
     on the TAP's own descriptor. Of tagged frames, which read() would give without their tag, only a runt comes.
     Non-blocking. Errors: OSError."""
     with contextlib.ExitStack() as undo:

@@ -1,7 +1,8 @@
 """Raw sockets into the host's IP output. Made inside the master's namespace.
 
-A packet goes with its header as it is, and with its own source told beside it, so that policy rules see what they
-would see of the kernel's driver. The kernel routes it as local output: OUTPUT and POSTROUTING, no TTL decrement.
+A packet is sent with its header as it is, and its own source is given in a control message, so that policy rules see
+what they would see of the kernel's driver. The kernel routes it as local output: OUTPUT and POSTROUTING, no TTL
+decrement.
 """
 
 from __future__ import annotations

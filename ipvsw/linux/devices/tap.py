@@ -95,8 +95,8 @@ def open_tap(queues: int = 1) -> Tap:
 
 
 def create_persistent_tap(name: str, *, owner: int | None, group: int | None, queues: int) -> None:
-    """A TAP in the caller's namespace for somebody else to open, which stays when nobody has it open. An existing one
-    that is ours must be of the same sort. Errors: OSError, EBUSY if somebody has it open."""
+    """A TAP in the caller's namespace for another process to open, which stays when none has it open. An existing one
+    must have the same number of queues. Errors: OSError, EBUSY if a process has it open."""
     with contextlib.closing(_open_shared(name, queues)) as device:
         for request, wanted in ((TUNSETOWNER, owner), (TUNSETGROUP, group)):
             if wanted is not None:
@@ -106,7 +106,7 @@ def create_persistent_tap(name: str, *, owner: int | None, group: int | None, qu
 
 def open_persistent_tap(name: str, queues: int) -> list[int]:
     """Blocking descriptors of such a TAP, one for each queue. The caller, inside its namespace, closes them.
-    Errors: OSError, EBUSY if somebody has it open."""
+    Errors: OSError, EBUSY if a process has it open."""
     with contextlib.ExitStack() as undo:
         fds = []
         for _ in range(queues):

@@ -13,8 +13,8 @@ SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 
 
 class Listener:
-    """A file that VMMs connect to, for root, or for `owner` and `group` by number. It is made anew in the place of
-    one that nobody serves, and goes with this."""
+    """A file that VMMs connect to, for root, or for `owner` and `group` by number. It replaces
+    a stale one, and is removed with this."""
 
     def __init__(self, path: str, owner: int | None, group: int | None) -> None:
         self._path = path
@@ -25,7 +25,7 @@ class Listener:
         return self._socket.fileno()
 
     def accept(self) -> socket.socket | None:
-        """Who has come, None if nobody has."""
+        """The next connection, None if there is none."""
         with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
             connection, _ = self._socket.accept()
             return _prepared(connection)

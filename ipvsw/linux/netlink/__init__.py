@@ -1,15 +1,15 @@
 """rtnetlink in any namespace: the only user of pyroute2.
 
-Two interfaces. `Netlink.events` is one socket in the daemon's own namespace that hears every namespace
-that has an id there (NETLINK_LISTEN_ALL_NSID): it keeps none of them alive, which a socket inside
-each would. `Netlink.run` does work inside a namespace, on one thread kept for that, with a handle
-that is gone when the work is done.
+Two interfaces. `Netlink.events` is one socket in the daemon's own namespace that receives the events of
+every namespace that has an id there (NETLINK_LISTEN_ALL_NSID): it keeps none of them alive, as a socket inside
+each would. `Netlink.run` runs a function inside a namespace, on one thread kept for that, with a handle that is
+closed when the function returns.
 
-    messages.py   what is heard: the events, and rtnetlink's messages read into them
-    handle.py     what is done: requests inside one namespace
-    dump.py       all links of a namespace, read as those that are heard
+    messages.py   events, and rtnetlink's messages parsed into them
+    handle.py     requests inside one namespace
+    dump.py       all links of a namespace, parsed as events are
     delete.py     many links deleted at once
-    routes.py     where the host would send a packet, and news about that
+    routes.py     which way the host would send a packet, and events about that
     rules.py      our policy rules
     clsact.py     the shim's two tc filters
     thread.py     the event socket and the thread that enters namespaces
@@ -28,7 +28,7 @@ from ipvsw.linux.netlink.messages import (
     NamespaceGone,
     Overrun,
 )
-from ipvsw.linux.netlink.routes import NeighbourChanged, RouteAnswer, RouteMonitor, WaysChanged
+from ipvsw.linux.netlink.routes import NeighbourChanged, RouteAnswer, RouteMonitor, RoutesChanged
 from ipvsw.linux.netlink.rules import TABLES, Rule
 from ipvsw.linux.netlink.thread import Netlink, enter_namespace
 
@@ -47,7 +47,7 @@ __all__ = [
     "Overrun",
     "RouteAnswer",
     "RouteMonitor",
+    "RoutesChanged",
     "Rule",
-    "WaysChanged",
     "enter_namespace",
 ]

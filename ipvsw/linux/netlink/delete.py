@@ -17,14 +17,14 @@ NLM_F_REQUEST, NLM_F_ACK = 0x1, 0x4
 RTM_DELLINK, RTM_SETLINK = 17, 19
 IFLA_GROUP = 27
 
-GROUPS = 1 << 30, 1 << 31  # numbers of which one is taken, that nobody gives by hand
+GROUPS = 1 << 30, 1 << 31  # numbers that administrators don't use, of which one is taken
 BUFFER = 64 << 10  # bytes
 
 
 def delete_links(indices: Sequence[int]) -> None:
     """Of the namespace that the calling thread is in. They are made a group, which is deleted (rtnl_group_dellink in
-    net/core/rtnetlink.c): some 0.2 ms for each, in which nobody on this machine changes any link. Those that are gone
-    already are no error. Errors: OSError, after which some may be there."""
+    net/core/rtnetlink.c): some 0.2 ms for each, in which no process on this machine can change a link. Those that
+    are gone already are no error. Errors: OSError, after which some may be there."""
     group = random.randrange(*GROUPS)
     requests = [_request(RTM_SETLINK, 0, index, group) for index in indices]
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as route:

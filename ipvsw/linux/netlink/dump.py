@@ -1,4 +1,4 @@
-"""All links of a namespace, read as those that are heard: pyroute2 leaves out what it doesn't know of a kind."""
+"""All links of a namespace, parsed as events are: pyroute2 leaves out what it doesn't know of a kind."""
 
 from __future__ import annotations
 

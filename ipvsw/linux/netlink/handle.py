@@ -129,7 +129,7 @@ class Handle:
             self._route.link("add", ifname=name, index=index, kind="macvtap", link=lower, macvtap_mode="passthru")
 
     def alias(self, index: int) -> str:
-        """What somebody has written on the device, "" if nothing."""
+        """The device's IFLA_IFALIAS, "" if it has none."""
         with _readable(f"link {index}"):
             return str(self._route.link("get", index=index)[0].get("ifalias") or "")
 
@@ -229,12 +229,12 @@ class Handle:
 
     # ------------------------------------------------------------------------ where the host would send
 
-    def way_to(self, destination: Address, source: Address, index: int) -> RouteAnswer | None:
+    def route_to(self, destination: Address, source: Address, index: int) -> RouteAnswer | None:
         """The kernel's answer for a packet of a port, leaving by `index` if it may. None: there is no way."""
-        return routes.way_to(self._route, destination, source, index)
+        return routes.route_to(self._route, destination, source, index)
 
     def destination_decides(self, version: int) -> bool:
-        """Whether every policy rule of this IP version looks at nothing of a packet but its destination."""
+        """Whether no policy rule of this IP version depends on anything of a packet but its destination."""
         return routes.destination_decides(self._route, version)
 
     def use_neighbour(self, index: int, address: Address) -> None:
@@ -329,7 +329,7 @@ class Handle:
             clsact.mute(self._route, index, drop_fd)
 
     def detach_clsact(self, index: int) -> None:
-        """Remove them, and the clsact qdisc if nobody else's filter is on it. Nothing happens if they
+        """Remove them, and the clsact qdisc if no other filter is on it. Nothing happens if they
         or the device are gone."""
         with _readable(f"tc filters on link {index}"):
             clsact.detach(self._route, index)

@@ -1,7 +1,7 @@
-"""What is heard on the event socket: rtnetlink's messages read into the structs below.
+"""rtnetlink's messages from the event socket, parsed into the structs below.
 
-Read by hand and not by pyroute2, which takes 100 us for a link: a thousand namespaces that come up
-together make tens of thousands of messages, and they are read on the daemon's loop.
+Parsed by hand and not by pyroute2, which takes 100 us for a link: a thousand namespaces that come up
+together make tens of thousands of messages, and they are parsed on the daemon's loop.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ipvsw.model import Address
 
 
 class KmodAttrs(Struct, frozen=True, kw_only=True):
-    """What a device of kind "ipvsw" says of itself (kmod-shim/module/ipvsw.h)."""
+    """The attributes of a device of kind "ipvsw" (kmod-shim/module/ipvsw.h)."""
 
     tap: int  # minor number of its character device
     netns: int  # inode number of the namespace that it is in
     master: int  # the master's index
     master_netns: int  # inode number of the master's namespace
-    mode: int | None = None  # IPVLAN_MODE_*, if somebody has set it
-    flags: int | None = None  # IPVLAN_F_*, if somebody has set it
+    mode: int | None = None  # IPVLAN_MODE_*, if it was ever set
+    flags: int | None = None  # IPVLAN_F_*, if it was ever set
 
 
 class Link(Struct, frozen=True, kw_only=True):
@@ -40,7 +40,7 @@ class Link(Struct, frozen=True, kw_only=True):
     ethernet: bool  # ARPHRD_ETHER
     kind: str  # IFLA_INFO_KIND, "" if none
     master: int = 0  # the index of the bridge, bond or team that it is part of, 0 if none
-    served: KmodAttrs | None = None  # of kind "ipvsw" only, as heard
+    served: KmodAttrs | None = None  # of kind "ipvsw" only
 
 
 class LinkEvent(Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Where the host would send a packet, and the news that this may be otherwise now."""
+"""Which way the host would send a packet, and the events after which the answer may be another."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ NUD_STALE, NUD_PERMANENT = 0x04, 0x80
 NTF_USE, NTF_PROXY = 0x01, 0x08
 _NDA_DST, _NDA_LLADDR = 1, 2
 
-# linux/fib_rules.h: what a rule may ask besides the destination, so that a destination alone has no answer. What is
-# the same for everything that the host sends by one device decides nothing: mark 0, and lo as input device. UNKNOWN is
-# what pyroute2 has no name for, as it is with DSCP and flow labels, of which newer kernels' rules may speak.
+# linux/fib_rules.h: what a rule may match besides the destination, so that the destination alone does not decide. What
+# is the same for everything that the host sends by one device does not matter: mark 0, and lo as input device. UNKNOWN
+# is what pyroute2 has no name for, as DSCP and flow labels, which rules of newer kernels may match.
 _SELECTIVE = {"UNKNOWN", "FRA_SRC", "FRA_UID_RANGE", "FRA_IP_PROTO", "FRA_SPORT_RANGE", "FRA_DPORT_RANGE"}
 _UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EAGAIN)
 
@@ -52,8 +52,8 @@ class RouteAnswer(Struct, frozen=True):
     mtu: int  # of the path, bytes; 0 if the device's holds
 
 
-class WaysChanged(Struct, frozen=True):
-    """Routes, rules, addresses or links are others than before."""
+class RoutesChanged(Struct, frozen=True):
+    """Routes, rules, addresses or links have changed."""
 
 
 class NeighbourChanged(Struct, frozen=True):
@@ -65,7 +65,7 @@ class NeighbourChanged(Struct, frozen=True):
     permanent: bool
 
 
-def way_to(route: Any, destination: Address, source: Address, index: int) -> RouteAnswer | None:
+def route_to(route: Any, destination: Address, source: Address, index: int) -> RouteAnswer | None:
     """What the kernel's own ipvlan asks when it routes for a port: output device `index`, and for IPv6 the packet's
     source. None if there is no way (IPv4 assumes the link then). Errors: OSError.
 
@@ -148,7 +148,7 @@ def set_neighbour(route: Any, index: int, address: Address, mac: bytes) -> None:
 
 
 def destination_decides(route: Any, version: int) -> bool:
-    """Whether every policy rule of this IP version looks at nothing of a packet but its destination."""
+    """Whether no policy rule of this IP version depends on anything of a packet but its destination."""
     for rule in route.get_rules(family=AF_INET6 if version == 6 else AF_INET):
         if rule.get_attr("FRA_PROTOCOL") == rules.OURS:
             continue
@@ -158,7 +158,7 @@ def destination_decides(route: Any, version: int) -> bool:
 
 
 class RouteMonitor:
-    """News about routes in the namespace that the calling thread is in. Keeps that namespace alive."""
+    """Events about routes and neighbours in the calling thread's namespace, which it keeps alive."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
@@ -183,7 +183,7 @@ class RouteMonitor:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def news(self) -> Iterator[WaysChanged | NeighbourChanged]:
+    def events(self) -> Iterator[RoutesChanged | NeighbourChanged]:
         """What has happened since the last call."""
         while True:
             try:
@@ -193,11 +193,11 @@ class RouteMonitor:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                yield WaysChanged()  # events were lost
+                yield RoutesChanged()  # events were lost
                 continue
             for kind, body in messages(data):
                 if kind not in (RTM_NEWNEIGH, RTM_DELNEIGH):
-                    yield WaysChanged()
+                    yield RoutesChanged()
                     continue
                 changed = _read_neighbour(body, gone=kind == RTM_DELNEIGH)
                 if changed is not None:

@@ -1,4 +1,4 @@
-"""Policy rules of ours, told from others by their protocol number."""
+"""The daemon's policy rules, which have a protocol number of their own."""
 
 from __future__ import annotations
 

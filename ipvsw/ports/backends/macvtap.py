@@ -22,7 +22,7 @@ from ipvsw.ports.backends.device import DeviceBackend
 
 
 class MacvtapBackend(DeviceBackend):
-    """That a VMM has the device is seen at the character device, whoever gave it the descriptors."""
+    """That a VMM has the device is seen at the character device, whichever process gave it the descriptors."""
 
     __slots__ = ("_lower", "_node", "_tap")
 
@@ -93,7 +93,7 @@ class MacvtapBackend(DeviceBackend):
 
     def poll(self) -> float | None:
         if self._node is not None and self.port.link is not None:
-            self._node.look()
+            self._node.read_events()
             self.port.endpoint_changed(self.port.link)
         return None
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import pytest
 
 from ipvsw.changes import Changes
-from ipvsw.linux.netlink import NeighbourChanged, RouteAnswer, WaysChanged
+from ipvsw.linux.netlink import NeighbourChanged, RouteAnswer, RoutesChanged
 from ipvsw.model import Address
 from ipvsw.routing import router
 from ipvsw.routing.router import NO_OFFLOAD, NextHop, Router, RouterUplink, ends, ethernet, to_next_hop
@@ -64,7 +64,7 @@ class Kernel:
     def destination_decides(self, version: int) -> bool:
         return self.plain
 
-    def way_to(self, to: Address, by: Address, index: int) -> RouteAnswer | None:
+    def route_to(self, to: Address, by: Address, index: int) -> RouteAnswer | None:
         assert index == INDEX
         self.asked.append((to, by))
         answer = self.ways[to]
@@ -114,24 +114,24 @@ class Wire:
         self.sent.append(data)
 
 
-class Watch:
-    """News as the event socket has them."""
+class Monitor:
+    """A `RouteMonitor` whose events the test makes."""
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
-        self._news: list[WaysChanged | NeighbourChanged] = []
+        self._events: list[RoutesChanged | NeighbourChanged] = []
 
     def fileno(self) -> int:
         return self._reader
 
-    def tell(self, *news: WaysChanged | NeighbourChanged) -> None:
-        self._news += news
+    def add(self, *events: RoutesChanged | NeighbourChanged) -> None:
+        self._events += events
         os.write(self._writer, b"!")
 
-    def news(self) -> Iterator[WaysChanged | NeighbourChanged]:
+    def events(self) -> Iterator[RoutesChanged | NeighbourChanged]:
         os.read(self._reader, 100)
-        news, self._news = self._news, []
-        yield from news
+        events, self._events = self._events, []
+        yield from events
 
     def close(self) -> None:
         os.close(self._reader)
@@ -140,7 +140,7 @@ class Watch:
 
 class Rig:
     def __init__(self) -> None:
-        self.kernel, self.datapath, self.watch = Kernel(), Datapath(), Watch()
+        self.kernel, self.datapath, self.monitor = Kernel(), Datapath(), Monitor()
         self.wire, self.stack = Wire(), Wire()
         self.answers: list[tuple[int, bytes]] = []
         changes = Changes("lan", cast(Any, self.datapath), cast(Any, None))
@@ -153,7 +153,7 @@ class Rig:
             ipv6=ip_address("fd00:1::1"),
             frames=cast(Any, self.wire),
             stack=cast(Any, self.stack),
-            watch=cast(Any, self.watch),
+            monitor=cast(Any, self.monitor),
             place=lambda: None,
         )
 
@@ -167,9 +167,9 @@ class Rig:
         self.router.take([(port, one) for one in frames])
         await until(lambda: self.router.counters.total() == before + len(frames))
 
-    async def hear(self, *news: WaysChanged | NeighbourChanged) -> None:
-        self.watch.tell(*news)
-        await until(lambda: not self.watch._news)
+    async def announce(self, *events: RoutesChanged | NeighbourChanged) -> None:
+        self.monitor.add(*events)
+        await until(lambda: not self.monitor._events)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -189,7 +189,7 @@ async def rig(*, exact: bool = False, uplink: bool = True) -> AsyncIterator[Rig]
         yield it
     finally:
         await it.router.stop()
-        it.watch.close()
+        it.monitor.close()
 
 
 # ---------------------------------------------------------------------------- pure
@@ -333,7 +333,7 @@ async def test_a_changed_way_empties_the_cache() -> None:
     async with rig() as it:
         await it.carry(frame(), frame(FARTHER))
         it.kernel.ways[FAR] = way(via=GATEWAY6, mac=OTHER_MAC)
-        await it.hear(WaysChanged())
+        await it.announce(RoutesChanged())
         assert it.datapath.routes == {}
         await it.carry(frame())
         assert it.datapath.routes == {FAR: (OTHER_MAC, False, 1500)}
@@ -345,11 +345,11 @@ async def test_a_neighbour_changes_the_ways_that_rest_on_it_without_asking() -> 
     async with rig() as it:
         it.kernel.ways[FARTHER] = way(via=ip_address("10.1.0.253"))
         await it.carry(frame(), frame(FARTHER))
-        await it.hear(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
+        await it.announce(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
         assert it.datapath.routes == {FAR: (OTHER_MAC, False, 1500), FARTHER: (GATEWAY_MAC, False, 1500)}
-        await it.hear(NeighbourChanged(INDEX, GATEWAY, None, permanent=False))
+        await it.announce(NeighbourChanged(INDEX, GATEWAY, None, permanent=False))
         assert it.datapath.routes[FAR] == (bytes(6), True, 1500), "the host's output asks for it"
-        await it.hear(
+        await it.announce(
             NeighbourChanged(INDEX, GATEWAY, None, permanent=False),
             NeighbourChanged(INDEX, GATEWAY, GATEWAY_MAC, permanent=True),
         )
@@ -360,7 +360,7 @@ async def test_a_neighbour_changes_the_ways_that_rest_on_it_without_asking() -> 
 async def test_neighbours_of_nobody_and_of_other_devices_change_nothing() -> None:
     async with rig() as it:
         await it.carry(frame())
-        await it.hear(
+        await it.announce(
             NeighbourChanged(ELSEWHERE, GATEWAY, OTHER_MAC, permanent=False),
             NeighbourChanged(INDEX, FARTHER, OTHER_MAC, permanent=False),
         )
@@ -370,16 +370,16 @@ async def test_neighbours_of_nobody_and_of_other_devices_change_nothing() -> Non
 async def test_a_way_through_the_hosts_output_rests_on_no_neighbour() -> None:
     async with rig(exact=True) as it:
         await it.carry(frame())
-        await it.hear(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
+        await it.announce(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
         assert it.datapath.routes == {FAR: (bytes(6), True, 1500)}
 
 
-async def test_an_answer_that_news_overtook_is_used_and_not_kept() -> None:
+async def test_an_answer_that_an_event_overtook_is_used_and_not_kept() -> None:
     async with rig() as it:
         it.kernel.may_answer.clear()
         carrying = asyncio.create_task(it.carry(frame()))
         await until(lambda: bool(it.kernel.asked))
-        await it.hear(WaysChanged())
+        await it.announce(RoutesChanged())
         it.kernel.may_answer.set()
         await carrying
         assert it.counters == {"to_master": 1}
@@ -394,7 +394,7 @@ async def test_a_neighbour_that_answers_while_the_kernel_is_asked_counts() -> No
         it.kernel.may_answer.clear()
         carrying = asyncio.create_task(it.carry(frame()))
         await until(lambda: bool(it.kernel.asked))
-        await it.hear(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
+        await it.announce(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
         it.kernel.may_answer.set()
         await carrying
         assert it.datapath.routes == {FAR: (OTHER_MAC, False, 1500)}
@@ -419,12 +419,12 @@ async def test_another_master_or_mode_starts_anew() -> None:
 async def test_a_switch_that_does_not_route_does_not_listen() -> None:
     async with rig() as it:
         it.router.set_mode(routes=False, exact=False)
-        it.watch.tell(WaysChanged())
+        it.monitor.add(RoutesChanged())
         for _ in range(20):
             await asyncio.sleep(0)
-        assert it.watch._news
+        assert it.monitor._events
         it.router.set_mode(routes=True, exact=False)
-        await until(lambda: not it.watch._news)
+        await until(lambda: not it.monitor._events)
 
 
 async def test_a_full_cache_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,7 +436,7 @@ async def test_a_full_cache_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
             await it.carry(frame(address))
             assert address in it.datapath.routes
             assert len(it.datapath.routes) == n % 3 + 1
-        await it.hear(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
+        await it.announce(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
         assert it.datapath.routes == dict.fromkeys(far[3:], (OTHER_MAC, False, 1500))
 
 

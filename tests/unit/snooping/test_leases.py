@@ -93,7 +93,7 @@ def test_a_port_cannot_answer_itself() -> None:
     leases = Leases()
     leases.on_client("vm1", said(1, kind=3), 0)
     assert leases.on_server(said(2, kind=5, yiaddr=A, seconds=60), 0, sender="vm1") == Answer()
-    assert leases.on_server(said(2, kind=5, yiaddr=A, seconds=60), 0, by="vm2").port == "vm1"
+    assert leases.on_server(said(2, kind=5, yiaddr=A, seconds=60), 0, sender="vm2").port == "vm1"
 
 
 def test_a_renewal_moves_the_end() -> None:
