@@ -2,7 +2,7 @@
 
 Callers open a batch, edit the datapath that it yields, and everything is committed together when the outermost batch
 ends. The shim keeps a frame from the host only while the datapath can deliver it: an address is bound in the datapath
-first and told to the shim second, and withdrawn in the opposite order. Mode and host interface go by the same rule.
+first and added to the shim's map second, and removed in the opposite order. So are mode and host interface.
 
 Nobody else calls `Datapath.commit`, nor changes the shim's settings and addresses.
 """

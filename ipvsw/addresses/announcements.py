@@ -1,6 +1,6 @@
-"""Telling everybody whose an address is now, so that neighbours need not find out: when, how often, in which words.
+"""Gratuitous ARP and unsolicited neighbour advertisements: for which address, when, how often, and their frames.
 
-Pure: `Announcements` is told the time and says what is due, `announcement` makes the frame.
+Pure: `Announcements` gets the time and returns what is due, `announcement` makes the frame.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TIMES = 3  # MAX_NEIGHBOR_ADVERTISEMENT, RFC 4861 section 10; ANNOUNCE_NUM in RF
 SPACING = 1.0  # seconds; RetransTimer, RFC 4861 section 7.2.6
 BURST = 32  # at once; there may be many
 PAUSE = 0.01  # seconds after a burst
-MAX_ANNOUNCED = 65536  # addresses under way; the rest is found out when caches run out
+MAX_ANNOUNCED = 65536  # addresses at a time; for others neighbours' caches have to expire
 
 _NO_OFFLOAD = bytes(10)  # struct virtio_net_hdr
 _BROADCAST = b"\xff" * 6
@@ -38,10 +38,9 @@ class Announcements:
         self._rest = 0.0  # nothing before
 
     def want(self, addresses: Iterable[bytes], now: float) -> None:
-        """From now on, anew for those that are under way; no more than MAX_ANNOUNCED at a time. IPv6 link-local ones
-        are left
-        out: an advertisement says whether its sender is a router, which nobody knows here, and hosts drop a router
-        that says it isn't one (RFC 4861 section 7.2.5)."""
+        """Announce these from now on, from the start those that are being announced; no more than MAX_ANNOUNCED at a
+        time. IPv6 link-local ones are left out: an advertisement has a flag whether its sender is a router, which the
+        daemon doesn't know, and hosts stop using a router that clears it (RFC 4861 section 7.2.5)."""
         for address in addresses:
             if len(self._wanted) == MAX_ANNOUNCED:
                 return
@@ -50,7 +49,7 @@ class Announcements:
                 heappush(self._queue, (now, number, TIMES, address))
 
     def take(self, now: float) -> list[bytes]:
-        """Those whose turn it is, at most a burst of them."""
+        """Those that are due, at most a burst of them."""
         found: list[bytes] = []
         while len(found) < BURST and (when := self.next()) is not None and when <= now:
             _, number, times, address = heappop(self._queue)
@@ -64,9 +63,9 @@ class Announcements:
         return found
 
     def next(self) -> float | None:
-        """When to ask again; None: not before more is wanted."""
+        """When `take` has something to return; None: not before more is wanted."""
         while self._queue and self._wanted.get(self._queue[0][3]) != self._queue[0][1]:
-            heappop(self._queue)  # wanted anew since, with another number
+            heappop(self._queue)  # replaced by a later entry, with another number
         return max(self._queue[0][0], self._rest) if self._queue else None
 
 
@@ -76,7 +75,7 @@ def is_link_local(address: bytes) -> bool:
 
 
 def announcement(address: bytes, mac: bytes) -> bytes:
-    """virtio_net_hdr and frame that say that `address` is at `mac`: a gratuitous ARP request (RFC 5227 section 3), an
+    """virtio_net_hdr and frame that announce `address` at `mac`: a gratuitous ARP request (RFC 5227 section 3), an
     unsolicited neighbour advertisement to all nodes (RFC 4861 section 7.2.6, RFC 9131 section 6.1.2)."""
     if len(address) == 4:
         packet = _REQUEST + mac + address + bytes(6) + address

@@ -1,4 +1,4 @@
-"""One switch's announcements, sent when they are due: to the wire, the siblings and where it may hear them the host."""
+"""Sends one switch's announcements when they are due: to the wire, the siblings and, with host access, the host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ipvsw.changes import Changes
 
 
 class Announcer:
-    """Lives on the loop. Nothing is announced while there is no MAC address to tell."""
+    """Made and closed on the loop. Nothing is announced while there is no MAC address to announce."""
 
     def __init__(self, table: Table, changes: Changes) -> None:
         self._table = table
@@ -21,7 +21,7 @@ class Announcer:
         self._timer: asyncio.TimerHandle | None = None
 
     def set_mac(self, mac: bytes | None) -> None:
-        """The master's; None without a master, and in modes where nobody asks for MAC addresses."""
+        """The master's; None without a master, and in modes in which neighbours don't resolve ports' addresses."""
         self._mac = mac
 
     def want(self, addresses: Iterable[bytes]) -> None:

@@ -1,15 +1,14 @@
-"""Which port of a switch owns which address. Pure: what must change in the table is returned, not done.
+"""Which port of a switch owns which address. Pure: changes to the table are returned, not made.
 
 The first port that claims an address keeps it, also while the port is down: frames for it then go to
-the host, and others are refused all the same. Who comes second is reported, waits in line, and gets
-the address when those before it have given it up. What the master has itself no port can have. One
-address with two prefix lengths is two claims of one port, and is given up with the last of them.
+the host, and other ports still can't have it. A second port that claims it is reported as a duplicate, becomes a
+standby claimant, and gets the address when those before it have released it. An address of the master's no port can
+have. One address with two prefix lengths is two claims of one port, and is released with the last of them.
 Uniqueness is per switch and without scopes, so link-local addresses count too
 (`ipvlan_addr_busy` in drivers/net/ipvlan/ipvlan_core.c).
 
-There may be a million of them. So they are kept as the 4 or 16 bytes that the data plane knows them by,
-whose hash costs a tenth of an address object's; and an address that one port claims once, as nearly all
-are, shares what is known of it with others like it.
+There may be a million addresses. So they are kept as the 4 or 16 bytes that the data plane uses, whose hash costs a
+tenth of an address object's; and addresses that one port alone claims once, as nearly all are, share one `SingleClaim`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Packed = bytes
 
 
 class Bind(Struct, frozen=True, gc=False):
-    """From now on frames for `address` go to `port`, whoever had it."""
+    """From now on frames for `address` go to `port`, whichever had it."""
 
     address: Packed
     port: str
@@ -40,7 +39,7 @@ class BindAll(Struct, frozen=True):
 
 
 class Unbind(Struct, frozen=True, gc=False):
-    """`address` is nobody's any more: its frames go to the host."""
+    """No port has `address` any more: its frames go to the host."""
 
     address: Packed
 
@@ -73,7 +72,7 @@ class SingleClaim(Struct, frozen=True, gc=False):
 
 
 ClaimQueue = dict[str, dict[int, AddressSource]]
-"""Who claims an address, in the order of their claims, with which prefix lengths."""
+"""The ports that claim an address, in the order of their claims, with their prefix lengths."""
 
 
 class Ownership:
@@ -82,7 +81,7 @@ class Ownership:
     def __init__(self, switch: str) -> None:
         self._switch = switch
         self._claims: dict[Packed, SingleClaim | ClaimQueue] = {}
-        self._last: SingleClaim | None = None  # shared by as many addresses as are claimed like it one after the other
+        self._last: SingleClaim | None = None  # shared by the addresses that are claimed like it one after the other
         self._addresses: dict[str, dict[Packed, None]] = {}  # of each port, in the order of its claims
         self._master: dict[Packed, set[int]] = {}
         self._up: set[str] = set()
@@ -109,15 +108,15 @@ class Ownership:
                         changes += self._release(port, packed, prefix)
         fresh: list[Packed] = []
         mine, claims, master = self._addresses.setdefault(port, {}), self._claims, self._master
-        sole: SingleClaim | None = None
+        single: SingleClaim | None = None
         for (address, prefix), source in wanted.items():
             packed = address.packed
             if packed in claims or packed in master:
                 changes += self._claim(port, packed, prefix, source)
             else:
-                if sole is None or sole.prefix != prefix or sole.source is not source:
-                    sole = self._sole(port, prefix, source)
-                claims[packed] = sole
+                if single is None or single.prefix != prefix or single.source is not source:
+                    single = self._single(port, prefix, source)
+                claims[packed] = single
                 mine[packed] = None
                 fresh.append(packed)
         if fresh and port in self._up:
@@ -127,17 +126,17 @@ class Ownership:
     def _claim(self, port: str, address: Packed, prefix: int, source: AddressSource) -> list[Change]:
         found = self._claims.get(address)
         if isinstance(found, SingleClaim) and found.port == port and found.prefix == prefix:
-            self._claims[address] = self._sole(port, prefix, source)
+            self._claims[address] = self._single(port, prefix, source)
             return []
         if found is None and address not in self._master:
-            self._claims[address] = self._sole(port, prefix, source)
+            self._claims[address] = self._single(port, prefix, source)
             self._addresses.setdefault(port, {})[address] = None
             return [Bind(address, port)] if port in self._up else []
         before = self._bound(address)
-        line = self._line(address)
-        new = port not in line
-        line.setdefault(port, {})[prefix] = source
-        self._keep(address, line)
+        queue = self._queue(address)
+        new = port not in queue
+        queue.setdefault(port, {})[prefix] = source
+        self._keep(address, queue)
         self._addresses.setdefault(port, {})[address] = None
         changes = self._difference(address, before)
         if new and (address in self._master or self._first(address) != port):
@@ -145,18 +144,18 @@ class Ownership:
         return changes
 
     def _release(self, port: str, address: Packed, prefix: int) -> list[Change]:
-        line = self._line(address)
-        if prefix not in line.get(port, ()):
+        queue = self._queue(address)
+        if prefix not in queue.get(port, ()):
             return []
         if isinstance(self._claims[address], SingleClaim):
             del self._claims[address], self._addresses[port][address]
             return [Unbind(address)] if port in self._up and address not in self._master else []
         before = self._bound(address)
-        del line[port][prefix]
-        if not line[port]:
-            del line[port]
+        del queue[port][prefix]
+        if not queue[port]:
+            del queue[port]
             del self._addresses[port][address]
-        self._keep(address, line)
+        self._keep(address, queue)
         return self._difference(address, before)
 
     def port_up(self, port: str) -> list[Change]:
@@ -213,7 +212,7 @@ class Ownership:
             del self._master[address]
         return self._difference(address, before)
 
-    # ------------------------------------------------------------------------ questions
+    # ------------------------------------------------------------------------ queries
 
     def objection(self, port: str, address: Address) -> Duplicate | None:
         """What a claim of the port's would be refused with, None if it wouldn't be."""
@@ -239,35 +238,35 @@ class Ownership:
             state = AddressState.DUPLICATE
         else:
             state = AddressState.OWNED if port in self._up else AddressState.DOWN
-        source = min(self._line(address)[port].values(), key=list(AddressSource).index)
+        source = min(self._queue(address)[port].values(), key=list(AddressSource).index)
         return AddressStatus(
             switch=self._switch, port=port, address=str(ip_address(address)), state=state, source=source
         )
 
-    # ------------------------------------------------------------------------ what is kept
+    # ------------------------------------------------------------------------ storage
 
-    def _sole(self, port: str, prefix: int, source: AddressSource) -> SingleClaim:
+    def _single(self, port: str, prefix: int, source: AddressSource) -> SingleClaim:
         last = self._last
         if last is None or last.prefix != prefix or last.source is not source or last.port != port:
             self._last = last = SingleClaim(port, prefix, source)
         return last
 
-    def _line(self, address: Packed) -> ClaimQueue:
-        """What is changed in it counts when it is kept."""
+    def _queue(self, address: Packed) -> ClaimQueue:
+        """Of an address. A change in it takes effect with `_keep`."""
         found = self._claims.get(address)
         if found is None:
             return {}
         return {found.port: {found.prefix: found.source}} if isinstance(found, SingleClaim) else found
 
-    def _keep(self, address: Packed, line: ClaimQueue) -> None:
-        if not line:
+    def _keep(self, address: Packed, queue: ClaimQueue) -> None:
+        if not queue:
             self._claims.pop(address, None)
             return
-        (port, prefixes), *others = line.items()
+        (port, prefixes), *others = queue.items()
         if others or len(prefixes) > 1:
-            self._claims[address] = line
+            self._claims[address] = queue
         else:
-            self._claims[address] = self._sole(port, *next(iter(prefixes.items())))
+            self._claims[address] = self._single(port, *next(iter(prefixes.items())))
 
     # ------------------------------------------------------------------------ the rules
 
@@ -279,7 +278,7 @@ class Ownership:
         return None if address in self._master else self._first(address)
 
     def _bound(self, address: Packed) -> str | None:
-        """The port that the table shows for `address`."""
+        """The port that has `address` in the table."""
         if address in self._master or address not in self._claims:
             return None
         first = self._first(address)
@@ -294,7 +293,7 @@ class Ownership:
     def _switch_port(self, port: str, *, up: bool) -> list[Change]:
         if (port in self._up) == up:
             return []
-        alone: list[Packed] = []  # addresses that are the port's or nobody's
+        alone: list[Packed] = []  # addresses that no other port and not the master claims
         before: dict[Packed, str | None] = {}
         for address in self._addresses.get(port, ()):
             if isinstance(self._claims[address], SingleClaim) and address not in self._master:

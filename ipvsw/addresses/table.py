@@ -74,7 +74,7 @@ class Table:
         self._numbers[port], self._names[number] = number, port
 
     def connect(self, port: str, fd: int) -> None:
-        """Somebody is at the other end of the socket `fd`, or with -1 nobody is any more."""
+        """A VMM is connected to the socket `fd`; -1: none is any more."""
         with self.change():
             self._datapath.connect_port(self._numbers[port], fd)
 
@@ -83,7 +83,7 @@ class Table:
         self._datapath.write_port(self._numbers[port], frame)
 
     async def leave(self, port: str) -> None:
-        """`detach`, at one commit with all that leave at this moment."""
+        """`detach`, at one commit with all ports that leave at this moment."""
         await self._leaving.ask(port)
 
     async def _detach_all(self, ports: list[str]) -> None:
@@ -104,7 +104,7 @@ class Table:
                 self._changes.detach_port(number, partial(self._keep_traffic, port, number))
 
     def forget(self, port: str) -> None:
-        """The port won't come back: neither will its counters."""
+        """The port won't come back: its counters go too."""
         self._past.pop(port, None)
 
     def own_mac(self, port: str) -> bytes | None:
@@ -127,7 +127,7 @@ class Table:
                 self._on_disconnected(port)
 
     def set_learning(self, port: str, learning: bool) -> None:
-        """Whether what the port says of addresses is told. Nothing happens if that is so already."""
+        """Whether frames that claim an address unknown to the port are punted. Idempotent."""
         if learning != (port in self._learning):
             (self._learning.add if learning else self._learning.discard)(port)
             with self.change():
@@ -176,7 +176,7 @@ class Table:
         self._apply_master(self._ownership.master_replace(wanted))
 
     def objection(self, port: str, address: Address) -> Duplicate | None:
-        """What speaks against a claim of the port's: somebody else has the address."""
+        """Why a claim of the port's would be refused: another port or the master has the address. None: it wouldn't."""
         return self._ownership.objection(port, address)
 
     def owned(self) -> frozenset[Address]:

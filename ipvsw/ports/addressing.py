@@ -1,4 +1,6 @@
-"""Where the addresses come from that a port's endpoint has: followed by netlink, or pinned and snooped."""
+"""Where a port's addresses come from: followed by netlink, or pinned by the configuration and snooped.
+
+As everywhere in the project, multicast includes broadcast, as in the kernel's is_multicast_ether_addr()."""
 
 from __future__ import annotations
 
@@ -33,14 +35,14 @@ class Addressing(ABC):
         return 0
 
     def set_learned(self, addresses: Mapping[Address, AddressSource]) -> None:
-        """All that the endpoint was seen to use: the table learns of them with the next `publish`."""
+        """All that the snooper has learned; `publish` tells the table."""
 
     def publish(self, table: Table, config: PortConfig) -> None:
-        """What has been learned is another than before."""
+        """Tell the table what has been learned."""
 
 
 class FollowedAddresses(Addressing):
-    """A namespace's own stack has the addresses, whoever has given them to it, and joins its groups."""
+    """A namespace's own stack has the addresses, whichever process has added them, and joins the groups."""
 
     __slots__ = ()
 
@@ -84,8 +86,8 @@ class GuestAddresses(Addressing):
         pinned = {(one.ip, one.network.prefixlen): AddressSource.CONFIG for one in config.addresses}
         claims = {(address, address.max_prefixlen): source for address, source in learned.items()}
         table.replace(config.name, claims | pinned)
-        # The port gets every multicast frame, as nobody knows what the guest has joined. Those groups that it can't do
-        # without are set on the master too.
+        # The port gets every multicast frame, as the groups that the guest has joined can't be known. Those that it
+        # can't do without are set on the master too.
         own = {*(one.ip for one in config.addresses), *learned}
         groups = {*ALL_NODES, *(_solicited_node(one) for one in own if one.version == 6)}
         table.set_groups(config.name, groups, all_multicast=True)

@@ -5,7 +5,7 @@ while it is open `hung_up`, `has_moved`, `update`, `read` and `poll` as often as
 which it may be opened again. All other methods may be called at any time while it is open. A kind of port must say
 `kind`, `addressing`, `fd`, `open`, `update`, `read` and `close`; the rest has defaults.
 
-A backend does not touch the table of addresses: its port does, and hears of the endpoint by `endpoint_changed`.
+A backend does not touch the table of addresses: its port does, and is informed by `endpoint_changed`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Settings(Struct, frozen=True, gc=False):
 
 
 class BackendPort(Follower, Protocol):
-    """What a backend may use of its port. As a `Follower` it is to be told what netlink announces of the device."""
+    """What a backend may use of its port. It is the `Follower` of the device's events."""
 
     env: PortEnvironment
     config: PortConfig
@@ -131,24 +131,24 @@ class Backend(ABC):
 
     @abstractmethod
     async def open(self, settings: Settings) -> Snapshot | None:
-        """Make or find the endpoint and have the port follow its device. What it looks like, None if its namespace
-        does not exist. Errors: OSError, Gone; `close` is called after them."""
+        """Make or find the endpoint and have the port follow its device. A snapshot of it, None if its namespace does
+        not exist. Errors: OSError, Gone; `close` is called after them."""
 
     @abstractmethod
     async def update(self, settings: Settings, had: Settings) -> bool:
         """Change the endpoint from `had` to `settings`; whether it still exists. `problems` has what can't be done."""
 
     def needs_update(self, link: Link, settings: Settings) -> bool:
-        """Whether somebody else has changed what `settings` say."""
+        """Whether the endpoint's attributes have been changed to others than `settings` has."""
         return False
 
     @abstractmethod
     async def read(self) -> Snapshot | None:
-        """What the endpoint looks like now, None if it is gone. Errors: OSError."""
+        """A new snapshot of the endpoint, None if it is gone. Errors: OSError."""
 
     def poll(self) -> float | None:
-        """Look for what nobody announces, as that a VMM has come. Seconds until the next time, None: it is called again
-        after an event. Errors: OSError: it is reported as the port's failure, but the port stays open."""
+        """Check for what no event announces, as that a VMM has connected. Seconds until the next time, None: it is
+        called again after an event. Errors: OSError: it is reported as the port's failure, but the port stays open."""
         return None
 
     @abstractmethod

@@ -60,7 +60,7 @@ class Port(TrackedDevice):
         return self._addressing.max_learned(self.config)
 
     def set_learned(self, addresses: Mapping[Address, AddressSource]) -> None:
-        """All that the endpoint was seen to use."""
+        """All addresses that the snooper has learned."""
         self._addressing.set_learned(addresses)
         if self.link is not None:
             with self.env.table.change():
@@ -227,7 +227,7 @@ class Port(TrackedDevice):
         self._hung_up = False
         await self._backend.close()
 
-    # ------------------------------------------------------------------------ what the table is told
+    # ------------------------------------------------------------------------ what the table knows
 
     def _attach(self, snapshot: Snapshot) -> None:
         backend, settings = self._backend, self._settings

@@ -109,7 +109,7 @@ class Switch:
     # ------------------------------------------------------------------------ changes
 
     def add_port(self, config: PortConfig) -> Port:
-        """`settled` of what is returned tells when the port is up or has told why it isn't."""
+        """Wait for the port's `settled`: then it is up, or its `reason` says why it isn't."""
         port = configured_port(self._port_env, config)
         self.ports[config.name] = port
         port.start()

@@ -113,7 +113,7 @@ class DeviceBackend(Backend):
             fd = self._open_device_place() if self.fd >= 0 else None
         except OSError:  # the device is gone, or its namespace is about to be
             return None
-        if fd is not None and identity(fd) != self._place:  # somebody moved it
+        if fd is not None and identity(fd) != self._place:  # it has been moved
             os.close(fd)
             return None
         return fd

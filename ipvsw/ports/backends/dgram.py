@@ -1,6 +1,6 @@
 """Sockets that keep frames apart: a pair of SOCK_SEQPACKET, or two paths of SOCK_DGRAM.
 
-The kernel doesn't tell that the other end of two paths has gone: the daemon keeps looking.
+With two paths the kernel doesn't report that the other end is gone: the daemon keeps checking.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ipvsw.model import Kind
 from ipvsw.ports.backend import BackendPort
 from ipvsw.ports.backends.unixsocket import UnixSocketBackend, owners
 
-PEER_CHECK = 1.0  # seconds between two looks whether the peer behind a path is still there
+PEER_CHECK = 1.0  # seconds between two checks whether the peer behind a path is still there
 
 
 class DgramBackend(UnixSocketBackend):

@@ -55,7 +55,7 @@ class StreamBackend(UnixSocketBackend):
         return None
 
     def _accept_soon(self) -> None:
-        """Not awaited again before there is room: the next VMM stays in the backlog while one is connected."""
+        """A VMM is in the backlog. It stays there while another is connected: stop polling the listener until then."""
         assert self._listener is not None
         asyncio.get_running_loop().remove_reader(self._listener.fileno())
         self.port.wake()

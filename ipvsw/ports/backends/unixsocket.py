@@ -18,7 +18,7 @@ from ipvsw.model import PortConfig
 from ipvsw.ports.addressing import GuestAddresses
 from ipvsw.ports.backend import Backend, BackendPort, Settings
 
-MIN_RETRY, MAX_RETRY = 0.05, 1.0  # seconds until a VMM is looked for again: twice as long each time
+MIN_RETRY, MAX_RETRY = 0.05, 1.0  # seconds until the next attempt to reach a VMM: twice as long each time
 
 
 class UnixSocketBackend(Backend):
@@ -79,7 +79,7 @@ class UnixSocketBackend(Backend):
         return Snapshot(self._link(), (), ())
 
     def _link(self) -> Link:
-        """What a device would look like in the place of the socket."""
+        """The attributes that a device would have in the place of the socket."""
         assert self._settings is not None
         return Link(
             index=0,
@@ -122,7 +122,7 @@ class UnixSocketBackend(Backend):
             self.port.endpoint_changed(self._link())
 
     def _disconnect(self) -> None:
-        """Nothing happens if no VMM is connected."""
+        """Idempotent."""
         connection, self._connection = self._connection, None
         if connection is None:
             return
