@@ -124,6 +124,13 @@ def test_libraries_stay_in_their_room(path: Path) -> None:
     assert not strangers
 
 
+def test_one_file_commits_changes_of_the_data_plane() -> None:
+    files = [
+        path for path in sources(".py") if re.search(r"datapath\.commit\(|shim\.(set_|add|remove)", path.read_text())
+    ]
+    assert names(files) == ["ipvsw/changes.py"]
+
+
 def test_hot_loop_knows_no_names_and_no_configuration() -> None:
     modules = {name.split(".")[0] for path in sources(".pyx", ".pxd") for name in imports(path)}
     assert modules <= {"ipvsw", "libc", "posix", "cpython", "cython", "ipaddress", "os", "sys", "threading"}
