@@ -34,6 +34,9 @@ format: setup  ## lay the Python sources out as `make lint` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: setup  ## the tables of configuration keys and the example, from their records
+	$(BIN)/python scripts/reference
+
 conformance: setup  ## the corpus against the daemon, frame by frame as the kernel's driver did it
 	$(BIN)/python -m tests.conformance.run
 
@@ -81,4 +84,4 @@ bench-packages:
 
 always:
 
-.PHONY: help setup run test lint format conformance bench where fuzz san fresh clean system test-packages bench-packages always
+.PHONY: help setup run test lint format docs conformance bench where fuzz san fresh clean system test-packages bench-packages always

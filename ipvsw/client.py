@@ -1,14 +1,15 @@
 """The API's client: HTTP over the daemon's unix socket, with the standard library alone.
 
-Answers are returned as JSON gave them; `model.py` says what is in them.
+Answers are returned as JSON gave them; `model.py` has their structures. It does not use `http.client`, whose imports
+(`ssl`, `email`) take longer than a request, and which cannot receive descriptors.
 """
 
 from __future__ import annotations
 
-import http.client
-import io
+import contextlib
 import json
 import os
+import re
 import socket
 import struct
 from typing import Any, cast
@@ -22,6 +23,8 @@ TIMEOUT = 120.0
 
 
 FDS_MAX = 253  # SCM_MAX_FD
+RECEIVE = 65536  # bytes
+NOT_OURS = "what answers there is not ipvswd"
 
 
 class Unreachable(Exception):
@@ -95,75 +98,75 @@ class Client:
     def request(self, method: str, target: str, body: object = None, *, fds: list[int] | None = None) -> Any:
         """One request to `target` (quoted); returns what the JSON in the answer stands for, None for no body.
         Descriptors that come with it are put into `fds`."""
-        connection = _Connection(self._path, self._timeout, fds)
         try:
-            data = None if body is None else json.dumps(body).encode()
-            connection.request(method, target, data, {} if data is None else {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            status, content = answer.status, answer.read()
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.settimeout(self._timeout)
+                connection.connect(self._path)
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused before all was sent
+                    connection.sendall(_request(method, target, body))
+                status, content = _read_answer(connection, fds)
         except (FileNotFoundError, ConnectionRefusedError):
             raise Unreachable(f"{self._path}: no daemon answers there; is ipvswd running?") from None
         except TimeoutError:
             raise Unreachable(f"{self._path}: no answer within {self._timeout:g} s") from None
         except OSError as error:
             raise Unreachable(f"{self._path}: {error.strerror or error}") from None
-        except http.client.HTTPException as error:
-            raise Unreachable(f"{self._path}: what answers there is not ipvswd ({type(error).__name__})") from None
-        finally:
-            connection.close()
+        except ValueError as error:  # a NUL in the path, or no HTTP
+            raise Unreachable(f"{self._path}: {error}") from None
         try:
             decoded = json.loads(content) if content else None
         except ValueError:
-            raise ApiError(status, f"{self._path}: what answers there is not ipvswd (HTTP {status})") from None
-        if status >= http.client.BAD_REQUEST:
+            raise ApiError(status, f"{self._path}: {NOT_OURS} (HTTP {status})") from None
+        if status >= 400:
             text = decoded.get("error") if isinstance(decoded, dict) else None
             raise ApiError(status, str(text or f"HTTP {status}"))
         return decoded
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float, fds: list[int] | None = None) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-        self._timeout = timeout
-        self._fds = fds
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) if self._fds is None else _Taking(self._fds)
-        self.sock.settimeout(self._timeout)
-        try:
-            self.sock.connect(self._path)
-        except ValueError as error:  # a NUL in the path
-            raise OSError(str(error)) from None
+def _request(method: str, target: str, body: object) -> bytes:
+    content = b"" if body is None else json.dumps(body).encode()
+    lines = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close", f"Content-Length: {len(content)}"]
+    if content:
+        lines.append("Content-Type: application/json")
+    return "\r\n".join([*lines, "", ""]).encode() + content
 
 
-class _Taking(socket.socket):
-    """One that keeps what comes with SCM_RIGHTS."""
+def _read_answer(connection: socket.socket, fds: list[int] | None) -> tuple[int, bytes]:
+    """Status and content of the final answer (RFC 9112). Errors: OSError, ValueError if it is not HTTP."""
+    data = b""
+    while True:
+        while b"\r\n\r\n" not in data:
+            part = _receive(connection, fds)
+            data += part
+            if not data:
+                raise ConnectionResetError("the connection was closed without an answer")
+            if not part or not data.startswith(b"HTTP/1."[: len(data)]):
+                raise ValueError(NOT_OURS)
+        head, _, data = data.partition(b"\r\n\r\n")
+        found = re.match(rb"HTTP/1\.[01] ([0-9]{3})", head)
+        if found is None:
+            raise ValueError(NOT_OURS)
+        if not found[1].startswith(b"1"):  # not an interim one
+            break
+    length = re.search(rb"^content-length:[ \t]*([0-9]+)", head, re.IGNORECASE | re.MULTILINE)
+    while length is None or len(data) < int(length[1]):
+        part = _receive(connection, fds)
+        if not part:
+            break
+        data += part
+    return int(found[1]), data
 
-    def __init__(self, fds: list[int]) -> None:
-        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._fds = fds
 
-    def makefile(self, *_: Any, **__: Any) -> Any:
-        return io.BufferedReader(_Reader(self, self._fds))
-
-
-class _Reader(io.RawIOBase):
-    def __init__(self, sock: socket.socket, fds: list[int]) -> None:
-        self._sock = sock
-        self._fds = fds
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        # Not socket.recv_fds: it drops the flags.
-        data, control, _, _ = self._sock.recvmsg(len(buffer), socket.CMSG_SPACE(4 * FDS_MAX), socket.MSG_CMSG_CLOEXEC)
-        for level, kind, packed in control:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                self._fds += [fd for (fd,) in struct.iter_unpack("=i", packed)]
-        buffer[: len(data)] = data
-        return len(data)
+def _receive(connection: socket.socket, fds: list[int] | None) -> bytes:
+    """Some bytes, b"" at the end; descriptors that come with them are put into `fds`."""
+    if fds is None:
+        return connection.recv(RECEIVE)
+    # Not socket.recv_fds: it drops the flags.
+    data, control, _, _ = connection.recvmsg(RECEIVE, socket.CMSG_SPACE(4 * FDS_MAX), socket.MSG_CMSG_CLOEXEC)
+    for level, kind, packed in control:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds += [fd for (fd,) in struct.iter_unpack("=i", packed)]
+    return data
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What the daemon is asked to do, and what it reports: frozen, typed structures and nothing else.
+"""The configuration and the status of the daemon: frozen, typed structures and nothing else.
 
-The configuration half is what `config.py` reads from TOML and what `plan.py` compares; the status
-half is what the API serves as JSON, field for field, and the command line tool prints.
+`config.file` reads the configuration from TOML and `config.plan` compares it; the API serves the status as JSON, field
+for field, and the command line tool prints it. `config.keys` has the records of the configuration's keys.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Flag(enum.StrEnum):
 class L3Output(enum.StrEnum):
     """How l3 packets leave for the outside."""
 
-    FAST = "fast"  # by what the host's routing said, past its netfilter
+    FAST = "fast"  # as the host's routes and neighbours say, past its netfilter
     HOST = "host"  # through the host's IP output, OUTPUT and POSTROUTING, as with the kernel's driver
 
 
 class HostAccess(enum.StrEnum):
-    """Who may open flows between the host and the ports. The other side may always answer."""
+    """Which side may initiate flows between the host and the ports. The other side may always answer."""
 
     NONE = "none"  # as with the kernel's driver: nothing that the host sends reaches a port
     TO_HOST = "to-host"
@@ -60,7 +60,7 @@ class Io(enum.StrEnum):
 
 
 class Kind(enum.StrEnum):
-    """What stands at a port's other end."""
+    """What is at a port's other end."""
 
     NETNS = "netns"  # a namespace's own stack, by a TAP inside it
     MACVTAP = "macvtap"  # a virtual machine, by the character device of a macvtap on a TAP of the daemon's
@@ -74,11 +74,11 @@ class MacSource(enum.StrEnum):
     """Which MAC address a port's endpoint uses. The wire sees the master's alone."""
 
     MASTER = "master"  # the master's, as with the kernel's driver
-    OWN = "own"  # one of its own, which the switch replaces on the way out and puts back on the way in
+    OWN = "own"  # one of its own (MAC NAT): rewritten to the master's in what it sends, restored in what it gets
 
 
 Who = str | int
-"""A user by name or number, or "@group": whom an allow list means."""
+"""An entry of an allow list: a user by name or number, or "@group"."""
 
 
 # ---------------------------------------------------------------------------- configuration
@@ -91,18 +91,18 @@ class PortConfig(Struct, frozen=True, kw_only=True):
     ifname: str
     netns: str  # a name under /run/netns, a path, "pid:1234", or "" for the daemon's own
     kind: Kind = Kind.NETNS
-    mac: MacSource = MacSource.MASTER  # `config` makes it OWN for virtual machines, unless they say otherwise
+    mac: MacSource = MacSource.MASTER  # `config` makes OWN the default for virtual machines
     addresses: tuple[Interface, ...] = ()
     gateway: tuple[Address, ...] = ()
     mtu: int | None = None  # bytes without the Ethernet header; None: the master's
     queues: int = 1  # of a namespace: workers that read it, if there are as many; of a VM: descriptors that it opens
-    owner: Who | None = None  # who may open a tap by name, or connect to a socket's path, besides root
+    owner: Who | None = None  # user who may open a tap by name, or connect to a socket's path, besides root
     group: Who | None = None
     path: str | None = None  # kind stream: where the daemon listens
     connect: str | None = None  # kind stream: where the VMM does
     local: str | None = None  # kind dgram: where the VMM sends to,
     remote: str | None = None  # and where it is sent to
-    allow: tuple[Who, ...] = ()  # of a virtual machine: who may have its descriptor besides root
+    allow: tuple[Who, ...] = ()  # of a virtual machine: users who may get its descriptor, besides root
     learn: bool = False  # of a virtual machine: its addresses are learned from what it sends
     max_learned: int = DEFAULT_LEARNED
 
@@ -121,14 +121,14 @@ class SwitchConfig(Struct, frozen=True, kw_only=True):
 
 
 class DaemonConfig(Struct, frozen=True, kw_only=True):
-    """What concerns the process as a whole."""
+    """The process as a whole."""
 
     socket: str = DEFAULT_SOCKET
     workers: int = 1  # data-plane threads of each switch
     io: Io = Io.AUTO
-    busy_poll: int = 50  # us that a worker may stay awake with nothing to do, where that pays
+    busy_poll: int = 50  # us that an idle worker may poll before it sleeps
     coalesce: bool = True  # UDP datagrams of one flow that arrive together
-    allow: tuple[Who, ...] = ()  # who may have the descriptor of any virtual machine's port besides root
+    allow: tuple[Who, ...] = ()  # users who may get the descriptor of any virtual machine's port, besides root
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -142,7 +142,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
 
 class AddressState(enum.StrEnum):
-    """What became of an address that a port asked for."""
+    """The state of an address that a port claims."""
 
     OWNED = "owned"  # in the table: frames for it go to the port
     DOWN = "down"  # held, but its port is down: frames for it go to the host
@@ -151,13 +151,13 @@ class AddressState(enum.StrEnum):
 
 
 class AddressSource(enum.StrEnum):
-    """How the switch came to know an address."""
+    """How the switch learned an address."""
 
     CONFIG = "config"  # the configuration asked for it
-    NETLINK = "netlink"  # seen in the port's namespace
+    NETLINK = "netlink"  # found in the port's namespace
     DHCP = "dhcp"  # a server has leased it to the port's virtual machine
-    DAD = "dad"  # the machine has asked whether somebody else has it, before it took it
-    ARP = "arp"  # the machine speaks ARP in its name
+    DAD = "dad"  # the machine's duplicate address detection found no other owner
+    ARP = "arp"  # the machine sends ARP with it
     ND = "nd"  # the same for IPv6, neighbour discovery
     TRAFFIC = "traffic"  # the machine sends from it
 
@@ -178,8 +178,8 @@ class LeaseStatus(Struct, frozen=True, kw_only=True):
     address: str
     state: AddressState | None  # what became of the address; None: the port doesn't have it
     client_id: str = ""  # as it was sent, or for IPv6 the DUID: bytes in hexadecimal
-    mac: str = ""  # that the client calls its own; IPv6 tells none
-    hostname: str = ""  # that the client calls itself
+    mac: str = ""  # of the client, as it states it; not in DHCPv6
+    hostname: str = ""  # of the client, as it states it
     server: str = ""  # its address, for IPv6 its DUID
     remaining: int | None  # seconds; None: for ever
 
@@ -256,8 +256,8 @@ class SwitchStats(Struct, frozen=True, kw_only=True):
     master: Traffic
     host: Traffic = Traffic()  # what the host's stack sent to ports through its own interface
     ports: dict[str, Traffic] = {}
-    duplicates: int = 0  # times an address was refused because another port or the master has it
-    learned: dict[str, int] = {}  # what became of what virtual machines said of their addresses
+    duplicates: int = 0  # addresses refused because another port or the master has them
+    learned: dict[str, int] = {}  # outcomes of address learning
     routed: dict[str, int] = {}  # l3: how the frames ended that the data plane handed to the router (`to_slowpath`)
 
 
@@ -265,7 +265,7 @@ class SwitchStats(Struct, frozen=True, kw_only=True):
 
 
 class Refused(Exception):
-    """The daemon won't do what was asked: one line that names the place, and nothing was changed."""
+    """The daemon refuses: one line that names the place, and nothing was changed."""
 
 
 class NotFound(Refused):

@@ -1,182 +1,101 @@
-"""What `--help` says, on each level."""
+"""What `--help` prints, made from the commands' records."""
 
 from __future__ import annotations
 
-from ipvsw.model import DEFAULT_SOCKET
+import textwrap
+from collections.abc import Iterable, Iterator
 
-_OPTIONS = f"""\
-Options, before or after the command:
-  -j, --json         print JSON
-      --socket PATH  the daemon's socket [{DEFAULT_SOCKET}]
-  -h, --help         help, also on what follows: ipvsw link add --help
-  -V, --version      the version
-"""
+from ipvsw.cli.command import Command, Option
+from ipvsw.cli.commands import BY_NAME, OPTIONS, below, top_level
+from ipvsw.config.keys import MODE, Key
+from ipvsw.config.port_keys import MACHINES
+from ipvsw.model import Kind
 
-HELP = {
-    "": f"""\
+WIDTH = 100
+
+
+def help_text(name: str) -> str:
+    """Of the command `name`, or "" for the whole tool."""
+    return _of_command(BY_NAME[name]) if name else _of_tool()
+
+
+def _of_tool() -> str:
+    return f"""\
 usage: ipvsw [OPTIONS] COMMAND
 
-Look at, and change, what ipvswd switches. Commands may be shortened, as `ipvsw l a`.
+Show, and change, what ipvswd switches. Commands may be shortened, as `ipvsw l a`.
 
 Commands:
-  show [SWITCH]         switches, their ports, their addresses
-  stats [SWITCH|PORT]   what became of every frame, by name
-  addr [SWITCH|PORT]    the address table
-  lease [SWITCH|PORT]   what DHCP servers have leased to whom
-  link                  ports as links: show, add, set, delete
-  exec PORT -- COMMAND  run a VMM with a port's descriptor
-  attach, detach PORT   a port into a running QEMU, and out of it
-  reload                read the configuration file again
-  completion SHELL      the completion script for bash or zsh
-
+{command_list()}
 A port whose name is on several switches is written SWITCH/PORT.
 
-{_OPTIONS}
+Options, before or after the command:
+{_option_list(OPTIONS)}
 Exit status: 0 done, 1 failed (one line on stderr), 2 not understood.
-""",
-    "show": """\
-usage: ipvsw show [SWITCH] [--json]
+"""
 
-Switches with mode, flag, master and state; their ports with namespace, MTU and the offloads
-that the kernel granted; their addresses, with what became of each and how it was learned.
 
-States:     up, no-carrier, down, waiting (for a namespace or the master), failed
-Addresses:  owned      frames for it go to the port
-            down       the port is down: frames for it go to the host
-            duplicate  another port of the switch has it
-            master     the master has it itself
-Learned:    config     the configuration asked for it
-            netlink    seen in the port's namespace
-            dhcp       a server has leased it to the virtual machine
-            dad        the machine asked whether it was free, and took it
-            arp, nd    the machine speaks ARP or neighbour discovery in its name
-            traffic    the machine sends from it
-""",
-    "stats": """\
-usage: ipvsw stats [SWITCH|PORT] [--all] [--json]
+def command_list() -> str:
+    return _columns((_head(BY_NAME[name]), BY_NAME[name].summary) for name in top_level())
 
-Counters of every switch (the sum of its interfaces), of its master and of its ports. rx is what the
-switch read from the device, tx what it wrote to it. Every frame read is in exactly one of the
-counters below the line of rx and tx. Counters that are 0 are left out.
 
-  -a, --all   also those that are 0
-""",
-    "address": """\
-usage: ipvsw addr [show] [[dev] SWITCH|PORT] [--json]
+def _head(command: Command) -> str:
+    """With its operands, unless they are many."""
+    head = f"{command.name} {command.operands}".strip()
+    return head if len(head) <= 24 else command.name
 
-The address table: which port has which address, its state and how it was learned.
-The words are explained by `ipvsw show --help`.
-""",
-    "lease": """\
-usage: ipvsw lease [list] [[dev] SWITCH|PORT] [--json]
 
-What DHCP servers have leased to the ports' clients, for IPv4 and IPv6: the address, what became of
-it (see `ipvsw show --help`; a dash: the port doesn't have it), how long the lease lasts, the
-client's MAC address and identifier, the name that it calls itself, and the server.
-""",
-    "link": """\
-usage: ipvsw link [show] ...    ports, as `ip -d link` would print them
-       ipvsw link add ...       attach a port
-       ipvsw link set ...       change mode or flag of a switch
-       ipvsw link delete ...    remove a port
+def _of_command(command: Command) -> str:
+    inner = [BY_NAME[name] for name in dict.fromkeys(below(command.name).values())]
+    words = [command.name, command.operands, *map(bracketed, command.options)]
+    parts = [
+        textwrap.fill(" ".join(filter(None, words)), WIDTH, initial_indent="usage: ipvsw ", subsequent_indent=" " * 13),
+        command.about.rstrip(),
+        _columns((one.name, one.summary) for one in inner) + "\nMore on each: ipvsw link add --help" if inner else "",
+        _keyword_list(command.keywords) if command.keywords else "",
+        _option_list(command.options),
+    ]
+    return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
 
-The words are those of ip-link(8). More on each: ipvsw link add --help
-""",
-    "link show": """\
-usage: ipvsw link [show] [[dev] PORT|SWITCH] [--json]
 
-Ports, in the words and the order of `ip -d link`; with --json, with the keys of `ip -d -j link`.
-""",
-    "link add": """\
-usage: ipvsw link add link MASTER [name] NAME [WORDS] type ipvlan|ipvtap [mode MODE] [FLAG]
+def bracketed(option: Option) -> str:
+    """Its words are not torn apart at the end of a line."""
+    word = str(option).replace(" ", "\N{NO-BREAK SPACE}")
+    return word if option.required else f"[{word}]"
 
-Attach a port to the switch of MASTER; the switch is made if there is none yet. ipvlan is for a
-namespace, ipvtap for a virtual machine.
 
-  netns NS       the namespace to put it in: a name, a path, pid:N or a process's number
-                 [the daemon's own]
-  ifname IF      the name of the interface inside the namespace [NAME]
-  mtu N          bytes, at most the master's [the master's]
-  mac WHICH      the MAC address that the endpoint uses: master, or own, which the wire never sees
-                 [master; for type ipvtap own]
-  address A/LEN  an address to set; may be repeated. Without one the namespace sets its own
-  gateway A      the default gateway; may be repeated, once for IPv4 and once for IPv6
-  queues N       workers that read the namespace's device; descriptors of a virtual machine [1]
-  mode MODE      l2, l3 or l3s. Mode and flag belong to the switch: one that has ports already
-  FLAG           bridge, private or vepa            keeps its own, if nothing is said
+def _option_list(options: Iterable[Option]) -> str:
+    return _columns(((f"{one.short}, {one}" if one.short else f"    {one}"), one.help) for one in options)
 
-For type ipvtap, whose addresses are those that the guest has:
 
-  kind KIND      macvtap or tap; where the kernel has no macvtap, a tap is made [macvtap].
-                 stream or dgram: a unix socket, for QEMU's netdevs of these names
-  learn on|off   find its addresses out from what the guest sends [off]
-  max_learned N  at most so many of them [16]
-  owner USER     who may open a tap by name, or connect to the path, besides root
-  group GROUP    the same
-  allow WHO      a user or an @group that may have its descriptor; may be repeated
-  path PATH      kind stream: where the daemon listens, or
-  connect PATH   where the virtual machine does
-  local PATH     kind dgram: where the virtual machine sends to, and
-  remote PATH    where it is sent to. Without a path the socket is had by descriptor
+def _keyword_list(keywords: dict[str, Key]) -> str:
+    of_all = {word: key for word, key in keywords.items() if Kind.NETNS in key.kinds}
+    of_machines = {word: key for word, key in keywords.items() if word not in of_all}
+    return (
+        _columns(_keyword_rows(of_all))
+        + "\nMode and flag belong to the switch; without these words one that is there keeps its own:\n\n"
+        + _columns((f"{key.word} {key.operand}".strip(), _plain(key.help)) for key in MODE)
+        + "\nFor type ipvtap, a virtual machine's port:\n\n"
+        + _columns(_keyword_rows(of_machines))
+    )
 
-Example: ipvsw link add link eth0 name ipvl0 netns ns0 type ipvlan mode l2 private
-""",
-    "link set": """\
-usage: ipvsw link set [dev] PORT|SWITCH type ipvlan [mode MODE] [FLAG]
 
-Change the mode (l2, l3, l3s) or the flag (bridge, private, vepa) of a switch. They belong to the
-switch: said of one port, they hold for all ports that share its master.
+def _keyword_rows(keywords: dict[str, Key]) -> Iterator[tuple[str, str]]:
+    for word, key in keywords.items():
+        kinds = f"kind {', '.join(key.kinds)}: " if set(key.kinds) < set(MACHINES) else ""
+        several = "; may be repeated" if key.is_list else ""
+        default = "" if key.required else f" [{key.default_words}]"
+        yield f"{word} {key.operand}", _plain(f"{kinds}{key.help}{several}{default}")
 
-Example: ipvsw link set ipvl0 type ipvlan mode l2 vepa
-""",
-    "link delete": """\
-usage: ipvsw link delete [dev] PORT
 
-Remove a port. Its interface disappears from its namespace.
-""",
-    "exec": """\
-usage: ipvsw exec PORT -- COMMAND [WORDS]
+def _plain(text: str) -> str:
+    return text.replace("`", "")
 
-Run COMMAND with the descriptor of a virtual machine's port. In its words {fd} becomes the number of
-the descriptor, {fds} those of a port with several queues, as 3:4, {mac} a MAC address for the guest
-(with `mac master` the one it must use), {mtu} the MTU.
 
-Example: ipvsw exec vm1 -- qemu-system-x86_64 -netdev tap,id=n0,fd={fd}
-           -device virtio-net-pci,netdev=n0,mac={mac} ...
-The descriptor is a TAP's; of kind stream and dgram it is a socket's:
-  -netdev stream,id=n0,addr.type=fd,addr.str={fd}
-  -netdev dgram,id=n0,local.type=fd,local.str={fd}
-""",
-    "attach": """\
-usage: ipvsw attach PORT --qmp PATH [--device DRIVER] [--id ID] [--mac MAC] [--bus BUS]
-
-Plug a virtual machine's port into a running QEMU. On an error nothing is changed.
-
-  --qmp PATH       its QMP socket
-  --device DRIVER  the device that the guest sees [virtio-net-pci]
-  --id ID          what it is called in QEMU [ipvsw-PORT]
-  --mac MAC        [one made for the port; with `mac master` the master's]
-  --bus BUS        where to plug it in; machine q35 needs a pcie-root-port for each device
-""",
-    "detach": """\
-usage: ipvsw detach PORT --qmp PATH [--id ID]
-
-Take a port's device out of a running QEMU. Returns when the guest has let it go.
-""",
-    "reload": """\
-usage: ipvsw reload [--json]
-
-Have the daemon read its configuration file again, do what has changed in it, and print that.
-A file with a mistake changes nothing.
-""",
-    "completion": """\
-usage: ipvsw completion bash|zsh
-
-Print the completion script of a shell. For this shell alone:
-
-  bash:  source <(ipvsw completion bash)
-  zsh:   source <(ipvsw completion zsh)
-
-For good: write it to /etc/bash_completion.d/ipvsw, or as _ipvsw into a directory of zsh's $fpath.
-""",
-}
+def _columns(rows: Iterable[tuple[str, str]]) -> str:
+    rows = list(rows)
+    wide = max((len(head) for head, _ in rows), default=0) + 4
+    return "".join(
+        textwrap.fill(text, WIDTH, initial_indent=f"  {head}".ljust(wide), subsequent_indent=" " * wide) + "\n"
+        for head, text in rows
+    ).replace("\N{NO-BREAK SPACE}", " ")

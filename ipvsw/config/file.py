@@ -1,7 +1,7 @@
 """TOML -> model. Every error is one line that names its place in the file.
 
-A file is read in two steps: first each value by itself, in file order; then what the values are to
-each other (nothing may be named, claimed or owned twice). The first mistake is the one reported.
+A file is read in two steps: first each value by itself, in file order; then the values
+against each other (nothing may be named, claimed or owned twice). The first mistake is the one reported.
 What the API accepts is read by the same functions, so that both have one set of rules.
 """
 
@@ -10,47 +10,29 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from ipvsw.config.values import (
-    MTU_MIN_IPV6,
-    ConfigError,
-    Reader,
-    ifname_fault,
-    join,
-    quoted,
-    read_addresses,
-    read_allow,
-    read_boolean,
-    read_busy_poll,
-    read_flag,
-    read_gateways,
-    read_host_access,
-    read_ifname,
-    read_io,
-    read_kind,
-    read_l3_output,
-    read_list,
-    read_mac_source,
-    read_master,
-    read_max_learned,
-    read_mode,
-    read_mtu,
-    read_name,
-    read_netns,
-    read_queues,
-    read_socket,
-    read_table,
-    read_who,
-    read_workers,
-)
-from ipvsw.model import Address, Config, DaemonConfig, Flag, Kind, MacSource, Mode, PortConfig, SwitchConfig
+from ipvsw.config import keys, port_keys
+from ipvsw.config.port_keys import DEVICES, SOCKETS
+from ipvsw.config.values import MTU_MIN_IPV6, ConfigError, ifname_fault, join, quoted, read_list, read_table
+from ipvsw.model import Config, DaemonConfig, Flag, Kind, MacSource, Mode, PortConfig, SwitchConfig
 
-__all__ = ["ConfigError", "check", "load", "parse", "read_attach", "read_document", "read_mode_change"]
+__all__ = [
+    "ATTACH",
+    "ConfigError",
+    "by_index",
+    "check",
+    "load",
+    "parse",
+    "read_attach",
+    "read_document",
+    "read_mode_change",
+]
 
-Key = TypeVar("Key")
+ATTACH = (*(key for key in keys.SWITCH if key.name == "master"), *port_keys.PORT, *keys.MODE)
+"""What the API takes to attach a port."""
 
 
 def load(path: str | os.PathLike[str]) -> Config:
@@ -83,13 +65,13 @@ def read_document(document: Mapping[str, object]) -> Config:
     """A configuration from what a TOML parser gives. Errors: ConfigError."""
     found = read_table(document, "", {"daemon": _read_daemon, "switch": _read_switches})
     config = Config(daemon=found.get("daemon", DaemonConfig()), switches=found.get("switch", ()))
-    _check_together(config, lambda s, p: f"switch[{s}]" if p is None else f"switch[{s}].port[{p}]")
+    _check_together(config, by_index, lambda place, key: f"{place}.{key}")
     return config
 
 
 def read_attach(body: object) -> tuple[str, PortConfig, Mode | None, Flag | None]:
     """What the API is asked to attach: the keys of a port, and `master`, `mode`, `flag`. Errors: ConfigError."""
-    found = read_table(body, "", _PORT | {"master": read_master, "mode": read_mode, "flag": read_flag})
+    found = read_table(body, "", keys.readers(ATTACH))
     master, mode, flag = (found.pop(key, None) for key in ("master", "mode", "flag"))
     if master is None:
         raise ConfigError("master: is missing")
@@ -98,28 +80,33 @@ def read_attach(body: object) -> tuple[str, PortConfig, Mode | None, Flag | None
 
 def read_mode_change(body: object) -> tuple[Mode | None, Flag | None]:
     """What the API is asked to change of a switch. Errors: ConfigError."""
-    found = read_table(body, "", {"mode": read_mode, "flag": read_flag})
+    found = read_table(body, "", keys.readers(keys.MODE))
     if not found:
-        raise ConfigError("mode: is missing, and so is flag")
+        raise ConfigError("mode or flag is missing")
     return found.get("mode"), found.get("flag")
 
 
 def check(config: Config) -> None:
-    """What `read_document` checks across switches and ports, for a configuration that was put together
-    in other ways. Places are named as `lan` and `lan/ipvl0`. Errors: ConfigError."""
+    """What `read_document` checks across switches and ports, for a configuration that does not come from
+    one file. Places are named as `lan` and `lan/ipvl0`. Errors: ConfigError."""
 
     def name(switch: int, port: int | None) -> str:
         one = config.switches[switch]
         return one.name if port is None else f"{one.name}/{one.ports[port].name}"
 
-    _check_together(config, name)
+    _check_together(config, name, lambda place, _: f"{'port' if '/' in place else 'switch'} {place}")
+
+
+def by_index(switch: int, port: int | None) -> str:
+    """The place of a switch, or of a port, in the file."""
+    return f"switch[{switch}]" if port is None else f"switch[{switch}].port[{port}]"
 
 
 # ---------------------------------------------------------------------------- tables
 
 
 def _read_daemon(value: object, place: str) -> DaemonConfig:
-    return DaemonConfig(**read_table(value, place, _DAEMON))
+    return DaemonConfig(**read_table(value, place, keys.readers(keys.DAEMON)))
 
 
 def _read_switches(value: object, place: str) -> tuple[SwitchConfig, ...]:
@@ -129,7 +116,7 @@ def _read_switches(value: object, place: str) -> tuple[SwitchConfig, ...]:
 
 
 def _read_switch(value: object, place: str) -> SwitchConfig:
-    found = read_table(value, place, _SWITCH)
+    found = read_table(value, place, keys.readers(keys.SWITCH) | {"port": _read_ports})
     if "master" not in found:
         raise ConfigError(f"{place}.master: is missing")
     found["ports"] = found.pop("port", ())
@@ -139,14 +126,15 @@ def _read_switch(value: object, place: str) -> SwitchConfig:
 def _read_ports(value: object, place: str) -> tuple[PortConfig, ...]:
     if isinstance(value, Mapping):
         raise ConfigError(f"{place}: must be an array of tables, written [[switch.port]], not a table")
-    return read_list(value, place, lambda item, at: _make_port(read_table(item, at, _PORT), at))
+    readers = keys.readers(port_keys.PORT)
+    return read_list(value, place, lambda item, at: _make_port(read_table(item, at, readers), at))
 
 
 def _make_port(found: dict[str, Any], place: str) -> PortConfig:
-    """A port from its values, after a look at what they are to each other."""
+    """A port from its values, which are checked against each other."""
     if "name" not in found:
         raise ConfigError(f"{join(place, 'name')}: is missing")
-    is_socket = found.get("kind") in (Kind.STREAM, Kind.DGRAM)
+    is_socket = found.get("kind") in SOCKETS
     if not is_socket and "ifname" not in found and (fault := ifname_fault(found["name"])):
         at = join(place, "name")
         raise ConfigError(f"{at}: {quoted(found['name'])} {fault}; set ifname, or choose another name")
@@ -161,25 +149,26 @@ def _make_port(found: dict[str, Any], place: str) -> PortConfig:
 
 
 def _check_kind(port: PortConfig, found: Mapping[str, object], place: str) -> None:
-    """Keys that say nothing to a port of this kind."""
-    for key, kinds in _KINDS.items():
-        if key in found and port.kind not in kinds:
-            raise ConfigError(f"{join(place, key)}: is for kind {' and '.join(kinds)}; this port's is {port.kind}")
+    """Keys that ports of this kind do not have."""
+    for key in port_keys.PORT:
+        if key.name in found and port.kind not in key.kinds:
+            kinds = " and ".join(key.kinds)
+            raise ConfigError(f"{join(place, key.name)}: is for ports of kind {kinds}; this one is of kind {port.kind}")
     if "max_learned" in found and not port.learn:
-        raise ConfigError(f"{join(place, 'max_learned')}: says nothing without learn = true")
+        raise ConfigError(f"{join(place, 'max_learned')}: has no effect without learn = true")
 
 
 def _check_sockets(port: PortConfig, place: str) -> None:
     """How both ends of a socket come together."""
     if port.path and port.connect:
-        raise ConfigError(f"{join(place, 'connect')}: either the daemon listens or the machine does; there is a path")
+        raise ConfigError(f"{join(place, 'connect')}: the daemon listens on path already; set one of them")
     for key, other in (("local", "remote"), ("remote", "local")):
         if getattr(port, key) and not getattr(port, other):
-            raise ConfigError(f"{join(place, other)}: is missing; datagrams need both, or neither")
-    if port.kind in (Kind.STREAM, Kind.DGRAM) and not (port.path or port.local):
+            raise ConfigError(f"{join(place, other)}: is missing; dgram needs both local and remote, or neither")
+    if port.kind in SOCKETS and not (port.path or port.local):
         for key in ("owner", "group"):
             if getattr(port, key) is not None:
-                raise ConfigError(f"{join(place, key)}: is for a file that the daemon makes: set path or local")
+                raise ConfigError(f"{join(place, key)}: is for a socket that the daemon makes: set path or local")
 
 
 def _check_gateways(port: PortConfig, place: str) -> None:
@@ -199,95 +188,45 @@ def _check_gateways(port: PortConfig, place: str) -> None:
         seen[gateway.version] = at
 
 
-_DAEMON: dict[str, Reader] = {
-    "socket": read_socket,
-    "workers": read_workers,
-    "io": read_io,
-    "busy_poll": read_busy_poll,
-    "coalesce": read_boolean,
-    "allow": read_allow,
-}
-_PORT: dict[str, Reader] = {
-    "name": read_name,
-    "ifname": read_ifname,
-    "netns": read_netns,
-    "kind": read_kind,
-    "mac": read_mac_source,
-    "addresses": read_addresses,
-    "gateway": read_gateways,
-    "mtu": read_mtu,
-    "queues": read_queues,
-    "owner": read_who,
-    "group": read_who,
-    "allow": read_allow,
-    "learn": read_boolean,
-    "max_learned": read_max_learned,
-    "path": read_socket,
-    "connect": read_socket,
-    "local": read_socket,
-    "remote": read_socket,
-}
-_DEVICES = (Kind.NETNS, Kind.MACVTAP, Kind.TAP)
-_MACHINES = (Kind.MACVTAP, Kind.TAP, Kind.STREAM, Kind.DGRAM)
-_KINDS: dict[str, tuple[Kind, ...]] = {
-    "gateway": (Kind.NETNS,),
-    "queues": _DEVICES,
-    "owner": (Kind.TAP, Kind.STREAM, Kind.DGRAM),
-    "group": (Kind.TAP, Kind.STREAM, Kind.DGRAM),
-    "allow": _MACHINES,
-    "learn": _MACHINES,
-    "max_learned": _MACHINES,
-    "netns": _DEVICES,
-    "ifname": _DEVICES,
-    "path": (Kind.STREAM,),
-    "connect": (Kind.STREAM,),
-    "local": (Kind.DGRAM,),
-    "remote": (Kind.DGRAM,),
-}
-_SWITCH: dict[str, Reader] = {
-    "name": read_name,
-    "master": read_master,
-    "netns": read_netns,
-    "mode": read_mode,
-    "flag": read_flag,
-    "l3_output": read_l3_output,
-    "host_access": read_host_access,
-    "port": _read_ports,
-}
-
-
 # ---------------------------------------------------------------------------- across switches and ports
 
 
-def _check_together(config: Config, name: Callable[[int, int | None], str]) -> None:
-    """Nothing twice. `name` gives the place of a switch, or of a port, from its indexes."""
-    names: dict[str, str] = {}
-    masters: dict[tuple[str, str], str] = {}
+class _Claims:
+    """Who uses what, to refuse what a second one wants too."""
+
+    def __init__(self) -> None:
+        self._owners: dict[tuple[Hashable, ...], str] = {}
+
+    def add(self, scope: Hashable, value: Hashable, what: str, place: str, owner: str) -> None:
+        """`value`, of which `scope` can have one alone. Errors: ConfigError."""
+        if used_by := self._owners.get((scope, value)):
+            raise ConfigError(f"{place}: {what} is already used by {used_by}")
+        self._owners[scope, value] = owner
+
+
+def _check_together(config: Config, name: Callable[[int, int | None], str], owner: Callable[[str, str], str]) -> None:
+    """Nothing is used twice. `name` gives the place of a switch, or of a port, from its indexes; `owner` names the
+    owner of a value from its place and key."""
+    claims = _Claims()
+
+    def claim(scope: Hashable, value: Hashable, noun: str, place: str, key: str) -> None:
+        claims.add(scope, value, f"{noun} {quoted(str(value))}", f"{place}.{key}", owner(place, key))
+
     for s, switch in enumerate(config.switches):
         place = name(s, None)
-        _claim(masters, (f"in {_same_netns(switch.netns)}", switch.master), f"{place}.master", switch.master)
-        _claim(names, switch.name, f"{place}.name", switch.name)
-    devices = dict(masters)
-    paths: dict[str, str] = {}
+        claim(f"in {_same_netns(switch.netns)}", switch.master, "the interface", place, "master")
+        claim("switches", switch.name, "the name", place, "name")
     for s, switch in enumerate(config.switches):
-        ports: dict[str, str] = {}
-        owners: dict[Address, str] = {}
         for p, port in enumerate(switch.ports):
             place = name(s, p)
-            _claim(ports, port.name, f"{place}.name", port.name)
-            if port.kind in _DEVICES:
-                _claim(devices, (_room(port), port.ifname), f"{place}.ifname", port.ifname)
+            claim(("ports", s), port.name, "the name", place, "name")
+            if port.kind in DEVICES:
+                claim(_room(port), port.ifname, "the interface name", place, "ifname")
             for key in ("path", "connect", "local", "remote"):
                 if path := getattr(port, key):
-                    _claim(paths, path, f"{place}.{key}", path)
+                    claim("paths", path, "the path", place, key)
             for a, interface in enumerate(port.addresses):
-                _claim(owners, interface.ip, f"{place}.addresses[{a}]", str(interface.ip))
-
-
-def _claim(owners: dict[Key, str], key: Key, place: str, what: str) -> None:
-    if key in owners:
-        raise ConfigError(f"{place}: {quoted(what)} is taken by {owners[key]}")
-    owners[key] = place
+                claim(("addresses", s), interface.ip, "the address", place, f"addresses[{a}]")
 
 
 def _room(port: PortConfig) -> str:
@@ -301,7 +240,7 @@ def _same_netns(spec: str) -> str:
 
 
 def _syntax_error(message: str, text: str) -> str:
-    """tomllib ends its message with the place; ours begin with it."""
+    """tomllib puts the place at the end of its message; we put it first."""
     if found := re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", message, re.DOTALL):
         what, line, column = found.groups()
     else:

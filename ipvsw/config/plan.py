@@ -1,4 +1,4 @@
-"""From one configuration to another: named actions in the order in which they can be carried out. Pure.
+"""From one configuration to another: named actions in the order in which they can be done. Pure.
 
 What gives something up (a master, an interface name) comes before what may want it.
 """
@@ -10,6 +10,8 @@ from typing import Any
 
 from msgspec import Struct, structs
 
+from ipvsw.config.keys import DAEMON, SWITCH, Change, Key
+from ipvsw.config.port_keys import PORT
 from ipvsw.model import Config, DaemonConfig, PortConfig, SwitchConfig
 
 
@@ -31,36 +33,25 @@ class RemoveSwitch(Struct, frozen=True):
 
 
 class SetMode(Struct, frozen=True):
-    """Mode, flag and what goes with them; `switch` has no ports."""
+    """What a switch may change while its ports stay up; `switch` has no ports."""
 
     switch: SwitchConfig
 
     def __str__(self) -> str:
-        new = self.switch
-        return (
-            f"set switch {new.name} to {new.mode} {new.flag}, l3_output {new.l3_output}, host_access {new.host_access}"
-        )
+        words = [f"{key.name} {getattr(self.switch, key.name)}" for key in SWITCH if key.change is Change.IN_PLACE]
+        return f"set switch {self.switch.name}: {', '.join(words)}"
 
 
 class ChangePort(Struct, frozen=True):
-    """Addresses, gateways, the MTU or who may have it, or what is learned differ: the port stays up."""
+    """What a port may change while it stays up."""
 
     switch: str
     old: PortConfig
     new: PortConfig
 
     def __str__(self) -> str:
-        words = [
-            *_moves("address", self.old.addresses, self.new.addresses),
-            *_moves("gateway", self.old.gateway, self.new.gateway),
-        ]
-        if self.old.mtu != self.new.mtu:
-            words.append(f"mtu {self.new.mtu or 'as the master'}")
-        words += _moves("allow", self.old.allow, self.new.allow)
-        if self.old.learn != self.new.learn:
-            words.append(f"learn {'on' if self.new.learn else 'off'}")
-        if self.old.max_learned != self.new.max_learned:
-            words.append(f"max_learned {self.new.max_learned}")
+        keys = (key for key in PORT if key.change is Change.IN_PLACE)
+        words = [word for key in keys for word in _words(key, getattr(self.old, key.name), getattr(self.new, key.name))]
         return f"change port {self.switch}/{self.new.name}: {', '.join(words)}"
 
 
@@ -100,7 +91,7 @@ def diff(current: Config, wanted: Config) -> tuple[Action, ...]:
     """What to do, in this order, so that `current` becomes `wanted`."""
     before = {switch.name: switch for switch in current.switches}
     after = {switch.name: switch for switch in wanted.switches}
-    kept = [(before[name], new) for name, new in after.items() if name in before and _same_master(before[name], new)]
+    kept = [(before[name], new) for name, new in after.items() if name in before and _stays(SWITCH, before[name], new)]
     stay = {new.name for _, new in kept}
     return (
         *(action for old, new in kept for action in _removals(old, new)),
@@ -113,49 +104,49 @@ def diff(current: Config, wanted: Config) -> tuple[Action, ...]:
     )
 
 
-def _same_master(old: SwitchConfig, new: SwitchConfig) -> bool:
-    return (old.master, old.netns) == (new.master, new.netns)
-
-
-def _same_device(old: PortConfig, new: PortConfig) -> bool:
-    keys = ("path", "connect", "local", "remote", "netns", "ifname", "kind", "mac", "queues", "owner", "group")
-    return all(getattr(old, key) == getattr(new, key) for key in keys)
+def _stays(keys: Iterable[Key], old: SwitchConfig | PortConfig, new: SwitchConfig | PortConfig) -> bool:
+    """Whether nothing differs for which it would have to be made anew."""
+    return all(getattr(old, key.name) == getattr(new, key.name) for key in keys if key.change is Change.ANEW)
 
 
 def _removals(old: SwitchConfig, new: SwitchConfig) -> Iterator[Action]:
     wanted = {port.name: port for port in new.ports}
     for port in old.ports:
-        if port.name not in wanted or not _same_device(port, wanted[port.name]):
+        if port.name not in wanted or not _stays(PORT, port, wanted[port.name]):
             yield RemovePort(old.name, port.name)
 
 
 def _changes(old: SwitchConfig, new: SwitchConfig) -> Iterator[Action]:
     had = {port.name: port for port in old.ports}
     for port in new.ports:
-        if port.name in had and had[port.name] != port and _same_device(had[port.name], port):
+        if port.name in had and had[port.name] != port and _stays(PORT, had[port.name], port):
             yield ChangePort(new.name, had[port.name], port)
 
 
 def _additions(old: SwitchConfig | None, new: SwitchConfig) -> Iterator[Action]:
     had = {port.name: port for port in old.ports} if old else {}
     for port in new.ports:
-        if port.name not in had or not _same_device(had[port.name], port):
+        if port.name not in had or not _stays(PORT, had[port.name], port):
             yield AddPort(new.name, port)
 
 
 def _postponed(old: DaemonConfig, new: DaemonConfig) -> Iterator[Action]:
-    for key in old.__struct_fields__:
-        if getattr(old, key) != getattr(new, key):
-            yield Postpone(key, str(getattr(new, key)))
+    for key in DAEMON:
+        if getattr(old, key.name) != getattr(new, key.name):
+            yield Postpone(key.name, str(getattr(new, key.name)))
 
 
 def _bare(switch: SwitchConfig) -> SwitchConfig:
     return structs.replace(switch, ports=())
 
 
-def _moves(word: str, old: Iterable[Any], new: Iterable[Any]) -> Iterator[str]:
-    old, new = tuple(old), tuple(new)
-    yield from (f"{word} -{item}" for item in old if item not in new)
-    yield from (f"{word} +{item}" for item in new if item not in old)
-    if old != new and set(old) == set(new):
-        yield f"{word} order"
+def _words(key: Key, old: Any, new: Any) -> Iterator[str]:
+    """How a key changes; a list by what goes and what comes."""
+    word = key.word or key.name
+    if key.is_list:
+        yield from (f"{word} -{item}" for item in old if item not in new)
+        yield from (f"{word} +{item}" for item in new if item not in old)
+        if old != new and set(old) == set(new):
+            yield f"{word} order"
+    elif old != new:
+        yield f"{word} {key.write(new)}"

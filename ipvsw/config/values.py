@@ -1,5 +1,5 @@
-"""One value of the configuration, checked by itself: each `read_` function takes what a TOML or JSON
-parser gave and the place where it stands, and returns the model's value.
+"""One value of the configuration, checked by itself: a reader takes what a TOML or JSON parser
+gave and the place where it stands, and returns the model's value.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import ipaddress
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from enum import StrEnum
+from typing import Any
 
-from ipvsw.model import Address, Flag, HostAccess, Interface, Io, Kind, L3Output, MacSource, Mode, Refused, Who
+from ipvsw.model import Address, Interface, MacSource, Refused, Who
 
 IFNAME_MAX = 15  # bytes; IFNAMSIZ in linux/if.h, less the closing NUL
 SOCKET_PATH_MAX = 104  # bytes; sun_path in linux/un.h, less the closing NUL and the ".fd" of the other socket
@@ -24,10 +25,9 @@ WORKERS_MAX = 64
 BUSY_POLL_MAX = 1000  # us
 QUEUES_MAX = 16
 LEARNED_MAX = 1024
-ID_MAX = 0xFFFFFFFE  # (uid_t) -1 is nobody
+ID_MAX = 0xFFFFFFFE  # (uid_t) -1 means no user
 
 Reader = Callable[[object, str], Any]
-Choice = TypeVar("Choice", Mode, Flag, L3Output, HostAccess, Io, Kind, MacSource)
 
 
 class ConfigError(Refused):
@@ -42,7 +42,7 @@ def read_table(value: object, place: str, readers: Mapping[str, Reader]) -> dict
         at = join(place, key)
         if key not in readers:
             near = difflib.get_close_matches(str(key), readers, n=1)
-            hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(sorted(readers))
+            hint = f"did you mean {near[0]}?" if near else "known keys are " + ", ".join(sorted(readers))
             raise ConfigError(f"{at}: unknown key; {hint}")
         found[key] = readers[key](item, at)
     return found
@@ -68,24 +68,17 @@ def read_boolean(value: object, place: str) -> bool:
     return value
 
 
-def read_integer(value: object, place: str, least: int, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise _wrong_type(place, "an integer", value)
-    if not least <= value <= most:
-        raise ConfigError(f"{place}: {_number(value)} is not between {least} and {most}")
-    return value
+def integer(least: int, most: int) -> Reader:
+    """A reader of numbers from `least` to `most`."""
 
+    def read(value: object, place: str) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise _wrong_type(place, "an integer", value)
+        if not least <= value <= most:
+            raise ConfigError(f"{place}: {_number(value)} is not between {least} and {most}")
+        return value
 
-def read_workers(value: object, place: str) -> int:
-    return read_integer(value, place, 1, WORKERS_MAX)
-
-
-def read_busy_poll(value: object, place: str) -> int:
-    return read_integer(value, place, 0, BUSY_POLL_MAX)
-
-
-def read_mtu(value: object, place: str) -> int:
-    return read_integer(value, place, MTU_MIN, MTU_MAX)
+    return read
 
 
 def read_socket(value: object, place: str) -> str:
@@ -129,18 +122,18 @@ def _name_fault(name: str) -> str | None:
     if not name.isprintable() or any(one.isspace() for one in name):
         return "has a space or an unprintable character"
     if "/" in name or name in (".", ".."):
-        return "cannot be a name: it reads as a path"
+        return "cannot be a name: it would be read as a path"
     return f"is longer than {NAME_MAX} bytes" if len(name.encode()) > NAME_MAX else None
 
 
 def ifname_fault(name: str) -> str | None:
-    """What the kernel would say against it: dev_valid_name, dev_prep_valid_name, sysctl_dev_name_is_allowed."""
+    """Why the kernel would refuse it: dev_valid_name, dev_prep_valid_name, sysctl_dev_name_is_allowed."""
     if not name.isprintable() or any(one.isspace() for one in name):
         return "is not an interface name: it has a space or an unprintable character"
     if bad := next((one for one in name if one in "/:%"), None):
         return f'is not an interface name: it has a "{bad}"'
     if name in (".", "..", "all", "default", "lo"):
-        return "is not an interface name: the kernel keeps it for itself"
+        return "is not an interface name: the kernel reserves it"
     if len(name.encode()) > IFNAME_MAX:
         return f"is not an interface name: it is longer than {IFNAME_MAX} bytes"
     return None
@@ -161,22 +154,10 @@ def read_netns(value: object, place: str) -> str:
     return read_name(spec, place)
 
 
-def read_kind(value: object, place: str) -> Kind:
-    """Of a port that the daemon makes."""
-    return _read_choice(value, place, Kind, "a kind", but=Kind.LINK)
-
-
 def read_mac_source(value: object, place: str) -> MacSource:
     """`l2macnat` is what others call "own"."""
-    return MacSource.OWN if value == "l2macnat" else _read_choice(value, place, MacSource, "a MAC address to use")
-
-
-def read_queues(value: object, place: str) -> int:
-    return read_integer(value, place, 1, QUEUES_MAX)
-
-
-def read_max_learned(value: object, place: str) -> int:
-    return read_integer(value, place, 1, LEARNED_MAX)
+    source: MacSource = MacSource.OWN if value == "l2macnat" else choice(MacSource)(value, place)
+    return source
 
 
 def read_allow(value: object, place: str) -> tuple[Who, ...]:
@@ -186,7 +167,8 @@ def read_allow(value: object, place: str) -> tuple[Who, ...]:
 def read_who(value: object, place: str) -> Who:
     """A user or, with an "@" before it where both may stand, a group: by name or number."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return read_integer(value, place, 0, ID_MAX)
+        number: int = integer(0, ID_MAX)(value, place)
+        return number
     if not isinstance(value, str):
         raise _wrong_type(place, "a name or a number", value)
     name = read_name(value, place)
@@ -195,32 +177,18 @@ def read_who(value: object, place: str) -> Who:
     return name
 
 
-def read_mode(value: object, place: str) -> Mode:
-    return _read_choice(value, place, Mode, "a mode")
-
-
-def read_l3_output(value: object, place: str) -> L3Output:
-    return _read_choice(value, place, L3Output, "a way out")
-
-
-def read_host_access(value: object, place: str) -> HostAccess:
-    return _read_choice(value, place, HostAccess, "an access")
-
-
-def read_io(value: object, place: str) -> Io:
-    return _read_choice(value, place, Io, "a way to read and write")
-
-
-def read_flag(value: object, place: str) -> Flag:
-    return _read_choice(value, place, Flag, "a flag")
-
-
-def _read_choice(value: object, place: str, kind: type[Choice], what: str, but: Choice | None = None) -> Choice:
-    word = read_string(value, place)
+def choice(kind: type[StrEnum], but: StrEnum | None = None) -> Reader:
+    """A reader of the words of `kind`, all of them `but` one."""
     known = {str(one): one for one in kind if one is not but}
-    if word not in known:
-        raise ConfigError(f"{place}: {quoted(word)} is not {what}; known are {', '.join(known)}")
-    return known[word]
+
+    def read(value: object, place: str) -> StrEnum:
+        word = read_string(value, place)
+        if word not in known:
+            *first, last = known
+            raise ConfigError(f"{place}: {quoted(word)} is not valid; use {', '.join(first)} or {last}")
+        return known[word]
+
+    return read
 
 
 def read_addresses(value: object, place: str) -> tuple[Interface, ...]:
@@ -262,20 +230,20 @@ def _read_gateway(value: object, place: str) -> Address:
 
 
 def _address_fault(address: Address) -> str | None:
-    """Nonsense, and what the kernel refuses on a device (ipv6_add_addr). IPv4's 127.0.0.0/8 and
-    224.0.0.0/4 it takes, and its ipvlan driver tells ports apart by them like by any other."""
+    """What makes no sense, and what the kernel refuses on a device (ipv6_add_addr). IPv4's 127.0.0.0/8 and
+    224.0.0.0/4 it accepts, and its ipvlan driver treats them as any other address of a port."""
     if address.is_unspecified:
-        return "stands for no address at all"
+        return "is the unspecified address"
     if address == ipaddress.IPv4Address(0xFFFFFFFF):
-        return "is everybody's address"
+        return "is the broadcast address"
     if address.version == 6 and address.is_multicast:
-        return "is a group, which no port can own"
+        return "is a multicast address, which no port can own"
     if address.version == 6 and address.is_loopback:
         return "belongs to the loopback device"
     return None
 
 
-# ---------------------------------------------------------------------------- how mistakes are told
+# ---------------------------------------------------------------------------- errors
 
 
 def join(place: str, key: object) -> str:

@@ -1,10 +1,10 @@
-"""The daemon's API: HTTP/JSON on a unix socket. `operations.py` says what it does.
+"""The daemon's API: HTTP/JSON on a unix socket. `operations.py` has the operations.
 
-Who may open the socket may read; changes are for root and the daemon's own user (SO_PEERCRED). A second socket, for
-everybody, has nothing but what is handed over: descriptors, with the daemon's word on who may have which.
+Users who may open the socket may read; only root and the daemon's own user may change anything (SO_PEERCRED). A second
+socket, open to every user, serves descriptors alone; the daemon checks which user may get which.
 
-Descriptors come with an interim answer (100) before the final one: whoever reads with recvmsg has them with the
-first byte, and whoever doesn't know of them reads over it, as HTTP asks of every client (RFC 9110 section 15.2).
+Descriptors come with an interim answer (100) before the final one: a client that reads with recvmsg gets them with the
+first byte, any other skips the interim answer, as HTTP requires of every client (RFC 9110 section 15.2).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from typing import cast
 import msgspec
 from aiohttp import web
 
-from ipvsw.daemon.operations import REASONS, ROUTES, BadBody, Call, Control, Error, Route, openapi
+from ipvsw.daemon.operations import REASONS, ROUTES, BadBody, Call, Error, Manager, Route, openapi
 from ipvsw.linux.peercred import Peer, peer_of
 from ipvsw.model import Forbidden, NotFound, Refused
 
-__all__ = ["Control", "Server", "serve"]
+__all__ = ["Manager", "Server", "serve"]
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Server:
         await web.SockSite(runner, listener).start()
 
     async def close(self) -> None:
-        """Idempotent. Leaves a socket alone if another daemon's has taken its place."""
+        """Idempotent. Leaves a socket that another daemon has put in its place."""
         for runner, path, inode in self._sites:
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_ino == inode:
@@ -62,14 +62,14 @@ class Server:
             await runner.cleanup()
 
 
-async def serve(control: Control, path: str | os.PathLike[str]) -> Server:
-    """Serve the API on the unix socket `path`, and what is for everybody on `path`.fd beside it. Errors: Refused,
+async def serve(manager: Manager, path: str | os.PathLike[str]) -> Server:
+    """Serve the API on the unix socket `path`, and what every user may ask for on `path`.fd. Errors: Refused,
     also if another daemon serves there."""
     server = Server()
     try:
-        await server.listen(_application(control, ROUTES), Path(path), SOCKET_MODE)
+        await server.listen(_application(manager, ROUTES), Path(path), SOCKET_MODE)
         handed = [route for route in ROUTES if route.handed]
-        await server.listen(_application(control, handed), Path(f"{os.fspath(path)}{HAND_SUFFIX}"), HAND_MODE)
+        await server.listen(_application(manager, handed), Path(f"{os.fspath(path)}{HAND_SUFFIX}"), HAND_MODE)
     except BaseException:
         await server.close()
         raise
@@ -96,7 +96,7 @@ def _listen(path: Path, mode: int, *, first: bool) -> socket.socket:
 
 
 def _remove_stale(path: Path, served: bool) -> None:
-    """Remove what a daemon that was killed left; refuse to touch anything else. What is there may be `served`."""
+    """Remove the socket of a daemon that was killed; refuse to touch anything else. `served`: one may serve there."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise Refused(f"{path}: exists and is not a socket")
@@ -115,10 +115,10 @@ def _remove_stale(path: Path, served: bool) -> None:
         raise OSError(answer, os.strerror(answer))
 
 
-def _application(control: Control, routes: Iterable[Route]) -> web.Application:
+def _application(manager: Manager, routes: Iterable[Route]) -> web.Application:
     application = web.Application(middlewares=[_errors, _access])
     for route in routes:
-        application.router.add_route(route.method, route.path, _bind(control, route))
+        application.router.add_route(route.method, route.path, _bind(manager, route))
     document = json.dumps(openapi(), indent=2).encode()
 
     async def describe(request: web.Request) -> web.Response:
@@ -128,10 +128,10 @@ def _application(control: Control, routes: Iterable[Route]) -> web.Application:
     return application
 
 
-def _bind(control: Control, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _bind(manager: Manager, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
         call = Call(name=request.match_info.get("name", ""), body=await request.read(), peer=_peer(request))
-        result = await route.handler(control, call)
+        result = await route.handler(manager, call)
         if route.handed:
             result, descriptors = cast("tuple[object, list[int]]", result)
             _send_descriptors(request, descriptors)
@@ -166,7 +166,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every way to fail, as JSON."""
+    """Turn every failure into JSON."""
     try:
         return await handler(request)
     except BadBody as error:
@@ -198,7 +198,7 @@ async def _access(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _peer(request: web.Request) -> Peer:
-    """Who is at the other end."""
+    """The user at the other end."""
     try:
         with contextlib.closing(_own_socket(request)) as own:
             return peer_of(own)
@@ -207,7 +207,7 @@ def _peer(request: web.Request) -> Peer:
 
 
 def _own_socket(request: web.Request) -> socket.socket:
-    """A copy of the connection: not every event loop's own has all methods. Errors: OSError if it has gone."""
+    """A copy of the connection's socket: that of some event loops lacks methods. Errors: OSError if it is closed."""
     transport = request.transport
     connection = None if transport is None else transport.get_extra_info("socket")
     if connection is None:

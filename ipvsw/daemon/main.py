@@ -1,4 +1,4 @@
-"""ipvswd: the composition root. Command line, loop, signals, and the word to systemd."""
+"""ipvswd: the composition root. Command line, loop, signals, and the notification of systemd."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import uvloop
 from ipvsw import __version__
 from ipvsw.config.file import load
 from ipvsw.daemon import api
-from ipvsw.daemon.manager import Daemon
+from ipvsw.daemon.manager import Manager
 from ipvsw.daemon.preflight import preflight
 from ipvsw.linux.netlink import Netlink
 from ipvsw.model import Config, Refused
@@ -30,8 +30,8 @@ EXIT_FAILED, EXIT_USAGE = 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 after an orderly end, 2 with one line on stderr for what is refused (nothing was changed), 1 for
-    what the machine can't do."""
+    """Exit code: 0 after an orderly end, 2 with one line on stderr if the configuration is refused (nothing was
+    changed), 1 if the machine fails."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(
         level=arguments.log_level.upper(), stream=sys.stderr, format="ipvswd: %(levelname)s: %(message)s"
@@ -78,31 +78,31 @@ def _allow_many_files() -> None:
 
 async def _serve(config: Config, path: str, socket_path: str) -> None:
     """Until SIGTERM or SIGINT. SIGHUP reads the configuration again. Errors: Refused, OSError."""
-    wishes = _hear_signals()
-    daemon = Daemon(path)
+    signals = _listen_for_signals()
+    manager = Manager(path)
     async with contextlib.AsyncExitStack() as ending:
-        ending.push_async_callback(daemon.stop)
-        await daemon.start(config)
-        server = await api.serve(daemon, socket_path)
+        ending.push_async_callback(manager.stop)
+        await manager.start(config)
+        server = await api.serve(manager, socket_path)
         ending.push_async_callback(server.close)
         log.info("version %s, API on %s", __version__, socket_path)
         _notify("READY=1")
         ending.callback(_notify, "STOPPING=1")
-        while await wishes.get() == signal.SIGHUP:
-            await _reload(daemon)
+        while await signals.get() == signal.SIGHUP:
+            await _reload(manager)
 
 
-def _hear_signals() -> asyncio.Queue[int]:
-    wishes: asyncio.Queue[int] = asyncio.Queue()
+def _listen_for_signals() -> asyncio.Queue[int]:
+    signals: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, wishes.put_nowait, int(number))
-    return wishes
+        loop.add_signal_handler(number, signals.put_nowait, int(number))
+    return signals
 
 
-async def _reload(daemon: Daemon) -> None:
+async def _reload(manager: Manager) -> None:
     try:
-        actions = await daemon.reload()
+        actions = await manager.reload()
     except Refused as error:
         log.error("nothing is changed: %s", error)
     else:
@@ -110,7 +110,7 @@ async def _reload(daemon: Daemon) -> None:
 
 
 def _notify(state: str) -> None:
-    """Tell systemd, if it has started us (sd_notify(3))."""
+    """Notify systemd, if it has started us (sd_notify(3))."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return

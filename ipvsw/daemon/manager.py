@@ -1,4 +1,4 @@
-"""All switches of the daemon, and what may be asked of them: by the configuration file and by the API.
+"""All switches of the daemon, and the operations on them, from the configuration file and from the API.
 
 Changes are made one after the other. A change that is refused has changed nothing.
 """
@@ -6,14 +6,16 @@ Changes are made one after the other. A change that is refused has changed nothi
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import msgspec
 
 from ipvsw.config.file import check, load
+from ipvsw.config.names import find_port, find_ports, find_switch
 from ipvsw.config.plan import Action, AddPort, AddSwitch, ChangePort, RemovePort, RemoveSwitch, SetMode, diff
-from ipvsw.daemon.preflight import by_index, preflight
+from ipvsw.daemon.preflight import preflight
 from ipvsw.linux.netlink import KmodAttrs
 from ipvsw.linux.peercred import Peer
 from ipvsw.linux.runtime import Runtime
@@ -23,6 +25,7 @@ from ipvsw.model import (
     Flag,
     Forbidden,
     HandedOver,
+    Kind,
     LeaseStatus,
     Mode,
     NotFound,
@@ -42,7 +45,7 @@ from ipvsw.switch.switch import Switch
 log = logging.getLogger("ipvsw")
 
 
-class Daemon:
+class Manager:
     """The control side of everything. Made, started and stopped on the loop."""
 
     def __init__(self, path: str) -> None:
@@ -59,18 +62,18 @@ class Daemon:
     # ------------------------------------------------------------------------ life
 
     async def start(self, config: Config) -> None:
-        """Returns when every master has been looked at; ports go on coming up. Errors: Refused, after
+        """Returns when every master has been opened or waits; ports still come up. Errors: Refused, after
         which nothing is left, but `stop` must be called all the same."""
         async with self._lock:
             await preflight(self._runtime.netlink, config, untaken=True)
             self._filed, self._settings = config, config.daemon
             actions = diff(self._running(), config)
-            await self._carry_out(action for action in actions if isinstance(action, AddSwitch))
+            await self._execute(action for action in actions if isinstance(action, AddSwitch))
             for index, switch in enumerate(config.switches):
                 master = self._switches[switch.name].master
                 if master.taken:
                     raise Refused(f"switch[{index}].master: {master.reason}")
-            await self._carry_out(action for action in actions if not isinstance(action, AddSwitch))
+            await self._execute(action for action in actions if not isinstance(action, AddSwitch))
             self._discovery.start()
 
     async def stop(self) -> None:
@@ -100,10 +103,16 @@ class Daemon:
         await switch.remove_link(port)
         self._discovery.forget(port.config.netns)
 
-    # ------------------------------------------------------------------------ questions
+    # ------------------------------------------------------------------------ status
 
     def switches(self) -> tuple[SwitchStatus, ...]:
         return tuple(switch.status() for switch in self._switches.values())
+
+    def switch(self, name: str) -> SwitchStatus:
+        """Errors: NotFound."""
+        if name not in self._switches:
+            raise NotFound(f"there is no switch {json.dumps(name)}")
+        return self._switches[name].status()
 
     def stats(self) -> tuple[SwitchStats, ...]:
         return tuple(switch.stats() for switch in self._switches.values())
@@ -120,21 +129,26 @@ class Daemon:
             return await self._find_vm(name, peer).hand_over()
 
     def _find_vm(self, name: str, peer: Peer) -> Port:
-        switch = self._switches.get(name)
-        if switch is not None and all(name not in each.ports for each in self._switches.values()):
-            ports = [port for port in switch.ports.values() if port.offers_tap and self._may(peer, port)]
-            free = [port for port in ports if port.free]
-            if free:
-                return free[0]
-            if ports or peer.is_master:
-                raise Refused(f"{name}: there is no free port for a virtual machine")
-            raise Forbidden(f"{name}: no port is allowed to this user")
-        port = self._switches[self._find(name)].ports[name.rpartition("/")[2]]
-        if not port.serves_vm:
-            raise Refused(f"{name}: is not a virtual machine's port but of kind {port.config.kind}")
+        names = self._port_names()
+        if name in self._switches and not find_ports(name, names):
+            return self._free_vm(name, peer)
+        switch, of = find_port(name, names)
+        port = self._switches[switch].ports.get(of)
+        if port is None or not port.serves_vm:
+            kind = Kind.LINK if port is None else port.config.kind
+            raise Refused(f"{name}: the port is of kind {kind}, which is not for virtual machines")
         if not self._may(peer, port):
-            raise Forbidden(f"{name}: is not allowed to this user")
+            raise Forbidden(f"{name}: this user may not have the port")
         return port
+
+    def _free_vm(self, switch: str, peer: Peer) -> Port:
+        every = self._switches[switch].ports.values()
+        ports = [port for port in every if port.offers_tap and self._may(peer, port)]
+        if free := next((port for port in ports if port.free), None):
+            return free
+        if ports or peer.is_master:
+            raise Refused(f"{switch}: the switch has no free port for a virtual machine")
+        raise Forbidden(f"{switch}: this user may not have any port of the switch")
 
     def _may(self, peer: Peer, port: Port) -> bool:
         return peer.is_master or peer.is_among((*self._settings.allow, *port.config.allow))
@@ -152,7 +166,7 @@ class Daemon:
             wanted = Config(daemon=self._settings, switches=(*others, new))
             check(wanted)
             await self._preflight_port(new, port)
-            await self._carry_out(diff(self._running(), wanted))
+            await self._execute(diff(self._running(), wanted))
             added = self._switches[new.name].ports[port.name]
             await self._settle(new.name, added)
             return added.status()
@@ -175,19 +189,20 @@ class Daemon:
             await self._remove_port(switch, port.config.name)
             raise Refused(f"{switch}/{port.config.name}: {reason}")
 
-    async def delete_port(self, port: str, switch: str | None) -> None:
-        """Also of a port that the file has; the next `reload` brings that one back. Errors: NotFound, Refused."""
-        async with self._lock:
-            found = self._find(port if switch is None else f"{switch}/{port}")
-            if port.rpartition("/")[2] in self._switches[found].links:
-                raise Refused(f"{port}: was made by `ip link add`, and is deleted by `ip link del`")
-            await self._remove_port(found, port.rpartition("/")[2])
-
-    async def set_mode(self, name: str, mode: Mode | None, flag: Flag | None) -> SwitchStatus:
-        """`name` is a switch's or a port's ("p" or "switch/p"): mode and flag belong to the whole switch.
+    async def delete_port(self, name: str) -> None:
+        """PORT or SWITCH/PORT. Also of a port that the file has; the next `reload` brings that one back.
         Errors: NotFound, Refused."""
         async with self._lock:
-            switch = self._switches[name if name in self._switches else self._find(name)]
+            switch, port = find_port(name, self._port_names())
+            if port in self._switches[switch].links:
+                raise Refused(f"{name}: `ip link add` made this port; delete it with `ip link del`")
+            await self._remove_port(switch, port)
+
+    async def set_mode(self, name: str, mode: Mode | None, flag: Flag | None) -> SwitchStatus:
+        """`name` is that of a switch, or of a port on it: mode and flag belong to the whole switch.
+        Errors: NotFound, Refused."""
+        async with self._lock:
+            switch = self._switches[find_switch(name, self._port_names())]
             now = switch.config
             switch.set_mode(msgspec.structs.replace(now, mode=mode or now.mode, flag=flag or now.flag))
             return switch.status()
@@ -197,11 +212,11 @@ class Daemon:
         Errors: Refused."""
         async with self._lock:
             filed = load(self._path)
-            await preflight(self._runtime.netlink, filed, by_index)
+            await preflight(self._runtime.netlink, filed)
             wanted = self._with_ports_by_api(filed)
             check(wanted)
             actions = diff(self._running(), wanted)
-            await self._carry_out(actions)
+            await self._execute(actions)
             self._filed = filed
             return tuple(str(action) for action in actions)
 
@@ -216,22 +231,12 @@ class Daemon:
         own = [switch for switch in found if not switch.config.netns]
         if not own and len(found) > 1:
             names = ", ".join(switch.name for switch in found)
-            raise Refused(f"master: {master} is the master of several switches: {names}")
+            raise Refused(f"master: several switches have {master} as their master: {names}")
         return next(iter(own or found), None)
 
-    def _find(self, name: str) -> str:
-        """The switch of the port `name`, which is "port" or "switch/port"."""
-        switch, _, port = name.rpartition("/")
-        found = [
-            each.name
-            for each in self._switches.values()
-            if (port in each.ports or port in each.links) and (not switch or each.name == switch)
-        ]
-        if not found:
-            raise NotFound(f"{name}: there is no such port")
-        if len(found) > 1:
-            raise Refused(f"{name}: several switches have such a port: {', '.join(found)}")
-        return found[0]
+    def _port_names(self) -> dict[str, Container[str]]:
+        """Of each switch; those of the kernel module's devices too."""
+        return {name: switch.ports.keys() | switch.links.keys() for name, switch in self._switches.items()}
 
     def _with_ports_by_api(self, filed: Config) -> Config:
         """The file's configuration and what the API has added: each port on the switch that has its master."""
@@ -247,9 +252,9 @@ class Daemon:
                 switches[running.master, running.netns] = into
         return msgspec.structs.replace(filed, switches=tuple(switches.values()))
 
-    # ------------------------------------------------------------------------ carrying out
+    # ------------------------------------------------------------------------ actions
 
-    async def _carry_out(self, actions: Iterable[Action]) -> None:
+    async def _execute(self, actions: Iterable[Action]) -> None:
         """Ports that go, go together: closing a TAP takes long."""
         going: list[RemovePort] = []
         for action in actions:

@@ -1,45 +1,41 @@
-"""What can be asked of the daemon: one table, `ROUTES`, from which both the router and the OpenAPI
-document are made. The document's schemas come from the model, so that it can't say what isn't so.
+"""The operations of the API: one table, `ROUTES`, from which both the router and the OpenAPI document are made. The
+document's schemas come from the model and from the keys of the configuration.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
 
 from ipvsw import __version__
-from ipvsw.config.file import ConfigError, read_attach, read_mode_change
+from ipvsw.config.file import ATTACH, ConfigError, read_attach, read_mode_change
+from ipvsw.config.keys import MODE, Key
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import (
     AddressStatus,
     Flag,
     HandedOver,
-    Kind,
     LeaseStatus,
-    MacSource,
     Mode,
-    NotFound,
     PortConfig,
     PortStatus,
-    Refused,
     SwitchStats,
     SwitchStatus,
-    Who,
 )
 
 T = TypeVar("T")
 
 
 class BadBody(Exception):
-    """What was sent is not what it must be: one line that names the place."""
+    """The body is not valid: one line that names the place."""
 
 
-class Control(Protocol):
-    """What the daemon does for the API. Errors of every change: Refused."""
+class Manager(Protocol):
+    """What the API needs of `manager.Manager`. Errors of every change: Refused."""
 
     def switches(self) -> tuple[SwitchStatus, ...]: ...
     def stats(self) -> tuple[SwitchStats, ...]: ...
@@ -47,9 +43,14 @@ class Control(Protocol):
     async def add_port(self, master: str, port: PortConfig, mode: Mode | None, flag: Flag | None) -> PortStatus:
         """Attach a port to the switch of `master`, which is made if there is none."""
 
-    async def delete_port(self, port: str, switch: str | None) -> None: ...
+    def switch(self, name: str) -> SwitchStatus:
+        """Errors: NotFound."""
+
+    async def delete_port(self, name: str) -> None:
+        """`name` is PORT or SWITCH/PORT. Errors: also NotFound."""
+
     async def set_mode(self, name: str, mode: Mode | None, flag: Flag | None) -> SwitchStatus:
-        """`name` is that of a switch, or of a port on it."""
+        """`name` is that of a switch, or of a port on it. Errors: also NotFound."""
 
     async def hand_over(self, name: str, peer: Peer) -> tuple[HandedOver, list[int]]:
         """Descriptors of the port `name`, or of one on the switch `name` that has none yet; the caller closes them.
@@ -59,44 +60,30 @@ class Control(Protocol):
         """Read the configuration again; returns what was done, printable."""
 
 
-# ---------------------------------------------------------------------------- bodies that the model has no name for
+# ---------------------------------------------------------------------------- bodies that are not in the model
 
 
-class AddPort(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A port to attach: the keys of `[[switch.port]]`, and those of its switch."""
-
-    master: str
-    name: str
-    ifname: str | msgspec.UnsetType = msgspec.UNSET
-    netns: str | msgspec.UnsetType = msgspec.UNSET
-    addresses: tuple[str, ...] = ()
-    gateway: tuple[str, ...] = ()
-    mtu: int | msgspec.UnsetType = msgspec.UNSET
-    kind: Kind | msgspec.UnsetType = msgspec.UNSET
-    mac: MacSource | msgspec.UnsetType = msgspec.UNSET
-    queues: int | msgspec.UnsetType = msgspec.UNSET
-    owner: Who | msgspec.UnsetType = msgspec.UNSET
-    group: Who | msgspec.UnsetType = msgspec.UNSET
-    allow: tuple[Who, ...] = ()
-    learn: bool | msgspec.UnsetType = msgspec.UNSET
-    max_learned: int | msgspec.UnsetType = msgspec.UNSET
-    path: str | msgspec.UnsetType = msgspec.UNSET
-    connect: str | msgspec.UnsetType = msgspec.UNSET
-    local: str | msgspec.UnsetType = msgspec.UNSET
-    remote: str | msgspec.UnsetType = msgspec.UNSET
-    mode: Mode | msgspec.UnsetType = msgspec.UNSET
-    flag: Flag | msgspec.UnsetType = msgspec.UNSET
+def _body(name: str, doc: str, keys: Iterable[Key]) -> type[Struct]:
+    """A body that has some of `keys`: those without which the configuration would not do are required."""
+    unset = msgspec.UNSET
+    fields = [(key.name, key.type) if key.required else (key.name, key.type | msgspec.UnsetType, unset) for key in keys]
+    return msgspec.defstruct(
+        name,
+        fields,
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
+        omit_defaults=True,
+        namespace={"__doc__": doc},
+    )
 
 
-class SetMode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What to change of a switch; at least one of them."""
-
-    mode: Mode | msgspec.UnsetType = msgspec.UNSET
-    flag: Flag | msgspec.UnsetType = msgspec.UNSET
+AddPort = _body("AddPort", "A port to attach: the keys of `[[switch.port]]`, and those of its switch.", ATTACH)
+SetMode = _body("SetMode", "What to change of a switch; at least one of them.", MODE)
 
 
 class Reloaded(Struct, frozen=True, kw_only=True):
-    """What a reload did, in order."""
+    """What a reload has done, in order."""
 
     actions: tuple[str, ...]
 
@@ -111,76 +98,52 @@ class Error(Struct, frozen=True, kw_only=True):
 
 
 class Call(Struct, frozen=True, kw_only=True):
-    """What a request brings: `name` from its path, "" if the path has none, and who sent it."""
+    """One request: `name` from its path, "" if the path has none, and the user who sent it."""
 
     name: str
     body: bytes
     peer: Peer = Peer(None)
 
 
-async def _list_switches(control: Control, call: Call) -> tuple[SwitchStatus, ...]:
-    return control.switches()
+async def _list_switches(manager: Manager, call: Call) -> tuple[SwitchStatus, ...]:
+    return manager.switches()
 
 
-async def _get_switch(control: Control, call: Call) -> SwitchStatus:
-    name = call.name
-    for switch in control.switches():
-        if switch.name == name:
-            return switch
-    raise NotFound(f"there is no switch {json.dumps(name)}")
+async def _get_switch(manager: Manager, call: Call) -> SwitchStatus:
+    return manager.switch(call.name)
 
 
-async def _list_stats(control: Control, call: Call) -> tuple[SwitchStats, ...]:
-    return control.stats()
+async def _list_stats(manager: Manager, call: Call) -> tuple[SwitchStats, ...]:
+    return manager.stats()
 
 
-async def _list_addresses(control: Control, call: Call) -> tuple[AddressStatus, ...]:
-    return tuple(one for switch in control.switches() for port in switch.ports for one in port.addresses)
+async def _list_addresses(manager: Manager, call: Call) -> tuple[AddressStatus, ...]:
+    return tuple(one for switch in manager.switches() for port in switch.ports for one in port.addresses)
 
 
-async def _list_leases(control: Control, call: Call) -> tuple[LeaseStatus, ...]:
-    return control.leases()
+async def _list_leases(manager: Manager, call: Call) -> tuple[LeaseStatus, ...]:
+    return manager.leases()
 
 
-async def _add_port(control: Control, call: Call) -> PortStatus:
-    return await control.add_port(*_read(call, read_attach))
+async def _add_port(manager: Manager, call: Call) -> PortStatus:
+    return await manager.add_port(*_read(call, read_attach))
 
 
-async def _delete_port(control: Control, call: Call) -> None:
-    switch, port = _find_port(control, call.name)
-    await control.delete_port(port, switch)
+async def _delete_port(manager: Manager, call: Call) -> None:
+    await manager.delete_port(call.name)
 
 
-async def _hand_over(control: Control, call: Call) -> tuple[HandedOver, list[int]]:
-    return await control.hand_over(call.name, call.peer)
+async def _hand_over(manager: Manager, call: Call) -> tuple[HandedOver, list[int]]:
+    return await manager.hand_over(call.name, call.peer)
 
 
-async def _set_mode(control: Control, call: Call) -> SwitchStatus:
+async def _set_mode(manager: Manager, call: Call) -> SwitchStatus:
     mode, flag = _read(call, read_mode_change)
-    name = call.name
-    if all(switch.name != name for switch in control.switches()):
-        name, _ = _find_port(control, name)
-    return await control.set_mode(name, mode, flag)
+    return await manager.set_mode(call.name, mode, flag)
 
 
-async def _reload(control: Control, call: Call) -> Reloaded:
-    return Reloaded(actions=await control.reload())
-
-
-def _find_port(control: Control, name: str) -> tuple[str, str]:
-    """The switch and the port that PORT or SWITCH/PORT names. Errors: NotFound, Refused if several."""
-    wanted, slash, port = name.rpartition("/")
-    found = [
-        switch.name
-        for switch in control.switches()
-        if (not slash or switch.name == wanted) and any(one.name == port for one in switch.ports)
-    ]
-    if not found:
-        raise NotFound(f"there is no port {json.dumps(name)}")
-    if len(found) > 1:
-        every = ", ".join(f"{switch}/{port}" for switch in found)
-        raise Refused(f"port {json.dumps(name)} is on several switches: say which of {every}")
-    return found[0], port
+async def _reload(manager: Manager, call: Call) -> Reloaded:
+    return Reloaded(actions=await manager.reload())
 
 
 def _read(call: Call, reader: Callable[[object], T]) -> T:
@@ -191,21 +154,21 @@ def _read(call: Call, reader: Callable[[object], T]) -> T:
     except ConfigError as error:
         raise BadBody(str(error)) from None
     except (ValueError, RecursionError):
-        raise BadBody("the document: not JSON that can be read") from None
+        raise BadBody("the document: not valid JSON") from None
 
 
-# ---------------------------------------------------------------------------- what there is
+# ---------------------------------------------------------------------------- operations
 
 
 class Route(Struct, frozen=True, kw_only=True):
-    """One operation. `returns` and `takes` are types of the model or of this file. What is `handed` comes with
-    descriptors, and is for whom the operation itself lets have them."""
+    """One operation. `returns` and `takes` are types of the model or of this file. One that is `handed` sends
+    descriptors too, and checks itself which user may get them."""
 
     method: str
     path: str
     name: str
     summary: str
-    handler: Callable[[Control, Call], Awaitable[object]]
+    handler: Callable[[Manager, Call], Awaitable[object]]
     returns: Any = None
     takes: Any = None
     status: int = 200
@@ -311,10 +274,10 @@ REASONS = {
     200: "Done",
     201: "Made",
     204: "Done",
-    400: "The body is not what it must be; the error names the place",
-    403: "Only root and the daemon's own user may change anything, or have what they are not allowed",
+    400: "The body is not valid; the error names the place",
+    403: "Not for this user: changes are for root and the daemon's own user, descriptors for allowed users too",
     404: "There is no such switch or port",
-    409: "The daemon won't; nothing was changed",
+    409: "Refused; nothing was changed",
 }
 _PARAMETERS = {"name": "A switch or a port. A slash in SWITCH/PORT is written %2F"}
 

@@ -1,4 +1,4 @@
-"""What a configuration needs of this machine, looked at before anything is changed. Reads only."""
+"""Checks what a configuration needs of this machine, before anything is changed. Reads only."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ import os
 from collections.abc import Callable
 
 from ipvsw._fast import uring_error
+from ipvsw.config.file import by_index
 from ipvsw.linux.devices.packet import claim_master
 from ipvsw.linux.namespaces import open_namespace
 from ipvsw.linux.netlink import Handle, Link, Netlink
 from ipvsw.model import Config, Io, Refused, SwitchConfig
-
-
-def by_index(switch: int, port: int | None) -> str:
-    """A place in the file."""
-    return f"switch[{switch}]" if port is None else f"switch[{switch}].port[{port}]"
 
 
 async def preflight(
@@ -57,7 +53,7 @@ def _fit(handle: Handle, name: str, place: str, untaken: bool) -> Link:
     if not link.ethernet:
         raise Refused(f"{place}.master: {name} is not an Ethernet device")
     if link.master:
-        raise Refused(f"{place}.master: {name} is part of another device, as of a bridge or a bond")
+        raise Refused(f"{place}.master: {name} is part of another device, such as a bridge or a bond")
     if untaken and _is_taken(link.index):
         raise Refused(f"{place}.master: {name} is already served by another ipvswd")
     return link

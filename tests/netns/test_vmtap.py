@@ -437,7 +437,7 @@ def test_who_may_have_a_port(running: Callable[..., Daemon], tmp_path: Path) -> 
             return done.returncode, done.stderr, fds
 
     somebody, stranger = (nobody.pw_uid, nobody.pw_gid), (nobody.pw_uid - 1, nobody.pw_gid - 1)
-    assert helper("vm1", *somebody)[:2] == (1, "ipvsw-qemu-helper: vm1: is not allowed to this user\n")
+    assert helper("vm1", *somebody)[:2] == (1, "ipvsw-qemu-helper: vm1: this user may not have the port\n")
     assert helper("vm2", *stranger)[0] == helper("lan", *stranger)[0] == 1
     held = []
     for name in ("vm2", "vm3"):

@@ -16,10 +16,14 @@ import msgspec
 import pytest
 
 from ipvsw import __version__, cli
+from ipvsw.cli.command import Asked
+from ipvsw.cli.commands import COMMANDS, understand
 from ipvsw.cli.complete import candidates
-from ipvsw.cli.help import HELP
-from ipvsw.cli.output import show, stats, table
-from ipvsw.cli.words import COMMANDS, LINK_COMMANDS, Asked, understand
+from ipvsw.cli.help import help_text
+from ipvsw.cli.stats import stats
+from ipvsw.cli.status import show
+from ipvsw.cli.table import table
+from ipvsw.config.port_keys import MACHINES, PORT
 from ipvsw.model import Flag, HostAccess, L3Output, Mode, PortConfig, SwitchStats, SwitchStatus, Traffic
 from tests.support.patience import LIMIT
 from tests.unit.daemon.fake_manager import DMZ, LAN, LEASES, STATS, Daemon
@@ -39,8 +43,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @pytest.fixture
 def daemon(shared: Daemon) -> Daemon:
-    shared.control.calls.clear()
-    shared.control.error = None
+    shared.manager.calls.clear()
+    shared.manager.error = None
     return shared
 
 
@@ -65,10 +69,10 @@ SWITCH  MASTER  NETNS  MODE  FLAG    STATE    MAC                MTU   WORKERS  
 lan     eth0    -      l2    bridge  up       02:00:00:00:00:01  1500  1        epoll  2      -
 dmz     eth1    host1  l2    vepa    waiting  -                  -     1        epoll  1      there is no eth1 in host1
 
-PORT       STATE    NETNS  IFNAME  MTU   OFFLOADS        REASON
-lan/ipvl0  up       ns0    ipvl0   1500  csum,tso4,tso6  -
-lan/ipvl1  down     ns1    net0    1400  -               -
-dmz/ipvl0  waiting  ns9    ipvl0   -     -               there is no ns9
+PORT       KIND   STATE    NETNS  IFNAME  MTU   OFFLOADS        REASON
+lan/ipvl0  netns  up       ns0    ipvl0   1500  csum,tso4,tso6  -
+lan/ipvl1  netns  down     ns1    net0    1400  -               -
+dmz/ipvl0  netns  waiting  ns9    ipvl0   -     -               there is no ns9
 
 ADDRESS     PORT       STATE      SOURCE
 10.0.0.2    lan/ipvl0  owned      config
@@ -265,7 +269,7 @@ IPVL2 = PortConfig(name="ipvl2", ifname="ipvl2", netns="ns2")
 )
 def test_link_add(daemon: Daemon, run: Run, line: str) -> None:
     assert run(line) == (0, "", "")
-    assert daemon.control.calls == [("add_port", "eth0", IPVL2, Mode.L2, Flag.PRIVATE)]
+    assert daemon.manager.calls == [("add_port", "eth0", IPVL2, Mode.L2, Flag.PRIVATE)]
 
 
 def test_link_add_everything(daemon: Daemon, run: Run) -> None:
@@ -283,14 +287,14 @@ def test_link_add_everything(daemon: Daemon, run: Run) -> None:
         gateway=(ip_address("10.0.0.1"), ip_address("fd00::1")),
         mtu=1400,
     )
-    assert daemon.control.calls == [("add_port", "eth0", port, None, None)]
+    assert daemon.manager.calls == [("add_port", "eth0", port, None, None)]
 
 
 def test_link_set(daemon: Daemon, run: Run) -> None:
     assert run("link set ipvl1 type ipvlan vepa") == (0, "", "")
     assert run("link set dev lan type ipvlan mode l2 private") == (0, "", "")
     assert run("l s dmz/ipvl0 type ipvlan mode l2") == (0, "", "")
-    assert daemon.control.calls == [
+    assert daemon.manager.calls == [
         ("set_mode", "lan", None, Flag.VEPA),
         ("set_mode", "lan", Mode.L2, Flag.PRIVATE),
         ("set_mode", "dmz", Mode.L2, None),
@@ -300,7 +304,7 @@ def test_link_set(daemon: Daemon, run: Run) -> None:
 @pytest.mark.parametrize("line", ["link del ipvl1", "link delete dev ipvl1", "l d lan/ipvl1"])
 def test_link_delete(daemon: Daemon, run: Run, line: str) -> None:
     assert run(line) == (0, "", "")
-    assert daemon.control.calls == [("delete_port", "ipvl1", "lan")]
+    assert daemon.manager.calls == [("delete_port", "lan", "ipvl1")]
 
 
 def test_reload(run: Run) -> None:
@@ -311,7 +315,7 @@ def test_reload(run: Run) -> None:
 
 
 def test_a_refusal_is_one_line(daemon: Daemon, run: Run) -> None:
-    daemon.control.refuse("eth9: there is no such device")
+    daemon.manager.refuse("eth9: there is no such device")
     assert run("link add link eth9 name a type ipvlan") == (1, "", "ipvsw: eth9: there is no such device\n")
     assert run("link del x") == (1, "", 'ipvsw: there is no port "x"\n')
 
@@ -321,7 +325,7 @@ def test_no_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == f"ipvsw: {tmp_path}/api.sock: no daemon answers there; is ipvswd running?\n"
 
 
-EVERY = "show, stats, address, link, lease, exec, attach, detach, reload, completion"
+EVERY = "link, show, address, lease, stats, exec, attach, detach, reload, completion, help"
 
 
 @pytest.mark.parametrize(
@@ -339,7 +343,7 @@ EVERY = "show, stats, address, link, lease, exec, attach, detach, reload, comple
         ("exec -- sleep 1", "exec: the name of a port is missing (see ipvsw exec --help)"),
         ("show -- x", "show: -- is for exec (see ipvsw show --help)"),
         ("attach vm1", "attach: --qmp PATH is missing (see ipvsw attach --help)"),
-        ("detach vm1 --qmp", "--qmp: a path is missing (see ipvsw --help)"),
+        ("detach vm1 --qmp", "--qmp: PATH is missing (see ipvsw --help)"),
         ("detach vm1 --qmp /q --bus b", "detach: --bus is for attach (see ipvsw detach --help)"),
         (
             "link add link eth0 name a type ipvtap kind netns",
@@ -347,7 +351,7 @@ EVERY = "show, stats, address, link, lease, exec, attach, detach, reload, comple
         ),
         ("link add link eth0 name a type ipvlan kind tap", "link add: kind tap: type ipvlan has netns"),
         ("--jsn show", "--jsn: no such option (see ipvsw --help)"),
-        ("show --socket", "--socket: a path is missing (see ipvsw --help)"),
+        ("show --socket", "--socket: PATH is missing (see ipvsw --help)"),
         ("show --all", "show: --all is for stats (see ipvsw show --help)"),
         ("show a b", "show: b: one word too many (see ipvsw show --help)"),
         ("reload now", "reload: now: one word too many (see ipvsw reload --help)"),
@@ -360,7 +364,7 @@ EVERY = "show, stats, address, link, lease, exec, attach, detach, reload, comple
         ("link add link eth0 name a type macvlan", "link add: type macvlan: ipvsw makes ipvlan and ipvtap only"),
         ("link add link eth0 name a type", "link add: type: a word is missing after it"),
         ("link add link eth0 name a b type ipvlan", "link add: b: not understood"),
-        ("link add link eth0 link eth1 name a type ipvlan", "link add: link is said twice"),
+        ("link add link eth0 link eth1 name a type ipvlan", "link add: link is given twice"),
         ("link add link eth0 name a mtu x type ipvlan", "link add: mtu x: not a number"),
         ("link add link eth0 name a type ipvlan mode l4", "link add: mode l4: not one of l2, l3, l3s"),
         ("link add link eth0 name a type ipvlan bridge vepa", "link add: vepa: the flag is bridge already"),
@@ -376,7 +380,7 @@ def test_not_understood(daemon: Daemon, run: Run, line: str, error: str) -> None
     assert (code, out) == (2, "")
     assert err.startswith(f"ipvsw: {error}") and err.count("\n") == 1
     assert "--help)" in err
-    assert daemon.control.calls == []
+    assert daemon.manager.calls == []
 
 
 def test_a_reader_that_stops_reading(daemon: Daemon) -> None:
@@ -402,7 +406,7 @@ def test_a_reader_that_stops_reading(daemon: Daemon) -> None:
 def test_every_command_may_be_shortened() -> None:
     for word, command in (("s", "show"), ("st", "stats"), ("a", "address"), ("addr", "address"), ("r", "reload")):
         assert understand([word]).command == command
-    assert understand(["l"]).command == "link show"
+    assert understand(["l"]).command == "link"
     assert understand(["l", "sho"]).command == "link show"
 
 
@@ -410,7 +414,7 @@ def test_options_stand_anywhere() -> None:
     assert understand(["-j", "show", "lan"]) == understand(["show", "lan", "--json"])
     assert understand(["show", "--socket=/x"]) == understand(["--socket", "/x", "show"])
     assert understand(["show"]) == Asked(command="show")
-    assert understand(["stats", "-a"]).all
+    assert understand(["stats", "-a"]).options == {"all": ""}
 
 
 def test_a_namespace_that_is_called_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,16 +426,31 @@ def test_a_namespace_that_is_called_a_number(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_help_on_every_level(capsys: pytest.CaptureFixture[str]) -> None:
-    for command, text in HELP.items():
+    for command in ("", *(one.name for one in COMMANDS)):
         for words in ([*command.split(), "--help"], ["-h", *command.split()], ["help", *command.split()]):
             assert cli.main(words) == 0
             captured = capsys.readouterr()
-            assert (captured.out, captured.err) == (text, "")
-        assert text.startswith("usage: ipvsw")
-        assert all(len(line) <= 100 for line in text.splitlines())
-    assert {*COMMANDS.values(), *LINK_COMMANDS.values()} - {"help"} <= set(HELP)
+            assert (captured.out, captured.err) == (help_text(command), "")
+        assert captured.out.startswith("usage: ipvsw")
+        assert all(len(line) <= 100 for line in captured.out.splitlines())
     assert cli.main(["link", "help"]) == 0
-    assert capsys.readouterr().out == HELP["link"]
+    assert capsys.readouterr().out == help_text("link")
+
+
+def test_every_key_of_a_port_is_a_word_with_help() -> None:
+    lines = {line.split()[0]: line for line in help_text("link add").splitlines() if line.startswith("  ")}
+    for key in PORT:
+        line = lines[key.word or key.name]
+        assert key.operand in line
+        assert ("  kind " in line[2:]) == (set(key.kinds) < set(MACHINES))
+
+
+def test_each_kind_of_value_is_read_from_its_word() -> None:
+    line = "link add link eth0 name a type ipvtap kind tap mtu 1400 learn on owner 1000 group kvm allow @kvm allow 5"
+    assert understand(line.split()).port == {
+        "master": "eth0", "name": "a", "kind": "tap", "mtu": 1400, "learn": True, "owner": 1000, "group": "kvm",
+        "allow": ["@kvm", 5],
+    }  # fmt: skip
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -502,6 +521,8 @@ def test_candidates(daemon: Daemon, tmp_path: Path, line: str, expected: str) ->
 
 
 def test_candidates_without_a_daemon(tmp_path: Path) -> None:
+    assert candidates(["re"]) == ["reload"]
+    assert candidates([])[0] == "address"
     assert candidates([f"--socket={tmp_path}/api.sock", "show", ""]) == []
 
 
@@ -554,8 +575,9 @@ def test_manual_page(page: str) -> None:
 
 def test_manual_pages_name_everything() -> None:
     tool = (ROOT / "man" / "ipvsw.8").read_text().replace("\\-", "-")
-    for command in HELP:
-        assert command in tool
+    for command in COMMANDS:
+        assert command.name in tool
+        assert all(option.name in tool for option in command.options)
     file = (ROOT / "man" / "ipvsw.toml.5").read_text()
     for kind in ("DaemonConfig", "SwitchConfig", "PortConfig"):
         for one in msgspec.structs.fields(getattr(sys.modules["ipvsw.model"], kind)):

@@ -27,8 +27,8 @@ BROKEN: tuple[tuple[str, str], ...] = (
     ("[daemon]\nworkers = " + "9" * 9999, "the document: a number in it has too many digits"),
     # the frame
     ("[demon]\n", "demon: unknown key; did you mean daemon?"),
-    ("xyz = 1\n", "xyz: unknown key; known are daemon, switch"),
-    ('"a b" = 1\n', '"a b": unknown key; known are daemon, switch'),
+    ("xyz = 1\n", "xyz: unknown key; known keys are daemon, switch"),
+    ('"a b" = 1\n', '"a b": unknown key; known keys are daemon, switch'),
     ("daemon = 1\n", "daemon: must be a table, not an integer"),
     ("[[daemon]]\n", "daemon: must be a table, not an array"),
     ("[switch]\nmaster = 'eth0'\n", "switch: must be an array of tables, written [[switch]], not a table"),
@@ -44,7 +44,7 @@ BROKEN: tuple[tuple[str, str], ...] = (
         f'daemon.socket: "/{"x" * 104}" is longer than 104 bytes',
     ),
     ('[daemon]\nsocket = "/run/\\n"\n', 'daemon.socket: "/run/\\n" has an unprintable character'),
-    ("[daemon]\nio = 'poll'\n", 'daemon.io: "poll" is not a way to read and write; known are auto, epoll, uring'),
+    ("[daemon]\nio = 'poll'\n", 'daemon.io: "poll" is not valid; use auto, epoll or uring'),
     ("[daemon]\nbusy_poll = -1\n", "daemon.busy_poll: -1 is not between 0 and 1000"),
     ("[daemon]\ncoalesce = 'no'\n", "daemon.coalesce: must be a boolean, not a string"),
     ("[daemon]\nbusy_poll = '50'\n", "daemon.busy_poll: must be an integer, not a string"),
@@ -66,36 +66,36 @@ BROKEN: tuple[tuple[str, str], ...] = (
     ("[[switch]]\nmaster = 'a/b'\n", 'switch[0].master: "a/b" is not an interface name: it has a "/"'),
     ("[[switch]]\nmasters = 'eth0'\n", "switch[0].masters: unknown key; did you mean master?"),
     (_switch("ports = []"), "switch[0].ports: unknown key; did you mean port?"),
-    (_switch("name = 'a/b'"), 'switch[0].name: "a/b" cannot be a name: it reads as a path'),
-    (_switch("name = '..'"), 'switch[0].name: ".." cannot be a name: it reads as a path'),
+    (_switch("name = 'a/b'"), 'switch[0].name: "a/b" cannot be a name: it would be read as a path'),
+    (_switch("name = '..'"), 'switch[0].name: ".." cannot be a name: it would be read as a path'),
     (_switch("name = 'the lan'"), 'switch[0].name: "the lan" has a space or an unprintable character'),
     (_switch(f"name = '{'n' * 256}'"), f'switch[0].name: "{"n" * 117}..." is longer than 255 bytes'),
-    (_switch("mode = 'l4'"), 'switch[0].mode: "l4" is not a mode; known are l2, l3, l3s'),
+    (_switch("mode = 'l4'"), 'switch[0].mode: "l4" is not valid; use l2, l3 or l3s'),
     (_switch("mode = 2"), "switch[0].mode: must be a string, not an integer"),
-    (_switch("mode = 'L3'"), 'switch[0].mode: "L3" is not a mode; known are l2, l3, l3s'),
+    (_switch("mode = 'L3'"), 'switch[0].mode: "L3" is not valid; use l2, l3 or l3s'),
     (_switch("mode = ['l3', 'bridge']"), "switch[0].mode: must be a string, not an array"),
     (
         _switch("host_access = 'all'"),
-        'switch[0].host_access: "all" is not an access; known are none, to-host, from-host, both',
+        'switch[0].host_access: "all" is not valid; use none, to-host, from-host or both',
     ),
     (_switch("host_access = true"), "switch[0].host_access: must be a string, not a boolean"),
     (_switch("host_acces = 'both'"), "switch[0].host_acces: unknown key; did you mean host_access?"),
-    (_switch("l3_output = 'slow'"), 'switch[0].l3_output: "slow" is not a way out; known are fast, host'),
+    (_switch("l3_output = 'slow'"), 'switch[0].l3_output: "slow" is not valid; use fast or host'),
     (_switch("l3_output = 1"), "switch[0].l3_output: must be a string, not an integer"),
-    (_switch("flag = 'privat'"), 'switch[0].flag: "privat" is not a flag; known are bridge, private, vepa'),
+    (_switch("flag = 'privat'"), 'switch[0].flag: "privat" is not valid; use bridge, private or vepa'),
     (_switch("netns = ''"), "switch[0].netns: is empty; leave it out for the daemon's own namespace"),
-    (_switch("") + _switch(""), 'switch[1].master: "eth0" is taken by switch[0].master'),
+    (_switch("") + _switch(""), 'switch[1].master: the interface "eth0" is already used by switch[0].master'),
     (
         "[[switch]]\nmaster = 'a'\nname = 'lan'\n[[switch]]\nmaster = 'b'\nname = 'lan'\n",
-        'switch[1].name: "lan" is taken by switch[0].name',
+        'switch[1].name: the name "lan" is already used by switch[0].name',
     ),
     (
         "[[switch]]\nmaster = 'a'\nnetns = 'x'\n[[switch]]\nmaster = 'a'\nnetns = 'y'\n",
-        'switch[1].name: "a" is taken by switch[0].name',
+        'switch[1].name: the name "a" is already used by switch[0].name',
     ),
     (
         "[[switch]]\nmaster = 'a'\nnetns = 'x'\n[[switch]]\nname = 'b'\nmaster = 'a'\nnetns = '/run/netns/x'\n",
-        'switch[1].master: "a" is taken by switch[0].master',
+        'switch[1].master: the interface "a" is already used by switch[0].master',
     ),
     # [[switch.port]]
     (
@@ -113,19 +113,19 @@ BROKEN: tuple[tuple[str, str], ...] = (
     (_port("adresses = []"), "switch[0].port[0].adresses: unknown key; did you mean addresses?"),
     (
         _port("kind = 'ipvtap'"),
-        'switch[0].port[0].kind: "ipvtap" is not a kind; known are netns, macvtap, tap, stream, dgram',
+        'switch[0].port[0].kind: "ipvtap" is not valid; use netns, macvtap, tap, stream or dgram',
     ),
     (
         _port("mac = '02:00:00:00:00:01'"),
-        'switch[0].port[0].mac: "02:00:00:00:00:01" is not a MAC address to use; known are master, own',
+        'switch[0].port[0].mac: "02:00:00:00:00:01" is not valid; use master or own',
     ),
     (_port("mac = true"), "switch[0].port[0].mac: must be a string, not a boolean"),
     (
         _port("learn = true"),
-        "switch[0].port[0].learn: is for kind macvtap and tap and stream and dgram; this port's is netns",
+        "switch[0].port[0].learn: is for ports of kind macvtap and tap and stream and dgram; this one is of kind netns",
     ),
     (_port("kind = 'tap'\nlearn = 1"), "switch[0].port[0].learn: must be a boolean, not an integer"),
-    (_port("kind = 'tap'\nmax_learned = 4"), "switch[0].port[0].max_learned: says nothing without learn = true"),
+    (_port("kind = 'tap'\nmax_learned = 4"), "switch[0].port[0].max_learned: has no effect without learn = true"),
     (
         _port("kind = 'tap'\nlearn = true\nmax_learned = 0"),
         "switch[0].port[0].max_learned: 0 is not between 1 and 1024",
@@ -134,48 +134,48 @@ BROKEN: tuple[tuple[str, str], ...] = (
     (_port("kind = 'tap'\nqueues = 0"), "switch[0].port[0].queues: 0 is not between 1 and 16"),
     (
         _port("kind = 'macvtap'\nowner = 'alice'"),
-        "switch[0].port[0].owner: is for kind tap and stream and dgram; this port's is macvtap",
+        "switch[0].port[0].owner: is for ports of kind tap and stream and dgram; this one is of kind macvtap",
     ),
-    (_port("path = '/run/x'"), "switch[0].port[0].path: is for kind stream; this port's is netns"),
+    (_port("path = '/run/x'"), "switch[0].port[0].path: is for ports of kind stream; this one is of kind netns"),
     (
         _port("kind = 'dgram'\nconnect = '/run/x'"),
-        "switch[0].port[0].connect: is for kind stream; this port's is dgram",
+        "switch[0].port[0].connect: is for ports of kind stream; this one is of kind dgram",
     ),
     (
         _port("kind = 'stream'\nnetns = 'x'"),
-        "switch[0].port[0].netns: is for kind netns and macvtap and tap; this port's is stream",
+        "switch[0].port[0].netns: is for ports of kind netns and macvtap and tap; this one is of kind stream",
     ),
     (
         _port("kind = 'stream'\nqueues = 2"),
-        "switch[0].port[0].queues: is for kind netns and macvtap and tap; this port's is stream",
+        "switch[0].port[0].queues: is for ports of kind netns and macvtap and tap; this one is of kind stream",
     ),
     (_port("kind = 'stream'\npath = 'x'"), 'switch[0].port[0].path: "x" is not an absolute path'),
     (
         _port("kind = 'stream'\npath = '/run/x'\nconnect = '/run/y'"),
-        "switch[0].port[0].connect: either the daemon listens or the machine does; there is a path",
+        "switch[0].port[0].connect: the daemon listens on path already; set one of them",
     ),
     (
         _port("kind = 'dgram'\nlocal = '/run/x'"),
-        "switch[0].port[0].remote: is missing; datagrams need both, or neither",
+        "switch[0].port[0].remote: is missing; dgram needs both local and remote, or neither",
     ),
     (
         _port("kind = 'dgram'\nremote = '/run/x'"),
-        "switch[0].port[0].local: is missing; datagrams need both, or neither",
+        "switch[0].port[0].local: is missing; dgram needs both local and remote, or neither",
     ),
     (
         _port("kind = 'stream'\nconnect = '/run/x'\nowner = 'alice'"),
-        "switch[0].port[0].owner: is for a file that the daemon makes: set path or local",
+        "switch[0].port[0].owner: is for a socket that the daemon makes: set path or local",
     ),
     (
         _ports("name = 'a'\nkind = 'stream'\npath = '/run/x'", "name = 'b'\nkind = 'stream'\nconnect = '/run/x'"),
-        'switch[0].port[1].connect: "/run/x" is taken by switch[0].port[0].path',
+        'switch[0].port[1].connect: the path "/run/x" is already used by switch[0].port[0].path',
     ),
     (_port("kind = 'tap'\nowner = -1"), "switch[0].port[0].owner: -1 is not between 0 and 4294967294"),
     (_port("kind = 'tap'\nallow = ['@']"), "switch[0].port[0].allow[0]: the name of a group is missing after the @"),
     (_port("kind = 'tap'\nallow = [1.5]"), "switch[0].port[0].allow[0]: must be a name or a number, not a float"),
     (
         _port("kind = 'tap'\naddresses = ['10.0.0.2/24']\ngateway = ['10.0.0.1']"),
-        "switch[0].port[0].gateway: is for kind netns; this port's is tap",
+        "switch[0].port[0].gateway: is for ports of kind netns; this one is of kind tap",
     ),
     (_port("ifname = 'a:0'"), 'switch[0].port[0].ifname: "a:0" is not an interface name: it has a ":"'),
     (_port("ifname = 'a%d'"), 'switch[0].port[0].ifname: "a%d" is not an interface name: it has a "%"'),
@@ -185,11 +185,11 @@ BROKEN: tuple[tuple[str, str], ...] = (
     ),
     (
         _port("ifname = '.'"),
-        'switch[0].port[0].ifname: "." is not an interface name: the kernel keeps it for itself',
+        'switch[0].port[0].ifname: "." is not an interface name: the kernel reserves it',
     ),
     (
         _port("ifname = 'all'"),
-        'switch[0].port[0].ifname: "all" is not an interface name: the kernel keeps it for itself',
+        'switch[0].port[0].ifname: "all" is not an interface name: the kernel reserves it',
     ),
     (
         _port("ifname = 'ääääääää'"),
@@ -202,7 +202,7 @@ BROKEN: tuple[tuple[str, str], ...] = (
         _port("netns = 'netns/ns0'"),
         'switch[0].port[0].netns: "netns/ns0" is not a name, an absolute path or pid:N',
     ),
-    (_port("netns = '..'"), 'switch[0].port[0].netns: ".." cannot be a name: it reads as a path'),
+    (_port("netns = '..'"), 'switch[0].port[0].netns: ".." cannot be a name: it would be read as a path'),
     (
         _port('netns = "/run/\\u0000"'),
         'switch[0].port[0].netns: "/run/\\u0000" has an unprintable character',
@@ -237,21 +237,24 @@ BROKEN: tuple[tuple[str, str], ...] = (
         _port("addresses = ['fd00:::2/64']"),
         'switch[0].port[0].addresses[0]: "fd00:::2/64" is not an IPv4 or IPv6 interface address',
     ),
-    (_port("addresses = ['0.0.0.0/24']"), "switch[0].port[0].addresses[0]: 0.0.0.0 stands for no address at all"),
-    (_port("addresses = ['::/64']"), "switch[0].port[0].addresses[0]: :: stands for no address at all"),
+    (_port("addresses = ['0.0.0.0/24']"), "switch[0].port[0].addresses[0]: 0.0.0.0 is the unspecified address"),
+    (_port("addresses = ['::/64']"), "switch[0].port[0].addresses[0]: :: is the unspecified address"),
     (
         _port("addresses = ['255.255.255.255/32']"),
-        "switch[0].port[0].addresses[0]: 255.255.255.255 is everybody's address",
+        "switch[0].port[0].addresses[0]: 255.255.255.255 is the broadcast address",
     ),
-    (_port("addresses = ['ff02::1/64']"), "switch[0].port[0].addresses[0]: ff02::1 is a group, which no port can own"),
+    (
+        _port("addresses = ['ff02::1/64']"),
+        "switch[0].port[0].addresses[0]: ff02::1 is a multicast address, which no port can own",
+    ),
     (_port("addresses = ['::1/128']"), "switch[0].port[0].addresses[0]: ::1 belongs to the loopback device"),
     (
         _port("addresses = ['10.0.0.2/24', '10.0.0.2/24']"),
-        'switch[0].port[0].addresses[1]: "10.0.0.2" is taken by switch[0].port[0].addresses[0]',
+        'switch[0].port[0].addresses[1]: the address "10.0.0.2" is already used by switch[0].port[0].addresses[0]',
     ),
     (
         _ports("name = 'a'\naddresses = ['10.9.9.9/8', 'fd00::2/64']", "name = 'b'\naddresses = ['fd00:0::2/48']"),
-        'switch[0].port[1].addresses[0]: "fd00::2" is taken by switch[0].port[0].addresses[1]',
+        'switch[0].port[1].addresses[0]: the address "fd00::2" is already used by switch[0].port[0].addresses[1]',
     ),
     # gateway
     (_port("gateway = '10.0.0.1'"), "switch[0].port[0].gateway: must be an array, not a string"),
@@ -261,7 +264,7 @@ BROKEN: tuple[tuple[str, str], ...] = (
         _port("gateway = ['fe80::1%eth0']"),
         'switch[0].port[0].gateway[0]: "fe80::1%eth0" is not an IPv4 or IPv6 address',
     ),
-    (_port("gateway = ['0.0.0.0']"), "switch[0].port[0].gateway[0]: 0.0.0.0 stands for no address at all"),
+    (_port("gateway = ['0.0.0.0']"), "switch[0].port[0].gateway[0]: 0.0.0.0 is the unspecified address"),
     (_port("gateway = ['224.0.0.1']"), "switch[0].port[0].gateway[0]: 224.0.0.1 cannot be a gateway"),
     (_port("gateway = ['127.0.0.1']"), "switch[0].port[0].gateway[0]: 127.0.0.1 cannot be a gateway"),
     (
@@ -283,15 +286,18 @@ BROKEN: tuple[tuple[str, str], ...] = (
     # names across ports
     (
         _ports("name = 'a'", "name = 'a'\nifname = 'b'"),
-        'switch[0].port[1].name: "a" is taken by switch[0].port[0].name',
+        'switch[0].port[1].name: the name "a" is already used by switch[0].port[0].name',
     ),
     (
         _ports("name = 'a'\nnetns = 'ns0'", "name = 'b'\nifname = 'a'\nnetns = '/var/run/netns/ns0'"),
-        'switch[0].port[1].ifname: "a" is taken by switch[0].port[0].ifname',
+        'switch[0].port[1].ifname: the interface name "a" is already used by switch[0].port[0].ifname',
     ),
     (
         _port("netns = 'ns0'") + "[[switch]]\nmaster = 'eth1'\n[[switch.port]]\nname = 'a'\nnetns = 'ns0'\n",
-        'switch[1].port[0].ifname: "a" is taken by switch[0].port[0].ifname',
+        'switch[1].port[0].ifname: the interface name "a" is already used by switch[0].port[0].ifname',
     ),
-    (_port("ifname = 'eth0'"), 'switch[0].port[0].ifname: "eth0" is taken by switch[0].master'),
+    (
+        _port("ifname = 'eth0'"),
+        'switch[0].port[0].ifname: the interface name "eth0" is already used by switch[0].master',
+    ),
 )

@@ -182,7 +182,7 @@ def test_check_names_switches_and_ports() -> None:
     )
     with pytest.raises(ConfigError) as caught:
         check(Config(switches=(SwitchConfig(name="lan", master="eth0", ports=ports),)))
-    assert str(caught.value) == 'lan/b.addresses[0]: "10.0.0.2" is taken by lan/a.addresses[0]'
+    assert str(caught.value) == 'lan/b.addresses[0]: the address "10.0.0.2" is already used by port lan/a'
 
 
 def test_attach_request() -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ipvsw.config.names import find_port, find_switch
 from ipvsw.daemon import api
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import (
@@ -89,6 +90,7 @@ DMZ = SwitchStatus(
     reason="there is no eth1 in host1",
     ports=(PortStatus(name="ipvl0", ifname="ipvl0", netns="ns9", state=PortState.WAITING, reason="there is no ns9"),),
 )
+PORTS = {one.name: [port.name for port in one.ports] for one in (LAN, DMZ)}
 STATS = (
     SwitchStats(
         name="lan",
@@ -120,7 +122,7 @@ LEASES = (
 )
 
 
-class FakeControl:
+class FakeManager:
     """Remembers calls in `calls`; raises `error`, once it is set, instead of changing anything."""
 
     def __init__(self) -> None:
@@ -129,6 +131,12 @@ class FakeControl:
 
     def switches(self) -> tuple[SwitchStatus, ...]:
         return (LAN, DMZ)
+
+    def switch(self, name: str) -> SwitchStatus:
+        found = {one.name: one for one in self.switches()}
+        if name not in found:
+            raise NotFound(f'there is no switch "{name}"')
+        return found[name]
 
     def stats(self) -> tuple[SwitchStats, ...]:
         return STATS
@@ -140,14 +148,13 @@ class FakeControl:
         self._called("add_port", master, port, mode, flag)
         return PortStatus(name=port.name, ifname=port.ifname, netns=port.netns, state=PortState.UP)
 
-    async def delete_port(self, port: str, switch: str | None) -> None:
-        self._called("delete_port", port, switch)
+    async def delete_port(self, name: str) -> None:
+        self._called("delete_port", *find_port(name, PORTS))
 
     async def set_mode(self, name: str, mode: Mode | None, flag: Flag | None) -> SwitchStatus:
-        self._called("set_mode", name, mode, flag)
-        found = next((one for one in self.switches() if one.name == name), None)
-        if found is None:
-            raise NotFound(f"there is no switch {name}")
+        switch = find_switch(name, PORTS)
+        self._called("set_mode", switch, mode, flag)
+        found = self.switch(switch)
         return msgspec.structs.replace(found, mode=mode or found.mode, flag=flag or found.flag)
 
     async def hand_over(self, name: str, peer: Peer) -> tuple[HandedOver, list[int]]:
@@ -172,17 +179,17 @@ class FakeControl:
 
 
 class Daemon:
-    """An API that serves `control` from a thread of its own. Errors: what `api.serve` raises."""
+    """An API that serves `manager` from a thread of its own. Errors: what `api.serve` raises."""
 
     def __init__(self, path: Path, new_loop: Any = asyncio.new_event_loop) -> None:
         self.path = path
-        self.control = FakeControl()
+        self.manager = FakeManager()
         self._loop = new_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self._server: api.Server | None = None
         try:
-            self._server = self.run(api.serve(self.control, path))
+            self._server = self.run(api.serve(self.manager, path))
         except BaseException:
             self.close()
             raise

@@ -28,7 +28,7 @@ from ipvsw.daemon import api, operations
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import AddressStatus, Flag, Forbidden, LeaseStatus, PortConfig, Refused, SwitchStats, SwitchStatus
 from tests.support.patience import LIMIT
-from tests.unit.daemon.fake_manager import DMZ, LAN, LEASES, STATS, Daemon, FakeControl
+from tests.unit.daemon.fake_manager import DMZ, LAN, LEASES, STATS, Daemon, FakeManager
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @pytest.fixture
 def daemon(shared: Daemon) -> Daemon:
-    shared.control.calls.clear()
-    shared.control.error = None
+    shared.manager.calls.clear()
+    shared.manager.error = None
     return shared
 
 
@@ -101,13 +101,13 @@ def test_add_port(daemon: Daemon, api_client: client.Client) -> None:
         gateway=(ip_address("10.0.0.1"),),
         mtu=1400,
     )
-    assert daemon.control.calls == [("add_port", "eth0", port, None, Flag.PRIVATE)]
+    assert daemon.manager.calls == [("add_port", "eth0", port, None, Flag.PRIVATE)]
 
 
 def test_delete_port(daemon: Daemon, api_client: client.Client) -> None:
     api_client.delete_port("ipvl1")
     api_client.delete_port("dmz/ipvl0")
-    assert daemon.control.calls == [("delete_port", "ipvl1", "lan"), ("delete_port", "ipvl0", "dmz")]
+    assert daemon.manager.calls == [("delete_port", "lan", "ipvl1"), ("delete_port", "dmz", "ipvl0")]
     several = 'port "ipvl0" is on several switches: say which of lan/ipvl0, dmz/ipvl0'
     assert refused(api_client, "DELETE", "/v1/ports/ipvl0") == (409, several)
     assert refused(api_client, "DELETE", "/v1/ports/x") == (404, 'there is no port "x"')
@@ -118,13 +118,16 @@ def test_set_mode(daemon: Daemon, api_client: client.Client) -> None:
     assert api_client.set_mode("lan", flag="vepa")["flag"] == "vepa"
     api_client.set_mode("ipvl1", mode="l2")
     api_client.set_mode("dmz/ipvl0", flag="bridge")
-    assert [call[1] for call in daemon.control.calls] == ["lan", "lan", "dmz"]
-    assert refused(api_client, "PATCH", "/v1/switches/x", {"flag": "vepa"}) == (404, 'there is no port "x"')
+    assert [call[1] for call in daemon.manager.calls] == ["lan", "lan", "dmz"]
+    assert refused(api_client, "PATCH", "/v1/switches/x", {"flag": "vepa"}) == (
+        404,
+        'there is no switch or port "x"',
+    )
 
 
 def test_reload(daemon: Daemon, api_client: client.Client) -> None:
     assert api_client.reload() == ["attach lan/ipvl2", "detach lan/ipvl1"]
-    daemon.control.error = ConfigError("switch[0].mtu: unknown key")
+    daemon.manager.error = ConfigError("switch[0].mtu: unknown key")
     assert refused(api_client, "POST", "/v1/reload") == (409, "switch[0].mtu: unknown key")
 
 
@@ -161,19 +164,19 @@ def test_reload(daemon: Daemon, api_client: client.Client) -> None:
             400,
             'addresses[1]: "10.0.0.300/24" is not an IPv4 or IPv6 interface address',
         ),
-        ("PATCH", "/v1/switches/lan", {}, 400, "mode: is missing, and so is flag"),
-        ("PATCH", "/v1/switches/lan", {"flag": "x"}, 400, 'flag: "x" is not a flag; known are bridge, private, vepa'),
+        ("PATCH", "/v1/switches/lan", {}, 400, "mode or flag is missing"),
+        ("PATCH", "/v1/switches/lan", {"flag": "x"}, 400, 'flag: "x" is not valid; use bridge, private or vepa'),
     ],
 )
 def test_refused(
     daemon: Daemon, api_client: client.Client, method: str, target: str, body: object, status: int, text: str
 ) -> None:
     assert refused(api_client, method, target, body) == (status, text)
-    assert daemon.control.calls == []
+    assert daemon.manager.calls == []
 
 
 def test_refused_by_the_daemon(daemon: Daemon, api_client: client.Client) -> None:
-    daemon.control.refuse("eth9: there is no such device")
+    daemon.manager.refuse("eth9: there is no such device")
     assert refused(api_client, "POST", "/v1/ports", {"master": "eth9", "name": "a"}) == (
         409,
         "eth9: there is no such device",
@@ -181,7 +184,7 @@ def test_refused_by_the_daemon(daemon: Daemon, api_client: client.Client) -> Non
 
 
 def test_a_fault_of_ours_is_json_too(daemon: Daemon, api_client: client.Client) -> None:
-    daemon.control.error = OSError(28, "No space left on device")
+    daemon.manager.error = OSError(28, "No space left on device")
     status, text = refused(api_client, "POST", "/v1/reload")
     assert (status, text) == (500, "OSError: [Errno 28] No space left on device")
 
@@ -213,7 +216,7 @@ def test_others_may_read_only() -> None:
                 [sys.executable, "-c", script, path, source], capture_output=True, text=True, timeout=LIMIT, check=False
             )
             assert (done.stdout.split(), done.stderr) == (["2", "403", "403", "403"], "")
-            assert daemon.control.calls == []
+            assert daemon.manager.calls == []
         finally:
             daemon.close()
 
@@ -304,9 +307,9 @@ def test_descriptors_come_with_the_answer(tmp_path: Path, new_loop: Any, suffix:
         assert [os.read(fd, 100) for fd in fds] == [b"lan/vm 1"]
         assert not os.get_inheritable(fds[0])
         os.close(fds[0])
-        (_, _, peer) = daemon.control.calls[-1]
+        (_, _, peer) = daemon.manager.calls[-1]
         assert peer.uid == os.geteuid() and os.getegid() in peer.groups
-        daemon.control.error = Forbidden("vm1: is not allowed to this user")
+        daemon.manager.error = Forbidden("vm1: is not allowed to this user")
         with pytest.raises(client.ApiError, match="is not allowed to this user") as refused:
             client.Client(f"{daemon.path}{suffix}").hand_over("vm1")
         assert refused.value.status == 403
@@ -368,7 +371,7 @@ def test_under_uvloop(tmp_path: Path) -> None:
 
 def test_close_twice(tmp_path: Path) -> None:
     async def work() -> None:
-        server = await api.serve(FakeControl(), tmp_path / "api.sock")
+        server = await api.serve(FakeManager(), tmp_path / "api.sock")
         await server.close()
         await server.close()
 
@@ -411,9 +414,11 @@ def answer_with(path: Path, content: bytes | None) -> threading.Thread:
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        (b"220 mail ESMTP\r\n", "what answers there is not ipvswd (BadStatusLine)"),
+        (b"220 mail ESMTP\r\n", "what answers there is not ipvswd"),
+        (b"HTTP/1.1 two\r\n\r\n", "what answers there is not ipvswd"),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", "what answers there is not ipvswd"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", "what answers there is not ipvswd (HTTP 200)"),
-        (b"", "Remote end closed connection without response"),
+        (b"", "the connection was closed without an answer"),
         (None, "no answer within 0.1 s"),
     ],
 )

@@ -1,0 +1,123 @@
+"""A command of the tool: one record with its words, its help, what it does, prints and is completed by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from ipvsw.config.keys import Key
+from ipvsw.model import DEFAULT_SOCKET
+
+if TYPE_CHECKING:
+    from ipvsw.cli.complete import Names
+    from ipvsw.client import Client
+
+
+class Usage(Exception):
+    """The words were not understood; `command` is how far they were."""
+
+    def __init__(self, text: str, command: str = "") -> None:
+        super().__init__(f"{command}: {text}" if command else text)
+        self.command = command
+
+
+class Failed(Exception):
+    """One line for stderr."""
+
+
+class Option(Struct, frozen=True):
+    name: str
+    help: str
+    operand: str = ""  # what follows it; "" for nothing
+    short: str = ""
+    required: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.operand}" if self.operand else self.name
+
+
+class Asked(Struct):
+    """One command line."""
+
+    command: str = ""
+    name: str | None = None  # of a switch, a port or a shell; for "help", of the command
+    socket: str = DEFAULT_SOCKET
+    json: bool = False
+    argv: list[str] = []  # the command that `exec` runs
+    options: dict[str, str] = {}  # those of the command alone, without their dashes; "" for one without an operand
+    port: dict[str, Any] = {}  # the API's keys
+    mode: str | None = None
+    flag: str | None = None
+
+    @property
+    def client(self) -> Client:
+        from ipvsw.client import Client  # help needs none, and pays for none
+
+        return Client(self.socket)
+
+    @property
+    def required_name(self) -> str:
+        assert self.name is not None, "the command's `read` sees to it"
+        return self.name
+
+
+def silent(result: Any, asked: Asked) -> str:
+    return ""
+
+
+class Command(Struct, frozen=True, kw_only=True):
+    """`read` takes the words after the name; errors: Usage. `run` returns what --json prints, as the API gave it;
+    `write` makes text of that. Without `write` the result is the text, or None. `complete` gives what may stand after
+    the words that are there."""
+
+    name: str  # as it is typed, "link add"
+    summary: str
+    operands: str = ""
+    about: str  # the help, after the usage
+    read: Callable[[list[str], Asked], None]
+    run: Callable[[Asked], Any]
+    write: Callable[[Any, Asked], str] | None = None
+    complete: Callable[[list[str], Names], Iterable[str]] = lambda words, names: ()
+    options: tuple[Option, ...] = ()
+    aliases: tuple[str, ...] = ()
+    keywords: dict[str, Key] = {}  # of the configuration, that it takes
+    argv: bool = False  # whether "--" and a command line may follow
+
+
+# ---------------------------------------------------------------------------- words that many commands have
+
+
+def read_nothing(words: list[str], asked: Asked) -> None:
+    if words:
+        raise Usage(f"{words[0]}: one word too many", asked.command)
+
+
+def read_name(words: list[str], asked: Asked) -> None:
+    """[dev] [NAME]"""
+    if words and words[0] == "dev" and len(words) > 1:
+        words = words[1:]
+    if words:
+        asked.name = words[0]
+    read_nothing(words[1:], asked)
+
+
+def read_show_name(words: list[str], asked: Asked) -> None:
+    """[show|list] [dev] [NAME]"""
+    read_name(words[1:] if words and words[0] in ("show", "list") else words, asked)
+
+
+def read_port(words: list[str], asked: Asked) -> None:
+    """[dev] PORT"""
+    read_name(words, asked)
+    if asked.name is None:
+        raise Usage("the name of a port is missing", asked.command)
+
+
+# ---------------------------------------------------------------------------- what may stand there
+
+
+def first(choices: Callable[[Names], Iterable[str]]) -> Callable[[list[str], Names], Iterable[str]]:
+    """One word of `choices`, after `dev` too."""
+    return lambda words, names: () if words and words != ["dev"] else choices(names)
