@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.patience import LIMIT, until
@@ -183,11 +186,11 @@ def test_qemu_is_killed_under_load(lab: Lab, start: Callable[..., Daemon], kind:
 
 @pytest.mark.parametrize("name", ["vm1", "lan"])
 def test_an_unprivileged_user_gets_a_port_by_the_helper(
-    lab: Lab, start: Callable[..., Daemon], tmp_path: Path, name: str
+    lab: Lab, start: Callable[..., Daemon], library: Path, name: str
 ) -> None:
     """The ROM of the network card says DHCP by itself: no guest is needed."""
     nobody = pwd.getpwnam("nobody")
-    interpreter = helper_interpreter(nobody)
+    interpreter = helper_interpreter(nobody, library)
     lan = start("macvtap", allow=["nobody"])
     os.chmod(lan.directory.name, 0o711)
     helper = f"{interpreter} -m ipvsw.vmm.qemu_helper --socket {lan.socket}.fd"
@@ -198,8 +201,7 @@ def test_an_unprivileged_user_gets_a_port_by_the_helper(
         *("-device", f"virtio-net-pci,netdev=n0,bootindex=0,mac={ANY_MAC}"),
     ]
     with sniffing(lab.wire, "w0") as wire:
-        environment = {"PYTHONPATH": ":".join([str(ROOT), *[one for one in sys.path if "site-packages" in one]])}
-        qemu = subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE, cwd="/")
+        qemu = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(library)}, stderr=subprocess.PIPE, cwd="/")
         try:
             until(lambda: lan.port("vm1")["state"] == "up" or qemu.poll() is not None, "QEMU has the port")
             assert qemu.poll() is None, qemu.stderr and qemu.stderr.read()
@@ -214,22 +216,31 @@ def test_an_unprivileged_user_gets_a_port_by_the_helper(
     until(lambda: lan.port("vm1")["state"] == "waiting", "the port waits")
 
 
-def helper_interpreter(user: pwd.struct_passwd) -> str:
-    """One that this user may run, with what the helper needs."""
-    path = ":".join([str(ROOT), *[one for one in sys.path if "site-packages" in one]])
+@pytest.fixture
+def library() -> Iterator[Path]:
+    """What the helper needs, where everybody may read it: root's home, with a clone in it, is closed to others."""
+    with tempfile.TemporaryDirectory(prefix="ivt-library") as name:
+        os.chmod(name, 0o755)
+        for package in (ROOT / "ipvsw", Path(msgspec.__file__).parent):
+            shutil.copytree(package, Path(name, package.name))
+        yield Path(name)
+
+
+def helper_interpreter(user: pwd.struct_passwd, library: Path) -> str:
+    """One that this user may run."""
     user_words = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
     for candidate in (sys.executable, "/usr/bin/python3"):
         done = subprocess.run(
             # By a shell: what setpriv executes itself, it executes with root's capabilities.
-            [*user_words, "sh", "-c", f"{candidate} -c 'import ipvsw.helper'"],
-            env=os.environ | {"PYTHONPATH": path},
+            [*user_words, "sh", "-c", f"{candidate} -c 'import ipvsw.vmm.qemu_helper'"],
+            env=os.environ | {"PYTHONPATH": str(library)},
             check=False,
             cwd="/",
             capture_output=True,
         )
         if done.returncode == 0:
             return candidate
-    pytest.skip("no Python with the package's dependencies that an unprivileged user may run")
+    pytest.skip("no Python that an unprivileged user may run")
 
 
 def examples() -> Sequence[tuple[str, str]]:
