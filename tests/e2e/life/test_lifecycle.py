@@ -104,14 +104,18 @@ def test_a_killed_daemon_is_succeeded(lab: Lab) -> None:
         lab.sysctl(lab.host, "net/ipv4/ip_forward", "1")
         with sniffing(lab.ports[0], "ipvl1") as inside:
             assert lab.ping(lab.wire, port4(1), 10) == 10
-            requests = [f for _, f in inside.frames if f[12:14] == b"\x08\x00" and f[23] == 1 and f[34] == 8]
-            assert len(requests) == 10, "a duplicate"
+            until(lambda: echo_requests(inside.frames) >= 10, "the requests are seen")
+            assert echo_requests(inside.frames) == 10, "a duplicate"
         for programs, maps in seen:
             leftovers.gone(programs - objects(lab, daemon)[0], maps - objects(lab, daemon)[1])
         last = objects(lab, daemon)
         daemon.stop()
         until(lambda: leftovers.network(lab) == before, "the network is as it was", every=0.1)
         leftovers.gone(*last)
+
+
+def echo_requests(frames: list[tuple[bytes, bytes]]) -> int:
+    return sum(frame[12:14] == b"\x08\x00" and frame[23] == 1 and frame[34] == 8 for _, frame in frames)
 
 
 def test_a_killed_daemon_does_not_cut_the_host_off(lab: Lab, lan: Daemon) -> None:
