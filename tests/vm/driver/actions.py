@@ -6,6 +6,7 @@ an error has arrived, or when no frame has moved anywhere for a while.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -35,6 +36,7 @@ CONNECT = patient(1.5)  # s: the first try and the second
 NOTICED = patient(0.25)  # s until what changed in a namespace counts: an idle machine's switch has 100 ms for it
 LONGEST = patient(30)  # s for one action
 REPEATS = 2
+TURN = 20  # ms that one look at the sockets takes
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -150,10 +152,9 @@ class Actor:
     def _connect(self, action: Action, size: int) -> Outcome:
         content = os.urandom(size)
         with self._socket(action["source"], action["family"], socket.SOCK_STREAM) as one:
-            one.settimeout(CONNECT)
             try:
                 one.bind(self._from(action, 0))
-                one.connect(self._to(action, self.number))
+                _come_to(one, self._to(action, self.number))
             except OSError as error:
                 return {"error": _word(error)}
             try:
@@ -332,18 +333,19 @@ class Actor:
         received: list[str] | None = None,
         echo: str | None = None,
     ) -> None:
-        """Until `done()`, or `idle` s without a frame anywhere: fill the lists, and let `echo` answer."""
+        """Until `done()`, or turns of `idle` s without a frame anywhere: fill the lists, and let `echo` answer."""
         listeners = listeners or {}
         poll = select.poll()
         known = {each.fileno(): each for each in (*listeners, *([one] if one else []))}
         for number in known:
             poll.register(number, select.POLLIN)
-        began = time.monotonic()
+        began, last, left = time.monotonic(), self.capture.last, turns(idle)
         while not done():
-            now = time.monotonic()
-            if now - max(began, self.capture.last) > idle or now - began > LONGEST:
+            if not left or time.monotonic() - began > LONGEST:
                 return
-            for number, _ in poll.poll(20):
+            ready = poll.poll(TURN)
+            left, last = turns(idle) if ready or self.capture.last != last else left - 1, self.capture.last
+            for number, _ in ready:
                 each = known[number]
                 if each in listeners:
                     content, sender = each.recvfrom(65536)
@@ -361,6 +363,25 @@ class Actor:
                     pass
                 except OSError as error:
                     errors |= {_word(error)} | _errors(each)
+
+
+def turns(seconds: float) -> int:
+    """Of `poll` in so much time on an idle machine. On a busy one they take longer, as everything does."""
+    return round(seconds * 1000 / TURN)
+
+
+def _come_to(one: socket.socket, address: Any) -> None:
+    """Connect within the turns of CONNECT. Errors: OSError; TimeoutError where nobody says anything."""
+    one.setblocking(False)
+    error = one.connect_ex(address)
+    if error == errno.EINPROGRESS:
+        poll = select.poll()
+        poll.register(one, select.POLLOUT)
+        if not any(poll.poll(TURN) for _ in range(turns(CONNECT))):
+            raise TimeoutError
+        error = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
 
 
 def _send(one: socket.socket, content: bytes, target: Any, errors: set[str]) -> None:

@@ -66,6 +66,7 @@ SYSCTL: dict[str, int | str] = {
     "ipv6/conf/default/accept_redirects": 0,
     "ipv6/conf/default/router_solicitations": 0,
     "ipv6/conf/default/router_solicitation_delay": 0,
+    "ipv6/conf/default/router_probe_interval": 3600,  # s; a router that is not known is asked for after that
     "ipv6/conf/default/addr_gen_mode": 1,
     "ipv6/conf/default/dad_transmits": 3,
     "ipv6/conf/default/mldv2_unsolicited_report_interval": 0,
