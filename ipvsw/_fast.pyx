@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
-from ipvsw.datapath.face.convert cimport as_address, as_ip, as_mac, check, queue_take
+from ipvsw.datapath.face.convert cimport address_of, as_address, as_mac, check, queue_take
 from ipvsw.datapath.face.edits cimport EditList, edit, edits_add, edits_forget, edits_free
 from ipvsw.datapath.kernel.packetring cimport SEND_SLOT, SEND_SLOTS, SLOT, SLOTS
 from ipvsw.datapath.kernel.sys cimport (
@@ -41,6 +41,7 @@ cdef extern from *:
 import os
 import sys
 import threading
+from ipaddress import ip_address
 
 OUTCOMES = tuple(OUTCOME_NAMES.decode().split())
 MODES = {"l2": L2, "l3": L3, "l3s": L3S}
@@ -462,7 +463,7 @@ cdef class Datapath:
                     break
                 if routes.entries[s.port].used:
                     routes.entries[s.port].used = False
-                    found.add(as_ip(s))
+                    found.add(ip_address(address_of(s)))
         return found
 
     def own_mac(self, int32_t port):

@@ -1,7 +1,7 @@
 """Values between Python and the data plane. Errors: ValueError for bytes that are no address."""
 
 from cpython.bytes cimport PyBytes_AS_STRING
-from libc.errno cimport errno
+from cpython.exc cimport PyErr_SetFromErrno
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free
 
@@ -9,9 +9,6 @@ from ipvsw.datapath.kernel.sys cimport load_u32, mac48, store_u32
 from ipvsw.datapath.loop.state cimport SLOW, Queue, Slow
 from ipvsw.datapath.packet.headers cimport IPV4, Address, ipv4_address, ipv6_address
 from ipvsw.datapath.rules.table cimport Slot
-
-import os
-from ipaddress import IPv4Address, IPv6Address
 
 
 cdef inline list queue_take(Queue *q):
@@ -28,7 +25,7 @@ cdef inline list queue_take(Queue *q):
 
 cdef inline int check(int result) except -1:
     if result < 0:
-        raise OSError(errno, os.strerror(errno))
+        PyErr_SetFromErrno(OSError)
     return result
 
 
@@ -40,10 +37,10 @@ cdef inline Address as_address(bytes raw) except *:
     raise ValueError(f"an address has 4 or 16 bytes, not {len(raw)}")
 
 
-cdef inline object as_ip(const Slot *s):
+cdef inline bytes address_of(const Slot *s):
     if s.family == IPV4:
-        return IPv4Address(s.lo)
-    return IPv6Address((<const char *> &s.hi)[:16])
+        return int(s.lo).to_bytes(4, "big")
+    return (<const char *> &s.hi)[:16]
 
 
 cdef inline uint64_t as_mac(bytes raw) except? 0:
