@@ -222,7 +222,7 @@ def early(lab: Lab) -> Iterator[Daemon]:
         yield daemon.wait(states=("waiting",))
 
 
-def test_a_namespace_that_appears_later_gets_its_port(lab: Lab, buffered: Daemon) -> None:
+def test_a_namespace_that_appears_later_gets_its_port(lab: Lab, early: Daemon) -> None:
     lab.add(f"{lab.prefix}-later")
     until(lambda: early.port("ipvl9")["state"] == "up", "the port comes up")
     lab.reachable(lab.wire, port4(9))
