@@ -29,7 +29,7 @@ RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_NSID = 1, 5, 9, 
 RTNLGRP_IPV4_MCADDR, RTNLGRP_IPV6_MCADDR = 37, 38
 
 EVENT_BUFFER = 16 << 20  # bytes: some ten thousand messages, while the loop is busy with something else
-LITTER = 128  # works after which pyroute2 is tidied up after
+GC_INTERVAL = 128  # requests between two collections of the garbage that pyroute2 leaves
 DATAGRAM = 64 << 10  # bytes, far above a link with all its attributes
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -119,7 +119,7 @@ class Netlink:
         """A handle keeps something of every request, and leaves a thousand objects in cycles when it is closed,
         an event loop among them."""
         self._works += 1
-        if self._works % LITTER == 0:
+        if self._works % GC_INTERVAL == 0:
             self._stay.close()
             self._at_home = None
             gc.collect()
