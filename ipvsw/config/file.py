@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Hashable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ipvsw.config import keys, port_keys
@@ -34,11 +34,13 @@ __all__ = [
 ATTACH = (*(key for key in keys.SWITCH if key.name == "master"), *port_keys.PORT, *keys.MODE)
 """What the API takes to attach a port."""
 
+FILE_MAX = 64 << 20  # bytes: a million ports or addresses
+
 
 def load(path: str | os.PathLike[str]) -> Config:
     """Read a configuration file. Errors: ConfigError, also when the file can't be read."""
     try:
-        text = Path(path).read_bytes().decode()
+        text = _contents(path).decode()
     except OSError as error:
         raise ConfigError(f"{os.fspath(path)}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -46,6 +48,21 @@ def load(path: str | os.PathLike[str]) -> Config:
     except ValueError:
         raise ConfigError(f"{quoted(os.fspath(path))}: not a file name") from None
     return parse(text)
+
+
+def _contents(path: str | os.PathLike[str]) -> bytes:
+    """Never waits, and never for long: a FIFO has no end until its writer says so, /dev/zero has none at all.
+    Errors: OSError, ConfigError, ValueError if no file can have that name."""
+    # O_NONBLOCK: a FIFO without a writer must not hold us up.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ConfigError(f"{os.fspath(path)}: not a regular file")
+    with open(fd, "rb") as file:
+        content = file.read(FILE_MAX + 1)
+    if len(content) > FILE_MAX:
+        raise ConfigError(f"{os.fspath(path)}: larger than {FILE_MAX >> 20} MiB")
+    return content
 
 
 def parse(text: str) -> Config:

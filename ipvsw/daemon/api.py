@@ -1,122 +1,132 @@
-"""The daemon's API: HTTP/JSON on a unix socket. `operations.py` has the operations.
+"""The daemon's API: HTTP/JSON on a unix socket. `operations.py` says what it does, `listener.py` who may connect.
 
 Users who may open the socket may read; only root and the daemon's own user may change anything (SO_PEERCRED). A second
 socket, open to every user, serves descriptors alone; the daemon checks which user may get which.
 
-Descriptors come with an interim answer (100) before the final one: a client that reads with recvmsg gets them with the
-first byte, any other skips the interim answer, as HTTP requires of every client (RFC 9110 section 15.2).
+A connection brings one request. Nothing of a body is read that the operation doesn't take, or that its sender may not
+send.
+
+Descriptors come with an interim answer (100) before the final one: a client that reads with recvmsg has them with the
+first byte, and one that doesn't know of them skips it, as HTTP requires of every client (RFC 9110 section 15.2).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import json
 import logging
 import os
 import socket
-import stat
 from collections.abc import Awaitable, Callable, Iterable
-from pathlib import Path
 from typing import cast
 
 import msgspec
 from aiohttp import web
+from msgspec import Struct
 
+from ipvsw.daemon.listener import Admission, Connection, Limits, Listener
 from ipvsw.daemon.operations import REASONS, ROUTES, BadBody, Call, Error, Manager, Route, openapi
-from ipvsw.linux.peercred import Peer, peer_of
-from ipvsw.model import Forbidden, NotFound, Refused
+from ipvsw.linux.devices.unix import bind, remove
+from ipvsw.linux.peercred import Peer
+from ipvsw.model import Forbidden, HandedOver, NotFound, Refused
 
 __all__ = ["Manager", "Server", "serve"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ipvsw")
+# aiohttp's own: a traceback for whatever is no HTTP, which is anybody's to send.
+_http_log = logging.getLogger("ipvsw.http")
+_http_log.disabled = True
 
 SOCKET_MODE = 0o660
 HAND_MODE = 0o666  # of the other socket
 HAND_SUFFIX = ".fd"
+BACKLOG = 128  # connections that wait in the kernel to be accepted
 INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 CLOSE_TIMEOUT = 2.0  # seconds that requests in hand get when the server closes
+LINGERING = 2.0  # seconds that the rest of a body is read and dropped, so that its sender can read the answer
+BODY_MAX = 1 << 20  # bytes
+LINE_MAX, HEADERS_MAX = 4096, 32  # bytes of a line of the head, and lines
+
+_WHY = {errno.EEXIST: "exists and is not a socket", errno.EADDRINUSE: "another daemon serves there"}
+_CONNECTIONS: web.AppKey[dict[asyncio.Protocol, Connection]] = web.AppKey("connections", dict)
 
 
 class Server:
     """A running API. `close` ends it and removes the sockets."""
 
-    def __init__(self) -> None:
-        self._sites: list[tuple[web.AppRunner, Path, int]] = []
+    def __init__(self, limits: Limits) -> None:
+        self._admission = Admission(limits)
+        self._sites: list[_Site] = []
 
-    async def listen(self, application: web.Application, path: Path, mode: int) -> None:
+    async def listen(self, manager: Manager, routes: Iterable[Route], path: str, mode: int) -> None:
         """Errors: Refused, also if another daemon serves at the first of the sockets: the others belong to it."""
-        listener = _listen(path, mode, first=not self._sites)
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=CLOSE_TIMEOUT)
-        self._sites.append((runner, path, path.stat().st_ino))
+        connections: dict[asyncio.Protocol, Connection] = {}
+        runner = web.AppRunner(
+            _application(manager, routes, connections),
+            access_log=None,
+            logger=_http_log,
+            shutdown_timeout=CLOSE_TIMEOUT,
+            lingering_time=LINGERING,
+            auto_decompress=False,  # nobody's few bytes become many
+            max_line_size=LINE_MAX,
+            max_field_size=LINE_MAX,
+            max_headers=HEADERS_MAX,
+        )
         await runner.setup()
-        await web.SockSite(runner, listener).start()
+        sock, identity = _listen(path, mode, first=not self._sites)
+        assert runner.server is not None
+        listener = Listener(sock, runner.server, self._admission, connections)
+        self._sites.append(_Site(runner, listener, path, identity))
 
     async def close(self) -> None:
-        """Idempotent. Leaves a socket that another daemon has put in its place."""
-        for runner, path, inode in self._sites:
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_ino == inode:
-                    path.unlink()
-            await runner.cleanup()
+        """Idempotent. Leaves a socket alone if another daemon's has taken its place."""
+        sites, self._sites = self._sites, []
+        for site in sites:
+            remove(site.path, site.identity)
+            site.listener.close()
+            await site.runner.cleanup()
 
 
-async def serve(manager: Manager, path: str | os.PathLike[str]) -> Server:
-    """Serve the API on the unix socket `path`, and what every user may ask for on `path`.fd. Errors: Refused,
+class _Site(Struct, frozen=True):
+    runner: web.AppRunner
+    listener: Listener
+    path: str
+    identity: tuple[int, int]  # of its file
+
+
+async def serve(manager: Manager, path: str | os.PathLike[str], limits: Limits = Limits()) -> Server:  # noqa: B008
+    """Serve the API on the unix socket `path`, and what is for everybody on `path`.fd beside it. Errors: Refused,
     also if another daemon serves there."""
-    server = Server()
+    server = Server(limits)
     try:
-        await server.listen(_application(manager, ROUTES), Path(path), SOCKET_MODE)
+        await server.listen(manager, ROUTES, os.fspath(path), SOCKET_MODE)
         handed = [route for route in ROUTES if route.handed]
-        await server.listen(_application(manager, handed), Path(f"{os.fspath(path)}{HAND_SUFFIX}"), HAND_MODE)
+        await server.listen(manager, handed, f"{os.fspath(path)}{HAND_SUFFIX}", HAND_MODE)
     except BaseException:
         await server.close()
         raise
     return server
 
 
-def _listen(path: Path, mode: int, *, first: bool) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+def _listen(path: str, mode: int, *, first: bool) -> tuple[socket.socket, tuple[int, int]]:
+    """A socket that listens, and what tells its file from others."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _remove_stale(path, first)
-        # unix_bind() gives the file the socket's own mode less the umask: never wider than ours.
-        os.fchmod(listener.fileno(), mode)
-        listener.bind(os.fspath(path))
-        path.chmod(mode)
-        listener.listen(128)
+        identity = bind(listener, path, mode=mode, replace=not first)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise Refused(f"{path}: {error.strerror or error}") from None
-    except Refused:
-        listener.close()
-        raise
-    return listener
+        why = _WHY.get(error.errno or 0)
+        raise Refused(f"{path}: {why}" if why else str(error.strerror)) from None
+    return listener, identity
 
 
-def _remove_stale(path: Path, served: bool) -> None:
-    """Remove the socket of a daemon that was killed; refuse to touch anything else. `served`: one may serve there."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise Refused(f"{path}: exists and is not a socket")
-    except FileNotFoundError:
-        return
-    if not served:
-        path.unlink()
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        answer = probe.connect_ex(os.fspath(path))
-    if answer == errno.ECONNREFUSED:
-        path.unlink()
-    elif answer in (0, errno.EAGAIN):  # EAGAIN: alive, with a full backlog
-        raise Refused(f"{path}: another daemon serves there")
-    else:
-        raise OSError(answer, os.strerror(answer))
-
-
-def _application(manager: Manager, routes: Iterable[Route]) -> web.Application:
-    application = web.Application(middlewares=[_errors, _access])
+def _application(
+    manager: Manager, routes: Iterable[Route], connections: dict[asyncio.Protocol, Connection]
+) -> web.Application:
+    application = web.Application(middlewares=[_once, _errors, _access], client_max_size=BODY_MAX)
+    application[_CONNECTIONS] = connections
     for route in routes:
         application.router.add_route(route.method, route.path, _bind(manager, route))
     document = json.dumps(openapi(), indent=2).encode()
@@ -130,11 +140,17 @@ def _application(manager: Manager, routes: Iterable[Route]) -> web.Application:
 
 def _bind(manager: Manager, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
-        call = Call(name=request.match_info.get("name", ""), body=await request.read(), peer=_peer(request))
+        connection = _connection(request)
+        peer = connection.peer
+        call = Call(name=request.match_info.get("name", ""), body=await _body(request, route, connection), peer=peer)
+        connection.received()
         result = await route.handler(manager, call)
         if route.handed:
-            result, descriptors = cast("tuple[object, list[int]]", result)
-            _send_descriptors(request, descriptors)
+            result, descriptors = cast("tuple[HandedOver, list[int]]", result)
+            _send_descriptors(connection, descriptors)
+            _log_user(peer, f"has {result.port}")
+        elif request.method != "GET":
+            _log_user(peer, f"{route.name} {call.name}")
         if route.returns is None:
             return web.Response(status=route.status)
         return _answer(route.status, result)
@@ -142,14 +158,25 @@ def _bind(manager: Manager, route: Route) -> Callable[[web.Request], Awaitable[w
     return handle
 
 
-def _send_descriptors(request: web.Request, descriptors: list[int]) -> None:
+async def _body(request: web.Request, route: Route, connection: Connection) -> bytes:
+    """Errors: BadBody, web.HTTPException."""
+    if route.takes is None:
+        if request.body_exists:
+            raise BadBody(f"{route.method} {route.path} takes no body")
+        return b""
+    connection.expect_body()
+    try:
+        return await request.read()
+    except web.RequestPayloadError as error:
+        raise BadBody(f"the body: {error}") from None
+
+
+def _send_descriptors(connection: Connection, descriptors: list[int]) -> None:
     """Send them with an interim answer, and close ours. Errors: Refused."""
     try:
-        with contextlib.closing(_own_socket(request)) as own:
-            transport = request.transport
-            if transport is None or cast("asyncio.WriteTransport", transport).get_write_buffer_size():
-                raise Refused("descriptors can't be sent in the middle of another answer")
-            socket.send_fds(own, [INTERIM], descriptors)
+        if connection.transport is None or connection.transport.get_write_buffer_size():
+            raise Refused("descriptors can't be sent in the middle of another answer")
+        socket.send_fds(connection.socket, [INTERIM], descriptors)
     except OSError as error:
         raise Refused(f"the descriptors could not be sent: {error.strerror or error}") from None
     finally:
@@ -157,11 +184,29 @@ def _send_descriptors(request: web.Request, descriptors: list[int]) -> None:
             os.close(descriptor)
 
 
+def _log_user(peer: Peer, what: str) -> None:
+    """What others than root were allowed."""
+    if peer.uid != 0:
+        log.info("API: user %s, process %s: %s", peer.uid, peer.pid, what)
+
+
 def _answer(status: int, result: object) -> web.Response:
     return web.Response(status=status, body=msgspec.json.encode(result), content_type="application/json")
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def _once(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """One request from one connection."""
+    connection = _connection(request)
+    try:
+        answer = await handler(request)
+    finally:
+        connection.answered()
+    answer.force_close()
+    return answer
 
 
 @web.middleware
@@ -185,6 +230,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _answer(404, Error(error=f"{request.path}: no such path"))
     except web.HTTPException as error:
         return _answer(error.status, Error(error=error.reason))
+    except ConnectionError:
+        raise
     except Exception as error:
         log.exception("%s %s failed", request.method, request.path)
         return _answer(500, Error(error=f"{type(error).__name__}: {error}"))
@@ -192,24 +239,14 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @web.middleware
 async def _access(request: web.Request, handler: Handler) -> web.StreamResponse:
-    if request.method not in ("GET", "HEAD") and not _peer(request).is_master:
+    if request.method not in ("GET", "HEAD") and not _connection(request).peer.is_master:
         return _answer(403, Error(error=REASONS[403]))
     return await handler(request)
 
 
-def _peer(request: web.Request) -> Peer:
-    """The user at the other end."""
-    try:
-        with contextlib.closing(_own_socket(request)) as own:
-            return peer_of(own)
-    except OSError:
-        return Peer(None)
-
-
-def _own_socket(request: web.Request) -> socket.socket:
-    """A copy of the connection's socket: that of some event loops lacks methods. Errors: OSError if it is closed."""
-    transport = request.transport
-    connection = None if transport is None else transport.get_extra_info("socket")
-    if connection is None:
-        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-    return socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
+def _connection(request: web.Request) -> Connection:
+    """Errors: ConnectionResetError if it has gone."""
+    found = request.app[_CONNECTIONS].get(request.protocol)
+    if found is None:
+        raise ConnectionResetError
+    return found

@@ -78,7 +78,7 @@ def _allow_many_files() -> None:
 
 async def _serve(config: Config, path: str, socket_path: str) -> None:
     """Until SIGTERM or SIGINT. SIGHUP reads the configuration again. Errors: Refused, OSError."""
-    signals = _listen_for_signals()
+    signals = _queue_signals()
     manager = Manager(path)
     async with contextlib.AsyncExitStack() as ending:
         ending.push_async_callback(manager.stop)
@@ -92,7 +92,7 @@ async def _serve(config: Config, path: str, socket_path: str) -> None:
             await _reload(manager)
 
 
-def _listen_for_signals() -> asyncio.Queue[int]:
+def _queue_signals() -> asyncio.Queue[int]:
     signals: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

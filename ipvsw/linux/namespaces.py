@@ -84,8 +84,10 @@ def _is_network_namespace(fd: int) -> bool:
         return False
     try:
         return fcntl.ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET
-    except OSError:  # ENOTTY: a plain file
-        return False
+    except OSError as error:
+        if error.errno != errno.ENOTTY:
+            raise
+        return False  # a plain file
 
 
 def make_namespace() -> int:

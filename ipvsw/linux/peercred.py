@@ -21,6 +21,7 @@ class Peer(Struct, frozen=True):
 
     uid: int | None
     groups: frozenset[int] = frozenset()
+    pid: int | None = None
 
     @property
     def is_master(self) -> bool:
@@ -42,10 +43,10 @@ class Peer(Struct, frozen=True):
 
 def peer_of(connection: socket.socket) -> Peer:
     """SO_PEERCRED and SO_PEERGROUPS, unix(7). Errors: OSError."""
-    _, uid, gid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    pid, uid, gid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     # 1024 bytes are the most that Python takes: a process with more than 256 groups is an OSError, ERANGE.
     packed = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1024)
-    return Peer(uid, frozenset({gid, *(number for (number,) in struct.iter_unpack("=I", packed))}))
+    return Peer(uid, frozenset({gid, *(number for (number,) in struct.iter_unpack("=I", packed))}), pid)
 
 
 def user_number(user: str | int) -> int:

@@ -10,7 +10,6 @@ Messages that arrive while the device is being read are buffered, and handled af
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import random
 import time
@@ -19,6 +18,7 @@ from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
+from ipvsw.linux.errors import is_gone
 from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent
 from ipvsw.linux.runtime import DeviceEvent, Runtime
 from ipvsw.model import Address, PortState
@@ -50,7 +50,7 @@ def read_device(handle: Handle, index: int, *, groups: bool) -> Snapshot | None:
             return None
         return Snapshot(link, tuple(handle.addresses(index)), handle.groups(link.name) if groups else ())
     except OSError as error:
-        if error.errno == errno.ENODEV:
+        if is_gone(error):
             return None
         raise
 
@@ -173,6 +173,8 @@ class TrackedDevice(ABC):
             self._woken = False
             try:
                 delay = await self._step()
+            except OSError as error:
+                delay = self._postpone(error)
             except Exception as error:  # an interface that fails must not take the others with it
                 log.exception("%s", self.label)
                 self._fail(str(error))
@@ -206,6 +208,12 @@ class TrackedDevice(ABC):
 
     def _fail(self, reason: str) -> None:
         self._tell(PortState.FAILED, reason)
+
+    def _postpone(self, error: OSError) -> float:
+        """A device that is there, as far as is known, could not be read: it is read again after so many seconds, and
+        until then it is taken to be as it was."""
+        log.warning("%s: cannot be read for now: %s", self.label, error.strerror or error)
+        return RETRY
 
     def _tell(self, state: PortState, reason: str = "") -> None:
         """Remember the state, and log it if it is another."""

@@ -44,20 +44,28 @@ class Addressing(ABC):
 class FollowedAddresses(Addressing):
     """A namespace's own stack has the addresses, whichever process has added them, and joins the groups."""
 
-    __slots__ = ()
+    __slots__ = ("_pinned",)
 
     reads_groups = True
 
+    def __init__(self) -> None:
+        self._pinned: tuple[PortConfig, set[tuple[Address, int]]] | None = None  # the addresses that one has
+
     def see(self, table: Table, config: PortConfig, snapshot: Snapshot) -> None:
-        table.replace(config.name, {claim: _source(config, *claim) for claim in snapshot.addresses})
+        table.replace(config.name, {claim: self._source(config, *claim) for claim in snapshot.addresses})
         table.set_groups(config.name, snapshot.groups, all_multicast=snapshot.link.all_multicast)
 
     def follow(self, table: Table, config: PortConfig, event: AddressEvent) -> None:
         if event.gone:
             table.release(config.name, event.address, event.prefix)
         else:
-            source = _source(config, event.address, event.prefix)
+            source = self._source(config, event.address, event.prefix)
             table.claim(config.name, event.address, event.prefix, source)
+
+    def _source(self, config: PortConfig, address: Address, prefix: int) -> AddressSource:
+        if self._pinned is None or self._pinned[0] is not config:
+            self._pinned = config, {(one.ip, one.network.prefixlen) for one in config.addresses}
+        return AddressSource.CONFIG if (address, prefix) in self._pinned[1] else AddressSource.NETLINK
 
 
 class GuestAddresses(Addressing):
@@ -91,11 +99,6 @@ class GuestAddresses(Addressing):
         own = {*(one.ip for one in config.addresses), *learned}
         groups = {*ALL_NODES, *(_solicited_node(one) for one in own if one.version == 6)}
         table.set_groups(config.name, groups, all_multicast=True)
-
-
-def _source(config: PortConfig, address: Address, prefix: int) -> AddressSource:
-    configured = any((one.ip, one.network.prefixlen) == (address, prefix) for one in config.addresses)
-    return AddressSource.CONFIG if configured else AddressSource.NETLINK
 
 
 def _solicited_node(address: Address) -> bytes:

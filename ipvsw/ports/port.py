@@ -135,7 +135,10 @@ class Port(TrackedDevice):
         try:
             self._backend.prepare()
             if self.link is not None:
-                await self._keep()
+                try:
+                    await self._keep()
+                except OSError as error:
+                    return self._postpone(error)
             if self.link is None and (delay := await self._open()) is not None:
                 return delay
             return self._poll()

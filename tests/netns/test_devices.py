@@ -9,8 +9,10 @@ import errno
 import fcntl
 import os
 import select
+import signal
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -374,12 +376,64 @@ def test_the_master_listens_to_groups_and_stops(wire: tuple[Namespace, int, sock
 
 def test_one_process_holds_a_master(netns: Make) -> None:
     here, other = netns(), netns()
+    for namespace in (here, other):
+        namespace.ip("link", "add", "m7", "index", "7", "type", "veth", "peer", "name", "m8", "index", "8")
+
+    def is_taken(namespace: Namespace, index: int) -> bool:
+        try:
+            namespace.inside(lambda: packet.claim_master(index)).close()
+        except OSError as error:
+            assert error.errno == errno.EADDRINUSE
+            return True
+        return False
+
     with here.inside(lambda: packet.claim_master(7)):
-        with pytest.raises(OSError) as refusal:
-            here.inside(lambda: packet.claim_master(7))
-        assert refusal.value.errno == errno.EADDRINUSE
-        here.inside(lambda: packet.claim_master(8)).close()
-        other.inside(lambda: packet.claim_master(7)).close()
+        assert is_taken(here, 7)
+        assert not is_taken(here, 8) and not is_taken(other, 7)
+        here.ip("link", "set", "m7", "up")
+        assert is_taken(here, 7)
+    assert not is_taken(here, 7)
+    with pytest.raises(OSError) as absent:
+        here.inside(lambda: packet.claim_master(9))
+    assert absent.value.errno in (errno.ENODEV, errno.ENXIO)
+
+
+def test_of_many_who_want_a_master_at_the_same_moment_no_two_get_it(netns: Make) -> None:
+    here = netns()
+    here.ip("link", "add", "m7", "index", "7", "type", "veth", "peer", "name", "m8")
+    start, held, taken = threading.Barrier(6), [], []
+
+    def claim() -> None:
+        start.wait()
+        try:
+            held.append(packet.claim_master(7))
+        except OSError as error:
+            taken.append(error.errno)
+
+    threads = [threading.Thread(target=here.inside, args=(claim,)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for sock in held:
+        sock.close()
+    assert len(held) <= 1 and taken == [errno.EADDRINUSE] * (6 - len(held))
+
+
+def test_a_claim_goes_with_its_process(netns: Make) -> None:
+    """However it ends."""
+    here = netns()
+    here.ip("link", "add", "m7", "index", "7", "type", "veth", "peer", "name", "m8")
+    code = (
+        "import time; from ipvsw.linux.devices.packet import claim_master\n"
+        "claim = claim_master(7); print(flush=True); time.sleep(60)"
+    )
+    process = here.start(sys.executable, "-c", code)
+    assert process.stdout and process.stdout.readline() == "\n"
+    with pytest.raises(OSError):
+        here.inside(lambda: packet.claim_master(7))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
     here.inside(lambda: packet.claim_master(7)).close()
 
 

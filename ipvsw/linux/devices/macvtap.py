@@ -21,6 +21,7 @@ from pathlib import Path
 IN_OPEN, IN_CLOSE = 0x20, 0x08 | 0x10
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 MS_REC, MS_PRIVATE = 0x4000, 0x40000
+ENDED = FileNotFoundError, ProcessLookupError, PermissionError  # what /proc says of a process that has
 _EVENT = struct.Struct("=iIII")  # watch, mask, cookie, length of the name that follows
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -49,6 +50,7 @@ class Node:
 
     def __init__(self, index: int) -> None:
         self._opens = 0
+        self._uncounted = False  # whether the holders are to be counted
         self._several = False  # opens at the same time, since it was last free
         self._watch = _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
         self._made: Path | None = None
@@ -82,10 +84,15 @@ class Node:
             if mask & IN_OPEN:
                 self._opens += 1
                 self._several = self._several or self._opens > 1
-            elif mask & IN_CLOSE:
+            elif mask & IN_CLOSE and self._several:
                 # inotify may merge several alike, or report them after all have happened: count the holders.
-                self._opens = _holders(self._path) if self._several else 0
-                self._several = self._several and self._opens > 0
+                self._uncounted = True
+            elif mask & IN_CLOSE:
+                self._opens = 0
+        if self._uncounted:
+            with contextlib.suppress(OSError):  # EMFILE: it has who had it, until the next look
+                self._opens = _holders(self._path)
+                self._several, self._uncounted = self._opens > 0, False
 
     def _events(self) -> Iterator[int]:
         with contextlib.suppress(BlockingIOError):
@@ -136,9 +143,9 @@ def _holders(path: str) -> int:
     """Descriptors that processes have of it. One on its way by a socket is not seen."""
     count = 0
     for directory in Path("/proc").glob("[0-9]*/fd"):
-        with contextlib.suppress(OSError):  # the process has ended
+        with contextlib.suppress(*ENDED):
             for name in os.listdir(directory):
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(*ENDED):
                     count += os.readlink(directory / name).removesuffix(" (deleted)") == path
     return count
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import os
+import random
 import socket
 import struct
+import time
 from collections.abc import Iterable
+from pathlib import Path
 
 BUFFER = 8 << 20  # bytes, each way
+# A claim's protocol: below 0x0600, where an Ethernet header has a length, and of none that Linux has for its own use
+# (linux/if_ether.h: up to 0x00FB).
+CLAIM = 0x05D5
+CLAIM_ATTEMPTS, CLAIM_PAUSE = 4, 0.03  # how often, and seconds at most between two
 _BLOCK = 1 << 16  # bytes of a ring that the kernel allocates in one piece
 
 # linux/if_packet.h, linux/if_ether.h
@@ -125,15 +133,38 @@ def set_groups(sock: socket.socket, index: int, add: Iterable[bytes], drop: Iter
 
 
 def claim_master(index: int) -> socket.socket:
-    """Hold the master for this process: an abstract unix socket in the master's namespace, gone with us.
-    Errors: OSError EADDRINUSE if another daemon has it."""
-    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        claim.bind(f"\0ipvsw/master/{index}")
-    except OSError:
+    """Hold the master for this process. Errors: OSError EADDRINUSE if another one has it.
+
+    A packet socket is the claim, bound to the device with a protocol that no frame has. The kernel lets nobody make one
+    who is not root in this network namespace (CAP_NET_RAW), so that no other user can be in the way; it shows them
+    all in /proc/net/packet, whatever is mounted where, so that daemons in other mount namespaces or containers see
+    it; and it takes the claim away with the process, however that ends. A name that can be bound by anybody (an
+    abstract unix socket) lacks the first, a locked file the second, and something kept in the device (a tc filter)
+    the third.
+
+    Nothing of this is exclusive by itself. Each binds first and looks then, so that of two at least one sees the
+    other; who sees another lets go and tries again after a while of its own.
+    """
+    for attempt in range(CLAIM_ATTEMPTS):
+        if attempt:
+            time.sleep(random.uniform(0, CLAIM_PAUSE))
+        claim = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        try:
+            claim.bind((socket.if_indextoname(index), CLAIM))
+            if _claims(index) == {os.fstat(claim.fileno()).st_ino}:
+                return claim
+        except BaseException:
+            claim.close()
+            raise
         claim.close()
-        raise
-    return claim
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _claims(index: int) -> set[int]:
+    """The inode numbers of all claims to a device."""
+    # sk, references, type, protocol, interface, running, memory, user, inode: packet_seq_show()
+    rows = [line.split() for line in Path("/proc/thread-self/net/packet").read_text().splitlines()[1:]]
+    return {int(row[8]) for row in rows if (int(row[3], 16), int(row[4])) == (CLAIM, index)}
 
 
 def _open() -> socket.socket:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import stat
 
+from ipvsw.linux.safepath import by_descriptor, open_directory, open_path
+
 BUFFER = 1 << 20  # bytes that may be on their way to the VMM, or from one that got its socket here
 SO_SNDBUFFORCE = 32  # asm-generic/socket.h
+SIOCUNIXFILE = 0x89E0  # linux/un.h: an O_PATH descriptor of the file that a socket is bound to
 
 
 class Listener:
@@ -32,7 +36,7 @@ class Listener:
         return None
 
     def close(self) -> None:
-        _remove(self._path, self._identity)
+        remove(self._path, self._identity)
         self._socket.close()
 
 
@@ -49,7 +53,7 @@ class Datagrams:
         return _reach(self.socket, self._remote)
 
     def close(self) -> None:
-        _remove(self._path, self._identity)
+        remove(self._path, self._identity)
         self.socket.close()
 
 
@@ -72,20 +76,111 @@ def pair(kind: socket.SocketKind) -> tuple[socket.socket, socket.socket]:
     return _prepared(ours), _prepared(theirs)
 
 
+def bind(
+    sock: socket.socket,
+    path: str,
+    *,
+    mode: int,
+    owner: int | None = None,
+    group: int | None = None,
+    replace: bool = False,
+) -> tuple[int, int]:
+    """Give a socket a file at `path`, in the place of one that nobody serves (`replace`: of any); what tells the file
+    from others. Before it listens nobody can connect: when it does, owner, group and mode are what they are to be.
+    Errors: OSError, EEXIST if something else is there, EADDRINUSE if somebody serves there."""
+    try:
+        directory = open_directory(os.path.dirname(path), create=True)
+        try:
+            _remove_stale(directory, os.path.basename(path), None if replace else sock.type)
+            # unix_bind() gives the file the socket's own mode less the umask: never wider than wanted.
+            os.fchmod(sock.fileno(), 0o600)
+            sock.bind(path)
+            file = fcntl.ioctl(sock.fileno(), SIOCUNIXFILE)
+            try:
+                _hand_to(file, mode, owner, group)
+                _check_place(directory, os.path.basename(path), file)
+                return _identity(os.fstat(file))
+            except OSError:
+                remove(os.readlink(by_descriptor(file)), _identity(os.fstat(file)))
+                raise
+            finally:
+                os.close(file)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise OSError(error.errno, f"{path}: {error.strerror}") from None
+
+
+def remove(path: str, identity: tuple[int, int]) -> None:
+    """Remove the file that `bind` has made, unless another one is there by now."""
+    with contextlib.suppress(OSError):
+        directory, name = open_directory(os.path.dirname(path)), os.path.basename(path)
+        try:
+            if _identity(os.stat(name, dir_fd=directory, follow_symlinks=False)) == identity:
+                os.unlink(name, dir_fd=directory)
+        finally:
+            os.close(directory)
+
+
+def _hand_to(file: int, mode: int, owner: int | None, group: int | None) -> None:
+    """The mode first: once the file is somebody else's, root needs CAP_FOWNER for it."""
+    os.chmod(by_descriptor(file), mode)
+    if owner is not None or group is not None:
+        os.chown(by_descriptor(file), -1 if owner is None else owner, -1 if group is None else group)
+
+
+def _check_place(directory: int, name: str, file: int) -> None:
+    """bind() has resolved the path once more: it must have come to the same directory."""
+    with contextlib.suppress(FileNotFoundError):
+        if _identity(os.stat(name, dir_fd=directory, follow_symlinks=False)) == _identity(os.fstat(file)):
+            return
+    raise OSError(errno.ELOOP, "its directory was exchanged meanwhile")
+
+
+def _remove_stale(directory: int, name: str, kind: int | None) -> None:
+    """Remove the socket that was left by a process that was killed, and nothing else. `kind`: see to it that nobody
+    serves there."""
+    try:
+        found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return
+    try:
+        if not stat.S_ISSOCK(os.fstat(found).st_mode):
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        if kind is not None and _is_served(found, kind):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    finally:
+        os.close(found)
+    os.unlink(name, dir_fd=directory)
+
+
+def _is_served(file: int, kind: int) -> bool:
+    with socket.socket(socket.AF_UNIX, kind) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(by_descriptor(file)) != errno.ECONNREFUSED
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
 def _reach(sock: socket.socket, path: str) -> bool:
     """EAGAIN: it listens, and has as many waiting as it may."""
-    answer = sock.connect_ex(path)
+    try:
+        found = open_path(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise OSError(error.errno, f"{path}: {error.strerror}") from None
+    try:
+        answer = sock.connect_ex(by_descriptor(found))
+    finally:
+        os.close(found)
     if answer in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
         return False
     if answer:
         raise OSError(answer, f"{path}: {os.strerror(answer)}")
     return True
-
-
-def _prepared(sock: socket.socket) -> socket.socket:
-    sock.setblocking(False)
-    sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, BUFFER)
-    return sock
 
 
 def _bound(
@@ -95,39 +190,13 @@ def _bound(
     sock = socket.socket(socket.AF_UNIX, kind)
     try:
         sock.setblocking(False)
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        _remove_stale(path, kind)
-        # unix_bind() gives the file the socket's own mode less the umask: never wider than wanted.
-        os.fchmod(sock.fileno(), 0o600)
-        sock.bind(path)
-        found = os.lstat(path)
-        if owner is not None or group is not None:
-            os.chown(path, -1 if owner is None else owner, -1 if group is None else group, follow_symlinks=False)
-        if group is not None:
-            os.chmod(path, 0o660)
-    except OSError as error:
+        return sock, bind(sock, path, mode=0o600 if group is None else 0o660, owner=owner, group=group)
+    except OSError:
         sock.close()
-        raise OSError(error.errno, f"{path}: {os.strerror(error.errno or 0)}") from None
-    return sock, (found.st_dev, found.st_ino)
+        raise
 
 
-def _remove_stale(path: str, kind: socket.SocketKind) -> None:
-    """Remove what was left by a process that was killed, and nothing else."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, kind) as probe:
-        probe.setblocking(False)
-        if probe.connect_ex(path) != errno.ECONNREFUSED:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    os.unlink(path)
-
-
-def _remove(path: str, identity: tuple[int, int]) -> None:
-    """Unless the file is another one by now."""
-    with contextlib.suppress(OSError):
-        found = os.lstat(path)
-        if (found.st_dev, found.st_ino) == identity:
-            os.unlink(path)
+def _prepared(sock: socket.socket) -> socket.socket:
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, BUFFER)
+    return sock

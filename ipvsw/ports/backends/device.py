@@ -6,6 +6,7 @@ import os
 from abc import abstractmethod
 from typing import ClassVar
 
+from ipvsw.linux.errors import is_gone
 from ipvsw.linux.namespaces import identity, open_namespace
 from ipvsw.linux.netlink import Handle
 from ipvsw.linux.tracked import Snapshot, read_in_netns
@@ -84,8 +85,8 @@ class DeviceBackend(Backend):
         """Whether another namespace has the name now. While none has it most devices stay where they are."""
         try:
             fd = self._find_place()
-        except OSError:
-            fd = None
+        except OSError:  # it is there, and can't be opened for now: `open_namespace`
+            return False
         if fd is None:
             return self.leaves_with_name
         try:
@@ -111,8 +112,10 @@ class DeviceBackend(Backend):
         thread."""
         try:
             fd = self._open_device_place() if self.fd >= 0 else None
-        except OSError:  # the device is gone, or its namespace is about to be
-            return None
+        except OSError as error:
+            if not is_gone(error):
+                raise
+            return None  # the device is gone, or its namespace is about to be
         if fd is not None and identity(fd) != self._place:  # it has been moved
             os.close(fd)
             return None

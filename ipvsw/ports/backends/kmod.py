@@ -13,6 +13,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from ipvsw.linux.devices.kmod_tap import LinkTap
+from ipvsw.linux.errors import is_gone
 from ipvsw.linux.namespaces import open_namespace
 from ipvsw.linux.netlink import Handle, KmodAttrs, Link
 from ipvsw.linux.tracked import Snapshot, read_device
@@ -74,7 +75,7 @@ class KmodBackend(DeviceBackend):
         try:
             snapshot = await super().open(settings)
         except OSError as error:
-            if error.errno in (errno.ENODEV, errno.ENOENT, errno.ENXIO):
+            if is_gone(error):
                 raise Gone from None
             raise
         if snapshot is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import string
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipvsw.config.file import ConfigError, check, load, parse, read_attach, read_document
+from ipvsw.config.file import FILE_MAX, ConfigError, check, load, parse, read_attach, read_document
 from ipvsw.model import (
     Config,
     DaemonConfig,
@@ -161,7 +162,17 @@ def test_load(tmp_path: Path) -> None:
     assert str(caught.value) == f"{file}: No such file or directory"
     with pytest.raises(ConfigError) as caught:
         load(tmp_path)
-    assert str(caught.value) == f"{tmp_path}: Is a directory"
+    assert str(caught.value) == f"{tmp_path}: not a regular file"
+    for endless in ("/dev/zero", "/dev/tty"):
+        with pytest.raises(ConfigError, match=r"not a regular file|No such"):
+            load(endless)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        load(tmp_path / "fifo")
+    with file.open("wb") as sparse:
+        sparse.truncate(FILE_MAX + 1)
+    with pytest.raises(ConfigError, match="larger than 64 MiB"):
+        load(file)
     file.write_bytes(b"[daemon]\n# \xff\n")
     with pytest.raises(ConfigError) as caught:
         load(file)

@@ -13,6 +13,7 @@ import msgspec
 
 from ipvsw.config.names import find_port, find_switch
 from ipvsw.daemon import api
+from ipvsw.daemon.listener import Limits
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import (
     AddressSource,
@@ -181,7 +182,12 @@ class FakeManager:
 class Daemon:
     """An API that serves `manager` from a thread of its own. Errors: what `api.serve` raises."""
 
-    def __init__(self, path: Path, new_loop: Any = asyncio.new_event_loop) -> None:
+    def __init__(
+        self,
+        path: Path,
+        new_loop: Any = asyncio.new_event_loop,
+        limits: Limits = Limits(),  # noqa: B008
+    ) -> None:
         self.path = path
         self.manager = FakeManager()
         self._loop = new_loop()
@@ -189,7 +195,7 @@ class Daemon:
         self._thread.start()
         self._server: api.Server | None = None
         try:
-            self._server = self.run(api.serve(self.manager, path))
+            self._server = self.run(api.serve(self.manager, path, limits))
         except BaseException:
             self.close()
             raise

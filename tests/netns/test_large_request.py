@@ -1,0 +1,41 @@
+"""A request that is large: others don't wait for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from ipvsw.client import Client
+from tests.netns.test_daemon import MASTER, Make, Spaces, daemon, home, port, switch
+from tests.support.patience import LIMIT, patient
+
+__all__ = ["daemon", "home"]
+
+ADDRESSES = 2000
+SHARE = 0.25  # of the large request's time: what another may wait at most
+
+
+def test_others_do_not_wait_for_a_port_with_many_addresses(netns: Spaces, daemon: Make) -> None:
+    small, large = netns(), netns()
+    running = daemon(switch(port("p0", small, "10.7.0.1/24"))).start().until("up", "p0")
+    addresses = [f"10.{128 + (i >> 16)}.{i >> 8 & 255}.{i & 255}/8" for i in range(1, ADDRESSES + 1)]
+    slow, failed = Client(str(running.socket), timeout=5 * LIMIT), []
+
+    def add() -> None:
+        try:
+            slow.add_port(master=MASTER, name="p1", netns=large.name, addresses=addresses)
+        except Exception as error:
+            failed.append(error)
+
+    thread, start = threading.Thread(target=add), time.monotonic()
+    thread.start()
+    waits = []
+    while thread.is_alive():
+        before = time.monotonic()
+        running.client.leases()
+        waits.append(time.monotonic() - before)
+        time.sleep(0.02)
+    took = time.monotonic() - start
+    assert not failed
+    assert len(running.port("p1")["addresses"]) >= ADDRESSES
+    assert max(waits) < max(patient(1), SHARE * took)
