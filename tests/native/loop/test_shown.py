@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipvsw.snooping import dhcp4, dhcp6
-from ipvsw.snooping.learned import heard
+from ipvsw.snooping.learned import claimed_address
 from tests.native._probe import is_dhcp, sender_of
 from tests.support.dhcp import bootp, in_frame, said6
 
@@ -42,7 +42,7 @@ def frames(draw: st.DrawFn) -> bytes:
 
 @given(frames())
 def test_what_is_learned_is_what_was_shown(frame: bytes) -> None:
-    found, shown = heard(HEADER + frame), sender_of(frame)
+    found, shown = claimed_address(HEADER + frame), sender_of(frame)
     assert found is None or shown is None or found[0].packed == shown
 
 
