@@ -137,13 +137,17 @@ class Datapath:
         """l3: packets for `address` (4 or 16 bytes) leave on the master to the neighbour `mac`, or with
         `stack` through the host's IP output; with neither there is no way there. `mtu` is the path's."""
 
+    def forget_route(self, address: bytes) -> None:
+        """The next frame for `address` (4 or 16 bytes) goes to `slow` again. One that isn't set is no error."""
+
     def clear_routes(self) -> None: ...
     def used_routes(self) -> set[IPv4Address | IPv6Address]:
         """The destinations of `set_route` that frames went to since the last call."""
 
     def slow(self) -> list[tuple[int, bytes]]:
         """(port, virtio_net_hdr and frame) of l3 frames whose destination has no route here, or that do
-        not fit its path. At most some hundred wait; `notify_fd` tells."""
+        not fit its path. A port may have as many waiting as are left free of 256 frames and 2 MB for each worker;
+        `notify_fd` tells."""
 
     def set_learning(self, port: int, learning: bool) -> None:
         """Frames of the port that speak of an address which it isn't bound to are shown."""

@@ -17,8 +17,8 @@ from ipvsw.datapath.kernel.uring cimport Ring, ring_close, ring_open
 from ipvsw.datapath.loop.loop cimport worker_run
 from ipvsw.datapath.loop.mailbox cimport (
     ANNOUNCE, ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BIND, CLEAR_ROUTES, CONNECT_PORT, DETACH_HOST, DETACH_MASTER,
-    DETACH_PORT, REINJECT, SET_GROUPS, SET_LEARNING, SET_MASTER, SET_MODE, SET_PORT, SET_ROUTE, STOP, UNBIND, Batch,
-    Edit, take_mail,
+    DETACH_PORT, FORGET_ROUTE, REINJECT, SET_GROUPS, SET_LEARNING, SET_MASTER, SET_MODE, SET_PORT, SET_ROUTE, STOP,
+    UNBIND, Batch, Edit, take_mail,
 )
 from ipvsw.datapath.loop.punt cimport place_of
 from ipvsw.datapath.loop.state cimport (
@@ -324,6 +324,11 @@ cdef class Datapath:
         memcpy(e.route.mac, PyBytes_AS_STRING(mac), 6)
         edits_add(&self.edits, &e)
 
+    def forget_route(self, bytes address):
+        cdef Edit e = edit(FORGET_ROUTE)
+        e.address = as_address(address)
+        edits_add(&self.edits, &e)
+
     def clear_routes(self):
         cdef Edit e = edit(CLEAR_ROUTES)
         edits_add(&self.edits, &e)
@@ -410,14 +415,14 @@ cdef class Datapath:
         cdef int i
         found = []
         for i in range(self.n_workers):
-            found += queue_take(&self.workers[i].slow)
+            found += queue_take(self.workers[i], &self.workers[i].slow)
         return found
 
     def punted(self):
         cdef int i
         found = []
         for i in range(self.n_workers):
-            found += queue_take(&self.workers[i].punted)
+            found += queue_take(self.workers[i], &self.workers[i].punted)
         return [(source, frame) for source, frame in found if source != FROM_GONE]
 
     def give_credit(self, int32_t source):

@@ -217,6 +217,8 @@ class Manager:
             check(wanted)
             actions = diff(self._running(), wanted)
             await self._execute(actions)
+            for switch in self._switches.values():
+                switch.renew_namespaces()
             self._filed = filed
             return tuple(str(action) for action in actions)
 

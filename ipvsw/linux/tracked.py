@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from msgspec import Struct
 
 from ipvsw.linux.errors import is_gone
+from ipvsw.linux.namespaces import NamespaceRef
 from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent
 from ipvsw.linux.runtime import DeviceEvent, Runtime
 from ipvsw.model import Address, PortState
@@ -89,6 +90,7 @@ class TrackedDevice(ABC):
         "_woken",
         "label",
         "link",
+        "namespace",
         "reason",
         "state",
     )  # fmt: skip
@@ -101,6 +103,7 @@ class TrackedDevice(ABC):
         self._settled = asyncio.get_running_loop().create_future()
         self._runtime = runtime
         self._spec = spec
+        self.namespace = NamespaceRef(spec)
         self._task: asyncio.Task[None] | None = None
         self._woken = False  # there may be something to do
         self._sleep: asyncio.Future[None] | None = None
@@ -125,10 +128,16 @@ class TrackedDevice(ABC):
             self._task = None
             self._runtime.interfaces -= 1
             self._runtime.unwatch(self._spec, self)
+            self.namespace.close()
 
     async def settled(self) -> None:
         """Returns when the first attempt has been made."""
         await asyncio.shield(self._settled)
+
+    def renew_namespace(self) -> None:
+        """The configuration was read again: if it names a process that has ended, it means the one of that number."""
+        self.namespace.renew()
+        self.wake()
 
     # ------------------------------------------------------------------------ events
 

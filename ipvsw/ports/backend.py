@@ -20,6 +20,7 @@ from msgspec import Struct
 from ipvsw.addresses.table import Table
 from ipvsw.linux.bpf import Shim
 from ipvsw.linux.devices.tap import VNET_HEADER
+from ipvsw.linux.namespaces import NamespaceRef
 from ipvsw.linux.netlink import Link
 from ipvsw.linux.runtime import Follower, Runtime
 from ipvsw.linux.tracked import Snapshot
@@ -63,6 +64,7 @@ class BackendPort(Follower, Protocol):
 
     env: PortEnvironment
     config: PortConfig
+    namespace: NamespaceRef
     link: Link | None  # the endpoint as last seen, None while the port is closed
 
     def wake(self) -> None:

@@ -199,7 +199,7 @@ class Port(TrackedDevice):
                     raise
                 self._fail(_text(error))
                 return RETRY
-        self._wait(f"for the namespace {self.config.netns}")
+        self._wait(self.namespace.absence)
         return self._resync()
 
     async def _open_backend(self) -> Snapshot | None:

@@ -1,11 +1,13 @@
-"""l3: asks the kernel for routes, keeps the datapath's cache of them, and forwards the packets that the cache can't.
+"""l3: asks the host where packets go, keeps the datapath's cache of the answers, and sends what the cache can't.
 
-The datapath hands over a frame for a destination that its cache doesn't have. The kernel is asked; an answer that holds
-for every packet to that destination goes into the cache, and the frame is sent: with another L2 header out on the
-master, or through the host's IP output if its next hop isn't known yet, if it leaves by another device, or if
-everything is to pass the host's netfilter. Any event about routes, rules, links or addresses empties the cache; one
-about a neighbour changes the entries that depend on it. A packet that doesn't fit the path is segmented or fragmented,
-or its port gets an ICMP error.
+A frame for a destination that the cache doesn't know comes here. The kernel is asked; an answer that holds for every
+packet to that destination goes into the cache, and the frame on its way: with another L2 header out on the master, or
+through the host's IP output if its next hop isn't known yet, if it leaves by another device, or if everything is to
+pass the host's netfilter. An event about routes, rules, links or addresses empties the cache; a neighbour that gets or
+loses its hardware address changes what rests on it. What doesn't fit the path is cut, or answered to the port.
+
+A port that scans costs others nothing: frames wait in a `FairQueue`, and a few destinations at a time are looked up
+on a thread, so that the loop is free for everybody else in between.
 """
 
 from __future__ import annotations
@@ -13,27 +15,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import logging
 import socket
 from collections import Counter
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 
-import msgspec
 from msgspec import Struct
 
 from ipvsw.changes import Changes
 from ipvsw.linux.devices.raw import Stack
-from ipvsw.linux.netlink import Handle, NeighbourChanged, RouteAnswer, RouteMonitor
-from ipvsw.linux.runtime import Runtime
+from ipvsw.linux.netlink import NeighbourChanged, RouteAnswer, RouteLookup, RouteMonitor
 from ipvsw.model import Address
 from ipvsw.packets import pathmtu
+from ipvsw.routing.cache import NextHop, RouteCache, Unresolved
+from ipvsw.routing.fairqueue import FairQueue, Turn
 
 log = logging.getLogger("ipvsw")
 
 NO_OFFLOAD = bytes(10)  # a virtio_net_hdr that asks for nothing
-CAPACITY = 65536  # destinations in the cache; when it is full it is emptied
+QUEUE_FRAMES, QUEUE_OCTETS = 1024, 4 << 20  # that wait here; one port may have half
+PATIENCE = 1.0  # seconds that a frame waits at most
+TURNS, TURN_OCTETS = 32, 256 << 10  # that are served at once: some 3 ms
 CONFIRM = 2.0  # seconds between telling the kernel which neighbours are in use
+CONFIRMATIONS = 256  # neighbours each time
+UNRESOLVED = 256  # neighbours that the host asks for on behalf of ports, of 1024 that its table holds by default
+RESOLVING = 5.0  # seconds in which it does so, and somewhat more
 UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES)
 
 
@@ -48,44 +56,35 @@ class RouterUplink(Struct, frozen=True):
     frames: socket.socket
     stack: Stack
     monitor: RouteMonitor
-    place: Callable[[], int | None]  # opens the master's namespace
-
-
-class NextHop(Struct, frozen=True):
-    """What to do with packets for one destination."""
-
-    mtu: int = 65535
-    mac: bytes | None = None  # out on the master to this address
-    stack: bool = False  # through the host's IP output; neither: there is no route
-    via: Address | None = None  # the neighbour on the master that it depends on
-    permanent: bool = False  # that neighbour needs no confirmation
-    lasting: bool = True  # holds until there is an event
-
-    def after(self, event: NeighbourChanged) -> NextHop:
-        """The same with the neighbour as it is now. Until its MAC is known the host's own output asks for it."""
-        return msgspec.structs.replace(self, mac=event.mac, stack=event.mac is None, permanent=event.permanent)
+    lookup: RouteLookup
 
 
 class Router:
     """One switch's. Made, started and stopped on the loop."""
 
-    def __init__(self, runtime: Runtime, changes: Changes, answer: Callable[[int, bytes], None]) -> None:
+    def __init__(self, changes: Changes, answer: Callable[[int, bytes], None]) -> None:
         """`answer` gives a frame, its virtio_net_hdr before it, back to the port of that number."""
-        self.counters: Counter[str] = Counter()
-        self._runtime = runtime
-        self._changes = changes
+        self._datapath = changes.datapath
         self._answer = answer
         self._uplink: RouterUplink | None = None
         self._routes = False
         self._exact = False
-        self._monitor: RouteMonitor | None = None  # whose events the loop handles
-        self._hops: dict[Address, NextHop] = {}  # what the datapath's cache has
-        self._dependent: dict[Address, set[Address]] = {}  # neighbour -> the destinations that depend on it
-        self._meanwhile: dict[Address, NeighbourChanged] = {}  # events since the kernel was last asked
-        self._generation = 0  # of answers: earlier ones no longer hold
-        self._frames: list[tuple[int, bytes]] = []
+        self._monitor: RouteMonitor | None = None  # what the loop listens to
+        self._queue = FairQueue(frames=QUEUE_FRAMES, octets=QUEUE_OCTETS, patience=PATIENCE)
+        self._cache = RouteCache(changes)
+        self._unresolved = Unresolved(limit=UNRESOLVED, patience=RESOLVING)
+        self._doubtful: dict[Address, None] = {}  # neighbours in use that the kernel shall confirm
+        self._plain: dict[int, bool] = {}  # IP version -> whether a packet's destination alone decides
+        self._changed_meanwhile: dict[Address, NeighbourChanged] = {}  # since the kernel was last asked
+        self._generation = 0  # counts what made earlier answers worthless
+        self._counts: Counter[str] = Counter()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def counters(self) -> Counter[str]:
+        """Frames by how they ended."""
+        return self._counts + self._queue.counters
 
     # ------------------------------------------------------------------------ life
 
@@ -111,8 +110,12 @@ class Router:
         self._listen()
         self._forget()
 
+    def wake(self) -> None:
+        """The datapath may have frames for the router."""
+        self._wake.set()
+
     def _listen(self) -> None:
-        """Handle the events of the master's namespace while the switch routes."""
+        """Follow the host's routing while the switch routes."""
         wanted = self._uplink.monitor if self._uplink is not None and self._routes else None
         if wanted is self._monitor:
             return
@@ -133,115 +136,124 @@ class Router:
         neighbours = {
             one.address: one for one in events if isinstance(one, NeighbourChanged) and one.index == self._uplink.index
         }
-        self._meanwhile |= neighbours
-        changed = {
-            to: self._hops[to].after(one)
-            for address, one in neighbours.items()
-            for to in self._dependent.get(address, ())
-        }
-        self._remember({to: hop for to, hop in changed.items() if hop != self._hops[to]})
+        self._changed_meanwhile |= neighbours
+        for address, event in neighbours.items():
+            if event.mac is not None or event.failed:
+                self._unresolved.settle(address)
+        self._cache.neighbours_changed(neighbours.values(), asyncio.get_running_loop().time())
 
     def _forget(self) -> None:
         self._generation += 1
-        if self._hops:
-            self._hops.clear()
-            self._dependent.clear()
-            with self._changes.batch() as datapath:
-                datapath.clear_routes()
+        self._plain.clear()
+        self._unresolved.clear()
+        self._cache.clear()
 
     # ------------------------------------------------------------------------ frames
 
-    def take(self, frames: list[tuple[int, bytes]]) -> None:
-        """(port number, virtio_net_hdr and frame) that the datapath can't route."""
-        self._frames += frames
-        self._wake.set()
-
     async def _live(self) -> None:
+        """Fetch what waits in the datapath, serve a small piece of the queue, and let others have the loop."""
         loop = asyncio.get_running_loop()
         confirm_at = loop.time() + CONFIRM
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(confirm_at - loop.time(), 0) if self._hops else None)
+            if not self._queue:
+                await self._sleep(confirm_at)
             self._wake.clear()
-            frames, self._frames = self._frames, []
             try:
-                if frames:
-                    await self._route(frames)
+                self._fetch(loop.time())
+                if turns := self._queue.take(TURNS, TURN_OCTETS, loop.time()):
+                    await self._serve(turns)
+                self._cache.expire(loop.time())
                 if loop.time() >= confirm_at:
                     confirm_at = loop.time() + CONFIRM
                     await self._confirm()
-            except Exception:  # one frame must not stop the others
-                log.exception("routing %d frames", len(frames))
+            except Exception:  # what one frame does must not keep the others
+                log.exception("routing")
+            await asyncio.sleep(0)
 
-    async def _route(self, frames: list[tuple[int, bytes]]) -> None:
+    async def _sleep(self, confirm_at: float) -> None:
+        """Until there are frames, or something is due."""
+        until = self._cache.next_expiry()
+        if self._cache:
+            until = min(until or confirm_at, confirm_at)
+        timeout = None if until is None else max(until - asyncio.get_running_loop().time(), 0)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), timeout)
+
+    def _fetch(self, now: float) -> None:
+        for port, frame in self._datapath.slow():
+            self._queue.put(port, *ends(frame), frame, now)
+
+    async def _serve(self, turns: list[Turn]) -> None:
         uplink = self._uplink
         if uplink is None:
-            self.counters["drop_no_master"] += len(frames)
+            self._counts["drop_no_master"] += sum(len(turn.frames) for turn in turns)
             return
-        pairs = [ends(frame) for _, frame in frames]
-        hops = {to: self._hops[to] for _, to in pairs if to in self._hops}
-        unknown = {to: by for by, to in pairs if to not in hops}
-        if unknown:
-            hops.update(await self._ask(uplink, unknown))
-        for (port, frame), (_, to) in zip(frames, pairs, strict=True):
-            self._send(uplink, port, frame, hops.get(to, NextHop()))
+        hops = {turn.destination: self._cache.get(turn.destination) for turn in turns}
+        unknown = {turn.destination: turn for turn in turns if hops[turn.destination] is None}
+        answers = await self._ask(uplink, unknown) if unknown else {}
+        for turn in turns:
+            hop = hops[turn.destination] or answers.get(turn.destination)
+            if hop is None:
+                self._counts["drop_unresolved"] += len(turn.frames)
+                continue
+            for frame in turn.frames:
+                self._send(uplink, turn.port, frame, hop)
 
-    async def _ask(self, uplink: RouterUplink, unknown: dict[Address, Address]) -> dict[Address, NextHop]:
-        """The kernel's answers for destinations, each with a source. Remembered if no route has changed meanwhile."""
+    async def _ask(self, uplink: RouterUplink, unknown: dict[Address, Turn]) -> dict[Address, NextHop]:
+        """What the kernel says of destinations. Remembered if no route has changed meanwhile. Those whose neighbour
+        is not known are left out where the port has too many of that kind."""
         generation = self._generation
-        self._meanwhile = {}
-        exact = self._exact
+        self._changed_meanwhile = {}
+        exact, plain = self._exact, dict(self._plain)
+        lookup = uplink.lookup
 
-        def ask(handle: Handle) -> dict[Address, NextHop]:
-            plain = {version: handle.destination_decides(version) for version in {to.version for to in unknown}}
-            return {to: ask_one(handle, to, by, exact=exact or not plain[to.version]) for to, by in unknown.items()}
+        def ask() -> dict[Address, NextHop]:
+            for version in {to.version for to in unknown} - plain.keys():
+                plain[version] = lookup.destination_decides(version)
+            return {to: ask_one(to, turn.source) for to, turn in unknown.items()}
 
-        def ask_one(handle: Handle, to: Address, by: Address, *, exact: bool) -> NextHop:
+        def ask_one(to: Address, source: Address) -> NextHop:
             try:
-                return to_next_hop(handle.route_to(to, by, uplink.index), uplink, exact=exact)
+                answer = lookup.route_to(to, source, uplink.index)
             except OSError:  # one that can't be asked about must not take the others with it
                 return NextHop(lasting=False)
+            return to_next_hop(answer, uplink, exact=exact or not plain[to.version])
 
         try:
-            hops = await self._runtime.run_in_netns(uplink.place, ask) or {}
+            hops = await asyncio.to_thread(ask)
         except OSError:
-            return {}
-        for to, hop in hops.items():
-            if hop.via is not None and hop.via in self._meanwhile:
-                hops[to] = hop.after(self._meanwhile[hop.via])
+            return dict.fromkeys(unknown, NextHop())
+        now = asyncio.get_running_loop().time()
+        for to, hop in list(hops.items()):
+            if hop.via is not None and hop.via in self._changed_meanwhile:
+                hops[to] = hop = hop.after(self._changed_meanwhile[hop.via])
+            neighbour = hop.unresolved
+            if neighbour is not None and not self._unresolved.admit(unknown[to].port, neighbour, now):
+                del hops[to]
         if generation == self._generation:
-            self._remember({to: hop for to, hop in hops.items() if hop.lasting})
+            self._plain = plain
+            self._cache.put({to: (unknown[to].port, hop) for to, hop in hops.items() if hop.lasting})
         return hops
-
-    def _remember(self, hops: dict[Address, NextHop]) -> None:
-        if len(self._hops) + len(hops) > CAPACITY:
-            self._forget()
-        with self._changes.batch() as datapath:
-            for to, hop in hops.items():
-                datapath.set_route(to.packed, mac=hop.mac or bytes(6), stack=hop.stack, mtu=hop.mtu)
-                if hop.via is not None:
-                    self._dependent.setdefault(hop.via, set()).add(to)
-            self._hops.update(hops)
 
     def _send(self, uplink: RouterUplink, port: int, frame: bytes, hop: NextHop) -> None:
         if hop.mac is None and not hop.stack:
-            self.counters["drop_no_route"] += 1
+            self._counts["drop_no_route"] += 1
             return
         by4, by6 = (None if address is None else address.packed for address in (uplink.ipv4, uplink.ipv6))
         result = pathmtu.for_path(frame, hop.mtu, by4, by6, headers_kept=hop.mac is not None)
         version = result.packet.version if result.packet else 0
         if result.answer is not None:
-            self.counters["answered"] += 1
+            self._counts["answered"] += 1
             self._answer(port, NO_OFFLOAD + ethernet(uplink.mac, uplink.mac, version, result.answer))
         elif result.drop:
-            self.counters[f"drop_{result.drop}"] += 1
+            self._counts[f"drop_{result.drop}"] += 1
         else:
-            self.counters[self._transmit(uplink, frame, hop, version, result.send)] += 1
+            self._counts[self._transmit(uplink, frame, hop, version, result.send)] += 1
 
     def _transmit(
         self, uplink: RouterUplink, frame: bytes, hop: NextHop, version: int, packets: tuple[bytes, ...]
     ) -> str:
-        """`packets`, or the frame as it is if there are none. Which counter it is for."""
+        """The frame as it is where there are no packets of it. The counter of how it ended."""
         try:
             if hop.mac is None:
                 for packet in packets:
@@ -255,33 +267,42 @@ class Router:
             return "drop_no_route" if error.errno in UNREACHABLE else "drop_error"
         return "to_stack" if hop.mac is None else "to_master"
 
-    async def _confirm(self) -> None:
-        """The kernel doesn't see what the datapath sends: have it confirm the neighbours that are in use."""
-        uplink = self._uplink
-        used = [self._hops[to] for to in self._changes.datapath.used_routes() if to in self._hops]
-        to_confirm = {hop.via for hop in used if hop.via is not None and hop.mac is not None and not hop.permanent}
-        if uplink is None or not to_confirm:
-            return
+    # ------------------------------------------------------------------------ neighbours in use
 
-        def confirm(handle: Handle) -> None:
-            for address in to_confirm:
-                handle.use_neighbour(uplink.index, address)
+    async def _confirm(self) -> None:
+        """The kernel doesn't see what the datapath sends: have it confirm the neighbours that are in use, a bounded
+        number each time; those that are left over come first the next time."""
+        uplink = self._uplink
+        for to in self._datapath.used_routes():
+            hop = self._cache.get(to)
+            if hop is not None and hop.via is not None and hop.mac is not None and not hop.permanent:
+                self._doubtful.setdefault(hop.via)
+        if uplink is None or not self._doubtful:
+            return
+        lookup, index = uplink.lookup, uplink.index
+        chosen = list(itertools.islice(self._doubtful, CONFIRMATIONS))
+        for address in chosen:
+            del self._doubtful[address]
+
+        def confirm() -> None:
+            for address in chosen:
+                lookup.use_neighbour(index, address)
 
         with contextlib.suppress(OSError):
-            await self._runtime.run_in_netns(uplink.place, confirm)
+            await asyncio.to_thread(confirm)
 
 
-def to_next_hop(route: RouteAnswer | None, uplink: RouterUplink, *, exact: bool) -> NextHop:
-    """What follows from the kernel's answer. `exact`: nothing may bypass the host's IP output."""
-    if route is None:
+def to_next_hop(way: RouteAnswer | None, uplink: RouterUplink, *, exact: bool) -> NextHop:
+    """What follows from the kernel's answer. `exact`: nothing may go past the host's IP output."""
+    if way is None:
         return NextHop()
-    if route.local or route.index != uplink.index:
-        return NextHop(mtu=route.mtu or 65535, stack=True)
-    mtu = min(route.mtu or uplink.mtu, uplink.mtu)
+    if way.local or way.index != uplink.index:
+        return NextHop(mtu=way.mtu or 65535, stack=True)
+    mtu = min(way.mtu or uplink.mtu, uplink.mtu)
     if exact:
         return NextHop(mtu=mtu, stack=True)
     # Until the next hop's MAC is known the host's own output asks for it.
-    return NextHop(mtu=mtu, mac=route.mac, stack=route.mac is None, via=route.via, permanent=route.permanent)
+    return NextHop(mtu=mtu, mac=way.mac, stack=way.mac is None, via=way.via, permanent=way.permanent)
 
 
 def ends(frame: bytes) -> tuple[Address, Address]:
@@ -294,5 +315,5 @@ def ends(frame: bytes) -> tuple[Address, Address]:
 
 
 def ethernet(to: bytes, by: bytes, version: int, packet: bytes) -> bytes:
-    """`version` is the IP version of the EtherType; the packet's own field may be wrong."""
+    """`version` is the IP version that the EtherType tells; the packet's own field may lie."""
     return to + by + (b"\x08\x00" if version == 4 else b"\x86\xdd") + packet

@@ -21,8 +21,8 @@ from ipvsw.changes import Changes
 from ipvsw.linux.bpf import MARK, WIRE_MARK, Shim
 from ipvsw.linux.devices import packet
 from ipvsw.linux.devices.raw import Stack, open_stack
-from ipvsw.linux.namespaces import identity, open_namespace
-from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent, RouteMonitor
+from ipvsw.linux.namespaces import identity
+from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent, RouteLookup, RouteMonitor
 from ipvsw.linux.runtime import POLL, DeviceEvent, Runtime
 from ipvsw.linux.tracked import RETRY, Snapshot, TrackedDevice, read_device, read_in_netns
 from ipvsw.model import Address, PortState
@@ -41,12 +41,14 @@ class Sockets(Struct, frozen=True):
     inject: socket.socket
     stack: Stack
     routes: RouteMonitor
+    lookup: RouteLookup
 
     def close(self) -> None:
         for each in (*self.frames, *self.senders, self.inject, self.claim):
             each.close()
         self.stack.close()
         self.routes.close()
+        self.lookup.close()
 
 
 class Absent(Exception):
@@ -118,7 +120,7 @@ class Master(TrackedDevice):
             frames=sockets.frames[0],
             stack=sockets.stack,
             monitor=sockets.routes,
-            place=self._open_place,
+            lookup=sockets.lookup,
         )
 
     @property
@@ -191,9 +193,9 @@ class Master(TrackedDevice):
         return self._resync()
 
     async def _open_in_namespace(self) -> None:
-        fd = open_namespace(self._spec)
+        fd = self.namespace.open()
         if fd is None:
-            raise Absent(f"for the namespace {self._spec}")
+            raise Absent(self.namespace.absence)
         try:
             self._place = identity(fd)
             self._nsid = await self._runtime.netlink.run(None, lambda handle: handle.nsid(fd)) if self._spec else None
@@ -225,6 +227,8 @@ class Master(TrackedDevice):
             undo.callback(stack.close)
             routes = RouteMonitor()
             undo.callback(routes.close)
+            lookup = RouteLookup()
+            undo.callback(lookup.close)
             handle.attach_clsact(link.index, self._shim.ingress_fd, self._shim.egress_fd)
             undo.callback(handle.detach_clsact, link.index)
             self._runtime.enter(self._nsid, link.index, self)
@@ -233,7 +237,7 @@ class Master(TrackedDevice):
             if snapshot is None:
                 raise Absent(f"for the device {self._name}")
             undo.pop_all()
-        self._sockets = Sockets(claim, frames, senders, inject, stack, routes)
+        self._sockets = Sockets(claim, frames, senders, inject, stack, routes, lookup)
         return snapshot
 
     def _claim(self, index: int) -> socket.socket:
@@ -261,7 +265,7 @@ class Master(TrackedDevice):
     # ------------------------------------------------------------------------ while it is served
 
     def _open_place(self) -> int | None:
-        fd = open_namespace(self._spec)
+        fd = self.namespace.open()
         if fd is not None and identity(fd) != self._place:
             os.close(fd)
             return None

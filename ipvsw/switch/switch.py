@@ -64,7 +64,7 @@ class Switch:
         )
         self._table = Table(config.name, self._changes, self._table_changed, self._endpoint_gone)
         self._announcer = Announcer(self._table, self._changes)
-        self._router = Router(runtime, self._changes, self._answer)
+        self._router = Router(self._changes, self._answer)
         self._snooper = Snooper(config.name, self._table, self._changes, self.ports.get, asyncio.get_running_loop())
         self._port_env = PortEnvironment(config.name, runtime, self._table, self._shim, self._master_state)
         self.master = Master(
@@ -155,6 +155,12 @@ class Switch:
         if not self.links:
             self._announced = None
 
+    def renew_namespaces(self) -> None:
+        """The configuration was read again: names of processes that have ended mean those of the same number."""
+        self.master.renew_namespace()
+        for port in self.ports.values():
+            port.renew_namespace()
+
     def change_port(self, action: ChangePort) -> None:
         self.ports[action.new.name].change(action.new)
 
@@ -233,8 +239,7 @@ class Switch:
                 port.gone()
             if bits & EVENT_GROUPS and not self._runtime.announces_groups:
                 port.mark_stale()
-        if frames := self._datapath.slow():
-            self._router.take(frames)
+        self._router.wake()
         if frames := self._datapath.punted():
             self._snooper.take(frames)
 

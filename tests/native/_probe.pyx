@@ -16,8 +16,8 @@ from ipvsw.datapath.packet.segment cimport (
 from ipvsw.datapath.packet.gro cimport GroBatch, gro_merge, gro_checksums_hold, gro_takes
 from ipvsw.datapath.rules.macnat cimport macnat_restore as c_macnat_restore, macnat_rewrite as c_macnat_rewrite
 from ipvsw.datapath.rules.routecache cimport (
-    Route, Routes as CRoutes, route_clear, route_find, route_put, route_rewrite as c_route_rewrite, wire_length as
-    c_wire_length,
+    Route, Routes as CRoutes, route_clear, route_find, route_forget, route_put, route_rewrite as c_route_rewrite,
+    wire_length as c_wire_length,
 )
 from ipvsw.datapath.loop.punt cimport is_dhcp as c_is_dhcp, sender_of as c_sender_of
 from ipvsw.datapath.kernel.sys cimport mac48, virtio_net_hdr
@@ -256,12 +256,21 @@ cdef class Routes:
         finally:
             free(block)
 
+    def forget(self, bytes address):
+        cdef Address a = address_from(address)
+        route_forget(&self.routes, &a)
+
     def clear(self):
         if not route_clear(&self.routes):
             raise MemoryError
 
-    def __len__(self):
+    @property
+    def entries(self):
+        """How many there is room for; those that were forgotten are used again."""
         return self.routes.length
+
+    def __len__(self):
+        return self.routes.table.used
 
 
 cdef class Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import subprocess
@@ -10,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ipvsw.linux.namespaces import FAST_POLLS, Watch, find_namespace, open_namespace
+from ipvsw.linux.namespaces import FAST_POLLS, NamespaceRef, Watch, find_namespace, open_namespace
 from tests.support.patience import LIMIT, until
-from tests.support.spaces import Namespace, ip, unique
+from tests.support.spaces import Namespace, Sleeper, ip, unique
 
 Make = Callable[..., Namespace]
 
@@ -71,6 +72,95 @@ def test_a_namespace_has_a_name_or_a_process_or_cannot_be_found(netns: Make) -> 
         sleeper.kill()
         sleeper.wait()
     until(lambda: find_namespace(found[1]) is None)
+
+
+# ---------------------------------------------------------------------------- a process is one process
+
+
+def opened(ref: NamespaceRef) -> tuple[int, int] | None:
+    fd = ref.open()
+    if fd is None:
+        return None
+    found = os.fstat(fd)
+    os.close(fd)
+    return found.st_dev, found.st_ino
+
+
+@pytest.mark.parametrize("form", ["pid:{}", "/proc/{}/ns/net", "/proc/./{}/ns/net", "link"])
+def test_another_process_of_the_same_number_is_not_taken_for_it(form: str, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as undo:
+        first = undo.enter_context(Sleeper())
+        spec = form.format(first.pid)
+        if form == "link":
+            spec = str(tmp_path / "link")
+            os.symlink(f"/proc/{first.pid}/ns/net", spec)
+        ref = NamespaceRef(spec)
+        undo.callback(ref.close)
+        assert opened(ref) == identity(f"pid:{first.pid}")
+        assert ref.absence == f"for the namespace {spec}"
+        first.end()
+        assert opened(ref) is None
+        undo.enter_context(Sleeper(first.pid))
+        assert identity(spec) is not None, "somebody has the number"
+        assert opened(ref) is None
+        assert ref.absence == f"for the namespace {spec}: the process has ended"
+        ref.renew()
+        assert opened(ref) == identity(spec)
+
+
+def test_a_process_that_has_not_been_there_is_not_awaited() -> None:
+    with Sleeper() as first:
+        pass
+    ref = NamespaceRef(f"pid:{first.pid}")
+    with Sleeper(first.pid):
+        assert opened(ref) is None
+        ref.renew()
+        assert opened(ref) is not None
+    ref.close()
+
+
+def test_a_link_that_is_made_anew_is_a_new_name(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    with Sleeper() as first, Sleeper() as second:
+        link.symlink_to(f"/proc/{first.pid}/ns/net")
+        ref = NamespaceRef(str(link))
+        assert opened(ref) == identity(f"pid:{first.pid}")
+        link.unlink()
+        assert opened(ref) is None
+        link.symlink_to(f"/proc/{second.pid}/ns/net")
+        assert opened(ref) == identity(f"pid:{second.pid}")
+    ref.close()
+
+
+def test_names_of_no_process_are_followed_wherever_they_lead(netns: Make, tmp_path: Path) -> None:
+    one, other = netns(), netns()
+    place = tmp_path / "place"
+    place.write_text("")
+    ref = NamespaceRef(str(place))
+    for there in (one, other):
+        subprocess.run(["mount", "--bind", f"/run/netns/{there.name}", str(place)], check=True)
+        try:
+            assert opened(ref) == identity(there.name)
+        finally:
+            subprocess.run(["umount", str(place)], check=True)
+    assert opened(NamespaceRef("")) == identity("")
+    assert opened(NamespaceRef("/proc/self/ns/net")) == identity("")
+
+
+def test_a_reference_holds_one_descriptor_until_it_is_closed() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with Sleeper() as first:
+        ref = NamespaceRef(f"pid:{first.pid}")
+        for _ in range(3):
+            assert opened(ref)
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+    for _ in range(2):
+        ref.close()
+    assert opened(ref) is None
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# ---------------------------------------------------------------------------- names
 
 
 def test_what_is_no_network_namespace_is_none(tmp_path: Path) -> None:

@@ -187,25 +187,6 @@ def test_thousands_of_events_are_read_fast(netlink: Netlink, netns: Make, veth: 
     assert (time.process_time() - partial) / len(events) < 100e-6
 
 
-# ---------------------------------------------------------------------------- neighbours
-
-
-@pytest.mark.parametrize("address", ["10.77.0.2", "fd77::2"])
-def test_a_neighbour_in_use_is_confirmed_and_one_set_by_hand_stays(
-    netlink: Netlink, netns: Make, veth: Pair, address: str
-) -> None:
-    """Of an entry that is told to be in use the kernel drops PERMANENT, and with it the hardware address."""
-    there = netns()
-    _, far = veth(None, there)
-    index = run(netlink, there, lambda handle: handle.link(far)).index  # type: ignore[union-attr]
-    there.ip("addr", "add", "10.77.0.1/24", "dev", far)
-    there.ip("addr", "add", "fd77::1/64", "dev", far, "nodad")
-    for state, afterwards in (("stale", {"DELAY", "PROBE", "FAILED"}), ("permanent", {"PERMANENT"})):
-        there.ip("neigh", "replace", address, "lladdr", "02:00:00:00:00:09", "nud", state, "dev", far)
-        run(netlink, there, lambda handle: handle.use_neighbour(index, ip_address(address)))
-        assert there.ip("neigh", "show", address, "dev", far).split()[-1] in afterwards
-
-
 # ---------------------------------------------------------------------------- namespaces are not kept
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import os
 import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ipvsw.linux.netlink import enter_namespace
+from tests.support.patience import until
 
 T = TypeVar("T")
+
+SYS_CLONE3 = 435
 
 _numbers = itertools.count(1)
 
@@ -106,3 +111,47 @@ class Namespace:
         if self._exists:
             self._exists = False
             ip("netns", "del", self.name)
+
+
+class Sleeper:
+    """A process in a network namespace of its own; with `pid`, one that has this number, which must be free."""
+
+    def __init__(self, pid: int | None = None) -> None:
+        self.pid = _fork_as(pid) if pid else os.fork()
+        if self.pid == 0:
+            os.execvp("unshare", ["unshare", "--net", "sleep", "60"])
+        home = os.stat("/proc/self/ns/net")
+        until(
+            lambda: not os.path.samestat(os.stat(f"/proc/{self.pid}/ns/net"), home),
+            f"process {self.pid} has a namespace of its own",
+        )
+
+    def __enter__(self) -> Sleeper:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def links(self) -> list[str]:
+        """Names of the devices in its namespace."""
+        listing = Path(f"/proc/{self.pid}/net/dev").read_text().splitlines()[2:]
+        return [line.split(":")[0].strip() for line in listing]
+
+    def end(self) -> None:
+        """Kill it and free its number. Idempotent."""
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+
+def _fork_as(pid: int) -> int:
+    """As `os.fork`; the child has this number. Errors: OSError (EEXIST: it isn't free)."""
+    number = ctypes.c_int32(pid)
+    # struct clone_args of linux/sched.h: exit_signal is the fifth, set_tid and its size the ninth and tenth
+    words = [0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(number), 1]
+    arguments = (ctypes.c_uint64 * len(words))(*words)
+    # PyDLL keeps the interpreter's lock, which the child could wait for without end.
+    child = int(ctypes.PyDLL(None, use_errno=True).syscall(SYS_CLONE3, arguments, ctypes.sizeof(arguments)))
+    if child < 0:
+        raise OSError(ctypes.get_errno(), f"no process gets the number {pid}")
+    return child

@@ -2,23 +2,29 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.exc cimport PyErr_SetFromErrno
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.stdlib cimport free
 
-from ipvsw.datapath.kernel.sys cimport load_u32, mac48, store_u32
-from ipvsw.datapath.loop.state cimport SLOW, Queue, Slow
+from ipvsw.datapath.kernel.sys cimport add_i32, load_u32, mac48, store_u32
+from ipvsw.datapath.loop.state cimport FROM_GONE, SLOW, Held, Queue, Slow, Worker, punted_by
 from ipvsw.datapath.packet.headers cimport IPV4, Address, ipv4_address, ipv6_address
 from ipvsw.datapath.rules.table cimport Slot
 
 
-cdef inline list queue_take(Queue *q):
+cdef inline list queue_take(Worker *w, Queue *q):
     """(source, frame) of all that wait."""
     cdef Slow *entry
+    cdef Held *held
     found = []
     while q.head != load_u32(&q.tail):
         entry = &q.entries[q.head % SLOW]
         found.append((entry.source, (<const char *> entry.frame)[:entry.length]))
         free(entry.frame)
+        if entry.source != FROM_GONE:
+            held = &w.ports[entry.source].slow if q == &w.slow else punted_by(w, entry.source)
+            add_i32(&held.frames, -1)
+            add_i32(&held.octets, -<int32_t> entry.length)
+        add_i32(&q.octets, -<int32_t> entry.length)
         store_u32(&q.head, q.head + 1)
     return found
 

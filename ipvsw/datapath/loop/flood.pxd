@@ -16,7 +16,7 @@ from ipvsw.datapath.rules.decide cimport BROADCAST, host_hears_group, port_accep
 from ipvsw.datapath.rules.outcome cimport DROP_BACKLOG, TO_PORTS
 from ipvsw.datapath.rules.macnat cimport put_mac
 from ipvsw.datapath.loop.state cimport (
-    BACKLOG, BURST, EVENT_GROUPS_BIT, FROM_GONE, FROM_MASTER, HEADER, ROOM, Waiting, Worker, backlog_put,
+    BACKLOG, BURST, EVENT_GROUPS_BIT, FROM_GONE, FROM_MASTER, HEADER, ROOM, Held, Waiting, Worker, backlog_put,
     raise_event, waiting_of,
 )
 from ipvsw.datapath.loop.busypoll cimport clock_ns
@@ -43,6 +43,7 @@ cdef inline void flood_slice(Worker *w) noexcept nogil:
     """A few copies; a frame from a port goes on the wire after its last copy."""
     cdef int budget = SMALL if w.yielding else SLICE
     cdef Waiting *entry
+    cdef Held *held
     while w.backlog_length and budget > 0:
         entry = &w.backlog[w.backlog_head]
         budget -= flood_ports(w, entry, budget)
@@ -56,7 +57,10 @@ cdef inline void flood_slice(Worker *w) noexcept nogil:
             if w.tx_length == BURST:
                 master_tx(w)
         if entry.source != FROM_GONE:
-            waiting_of(w, entry.source)[0] -= 1
+            held = waiting_of(w, entry.source)
+            held.frames -= 1
+            held.octets -= <int32_t> entry.length
+        w.backlog_octets -= <int32_t> entry.length
         free(entry.frame)
         w.backlog_head = (w.backlog_head + 1) % BACKLOG
         w.backlog_length -= 1

@@ -12,7 +12,7 @@ from libc.string cimport memcpy, memset
 
 from ipvsw.datapath.rules.decide cimport PortRule
 from ipvsw.datapath.kernel.packetring cimport packets_map, packets_unmap, send_ring_map, send_ring_unmap
-from ipvsw.datapath.rules.routecache cimport Route, route_clear, route_put
+from ipvsw.datapath.rules.routecache cimport Route, route_clear, route_forget, route_put
 from ipvsw.datapath.loop.state cimport (
     BACKLOG, CREDIT, DEVICE, FROM_GONE, HOST_EVENT, MASTER_EVENT, SLOW, UNIX_SOCKET, Port, Queue, Reinjected, Worker,
     backlog_put, poll_fd, queue_of, read_by_ring, reads_port, unpoll_fd,
@@ -41,6 +41,7 @@ cdef enum EditKind:
     ATTACH_HOST
     DETACH_HOST
     SET_ROUTE
+    FORGET_ROUTE
     CLEAR_ROUTES
     BIND
     UNBIND
@@ -125,6 +126,8 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
         return connect_port(w, e.port, e.fd)
     elif e.kind == SET_ROUTE:
         return 0 if route_put(&w.routes, &e.address, &e.route) else ENOMEM
+    elif e.kind == FORGET_ROUTE:
+        route_forget(&w.routes, &e.address)
     elif e.kind == CLEAR_ROUTES:
         return 0 if route_clear(&w.routes) else ENOMEM
     elif e.kind == UNBIND:

@@ -11,7 +11,7 @@ from libc.string cimport memcpy
 
 from ipvsw.datapath.rules.hostaccess cimport DHCP_CLIENT, IPPROTO_UDP, ipv4_transport
 from ipvsw.datapath.rules.decide cimport L2
-from ipvsw.datapath.loop.state cimport HEADER, MARKS, SLOW, Queue, Slow, Worker
+from ipvsw.datapath.loop.state cimport HEADER, MARKS, SLOW, SLOW_OCTETS, Held, Queue, Slow, Worker, punted_by
 from ipvsw.datapath.kernel.sys cimport (
     add_i32, be16, be32, eventfd_write, load_i32, load_u32, load_u64, mix, or_u64, store_u32,
 )
@@ -46,24 +46,31 @@ cdef inline bint punt_to_port(Worker *w, int32_t source, const Frame *f) noexcep
 
 cdef inline bint punt(Worker *w, int32_t *credit, int32_t reserved, int32_t source, const Frame *f) noexcept nogil:
     """False if the source has no more than `reserved` credits left, or if too many frames wait."""
-    if load_i32(credit) <= reserved or not queue_frame(w, &w.punted, source, f):
+    if load_i32(credit) <= reserved or not queue_frame(w, &w.punted, punted_by(w, source), source, f):
         return False
     add_i32(credit, -1)
     return True
 
 
-cdef inline bint queue_frame(Worker *w, Queue *q, int32_t source, const Frame *f) noexcept nogil:
-    """A copy for Python, with its virtio_net_hdr. False if too many wait, or if there is no memory."""
+cdef inline bint queue_frame(Worker *w, Queue *q, Held *held, int32_t source, const Frame *f) noexcept nogil:
+    """A copy for Python, with its virtio_net_hdr. False if there is no memory, or if the interface, of which `held`
+    waits there, has as much as is left free."""
     cdef Slow *entry
-    if q.tail - load_u32(&q.head) == SLOW:
+    cdef int32_t n = <int32_t> (HEADER + f.length)
+    cdef int32_t free_frames = <int32_t> (SLOW - (q.tail - load_u32(&q.head)))
+    cdef int32_t free_octets = SLOW_OCTETS - load_i32(&q.octets)
+    if load_i32(&held.frames) >= free_frames or load_i32(&held.octets) + n > free_octets:
         return False
     entry = &q.entries[q.tail % SLOW]
-    entry.length = HEADER + f.length
+    entry.length = <uint32_t> n
     entry.frame = <uint8_t *> malloc(entry.length)
     if entry.frame == NULL:
         return False
     memcpy(entry.frame, f.data - HEADER, entry.length)
     entry.source = source
+    add_i32(&held.frames, 1)
+    add_i32(&held.octets, n)
+    add_i32(&q.octets, n)
     store_u32(&q.tail, q.tail + 1)
     eventfd_write(w.notify_fd, 1)
     return True

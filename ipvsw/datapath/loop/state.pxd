@@ -33,7 +33,9 @@ cdef enum:
     BUFFER = ROOM + HEADER + LONGEST
     # Multicast frames that may wait; from one interface half of it, the kernel driver's IPVLAN_QBACKLOG_LIMIT.
     BACKLOG = 2000
-    SLOW = 256  # frames that may wait for Python in one queue
+    BACKLOG_OCTETS = 16 << 20  # bytes of them; from one interface half of it
+    SLOW = 256  # frames that may wait for Python in one queue; from one interface half of it
+    SLOW_OCTETS = 2 << 20  # bytes of them; from one interface half of it
     MARKS = 4  # words in which a port's addresses in use are marked
     CREDIT = 32  # frames of one port that may be shown to the snooper before it gives more
     MASTER_CREDIT = 128  # the same for what comes from the master and from the host
@@ -80,6 +82,11 @@ cdef struct Traffic:
     uint64_t tx_errors
     uint64_t outcomes[N_OUTCOMES]
 
+# What of a queue is an interface's. Where it is for Python, the control thread takes it back.
+cdef struct Held:
+    int32_t frames
+    int32_t octets
+
 cdef struct Port:
     int backend  # DEVICE, or another of these
     int fd  # of the queue that this worker uses; -1: no such port, or no peer is connected to its socket
@@ -88,7 +95,9 @@ cdef struct Port:
     bint accepts_uso  # takes datagrams that have become one (USO)
     bint tx_pending  # frames for its socket wait to be sent together
     uint32_t events  # EVENT_* bits that the control thread has not fetched
-    uint32_t waiting  # its multicast frames in the backlog
+    Held waiting  # its multicast frames in the backlog
+    Held slow  # its frames for the router
+    Held punted  # and for the snooper
     bint armed  # the ring reads it
     bint got_frame  # and has, since it began to
     bint leaving  # and is told not to
@@ -115,6 +124,7 @@ cdef struct Queue:
     Slow entries[SLOW]
     uint32_t head
     uint32_t tail
+    int32_t octets  # that wait
 
 # A punted frame that Python has given back.
 cdef struct Reinjected:
@@ -146,12 +156,14 @@ cdef struct Worker:
     Waiting backlog[BACKLOG]
     uint32_t backlog_head
     uint32_t backlog_length
+    int32_t backlog_octets
     uint32_t yielding  # turns that the backlog still gives to those who have got frames
     uint64_t busy_until  # ns, the clock's
-    uint32_t master_waiting
-    uint32_t host_waiting
+    Held master_waiting
+    Held host_waiting
     Queue slow  # for the router
     Queue punted  # for the snooper
+    Held punted_inbound  # what of it is from the master and the host
     int32_t credit  # frames from the master and the host that may be shown
     Reinjected *reinjected  # the first, in the order in which they came back
     Reinjected *reinjected_last
@@ -217,27 +229,35 @@ cdef inline void read_by_ring(Worker *w, int32_t port) noexcept nogil:
     ring_read(&w.ring, w.ports[port].fd, RING_READ | <uint32_t> port)
 
 
-cdef inline uint32_t *waiting_of(Worker *w, int32_t source) noexcept nogil:
-    """How many of an interface's frames are in the backlog."""
+cdef inline Held *waiting_of(Worker *w, int32_t source) noexcept nogil:
+    """What of the backlog is an interface's."""
     if source >= 0:
         return &w.ports[source].waiting
     return &w.host_waiting if source == FROM_HOST else &w.master_waiting
 
 
+cdef inline Held *punted_by(Worker *w, int32_t source) noexcept nogil:
+    return &w.ports[source].punted if source >= 0 else &w.punted_inbound
+
+
 cdef inline bint backlog_put(Worker *w, int32_t source, const uint8_t *frame, uint32_t n) noexcept nogil:
     """A multicast frame with its header, n bytes. False if too many wait, or if there is no memory."""
-    cdef uint32_t *waiting = waiting_of(w, source)
+    cdef Held *held = waiting_of(w, source)
     cdef Waiting *entry = &w.backlog[(w.backlog_head + w.backlog_length) % BACKLOG]
     cdef uint8_t *copy
-    if waiting[0] >= BACKLOG - w.backlog_length:
+    if held.frames >= <int32_t> (BACKLOG - w.backlog_length):
+        return False
+    if held.octets + <int32_t> n > BACKLOG_OCTETS - w.backlog_octets:
         return False
     copy = <uint8_t *> malloc(n)
     if copy == NULL:
         return False
     memcpy(copy, frame, n)
     entry[0] = Waiting(copy, n, source, 0)
-    waiting[0] += 1
+    held.frames += 1
+    held.octets += <int32_t> n
     w.backlog_length += 1
+    w.backlog_octets += <int32_t> n
     return True
 
 

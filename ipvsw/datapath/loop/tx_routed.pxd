@@ -41,7 +41,7 @@ cdef inline int route_tx(Worker *w, int32_t port, const Frame *f) noexcept nogil
 
 cdef inline int route_slow(Worker *w, int32_t port, const Frame *f) noexcept nogil:
     """For the router, which takes milliseconds: few may wait."""
-    return TO_SLOWPATH if queue_frame(w, &w.slow, port, f) else DROP_BACKLOG
+    return TO_SLOWPATH if queue_frame(w, &w.slow, &w.ports[port].slow, port, f) else DROP_BACKLOG
 
 
 cdef inline int stack_tx(Worker *w, const Frame *f) noexcept nogil:

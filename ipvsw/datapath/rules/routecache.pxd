@@ -9,7 +9,7 @@ from libc.stdlib cimport realloc
 from libc.string cimport memcpy
 
 from ipvsw.datapath.kernel.sys cimport be16, virtio_net_hdr
-from ipvsw.datapath.rules.table cimport Table, table_find, table_free, table_init, table_put
+from ipvsw.datapath.rules.table cimport Table, table_find, table_free, table_init, table_put, table_remove
 from ipvsw.datapath.packet.headers cimport ETH_HLEN, ETH_P_IP, Address, Frame, folded, ipv4_address, ipv6_address, put16
 
 cdef enum:
@@ -33,6 +33,7 @@ cdef struct Routes:
     Route *entries
     int32_t length
     int32_t room
+    int32_t free  # 1 + the index of the first entry that was forgotten; the next one's stands in its `mtu`
 
 
 cdef inline Address route_key(const Frame *f) noexcept nogil:
@@ -50,7 +51,12 @@ cdef inline bint route_put(Routes *r, const Address *a, const Route *route) noex
     """False if there is no memory."""
     cdef int32_t i = table_find(&r.table, a)
     cdef Route *entries
-    if i < 0:
+    if i < 0 and r.free:
+        i = r.free - 1
+        if not table_put(&r.table, a, i):
+            return False
+        r.free = <int32_t> r.entries[i].mtu
+    elif i < 0:
         if r.length == r.room:
             entries = <Route *> realloc(r.entries, max(64, r.room * 2) * sizeof(Route))
             if entries == NULL:
@@ -65,6 +71,15 @@ cdef inline bint route_put(Routes *r, const Address *a, const Route *route) noex
     return True
 
 
+cdef inline void route_forget(Routes *r, const Address *a) noexcept nogil:
+    """One that isn't there is no error."""
+    cdef int32_t i = table_find(&r.table, a)
+    if i >= 0:
+        table_remove(&r.table, a)
+        r.entries[i].mtu = <uint32_t> r.free
+        r.free = i + 1
+
+
 cdef inline bint route_clear(Routes *r) noexcept nogil:
     """Forget all. False if there is no memory; nothing is forgotten then."""
     cdef Table empty
@@ -72,7 +87,7 @@ cdef inline bint route_clear(Routes *r) noexcept nogil:
         return False
     table_free(&r.table)
     r.table = empty
-    r.length = 0
+    r.length = r.free = 0
     return True
 
 

@@ -9,7 +9,8 @@ closed when the function returns.
     handle.py     requests inside one namespace
     dump.py       all links of a namespace, parsed as events are
     delete.py     many links deleted at once
-    routes.py     which way the host would send a packet, and events about that
+    lookup.py     which way the host would send a packet, asked on a socket of its own
+    routes.py     what the answers are, and the events after which they may be others
     rules.py      our policy rules
     clsact.py     the shim's two tc filters
     thread.py     the event socket and the thread that enters namespaces
@@ -18,6 +19,7 @@ closed when the function returns.
 from __future__ import annotations
 
 from ipvsw.linux.netlink.handle import Handle
+from ipvsw.linux.netlink.lookup import RouteLookup
 from ipvsw.linux.netlink.messages import (
     AddressEvent,
     Event,
@@ -46,6 +48,7 @@ __all__ = [
     "Netlink",
     "Overrun",
     "RouteAnswer",
+    "RouteLookup",
     "RouteMonitor",
     "RoutesChanged",
     "Rule",

@@ -26,7 +26,6 @@ from ipvsw.linux.netlink.messages import (
     make_link,
     owned_address,
 )
-from ipvsw.linux.netlink.routes import RouteAnswer
 from ipvsw.linux.netlink.rules import Rule
 from ipvsw.model import Address, Interface
 
@@ -226,20 +225,6 @@ class Handle:
         """All our policy rules for this master and its routing table."""
         with _readable("policy rules"):
             rules.replace(self._route, wanted, master, table)
-
-    # ------------------------------------------------------------------------ where the host would send
-
-    def route_to(self, destination: Address, source: Address, index: int) -> RouteAnswer | None:
-        """The kernel's answer for a packet of a port, leaving by `index` if it may. None: there is no way."""
-        return routes.route_to(self._route, destination, source, index)
-
-    def destination_decides(self, version: int) -> bool:
-        """Whether no policy rule of this IP version depends on anything of a packet but its destination."""
-        return routes.destination_decides(self._route, version)
-
-    def use_neighbour(self, index: int, address: Address) -> None:
-        """Have the kernel confirm a next hop that is used behind its back."""
-        routes.use_neighbour(self._route, index, address)
 
     # ------------------------------------------------------------------------ neighbours
 

@@ -227,5 +227,10 @@ def attributes(data: bytes, start: int) -> dict[int, bytes]:
     return found
 
 
+def pack_attribute(kind: int, value: bytes) -> bytes:
+    """An attribute with its header, padded."""
+    return _RTATTR.pack(_RTATTR.size + len(value), kind) + value + bytes(-len(value) % 4)
+
+
 def _text(value: bytes) -> str:
     return value.partition(b"\0")[0].decode(errors="surrogateescape")

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from typing import ClassVar
 
 from ipvsw.linux.errors import is_gone
-from ipvsw.linux.namespaces import identity, open_namespace
+from ipvsw.linux.namespaces import identity
 from ipvsw.linux.netlink import Handle
 from ipvsw.linux.tracked import Snapshot, read_in_netns
 from ipvsw.ports.backend import Backend, BackendPort, Settings
@@ -30,7 +30,7 @@ class DeviceBackend(Backend):
 
     def _find_place(self) -> int | None:
         """An fd of the namespace that the device belongs to, None while there is none. Errors: OSError."""
-        return open_namespace(self.port.config.netns)
+        return self.port.namespace.open()
 
     def _create(self, handle: Handle, netns_fd: int, settings: Settings) -> int | None:
         """In the daemon's namespace: make what must be made there. The target's nsid. Errors: OSError."""

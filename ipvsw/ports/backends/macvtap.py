@@ -12,7 +12,6 @@ from hashlib import blake2b
 
 from ipvsw.linux.devices.macvtap import Node, free_index
 from ipvsw.linux.devices.tap import Tap, open_tap
-from ipvsw.linux.namespaces import open_namespace
 from ipvsw.linux.netlink import Handle, Link
 from ipvsw.linux.tracked import Snapshot, read_device
 from ipvsw.model import Kind
@@ -48,8 +47,7 @@ class MacvtapBackend(DeviceBackend):
     # ------------------------------------------------------------------------ opening
 
     def _find_place(self) -> int | None:
-        netns = self.port.config.netns
-        return open_namespace(netns) if netns else self.port.env.runtime.open_hidden()
+        return self.port.namespace.open() if self.port.config.netns else self.port.env.runtime.open_hidden()
 
     async def open(self, settings: Settings) -> Snapshot | None:
         snapshot = await super().open(settings)

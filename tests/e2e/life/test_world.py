@@ -13,6 +13,7 @@ from tests.support.frames import ICMP6, checksum, pseudo
 from tests.support.patience import LIMIT, until
 from tests.support.running import Daemon, port, switch
 from tests.support.sniff import raw
+from tests.support.spaces import Sleeper
 from tests.support.topology import MASTER4, MASTER6, MASTER_MAC, WIRE4, WIRE6, WIRE_MAC, Lab, port4, port6, run
 
 NEW4, NEW6 = "10.1.0.77", "fd00:1::77"
@@ -229,11 +230,38 @@ def test_a_namespace_that_appears_later_gets_its_port(lab: Lab, early: Daemon) -
     assert WIRE4 in lab.ip(f"{lab.prefix}-later", "route", "show", "default")
 
 
-def test_a_namespace_by_process_is_found(lab: Lab) -> None:
-    sleeper = lab.spawn(lab.ports[0], "sleep", "infinity")
-    table = switch("m0", lab.host, [port("ipvl1", f"pid:{sleeper.pid}", [f"{port4(1)}/16"])])
-    with Daemon(table, home=lab.home) as daemon:
+def test_a_namespace_by_process_is_that_processs_alone(lab: Lab) -> None:
+    """Another process that gets the number gets nothing, in the host's namespace or in one of its own, until the
+    configuration is read again."""
+    with Sleeper() as first:
+        table = switch("m0", lab.host, [port("ipvl1", f"pid:{first.pid}", [f"{port4(1)}/16"])])
+        with Daemon(table, home=lab.home) as daemon:
+            daemon.wait()
+            lab.reachable(lab.wire, port4(1))
+            first.end()
+            until(lambda: daemon.port("ipvl1")["state"] == "waiting", "the port is gone")
+            with Sleeper(first.pid) as second:
+                for _ in range(3):  # it looks every second
+                    time.sleep(0.7)
+                    assert second.links() == ["lo"]
+                assert daemon.port("ipvl1")["reason"].endswith("the process has ended")
+                daemon.cli("reload")
+                until(lambda: daemon.port("ipvl1")["state"] == "up", "the port is back")
+                assert second.links() == ["lo", "ipvl1"]
+                lab.reachable(lab.wire, port4(1))
+
+
+def test_a_port_that_is_added_anew_is_the_new_processs(lab: Lab) -> None:
+    def added(pid: int) -> bool:
+        body = {"master": "m0", "name": "ipvl1", "netns": f"pid:{pid}"}
+        return bool(daemon.call("POST", "/v1/ports", body)[1]["state"] == "up")
+
+    with Daemon(switch("m0", lab.host), home=lab.home) as daemon, Sleeper() as first:
         daemon.wait()
-        lab.reachable(lab.wire, port4(1))
-        sleeper.kill()
-        sleeper.wait()
+        assert added(first.pid)
+        first.end()
+        until(lambda: daemon.port("ipvl1")["state"] == "waiting", "the port is gone")
+        daemon.cli("link", "del", "ipvl1")
+        with Sleeper(first.pid) as second:
+            assert added(second.pid)
+            assert second.links() == ["lo", "ipvl1"]

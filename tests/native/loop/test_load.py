@@ -33,6 +33,7 @@ from tests.support.patience import until
 
 pytestmark = pytest.mark.usefixtures("io")
 
+BACKLOG_OCTETS = 16 << 20  # bytes of multicast frames that may wait
 STORM = 210_000  # frames, for each of five storms
 PORTS = 5
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -287,3 +288,26 @@ def collected(it: Lab, came: dict[int, list[int]]) -> bool:
     for b, numbers in came.items():
         numbers += [int.from_bytes(f[34:42], "big") for f in it.interfaces[b].waiting()]
     return True
+
+
+def test_multicast_frames_that_wait_are_bounded_in_bytes() -> None:
+    """An interface may have as many waiting as are left free."""
+    with lab(2, start=False) as it:
+        size = len(HEADER + broadcast(0, bytes(60_000)))
+        expected = held = 0
+        for port in (0, 1):
+            for _ in range(200):
+                it.datapath.announce(port, HEADER + broadcast(port, bytes(60_000)))
+            it.datapath.commit()
+            held = 0
+            while held + size <= BACKLOG_OCTETS - expected * size:
+                held, expected = held + size, expected + 1
+        it.datapath.start()
+
+        def left() -> bool:
+            counted = it.counted(None)
+            return counted.tx_frames + counted.tx_errors == expected
+
+        until(left, f"{expected} frames leave on the wire")
+        it.interfaces[0].send(broadcast(0))
+        until(lambda: it.counted(0).outcomes == {"to_ports": 1}, "room again")

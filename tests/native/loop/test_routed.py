@@ -34,7 +34,7 @@ from tests.support.patience import LIMIT, until
 pytestmark = pytest.mark.usefixtures("io")
 
 FAR4, FAR6 = bytes([192, 0, 2, 1]), bytes.fromhex("20010db8" + "00" * 11 + "01")
-SLOW = 256  # frames that may wait for Python
+SLOW, SLOW_OCTETS = 256, 2 << 20  # frames, and bytes of them, that may wait for Python
 STORM = 60_000
 
 ROUTED = pytest.mark.parametrize("mode", ["l3", "l3s"])
@@ -244,15 +244,64 @@ def test_ten_thousand_destinations_find_their_own() -> None:
 
 
 def test_few_wait_for_python_and_the_rest_is_counted() -> None:
-    with lab(2, mode="l3") as it:
-        for _ in range(SLOW + 100):
-            it.interfaces[0].send(out4())
-        assert it.settled(0, SLOW + 100).outcomes == {"to_slowpath": SLOW, "drop_backlog": 100}
+    """A port may have as many there as are left free: half, of the rest half, and so on."""
+    with lab(3, mode="l3") as it:
+        for port, share in enumerate((SLOW // 2, SLOW // 4, SLOW // 8)):
+            for _ in range(SLOW):
+                it.interfaces[port].send(out4())
+            assert it.settled(port, SLOW).outcomes == {"to_slowpath": share, "drop_backlog": SLOW - share}
         it.interfaces[1].send(between(1, 0))
         assert it.interfaces[0].receive() == between(1, 0), "nobody else has to wait"
-        assert it.datapath.slow() == [(0, HEADER + out4())] * SLOW
+        waiting = [port for port, _ in it.datapath.slow()]
+        assert waiting == [0] * (SLOW // 2) + [1] * (SLOW // 4) + [2] * (SLOW // 8)
         it.interfaces[0].send(out4())
         until(lambda: it.datapath.slow() == [(0, HEADER + out4())], "room again")
+
+
+def test_what_waits_for_python_is_bounded_in_bytes() -> None:
+    with lab(3, mode="l3") as it:
+        long = out4(bytes(60_000))
+        size, total = len(HEADER + long), 0
+        for port in (0, 1):
+            held = 0
+            while held + size <= SLOW_OCTETS - total:
+                held, total = held + size, total + size
+            for _ in range(SLOW // 4):
+                it.interfaces[port].send(long)
+            taken = held // size
+            assert it.settled(port, SLOW // 4).outcomes == {"to_slowpath": taken, "drop_backlog": SLOW // 4 - taken}
+        it.interfaces[2].send(out4())
+        assert it.settled(2, 1).outcomes == {"to_slowpath": 1}, "a short one finds room"
+        assert sum(len(waiting) for _, waiting in it.datapath.slow()) == total + len(HEADER + out4())
+        it.interfaces[0].send(long)
+        until(lambda: it.datapath.slow() == [(0, HEADER + long)], "room again")
+
+
+def test_what_a_port_that_left_had_waiting_is_nobodys() -> None:
+    with lab(2, mode="l3") as it:
+        for _ in range(SLOW):
+            it.interfaces[0].send(out4())
+        it.settled(0, SLOW)
+        for address in (v4(0), v6(0)):
+            it.datapath.unbind(address)
+        it.datapath.detach_port(0)
+        it.datapath.commit()
+        assert len(it.datapath.slow()) == SLOW // 2
+        for _ in range(SLOW):
+            it.interfaces[1].send(out6())
+        assert it.settled(1, SLOW).outcomes == {"to_slowpath": SLOW // 2, "drop_backlog": SLOW // 2}
+
+
+def test_a_route_that_is_forgotten_is_pythons_turn_again() -> None:
+    with lab(1, mode="l3") as it:
+        commit_route(it, FAR4, ROUTER)
+        commit_route(it, FAR6, ROUTER)
+        it.datapath.forget_route(FAR4)
+        it.datapath.forget_route(bytes(4))
+        it.datapath.commit()
+        it.interfaces[0].send(out4())
+        it.interfaces[0].send(out6())
+        assert it.settled(0, 2).outcomes == {"to_slowpath": 1, "to_master": 1}
 
 
 def test_without_a_master_routed_frames_are_counted() -> None:

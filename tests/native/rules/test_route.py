@@ -35,9 +35,12 @@ def test_random_changes_leave_what_a_dictionary_has() -> None:
         for _ in range(1000):
             address = rng.choice(known)
             what = rng.random()
-            if what < 0.6:
+            if what < 0.4:
                 model[address] = rng.randrange(3), rng.randbytes(6), rng.randrange(1 << 32)
                 routes.put(address, *model[address])
+            elif what < 0.6:
+                model.pop(address, None)
+                routes.forget(address)
             elif what < 0.603:
                 model.clear()
                 routes.clear()
@@ -45,6 +48,7 @@ def test_random_changes_leave_what_a_dictionary_has() -> None:
                 frame = to4(address) if len(address) == 4 else to6(address)
                 assert routes.find(frame) == model.get(address)
         assert len(routes) == len(model)
+        assert routes.entries <= len(known), "what was forgotten makes room"
 
 
 def test_families_are_told_apart() -> None:

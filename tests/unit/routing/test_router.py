@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from ipaddress import ip_address
 from typing import Any, TypeVar, cast
 
 import pytest
 
-from ipvsw.changes import Changes
 from ipvsw.linux.netlink import NeighbourChanged, RouteAnswer, RoutesChanged
 from ipvsw.model import Address
-from ipvsw.routing import router
+from ipvsw.routing import cache, router
 from ipvsw.routing.router import NO_OFFLOAD, NextHop, Router, RouterUplink, ends, ethernet, to_next_hop
 from tests.support.packets import DF, UDP, Made
 from tests.support.patience import LIMIT
@@ -42,31 +42,30 @@ def frame(to: Address = FAR, payload: int = 8, field: int = 0) -> bytes:
 
 
 class Kernel:
-    """`Runtime` and `Handle` in one: what the host's routing says, and what it was asked."""
+    """`RouteLookup`: what the host's routing says, and what it was asked."""
 
     def __init__(self) -> None:
         self.ways: dict[Address, RouteAnswer | OSError | None] = {FAR: way(), FARTHER: way()}
         self.plain = True
         self.asked: list[tuple[Address, Address]] = []
+        self.rules_read = 0
         self.confirmed: list[Address] = []
         self.trouble: Exception | None = None
-        self.gone = False
-        self.may_answer = asyncio.Event()
+        self.may_answer = threading.Event()
         self.may_answer.set()
 
-    async def run_in_netns(self, place: Callable[[], int | None], work: Callable[[Any], T]) -> T | None:
+    def destination_decides(self, version: int) -> bool:
+        self.rules_read += 1
         if self.trouble is not None:
             raise self.trouble
-        found = None if self.gone else work(self)
-        await self.may_answer.wait()
-        return found
-
-    def destination_decides(self, version: int) -> bool:
         return self.plain
 
     def route_to(self, to: Address, by: Address, index: int) -> RouteAnswer | None:
         assert index == INDEX
         self.asked.append((to, by))
+        self.may_answer.wait(5)
+        if self.trouble is not None:
+            raise self.trouble
         answer = self.ways[to]
         if isinstance(answer, OSError):
             raise answer
@@ -78,9 +77,11 @@ class Kernel:
 
 
 class Datapath:
-    """The route cache, as the hot loop would see it."""
+    """The route cache, as the hot loop would see it, and the frames that it has for the router."""
 
     def __init__(self) -> None:
+        self.datapath = self
+        self.waiting: list[tuple[int, bytes]] = []
         self.routes: dict[Address, tuple[bytes, bool, int]] = {}
         self.used: set[Address] = set()
         self._edits: list[Callable[[], object]] = []
@@ -88,10 +89,20 @@ class Datapath:
     def set_route(self, address: bytes, *, mac: bytes, stack: bool, mtu: int) -> None:
         self._edits.append(lambda: self.routes.update({ip_address(address): (mac, stack, mtu)}))
 
+    def slow(self) -> list[tuple[int, bytes]]:
+        waiting, self.waiting = self.waiting, []
+        return waiting
+
+    def forget_route(self, address: bytes) -> None:
+        self._edits.append(lambda: self.routes.pop(ip_address(address), None))
+
     def clear_routes(self) -> None:
         self._edits.append(self.routes.clear)
 
-    def commit(self) -> None:
+    @contextmanager
+    def batch(self) -> Iterator[Datapath]:
+        """`Changes` as well: the edits are made at the end."""
+        yield self
         for edit in self._edits:
             edit()
         self._edits = []
@@ -115,23 +126,23 @@ class Wire:
 
 
 class Monitor:
-    """A `RouteMonitor` whose events the test makes."""
+    """Events as the event socket has them."""
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
-        self._events: list[RoutesChanged | NeighbourChanged] = []
+        self.unread: list[RoutesChanged | NeighbourChanged] = []
 
     def fileno(self) -> int:
         return self._reader
 
-    def add(self, *events: RoutesChanged | NeighbourChanged) -> None:
-        self._events += events
+    def tell(self, *events: RoutesChanged | NeighbourChanged) -> None:
+        self.unread += events
         os.write(self._writer, b"!")
 
     def events(self) -> Iterator[RoutesChanged | NeighbourChanged]:
         os.read(self._reader, 100)
-        events, self._events = self._events, []
-        yield from events
+        unread, self.unread = self.unread, []
+        yield from unread
 
     def close(self) -> None:
         os.close(self._reader)
@@ -143,8 +154,7 @@ class Rig:
         self.kernel, self.datapath, self.monitor = Kernel(), Datapath(), Monitor()
         self.wire, self.stack = Wire(), Wire()
         self.answers: list[tuple[int, bytes]] = []
-        changes = Changes("lan", cast(Any, self.datapath), cast(Any, None))
-        self.router = Router(cast(Any, self.kernel), changes, lambda port, frame: self.answers.append((port, frame)))
+        self.router = Router(cast(Any, self.datapath), lambda port, frame: self.answers.append((port, frame)))
         self.uplink = RouterUplink(
             index=INDEX,
             mac=MASTER,
@@ -154,7 +164,7 @@ class Rig:
             frames=cast(Any, self.wire),
             stack=cast(Any, self.stack),
             monitor=cast(Any, self.monitor),
-            place=lambda: None,
+            lookup=cast(Any, self.kernel),
         )
 
     @property
@@ -164,18 +174,22 @@ class Rig:
     async def carry(self, *frames: bytes, port: int = 3) -> None:
         """Hands frames over and waits for the end of each."""
         before = self.router.counters.total()
-        self.router.take([(port, one) for one in frames])
+        self.hand_over([(port, one) for one in frames])
         await until(lambda: self.router.counters.total() == before + len(frames))
 
-    async def announce(self, *events: RoutesChanged | NeighbourChanged) -> None:
-        self.monitor.add(*events)
-        await until(lambda: not self.monitor._events)
+    def hand_over(self, frames: list[tuple[int, bytes]]) -> None:
+        self.datapath.waiting += frames
+        self.router.wake()
+
+    async def hear(self, *events: RoutesChanged | NeighbourChanged) -> None:
+        self.monitor.tell(*events)
+        await until(lambda: not self.monitor.unread)
 
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(LIMIT):
         while not condition():
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)  # the thread that asks the kernel needs the interpreter, too
 
 
 @asynccontextmanager
@@ -297,14 +311,13 @@ async def test_one_that_cannot_be_asked_about_does_not_take_the_others_with_it()
         assert FAR in it.datapath.routes
 
 
-@pytest.mark.parametrize("gone", [True, False])
-async def test_a_master_whose_namespace_is_gone_costs_the_frames_alone(gone: bool) -> None:
+async def test_a_master_whose_sockets_are_closed_costs_the_frames_alone() -> None:
     async with rig() as it:
-        it.kernel.gone, it.kernel.trouble = gone, None if gone else OSError(errno.ENOENT, "gone")
+        it.kernel.trouble = OSError(errno.EBADF, "closed")
         await it.carry(frame(), frame(FARTHER))
         assert it.datapath.routes == {}
         assert it.counters == {"drop_no_route": 2}
-        it.kernel.gone, it.kernel.trouble = False, None
+        it.kernel.trouble = None
         await it.carry(frame())
         assert it.counters == {"drop_no_route": 2, "to_master": 1}
 
@@ -312,7 +325,7 @@ async def test_a_master_whose_namespace_is_gone_costs_the_frames_alone(gone: boo
 async def test_a_mistake_of_ours_costs_the_frames_in_hand_alone(caplog: pytest.LogCaptureFixture) -> None:
     async with rig() as it:
         it.kernel.trouble = RuntimeError("a mistake")
-        it.router.take([(0, frame())])
+        it.hand_over([(0, frame())])
         await until(lambda: "a mistake" in caplog.text)
         it.kernel.trouble = None
         await it.carry(frame())
@@ -333,7 +346,7 @@ async def test_a_changed_way_empties_the_cache() -> None:
     async with rig() as it:
         await it.carry(frame(), frame(FARTHER))
         it.kernel.ways[FAR] = way(via=GATEWAY6, mac=OTHER_MAC)
-        await it.announce(RoutesChanged())
+        await it.hear(RoutesChanged())
         assert it.datapath.routes == {}
         await it.carry(frame())
         assert it.datapath.routes == {FAR: (OTHER_MAC, False, 1500)}
@@ -345,11 +358,11 @@ async def test_a_neighbour_changes_the_ways_that_rest_on_it_without_asking() -> 
     async with rig() as it:
         it.kernel.ways[FARTHER] = way(via=ip_address("10.1.0.253"))
         await it.carry(frame(), frame(FARTHER))
-        await it.announce(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
+        await it.hear(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
         assert it.datapath.routes == {FAR: (OTHER_MAC, False, 1500), FARTHER: (GATEWAY_MAC, False, 1500)}
-        await it.announce(NeighbourChanged(INDEX, GATEWAY, None, permanent=False))
+        await it.hear(NeighbourChanged(INDEX, GATEWAY, None, permanent=False))
         assert it.datapath.routes[FAR] == (bytes(6), True, 1500), "the host's output asks for it"
-        await it.announce(
+        await it.hear(
             NeighbourChanged(INDEX, GATEWAY, None, permanent=False),
             NeighbourChanged(INDEX, GATEWAY, GATEWAY_MAC, permanent=True),
         )
@@ -360,7 +373,7 @@ async def test_a_neighbour_changes_the_ways_that_rest_on_it_without_asking() -> 
 async def test_neighbours_of_nobody_and_of_other_devices_change_nothing() -> None:
     async with rig() as it:
         await it.carry(frame())
-        await it.announce(
+        await it.hear(
             NeighbourChanged(ELSEWHERE, GATEWAY, OTHER_MAC, permanent=False),
             NeighbourChanged(INDEX, FARTHER, OTHER_MAC, permanent=False),
         )
@@ -370,16 +383,16 @@ async def test_neighbours_of_nobody_and_of_other_devices_change_nothing() -> Non
 async def test_a_way_through_the_hosts_output_rests_on_no_neighbour() -> None:
     async with rig(exact=True) as it:
         await it.carry(frame())
-        await it.announce(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
+        await it.hear(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
         assert it.datapath.routes == {FAR: (bytes(6), True, 1500)}
 
 
-async def test_an_answer_that_an_event_overtook_is_used_and_not_kept() -> None:
+async def test_an_answer_that_news_overtook_is_used_and_not_kept() -> None:
     async with rig() as it:
         it.kernel.may_answer.clear()
         carrying = asyncio.create_task(it.carry(frame()))
         await until(lambda: bool(it.kernel.asked))
-        await it.announce(RoutesChanged())
+        await it.hear(RoutesChanged())
         it.kernel.may_answer.set()
         await carrying
         assert it.counters == {"to_master": 1}
@@ -394,7 +407,7 @@ async def test_a_neighbour_that_answers_while_the_kernel_is_asked_counts() -> No
         it.kernel.may_answer.clear()
         carrying = asyncio.create_task(it.carry(frame()))
         await until(lambda: bool(it.kernel.asked))
-        await it.announce(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
+        await it.hear(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
         it.kernel.may_answer.set()
         await carrying
         assert it.datapath.routes == {FAR: (OTHER_MAC, False, 1500)}
@@ -419,25 +432,113 @@ async def test_another_master_or_mode_starts_anew() -> None:
 async def test_a_switch_that_does_not_route_does_not_listen() -> None:
     async with rig() as it:
         it.router.set_mode(routes=False, exact=False)
-        it.monitor.add(RoutesChanged())
+        it.monitor.tell(RoutesChanged())
         for _ in range(20):
             await asyncio.sleep(0)
-        assert it.monitor._events
+        assert it.monitor.unread
         it.router.set_mode(routes=True, exact=False)
-        await until(lambda: not it.monitor._events)
+        await until(lambda: not it.monitor.unread)
 
 
-async def test_a_full_cache_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(router, "CAPACITY", 3)
+async def test_policy_rules_are_read_once_until_something_changes() -> None:
     async with rig() as it:
-        far = [ip_address(f"203.0.113.{n}") for n in range(5)]
+        await it.carry(frame())
+        await it.carry(frame(FARTHER))
+        assert it.kernel.rules_read == 1
+        await it.hear(RoutesChanged())
+        await it.carry(frame())
+        assert it.kernel.rules_read == 2
+
+
+# ---------------------------------------------------------------------------- a port that scans
+
+
+def scanned(count: int) -> list[Address]:
+    return [ip_address("172.16.0.1") + n for n in range(count)]
+
+
+async def test_a_port_that_scans_does_not_hold_up_another() -> None:
+    async with rig() as it:
+        far = scanned(2000)
         it.kernel.ways.update(dict.fromkeys(far, way()))
-        for n, address in enumerate(far):
-            await it.carry(frame(address))
-            assert address in it.datapath.routes
-            assert len(it.datapath.routes) == n % 3 + 1
-        await it.announce(NeighbourChanged(INDEX, GATEWAY, OTHER_MAC, permanent=False))
-        assert it.datapath.routes == dict.fromkeys(far[3:], (OTHER_MAC, False, 1500))
+        it.hand_over([(1, frame(to)) for to in far])
+        it.hand_over([(2, frame(FAR))])
+        await until(lambda: FAR in it.datapath.routes)
+        assert len(it.kernel.asked) <= 2 * router.TURNS, "it had its turn among the first"
+        await until(lambda: it.router.counters.total() == 2001)
+        assert it.counters == {"to_master": 512 + 1, "drop_backlog": 2000 - 512}, "half of the room, and no more"
+
+
+async def test_the_loop_is_free_between_two_pieces() -> None:
+    async with rig() as it:
+        far = scanned(500)
+        it.kernel.ways.update(dict.fromkeys(far, way()))
+        it.hand_over([(1, frame(to)) for to in far])
+        sizes = set()
+
+        def sent() -> bool:
+            sizes.add(len(it.wire.sent) % router.TURNS)
+            return len(it.wire.sent) == 500
+
+        await until(sent)
+        assert sizes == {0, 500 % router.TURNS}
+
+
+async def test_a_port_has_the_host_ask_for_few_neighbours_at_a_time() -> None:
+    async with rig() as it:
+        dead = scanned(router.UNRESOLVED)
+        it.kernel.ways.update({to: way(via=to, mac=None) for to in (*dead, FAR)})
+        await it.carry(*(frame(to) for to in dead), port=1)
+        half = router.UNRESOLVED // 2
+        assert it.counters == {"to_stack": half, "drop_unresolved": half}
+        await it.carry(frame(), port=2)
+        assert it.counters["to_stack"] == half + 1, "another port has room"
+        await it.hear(*(NeighbourChanged(INDEX, to, None, permanent=False, failed=True) for to in dead[:half]))
+        await it.carry(frame(dead[half]), port=1)
+        assert it.counters["to_stack"] == half + 2, "room again"
+
+
+async def test_a_dead_neighbour_is_left_alone_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "DEAD", 0.05)
+    async with rig() as it:
+        it.kernel.ways[FAR] = way(via=FAR, mac=None)
+        await it.carry(frame())
+        assert it.datapath.routes == {FAR: (bytes(6), True, 1500)}
+        await it.hear(NeighbourChanged(INDEX, FAR, None, permanent=False, failed=True))
+        assert it.datapath.routes == {FAR: (bytes(6), False, 1500)}, "the datapath drops by itself"
+        await until(lambda: it.datapath.routes == {})
+        await it.carry(frame())
+        assert it.kernel.asked == [(FAR, SOURCE)] * 2
+        assert it.counters == {"to_stack": 2}
+
+
+async def test_a_dead_neighbour_that_comes_to_life_is_used_at_once() -> None:
+    async with rig() as it:
+        it.kernel.ways[FAR] = way(via=FAR, mac=None)
+        await it.carry(frame())
+        await it.hear(NeighbourChanged(INDEX, FAR, None, permanent=False, failed=True))
+        await it.hear(NeighbourChanged(INDEX, FAR, OTHER_MAC, permanent=False))
+        assert it.datapath.routes == {FAR: (OTHER_MAC, False, 1500)}
+
+
+async def test_a_gateway_that_fails_is_asked_for_on_and_on() -> None:
+    async with rig() as it:
+        await it.carry(frame())
+        await it.hear(NeighbourChanged(INDEX, GATEWAY, None, permanent=False, failed=True))
+        assert it.datapath.routes == {FAR: (bytes(6), True, 1500)}
+
+
+async def test_few_neighbours_are_confirmed_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router, "CONFIRM", 0.01)
+    monkeypatch.setattr(router, "CONFIRMATIONS", 2)
+    async with rig() as it:
+        far = scanned(5)
+        it.kernel.ways.update({to: way(via=to) for to in far})
+        await it.carry(*map(frame, far))
+        it.datapath.used = set(far)
+        await until(lambda: len(it.kernel.confirmed) == 2)
+        await until(lambda: len(it.kernel.confirmed) == 5)
+        assert set(it.kernel.confirmed) == set(far), "each once"
 
 
 # ---------------------------------------------------------------------------- sending
