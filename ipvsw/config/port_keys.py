@@ -58,9 +58,9 @@ PORT = (
         kinds=DEVICES,
         operand="NETNS",
         help="the network namespace: a name under `/run/netns`, a path or `pid:N`",
-        more="A name or path need not exist yet: the port waits for it. A process must, also one that the path leads to: "
-        "once it has ended, the port is gone, even if another process gets its number, until the configuration is read "
-        "again or the port is added anew. Without the key a macvtap is in a namespace of its own.",
+        more="A name or path need not exist yet: the port waits for it. A process must, also one that the path leads "
+        "to: once it has ended, the port is gone, even if another process gets its number, until the configuration is "
+        "read again or the port is added anew. Without the key a macvtap is in a namespace of its own.",
         example='"/proc/4711/ns/net"',
     ),
     Key(
