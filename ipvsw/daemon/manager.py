@@ -25,7 +25,6 @@ from ipvsw.model import (
     Flag,
     Forbidden,
     HandedOver,
-    Kind,
     LeaseStatus,
     Mode,
     NotFound,
@@ -133,17 +132,15 @@ class Manager:
         if name in self._switches and not find_ports(name, names):
             return self._free_vm(name, peer)
         switch, of = find_port(name, names)
-        port = self._switches[switch].ports.get(of)
-        if port is None or not port.serves_vm:
-            kind = Kind.LINK if port is None else port.config.kind
-            raise Refused(f"{name}: the port is of kind {kind}, which is not for virtual machines")
+        port = self._switches[switch].ports.get(of) or self._switches[switch].links[of]
+        if not port.serves_vm:
+            raise Refused(f"{name}: the port is of kind {port.config.kind}, which is not for virtual machines")
         if not self._may(peer, port):
             raise Forbidden(f"{name}: this user may not have the port")
         return port
 
     def _free_vm(self, switch: str, peer: Peer) -> Port:
-        every = self._switches[switch].ports.values()
-        ports = [port for port in every if port.offers_tap and self._may(peer, port)]
+        ports = [port for port in self._switches[switch].ports.values() if port.offers_tap and self._may(peer, port)]
         if free := next((port for port in ports if port.free), None):
             return free
         if ports or peer.is_master:

@@ -117,21 +117,21 @@ async def _detach(qmp: QMPClient, name: str) -> None:
     from qemu.qmp import ExecuteError
 
     words = ("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR")
-    with qmp.listener(words) as news:
+    with qmp.listener(words) as events:
         try:
             await _execute(qmp, "device_del", id=name)
         except ExecuteError as error:
             if error.error_class != "DeviceNotFound":
                 raise
         else:
-            await _gone(news, name)
+            await _gone(events, name)
     await _execute(qmp, "netdev_del", id=name)
 
 
-async def _gone(news: Any, name: str) -> None:
+async def _gone(events: Any, name: str) -> None:
     try:
         async with asyncio.timeout(UNPLUG):
-            async for event in news:
+            async for event in events:
                 if event["data"].get("device") == name:
                     if event["event"] != "DEVICE_DELETED":
                         raise QmpError(f"{name}: the guest doesn't let it go")

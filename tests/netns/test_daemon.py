@@ -207,7 +207,7 @@ def test_what_the_machine_can_not_do(home: Namespace, netns: Spaces, daemon: Mak
     home.ip("link", "set", "v0", "master", "br0")
     cases = {
         switch(master="nowhere"): "switch[0].master: nowhere does not exist",
-        switch(master="v0"): "switch[0].master: v0 is part of another device, as of a bridge or a bond",
+        switch(master="v0"): "switch[0].master: v0 is part of another device, such as a bridge or a bond",
         switch(port("a", "none"), port("b", "none", ifname="c", mtu=9000)): (
             "switch[0].port[1].mtu: 9000 is larger than the master's 1500"
         ),
