@@ -10,7 +10,7 @@ MODES: dict[str, int]
 FLAGS: dict[str, int]
 ACCESS: dict[str, int]
 FRAMINGS: dict[str, int]
-"""How frames are told apart on a socket: "stream" by the 4-byte big-endian length before each, "packets" as those of
+"""How frames are delimited on a socket: "stream" by the 4-byte big-endian length before each, "packets" as those of
 a SOCK_SEQPACKET, "datagrams" as those of a SOCK_DGRAM, which has no end. "" is for devices."""
 
 PACKET_RING: tuple[int, int]
@@ -18,8 +18,8 @@ SEND_RING: tuple[int, int]
 """Slots, and bytes of each: the rings that a master's sockets may have, one to receive in, one to send from."""
 
 EVENT_GONE: int
-"""The port's device is gone (its namespace was deleted), or who was connected to its socket is: the worker no longer
-polls it."""
+"""The port's device is gone (its namespace was deleted), or the peer of its socket has disconnected: the worker no
+longer polls it."""
 EVENT_GROUPS: int
 """The port sent an IGMP or MLD report: its group list may have changed."""
 
@@ -70,7 +70,7 @@ class Datapath:
     ) -> None:
         """AF_PACKET sockets with PACKET_VNET_HDR (10 bytes), PACKET_AUXDATA and, where it could be had, a
         PACKET_RX_RING of the size PACKET_RING, one for each worker (one with a ring is attached only once); the
-        marked socket whose frames the shim turns round into the host; in `send_fds`, if they could be had, as many
+        marked socket whose frames the shim redirects to ingress; in `send_fds`, if they could be had, as many
         sockets to send from with PACKET_VNET_HDR and a PACKET_TX_RING of the size SEND_RING (attached only once as
         well); and for l3 the master's interface index and the raw sockets, IPv4 and IPv6, into the host's IP
         output."""
@@ -91,18 +91,18 @@ class Datapath:
     ) -> int:
         """A TAP with a 10-byte virtio_net_hdr, non-blocking. Returns the port's number, which stays
         its own until `detach_port` is committed. The port starts down. `extra_fds`: of its other queues, each of which
-        another worker reads, so that there can't be more than workers. `own`: its endpoint uses a MAC
-        address of its own, this one until its frames say another. With a `framing`, and -1 for `fd`, the
-        port is a unix socket: its frames have no virtio_net_hdr, what it is sent is completed and
-        segmented, and nobody is connected yet. `accepts_uso`: who reads the TAP takes UDP GSO frames."""
+        another worker reads, so that there can't be more than workers. `own`: MAC NAT for an
+        endpoint with this MAC address, until its frames have another source. With a `framing`, and -1 for `fd`, the
+        port is a unix socket: its frames have no virtio_net_hdr, what it receives is completed and
+        segmented, and no peer is connected yet. `accepts_uso`: the TAP's reader takes UDP GSO frames."""
 
     def connect_port(self, port: int, fd: int) -> None:
-        """Somebody is at the other end of `fd`, a non-blocking socket; -1: nobody is any more. What waited for who
-        was connected before is forgotten; after the commit the earlier descriptor may be closed."""
+        """A peer has connected: `fd` is its socket, non-blocking; -1: it has disconnected. What is buffered for an
+        earlier peer is discarded; after the commit its descriptor may be closed."""
 
     def write_port(self, port: int, frame: bytes) -> None:
-        """At once: a virtio_net_hdr and a frame to who is connected to a port that is a socket, unless it can't
-        take one now."""
+        """At once: a virtio_net_hdr and a frame to the peer of a port that is a socket. The frame is dropped if the
+        socket is full."""
 
     def set_port(self, port: int, *, up: bool, mtu: int) -> None:
         """A port that is down receives nothing; `mtu` bounds what siblings may send it (bytes, without
@@ -114,7 +114,7 @@ class Datapath:
 
     def announce(self, port: int, frame: bytes) -> None:
         """A multicast frame behind its virtio_net_hdr goes where the port's own would: to the siblings that listen, to
-        the host if it hears them, and on the wire. It is none of the port's rx, and is lost if too many wait."""
+        the host if it receives them, and on the wire. It is none of the port's rx, and is lost if too many wait."""
 
     def detach_port(self, port: int) -> None:
         """Its addresses must have been unbound before or in the same commit."""
@@ -147,24 +147,24 @@ class Datapath:
     def slow(self) -> list[tuple[int, bytes]]:
         """(port, virtio_net_hdr and frame) of l3 frames whose destination has no route here, or that do
         not fit its path. A port may have as many waiting as are left free of 256 frames and 2 MB for each worker;
-        `notify_fd` tells."""
+        `notify_fd` is readable when there are some."""
 
     def set_learning(self, port: int, learning: bool) -> None:
-        """Frames of the port that speak of an address which it isn't bound to are shown."""
+        """Whether frames of the port with an address that it isn't bound to are punted."""
 
     def punted(self) -> list[tuple[int, bytes]]:
-        """(source, virtio_net_hdr and frame) of DHCP, and of what ports that learn say of new addresses; the source
-        is a port, or a negative number that `reinject` takes. Each waits until it is given back. `notify_fd` tells.
-        What came from a port that has left since is not among them.
-        Every one costs its source a credit; without any left a frame goes on unseen."""
+        """Punted frames, (source, virtio_net_hdr and frame): DHCP, and frames of learning ports with new addresses;
+        the source is a port, or a negative number that `reinject` takes. `notify_fd` is readable when there are some.
+        Each is held until it is reinjected; those of ports that were detached since are left out.
+        Each costs its source a credit; a source without credits has its frames forwarded and not punted."""
 
     def give_credit(self, source: int) -> None:
         """For further frames, at once: 8 for a port, whatever is missing to 128 for the others. A port has 32 at
         most, and starts with as many."""
 
     def reinject(self, source: int, frame: bytes, to: int = -1) -> None:
-        """A frame that was `shown` goes on where the rules send it, or to the port `to` alone; counted for its
-        source. It may have been changed."""
+        """Forward a punted frame by the rules, or to the port `to` alone; it counts for its source. It may have been
+        changed."""
 
     def used(self, port: int, addresses: Sequence[bytes]) -> list[bytes]:
         """Those of `addresses` that a port which learns, and is bound to them, has sent from since the last call;

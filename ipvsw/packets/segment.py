@@ -1,9 +1,8 @@
-"""Packets out of frames as a port wrote them: read, completed, cut. Pure.
+"""Packets of the frames that a port wrote: parsed, completed, segmented, fragmented. Pure.
 
-A frame is a virtio_net_hdr (10 bytes, little endian; virtio 1.2 section 5.1.6) and an Ethernet frame. What its
-sender left to the card is done here: the checksum that was only partial, and the GSO frame that was not cut.
-Nothing a frame says is believed before it was held against the bytes that are there, every loop is bounded by
-them or by a constant, and what is passed in is never changed.
+A frame is a virtio_net_hdr (10 bytes, little endian; virtio 1.2 section 5.1.6) and an Ethernet frame. The
+sender's offloads are done here: partial checksums completed, GSO frames segmented. Every field is checked against the
+frame's length before it is used, every loop is bounded by that or by a constant, and arguments are never changed.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 
-MINIMUM_MTU = 68  # bytes; RFC 791 section 3.2: every module forwards that much without cutting it
+MINIMUM_MTU = 68  # bytes; RFC 791 section 3.2: every module forwards that much without fragmenting it
 
 _VNET = struct.Struct("<BBHHHH")  # flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
 _ETHERNET = 14
@@ -21,7 +20,7 @@ _NEEDS_CSUM = 1
 _GSO_NONE, _GSO_TCPV4, _GSO_TCPV6, _GSO_UDP_L4, _GSO_ECN = 0, 1, 4, 5, 0x80
 _GSO_KINDS = {(_GSO_TCPV4, 4, TCP), (_GSO_TCPV6, 6, TCP), (_GSO_UDP_L4, 4, UDP), (_GSO_UDP_L4, 6, UDP)}
 
-# No stack cuts smaller (TCP_MIN_SND_MSS is 48 bytes), so more segments than this only serve to keep us busy.
+# No stack sends smaller segments (TCP_MIN_SND_MSS is 48 bytes): a frame with more than this is an attack.
 _MOST_SEGMENTS = 0xFFFF // 48
 
 _DF, _MF, _OFFSET = 0x4000, 0x2000, 0x1FFF

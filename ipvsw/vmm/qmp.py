@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from qemu.qmp import QMPClient
 
 ANSWER = 10.0  # seconds that QEMU may take for a command
-UNPLUG = 30.0  # seconds that the guest may take to let a device go; PCI Express has it wait for 5
+UNPLUG = 30.0  # seconds that the guest may take to release a device; with PCI Express it waits for 5
 
 
 class QmpError(Exception):
-    """One line: QEMU said no, or nothing. The guest is as it was."""
+    """One line: QEMU refused a command or did not reply. The guest is as it was."""
 
 
 def attach(
@@ -31,7 +31,7 @@ def attach(
 
 
 def detach(path: str, name: str) -> None:
-    """Take it out again; returns when the guest has let it go. Errors: QmpError."""
+    """Unplug it; returns when the guest has released it. Errors: QmpError."""
     _run(path, _detach, name)
 
 
@@ -50,7 +50,7 @@ async def _connected(path: str) -> AsyncIterator[QMPClient]:
         from qemu.qmp import QMPError as LibraryError
     except ImportError:
         raise QmpError("the Python library qemu.qmp is needed for this (pip install 'ipvsw[qmp]')") from None
-    # Of its own make, and blocking no longer than one connection may take: the library says less of what went wrong.
+    # Connected here, because the errors of the library say less about the cause.
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.connect(path)
@@ -134,7 +134,7 @@ async def _gone(events: Any, name: str) -> None:
             async for event in events:
                 if event["data"].get("device") == name:
                     if event["event"] != "DEVICE_DELETED":
-                        raise QmpError(f"{name}: the guest doesn't let it go")
+                        raise QmpError(f"{name}: the guest refuses to release it")
                     return
     except TimeoutError:
-        raise QmpError(f"{name}: the guest hasn't let it go within {UNPLUG:g} s; it still may") from None
+        raise QmpError(f"{name}: the guest hasn't released it within {UNPLUG:g} s; it still may") from None

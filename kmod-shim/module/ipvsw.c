@@ -5,7 +5,7 @@
  * `ip link add link eth0 name ipvl0 type ipvsw` makes an Ethernet device that looks and moves
  * between namespaces as one of kind ipvlan. What is sent on it can be read from a character device
  * of the kernel's tap library, and what is written there is received on it. Which frame goes where
- * is decided by who reads and writes.
+ * is decided by the process that reads and writes there.
  *
  * The one thing that is decided here is what only the kernel can do in time: an address that
  * another device of the same master has is refused when it is added.
@@ -34,7 +34,7 @@
 #define IPVSW_HASH_BITS 8
 #define IPVSW_ID_MIN 1		/* of net_device.dev_id; 0 is the master's own */
 #define IPVSW_ID_MAX 0xfffd
-#define IPVSW_RESERVATION HZ	/* between a validator's yes and the stack's having the address */
+#define IPVSW_RESERVATION HZ	/* from the validator's consent until the stack has the address */
 
 #define IPVSW_TAP_FEATURES (NETIF_F_HW_CSUM | NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN)
 #define IPVSW_FEATURES (NETIF_F_SG | NETIF_F_FRAGLIST | NETIF_F_HIGHDMA | NETIF_F_HW_CSUM | \
@@ -44,12 +44,12 @@
  * struct ipvsw_master - what all devices of one master share
  * @node: in ipvsw_masters, under RTNL
  * @dev: the master
- * @users: devices that hold this, and whoever is making one
+ * @users: devices that hold this, also one that is being created
  * @links: devices in the order in which they were made, under RTNL
  * @ids: for net_device.dev_id, which keeps IPv6 interface identifiers apart
- * @mode: IPVLAN_MODE_*, what somebody has said last
- * @flags: IPVLAN_F_*, what somebody has said last
- * @told: whether somebody has said anything; under RTNL as the two above
+ * @mode: IPVLAN_MODE_*, as it was set last
+ * @flags: IPVLAN_F_*, as they were set last
+ * @configured: whether either was ever set; under RTNL as the two above
  * @lock: over @addrs: IPv6 addresses come and go without RTNL
  * @addrs: every address that a device has or is about to get
  */
@@ -61,7 +61,7 @@ struct ipvsw_master {
 	struct ida ids;
 	u16 mode;
 	u16 flags;
-	bool told;
+	bool configured;
 	spinlock_t lock;	/* see above */
 	DECLARE_HASHTABLE(addrs, IPVSW_HASH_BITS);
 };
@@ -69,7 +69,7 @@ struct ipvsw_master {
 /**
  * struct ipvsw_link - one device
  * @dev: itself
- * @lower: the master, held until nobody can ask for it any more
+ * @lower: the master, held as long as it can be asked for
  * @tracker: of that reference
  * @master: what it shares with its siblings
  * @node: in ipvsw_master.links
@@ -149,8 +149,8 @@ static void ipvsw_remove(struct ipvsw_addr *addr)
 }
 
 /*
- * May the device have this address? If so it is reserved, in the same breath. The stack may still
- * fail to add it, of which nobody is told: then the reservation grows old.
+ * May the device have this address? If so it is reserved at once. The stack may still fail to add
+ * it, and reports that to no notifier: the reservation expires.
  */
 static int ipvsw_reserve(struct ipvsw_link *link, const struct in6_addr *value,
 			 struct netlink_ext_ack *extack)
@@ -356,7 +356,7 @@ static void ipvsw_set_noarp(struct ipvsw_link *link)
 {
 	unsigned int flags = link->dev->flags & ~IFF_NOARP;
 
-	if (link->master->told) {
+	if (link->master->configured) {
 		if (link->master->mode != IPVLAN_MODE_L2)
 			flags |= IFF_NOARP;
 		dev_change_flags(link->dev, flags, NULL);
@@ -364,7 +364,7 @@ static void ipvsw_set_noarp(struct ipvsw_link *link)
 }
 
 /* Mode and flags are the master's: every device of it shows them. */
-static void ipvsw_tell(struct ipvsw_master *master, struct nlattr *data[])
+static void ipvsw_set_mode(struct ipvsw_master *master, struct nlattr *data[])
 {
 	struct ipvsw_link *link;
 
@@ -374,7 +374,7 @@ static void ipvsw_tell(struct ipvsw_master *master, struct nlattr *data[])
 		master->mode = nla_get_u16(data[IFLA_IPVSW_MODE]);
 	if (data[IFLA_IPVSW_FLAGS])
 		master->flags = nla_get_u16(data[IFLA_IPVSW_FLAGS]);
-	master->told = true;
+	master->configured = true;
 	list_for_each_entry(link, &master->links, node)
 		ipvsw_set_noarp(link);
 }
@@ -415,7 +415,7 @@ static void ipvsw_receive(struct sk_buff *skb, struct net_device *dev)
 		dev_sw_netstats_rx_add(dev, len);
 }
 
-/* Nothing of the namespace may stay with the frame: nobody knows when it will be read. */
+/* Nothing of the namespace may stay with the frame: it may be read at any later time. */
 static void ipvsw_send(struct sk_buff *skb, struct net_device *dev)
 {
 	unsigned int len = skb->len;
@@ -497,7 +497,7 @@ static int ipvsw_open(struct net_device *dev)
 {
 	struct ipvsw_link *link = netdev_priv(dev);
 
-	if (link->master->told && link->master->mode != IPVLAN_MODE_L2)
+	if (link->master->configured && link->master->mode != IPVLAN_MODE_L2)
 		dev->flags |= IFF_NOARP;
 	return 0;
 }
@@ -546,7 +546,7 @@ static int ipvsw_tap_create(struct ipvsw_link *link)
 	return 0;
 }
 
-/* Nobody can open the tap again without its number; who has it open finds no device behind it. */
+/* Without its number the tap can't be opened again; a process that has it open finds no device. */
 static void ipvsw_tap_destroy(struct ipvsw_link *link)
 {
 	device_destroy(ipvsw_class, MKDEV(MAJOR(ipvsw_major), link->tap.minor));
@@ -660,7 +660,7 @@ static int ipvsw_create(struct net *link_net, struct net_device *dev, struct nla
 	err = netdev_upper_dev_link(lower, dev, extack);
 	if (err)
 		goto unregister;
-	ipvsw_tell(link->master, data);
+	ipvsw_set_mode(link->master, data);
 	netif_stacked_transfer_operstate(lower, dev);
 	ipvsw_master_put(link->master);
 	return 0;
@@ -687,7 +687,7 @@ static int ipvsw_changelink(struct net_device *dev, struct nlattr *tb[], struct 
 
 	if (!ns_capable(dev_net(link->lower)->user_ns, CAP_NET_ADMIN))
 		return -EPERM;
-	ipvsw_tell(link->master, data);
+	ipvsw_set_mode(link->master, data);
 	return 0;
 }
 
@@ -712,8 +712,8 @@ static int ipvsw_fill_info(struct sk_buff *skb, const struct net_device *dev)
 	const struct ipvsw_link *link = netdev_priv(dev);
 	const struct ipvsw_master *master = link->master;
 
-	if (master->told && (nla_put_u16(skb, IFLA_IPVSW_MODE, master->mode) ||
-			     nla_put_u16(skb, IFLA_IPVSW_FLAGS, master->flags)))
+	if (master->configured && (nla_put_u16(skb, IFLA_IPVSW_MODE, master->mode) ||
+				   nla_put_u16(skb, IFLA_IPVSW_FLAGS, master->flags)))
 		return -EMSGSIZE;
 	if (nla_put_u32(skb, IFLA_IPVSW_TAP, link->tap.minor) ||
 	    nla_put_u32(skb, IFLA_IPVSW_NETNS, dev_net(dev)->ns.inum) ||

@@ -1,4 +1,4 @@
-"""A command of this directory, run as whoever calls it runs it."""
+"""A command of this directory, run as its user runs it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def finished(script: str, *words: str) -> str:
 
 
 def children(mark: str) -> list[str]:
-    """Whoever has inherited the mark."""
+    """Every process that has inherited the mark."""
     found = []
     for environment in Path("/proc").glob("[0-9]*/environ"):
         try:

@@ -12,9 +12,9 @@ from tests.fuzz.storm import VERDICTS
 
 FRAMES = 1_000_000
 # No mutated corpus frame reaches the interfaces or the host's routing, where these come from.
-AT_DOORS = {"drop_backlog", "drop_no_master", "drop_full", "drop_bad_header", "drop_error", "to_stack", "to_slowpath"}
-AT_DOORS |= {"drop_macnat", "answered"}
-DECIDED = set(NAMES) - AT_DOORS
+AFTER_DECIDE = {"drop_backlog", "drop_no_master", "drop_full", "drop_bad_header", "drop_error"}
+AFTER_DECIDE |= {"to_stack", "to_slowpath", "drop_macnat", "answered"}
+DECIDED = set(NAMES) - AFTER_DECIDE
 
 
 @pytest.mark.parametrize("sanitize", [False, True], ids=["plain", "sanitized"])

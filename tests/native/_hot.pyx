@@ -59,7 +59,7 @@ cdef class Batch:
             free(self.w)
 
     def carry(self, bytearray frames, uint32_t length, uint32_t times):
-        """Carry out `frames`, each `length` bytes with its header, all of them `times` times, from port 0. Returns
+        """Forward `frames`, each `length` bytes with its header, all of them `times` times, from port 0. Returns
         how many went to a port."""
         cdef uint32_t count = <uint32_t> (len(frames) // length), i, _n
         cdef uint8_t *batch = <uint8_t *> PyByteArray_AS_STRING(frames)

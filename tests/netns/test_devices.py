@@ -139,7 +139,7 @@ def test_a_tap_that_is_moved_and_renamed_goes_on_working(interface: tap.Tap, net
         assert read_frame(interface.fd, b"from the namespace") == HEADER + frame(text=b"from the namespace")
 
 
-def test_a_super_frame_comes_whole_with_its_header(interface: tap.Tap, netlink: Netlink, netns: Make) -> None:
+def test_a_gso_frame_comes_whole_with_its_header(interface: tap.Tap, netlink: Netlink, netns: Make) -> None:
     there = netns()
     move(netlink, interface, there, "port0")
     there.ip("addr", "add", "10.77.0.1/24", "dev", "port0")

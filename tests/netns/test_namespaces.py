@@ -34,7 +34,7 @@ def identity(spec: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def news(watch: Watch, *, seconds: float = LIMIT) -> set[str]:
+def events(watch: Watch, *, seconds: float = LIMIT) -> set[str]:
     """What the watch says within `seconds`, without polling."""
     readable, _, _ = select.select([watch], [], [], seconds)
     return watch.changed() if readable else set()
@@ -44,10 +44,10 @@ def wait_for_opening(watch: Watch, spec: str) -> None:
     """Do as the daemon does, until `spec` can be opened because the watch said so."""
 
     def opened() -> bool:
-        specs = news(watch, seconds=0.02) | (watch.poll() if watch.pending else set())
+        specs = events(watch, seconds=0.02) | (watch.poll() if watch.pending else set())
         return spec in specs and identity(spec) is not None
 
-    until(opened, f"news of {spec}")
+    until(opened, f"an event of {spec}")
 
 
 def test_a_namespace_is_found_by_name_path_and_process(netns: Make) -> None:
@@ -181,7 +181,7 @@ def test_a_name_that_comes_goes_and_comes_again_is_told(watch: Watch, netns: Mak
         there.create()
         wait_for_opening(watch, there.name)
         there.delete()
-        assert there.name in news(watch)
+        assert there.name in events(watch)
         assert identity(there.name) is None
 
 
@@ -190,7 +190,7 @@ def test_a_name_whose_namespace_follows_later_is_pending(watch: Watch, tmp_path:
     late = tmp_path / "late"
     watch.add(str(late))
     late.write_text("")
-    assert news(watch) == {str(late)} and watch.pending
+    assert events(watch) == {str(late)} and watch.pending
     assert watch.poll() == set()
     subprocess.run(["mount", "--bind", f"/run/netns/{there.name}", str(late)], check=True)
     try:
@@ -224,16 +224,16 @@ def test_a_directory_that_comes_goes_and_comes_again(watch: Watch, tmp_path: Pat
     spec = str(directory / "blue")
     watch.add(spec)
     for _ in range(2):
-        assert watch.poll() == {spec}  # nobody sends news of a directory that is not there
+        assert watch.poll() == {spec}  # inotify reports nothing of a directory that is not there
         directory.mkdir()
         assert watch.poll() == {spec}  # it may have come before the watch on its directory
         assert watch.poll() == set()
         (directory / "blue").symlink_to("/proc/self/ns/net")
-        assert news(watch) == {spec}
+        assert events(watch) == {spec}
         (directory / "blue").unlink()
-        assert news(watch) == {spec}
+        assert events(watch) == {spec}
         directory.rmdir()
-        assert news(watch) == {spec}
+        assert events(watch) == {spec}
 
 
 def test_a_directory_that_another_one_replaces(watch: Watch, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_directory_that_another_one_replaces(watch: Watch, tmp_path: Path) -> 
     directory.mkdir()
     assert watch.poll() == {spec}
     (directory / "blue").write_text("")
-    assert news(watch) == {spec}
+    assert events(watch) == {spec}
 
 
 def test_processes_are_polled(watch: Watch) -> None:
@@ -260,19 +260,19 @@ def test_a_watch_is_counted_and_others_names_are_not_told(watch: Watch, tmp_path
         watch.add(spec)
     watch.add(alias)  # the same directory by another name
     (tmp_path / "green").write_text("")
-    assert news(watch) == set()
+    assert events(watch) == set()
     watch.discard(alias)
     watch.discard(spec)
     (tmp_path / "blue").write_text("")
-    assert news(watch) == {spec}
+    assert events(watch) == {spec}
     watch.discard(spec)
     watch.discard(spec)
     (tmp_path / "blue").unlink()
-    assert news(watch, seconds=0.05) == set() == watch.poll()
+    assert events(watch, seconds=0.05) == set() == watch.poll()
     assert not watch.pending
 
 
-def test_news_that_was_lost_is_news_of_everything(watch: Watch, tmp_path: Path) -> None:
+def test_lost_events_are_events_of_every_name(watch: Watch, tmp_path: Path) -> None:
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     specs = {str(tmp_path / "a"), str(tmp_path / "b")}
     for spec in specs:
@@ -311,11 +311,11 @@ def test_a_namespace_that_comes_while_many_do(watch: Watch, netns: Make) -> None
         found: set[str] = set()
 
         def all_found() -> bool:
-            specs = news(watch, seconds=0.02) | (watch.poll() if watch.pending else set())
+            specs = events(watch, seconds=0.02) | (watch.poll() if watch.pending else set())
             found.update(spec for spec in specs if identity(spec))
             return found == set(names)
 
-        until(all_found, "news of every namespace")
+        until(all_found, "every namespace is found")
     finally:
         made.wait()
         for name in names:

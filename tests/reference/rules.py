@@ -28,7 +28,7 @@ class Port:
     groups: set[bytes] = field(default_factory=set)
 
 
-Conversation = tuple[int, frozenset[tuple[bytes, bytes]]]  # protocol, and the two ends: address and port
+Flow = tuple[int, frozenset[tuple[bytes, bytes]]]  # protocol, and both endpoints: address and port
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Switch:
     ports: list[Port] = field(default_factory=list)
     table: dict[bytes, int] = field(default_factory=dict)
     host: set[bytes] = field(default_factory=set)  # the master's own addresses, none of them in `table`
-    flows: set[Conversation] = field(default_factory=set)  # between the host and ports, as opened
+    flows: set[Flow] = field(default_factory=set)  # established between the host and ports
 
 
 class Verdict(NamedTuple):
@@ -222,7 +222,7 @@ def is_fragment(packet: Packet) -> bool:
     return packet.data[6] == FRAGMENT
 
 
-def flow(packet: Packet) -> Conversation | None:
+def flow(packet: Packet) -> Flow | None:
     found = transport(packet)
     if found is None:
         return None

@@ -38,7 +38,7 @@ cdef inline int edits_add(EditList *list_, const Edit *e) except -1:
 
 
 cdef inline void edits_forget(EditList *list_) noexcept:
-    """Room for many is given back."""
+    """A large array is freed."""
     list_.length = 0
     if list_.room > FEW_EDITS:
         edits_free(list_)

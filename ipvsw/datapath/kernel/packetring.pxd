@@ -33,7 +33,7 @@ cdef enum:
 cdef struct PacketRing:
     uint8_t *slots  # NULL: there is none
     uint32_t next  # the first slot that was not taken
-    uint32_t held  # slots before it that were not given back
+    uint32_t held  # slots before it that the kernel has not got back
 
 
 cdef inline void packets_map(PacketRing *r, int fd) noexcept nogil:
@@ -97,7 +97,7 @@ cdef struct SendRing:
 
 
 cdef inline void send_ring_map(SendRing *r, int fd) noexcept nogil:
-    """The ring of `fd`, where it has one of SEND_SLOTS times SEND_SLOT bytes that nobody has sent from."""
+    """The ring of `fd`, where it has one of SEND_SLOTS times SEND_SLOT bytes that is unused so far."""
     cdef void *p = mmap(NULL, <size_t> SEND_SLOTS * SEND_SLOT, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
     r.slots = NULL if p == MAP_FAILED else <uint8_t *> p
     r.fd = fd

@@ -1,8 +1,8 @@
-"""An io_uring of one thread, with a pool of buffers for reads that go on by themselves.
+"""An io_uring of one thread, with a buffer pool for multishot reads.
 
-Raw system calls: the liburing of current distributions is older than multishot reads (Linux 6.7). What is queued goes
-to the kernel in order with the next `ring_enter`; it does no work for the ring but inside of that
-(IORING_SETUP_DEFER_TASKRUN), so that nothing is read while frames are carried out.
+Raw system calls: the liburing of current distributions is older than multishot reads (Linux 6.7). What is queued is
+submitted in order by the next `ring_enter`. The kernel works for the ring only inside that call
+(IORING_SETUP_DEFER_TASKRUN), so that nothing is read while frames are forwarded.
 Sources: io_uring(7), io_uring_setup(2), io_uring_enter(2), io_uring_register_buf_ring(3),
 io_uring_prep_read_multishot(3).
 """
@@ -119,19 +119,19 @@ cdef extern from "linux/io_uring.h" nogil:
 
 cdef enum:
     SQ_ENTRIES = 256
-    CQ_ENTRIES = 4096  # what finds no place waits in the kernel (IORING_FEAT_NODROP)
+    CQ_ENTRIES = 4096  # the kernel keeps completions that don't fit (IORING_FEAT_NODROP)
     POOL = 64  # buffers, a power of two
     POOL_PAGE = 4096  # bytes: the pool's ring of 16-byte entries, on a page of its own
 
 cdef struct Ring:
     int fd  # -1: there is none
-    bint running  # by the thread that alone may use it
+    bint running  # the thread that started it alone may use it
     uint32_t enter_flags
     uint32_t *sq_tail
     uint32_t *sq_flags
-    uint32_t tail  # what stands there; ours alone
+    uint32_t tail  # its next value
     uint32_t sq_mask
-    uint32_t queued  # and not yet given to the kernel
+    uint32_t queued  # and not yet submitted
     io_uring_sqe *sqes
     uint32_t *cq_head
     uint32_t *cq_tail
@@ -144,7 +144,7 @@ cdef struct Ring:
     uint16_t pool_tail
     uint8_t *buffers  # POOL of buffer_size
     size_t buffer_size
-    size_t room  # of it before what is read
+    size_t room  # bytes of each before what is read
 
 
 cdef inline int ring_supported(int fd) noexcept nogil:
@@ -164,8 +164,8 @@ cdef inline int ring_supported(int fd) noexcept nogil:
 
 
 cdef inline int ring_open(Ring *r, size_t buffer_size, size_t room) noexcept nogil:
-    """Make one that `ring_start` sets going: 0, or the errno of why there is none (ENOSYS, EPERM where it is
-    switched off; EINVAL, EOPNOTSUPP where the kernel is too old; ENOMEM). `ring_close` is due in any case."""
+    """Set it up for `ring_start`. 0 or an errno: ENOSYS, EPERM where it is switched off; EINVAL, EOPNOTSUPP where the
+    kernel is too old; ENOMEM. The caller calls `ring_close` in any case."""
     cdef io_uring_params p
     cdef io_uring_buf_reg reg
     cdef uint32_t *array
@@ -219,7 +219,7 @@ cdef inline int ring_open(Ring *r, size_t buffer_size, size_t room) noexcept nog
 
 
 cdef inline void *ring_map(int fd, size_t size, uint64_t offset) noexcept nogil:
-    """The kernel's memory, or with fd -1 pages of our own. NULL with errno."""
+    """Memory shared with the kernel, or with fd -1 anonymous memory. NULL with errno."""
     cdef int flags = MAP_PRIVATE | MAP_ANONYMOUS if fd < 0 else MAP_SHARED | MAP_POPULATE
     cdef void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, offset)
     return NULL if p == MAP_FAILED else p
@@ -240,24 +240,24 @@ cdef inline void ring_close(Ring *r) noexcept nogil:
 
 
 cdef inline bint ring_start(Ring *r) noexcept nogil:
-    """From here on the calling thread alone may use it. False if the kernel won't."""
+    """From here on the calling thread alone may use it. False if the kernel refuses."""
     r.running = r.fd >= 0 and syscall(SYS_io_uring_register, r.fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) == 0
     return r.running
 
 
 cdef inline void ring_submit(Ring *r) noexcept nogil:
-    """Give all that is queued to the kernel."""
+    """Submit all that is queued."""
     if r.queued:
         ring_call(r, 0, 0, NULL, 0)
 
 
 cdef inline void ring_enter(Ring *r, bint wait) noexcept nogil:
-    """Give all that is queued to the kernel, have it do what has become ready; `wait` until something has."""
+    """Submit all that is queued and have the kernel complete what is ready; `wait` for one completion at least."""
     ring_call(r, wait, r.enter_flags, NULL, 0)
 
 
 cdef inline void ring_enter_for(Ring *r, uint64_t ns) noexcept nogil:
-    """As `ring_enter`, waiting for no longer than that (under a second), and for the slack that timers have."""
+    """As `ring_enter` with `wait`, but at most so long (under a second), give or take the timers' slack."""
     cdef io_uring_getevents_arg arg
     cdef __kernel_timespec time
     memset(&arg, 0, sizeof(arg))
@@ -266,8 +266,8 @@ cdef inline void ring_enter_for(Ring *r, uint64_t ns) noexcept nogil:
     ring_call(r, 1, r.enter_flags | IORING_ENTER_EXT_ARG, &arg, sizeof(arg))
 
 
-cdef inline void ring_call(Ring *r, uint32_t answers, uint32_t flags, const void *arg, size_t size) noexcept nogil:
-    """io_uring_enter(2), until the kernel has all that is queued: its caller may give back what queued writes name.
+cdef inline void ring_call(Ring *r, uint32_t completions, uint32_t flags, const void *arg, size_t size) noexcept nogil:
+    """io_uring_enter(2), until all that is queued is submitted: the caller may reuse the memory that writes name.
 
     The kernel takes a part, or nothing with EAGAIN, where it has no memory for more requests, and does then neither
     wait nor read. When all is taken, an error is one of waiting (EINTR, ETIME): a caller looks for completions anyway.
@@ -275,7 +275,7 @@ cdef inline void ring_call(Ring *r, uint32_t answers, uint32_t flags, const void
     cdef long n
     store_u32(r.sq_tail, r.tail)
     while True:
-        n = syscall(SYS_io_uring_enter, r.fd, r.queued, answers, flags, arg, size)
+        n = syscall(SYS_io_uring_enter, r.fd, r.queued, completions, flags, arg, size)
         if n > 0:
             r.queued -= <uint32_t> n
         if r.queued == 0:
@@ -284,7 +284,7 @@ cdef inline void ring_call(Ring *r, uint32_t answers, uint32_t flags, const void
 
 
 cdef inline io_uring_sqe *ring_sqe(Ring *r) noexcept nogil:
-    """The next place in the queue, empty."""
+    """The next free submission entry, zeroed."""
     cdef io_uring_sqe *sqe
     if r.queued > r.sq_mask:
         ring_submit(r)
@@ -296,7 +296,7 @@ cdef inline io_uring_sqe *ring_sqe(Ring *r) noexcept nogil:
 
 
 cdef inline void ring_read(Ring *r, int fd, uint64_t tag) noexcept nogil:
-    """Read whenever there is something, into buffers of the pool, until an answer without IORING_CQE_F_MORE."""
+    """Multishot read into buffers of the pool, until a completion without IORING_CQE_F_MORE."""
     cdef io_uring_sqe *sqe = ring_sqe(r)
     sqe.opcode = IPVSW_READ_MULTISHOT
     sqe.flags = IOSQE_BUFFER_SELECT
@@ -306,7 +306,7 @@ cdef inline void ring_read(Ring *r, int fd, uint64_t tag) noexcept nogil:
 
 
 cdef inline void ring_poll(Ring *r, int fd, uint32_t events, uint64_t tag) noexcept nogil:
-    """One answer, once `fd` is ready; at once if it is."""
+    """One completion, when `fd` is ready."""
     cdef io_uring_sqe *sqe = ring_sqe(r)
     sqe.opcode = IORING_OP_POLL_ADD
     sqe.fd = fd
@@ -314,19 +314,19 @@ cdef inline void ring_poll(Ring *r, int fd, uint32_t events, uint64_t tag) noexc
     sqe.user_data = tag
 
 
-cdef inline void ring_cancel(Ring *r, uint64_t tag, uint64_t answer) noexcept nogil:
-    """End what goes by that tag; it answers itself that it was ended. An `answer` comes if there is no such thing."""
+cdef inline void ring_cancel(Ring *r, uint64_t tag, uint64_t own_tag) noexcept nogil:
+    """Cancel the request with that tag, whose completion says so. One with `own_tag` says that there was none."""
     cdef io_uring_sqe *sqe = ring_sqe(r)
     sqe.opcode = IORING_OP_ASYNC_CANCEL
     sqe.flags = IOSQE_CQE_SKIP_SUCCESS
     sqe.fd = -1
     sqe.addr = tag
-    sqe.user_data = answer
+    sqe.user_data = own_tag
 
 
 cdef inline void ring_write(Ring *r, int fd, const void *data, uint32_t n, uint64_t tag) noexcept nogil:
-    """Write like a non-blocking write(), in order. `data` stays until it is submitted; that it failed may be answered
-    later than that what followed did not."""
+    """As a non-blocking write(), in order. `data` must stay until it is submitted. The completion of a failed write may
+    come after those of later ones."""
     cdef io_uring_sqe *sqe = ring_sqe(r)
     sqe.opcode = IORING_OP_WRITE
     sqe.fd = fd
@@ -338,7 +338,7 @@ cdef inline void ring_write(Ring *r, int fd, const void *data, uint32_t n, uint6
 
 
 cdef inline uint32_t ring_completions(Ring *r) noexcept nogil:
-    """How many wait."""
+    """How many completions there are."""
     return load_u32(r.cq_tail) - r.cq_head[0]
 
 
@@ -348,27 +348,27 @@ cdef inline bint ring_stirs(Ring *r) noexcept nogil:
 
 
 cdef inline io_uring_cqe *ring_peek(Ring *r, uint32_t number) noexcept nogil:
-    """One of those that wait, from 0, which stays."""
+    """The completion with that index, from 0; it stays in the queue."""
     return &r.cqes[(r.cq_head[0] + number) & r.cq_mask]
 
 
-cdef inline bint ring_take(Ring *r, io_uring_cqe *answer) noexcept nogil:
-    """The next answer. False if there is none."""
+cdef inline bint ring_take(Ring *r, io_uring_cqe *completion) noexcept nogil:
+    """The next completion, taken from the queue. False if there is none."""
     cdef uint32_t head = r.cq_head[0]
     if head == load_u32(r.cq_tail):
         return False
-    answer[0] = r.cqes[head & r.cq_mask]
+    completion[0] = r.cqes[head & r.cq_mask]
     store_u32(r.cq_head, head + 1)
     return True
 
 
 cdef inline uint8_t *ring_buffer(Ring *r, uint32_t number) noexcept nogil:
-    """Where that buffer's read begins."""
+    """Where data is read to in that buffer."""
     return r.buffers + number * r.buffer_size + r.room
 
 
 cdef inline void ring_recycle(Ring *r, uint32_t number) noexcept nogil:
-    """A buffer to the pool, with the next `ring_publish`."""
+    """Return a buffer to the pool, with the next `ring_publish`."""
     cdef io_uring_buf *entry = &(<io_uring_buf *> r.pool)[r.pool_tail & (POOL - 1)]
     entry.addr = <uint64_t> ring_buffer(r, number)
     entry.len = <uint32_t> (r.buffer_size - r.room)

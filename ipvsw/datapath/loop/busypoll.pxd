@@ -1,9 +1,9 @@
-"""Busy polling that pays: a worker with nothing to do looks on for a moment before it sleeps, where that has paid.
+"""Adaptive busy polling: an idle worker polls for a moment before it sleeps, if short waits have been frequent.
 
-To wake a thread on another CPU takes tens of microseconds, most of a round trip. A worker that was woken a few times
-in a row soon after it had gone to sleep spins instead, for at most the budget. It stops as soon as waits get longer,
-so that an idle or evenly paced switch costs nothing; and for a while when somebody else wanted the CPU, to whom it
-yields at every turn. On a machine with one CPU there is nobody to wait for: there the budget is 0.
+Waking a thread on another CPU takes tens of microseconds, most of a round trip. A worker that was woken a few times in
+a row soon after it went to sleep polls instead, for at most the budget. It stops as soon as waits get longer, so that
+an idle or evenly paced switch costs nothing. It yields the CPU at every turn, and if another thread took it, polls no
+more for a while. With one CPU, polling only keeps the sender from running: there the budget is 0.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -11,10 +11,10 @@ from libc.stdint cimport uint32_t, uint64_t
 from ipvsw.datapath.kernel.sys cimport CLOCK_MONOTONIC, clock_gettime, sched_yield, timespec
 
 cdef enum:
-    SOON = 100_000  # ns: a wait that would have been worth it, the waking included
+    SOON = 100_000  # ns: a wait short enough for polling to pay, the wake-up included
     EARNED = 4  # such waits in a row
-    DISTURBED = 20_000  # ns between two looks at the clock: somebody else ran
-    REST = 16  # times as long there is no spinning after that
+    DISTURBED = 20_000  # ns between two readings of the clock: another thread ran
+    REST = 16  # times as long the worker does not poll after that
 
 cdef struct BusyPoll:
     uint64_t budget  # ns; 0: never
@@ -33,7 +33,7 @@ cdef inline bint busypoll_pays(const BusyPoll *s, uint64_t now) noexcept nogil:
 
 
 cdef inline bint busypoll_on(BusyPoll *s, uint64_t start, uint64_t *now) noexcept nogil:
-    """Let others run, then whether to look again. `now` is the time of the last look, and of this one."""
+    """Yield the CPU, then whether to poll again. `now`: when the worker polled last; set to the current time."""
     cdef uint64_t before = now[0]
     sched_yield()
     now[0] = clock_ns()

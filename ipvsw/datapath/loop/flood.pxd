@@ -1,11 +1,12 @@
-"""Multicast frames: queued, copied to the ports that listen a slice at a time, then sent on the wire.
+"""Flooding of multicast frames: queued, copied to the ports that listen a slice at a time, then sent on the wire.
 
 The kernel's driver does the same from a work queue (`ipvlan_process_multicast`), with the same limit for what one
-sender may have in it. But where the driver's senders share the queue, here nobody's flood takes the last free place:
-an interface may hold as many as are free, so that others can still ask for their neighbours.
+sender may have in it. The driver's senders share the queue; here one sender's flood never fills it: an interface may
+hold as many places as are free, so that the ARP and ND queries of others still find one.
 
-A thousand copies take milliseconds, for which the scheduler may leave us the CPU that those wait for who have just got
-a frame. So while other frames are about, slices are small, and over an io_uring there are pauses between them.
+A thousand copies take milliseconds, during which the scheduler may leave the worker on the CPU that the receivers of
+other frames are waiting for. So while there is other traffic, slices are small, and with io_uring the worker sleeps
+between them.
 """
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
@@ -26,11 +27,11 @@ from ipvsw.datapath.kernel.uring cimport ring_enter, ring_enter_for
 from ipvsw.datapath.packet.headers cimport Frame, frame_is_membership_report, frame_parse
 
 cdef enum:
-    SLICE = 8  # copies written in one round: with what the receivers do at once, some 20 us
-    SMALL = 1  # the same while other frames are about
-    YIELD_TURNS = 4  # pauses, or rounds, after the last of these
+    SLICE = 8  # copies written in one round: some 20 us, with what wakes up in the receivers
+    SMALL = 1  # the same while there is other traffic
+    YIELD_TURNS = 4  # pauses, or rounds, after the last frame of that
     PAUSE = 50_000  # ns at most; the kernel's timers may add as much
-    PATIENCE = 16  # multicast frames that wait: with more of them more time goes to their copies than to pauses
+    PATIENCE = 16  # queued multicast frames: with more of them copying gets more time than pausing
 
 
 cdef inline int queue_flood(Worker *w, int32_t source, const Frame *f) noexcept nogil:
@@ -67,14 +68,14 @@ cdef inline void flood_slice(Worker *w) noexcept nogil:
 
 
 cdef inline void note_activity(Worker *w, uint32_t waiting) noexcept nogil:
-    """Something was read; there were so many multicast frames before. What is no multicast frame is somebody else's."""
+    """Frames were read; `waiting`: how many multicast frames were queued before. If none was added, it was unicast."""
     if w.backlog_length == waiting:
         w.yielding = YIELD_TURNS
 
 
 cdef inline void flood_pause(Worker *w) noexcept nogil:
-    """Enter the ring between two slices. Where somebody has got a frame, sleep until there is an answer: to yield would
-    do nothing for who is in another control group. The longer the line, the longer until the next pause."""
+    """Enter the ring between two slices. After other traffic, sleep until there is a completion: sched_yield() does
+    nothing for a receiver in another control group. The longer the queue, the longer until the next pause."""
     cdef uint64_t before = clock_ns() if w.yielding else 0
     cdef uint64_t after
     if not w.yielding or before < w.busy_until:
@@ -87,7 +88,7 @@ cdef inline void flood_pause(Worker *w) noexcept nogil:
 
 
 cdef inline void flood_host(Worker *w, Waiting *entry) noexcept nogil:
-    """A copy for the host's stack, where it is to hear the ports."""
+    """A copy for the host's stack, if it may receive the ports' multicast frames."""
     cdef Frame f
     if frame_parse(&f, entry.frame + HEADER, entry.length - HEADER) and host_hears_group(&w.switch_, &f):
         host_tx(w, entry.frame, entry.length)

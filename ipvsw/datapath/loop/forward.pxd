@@ -7,7 +7,7 @@
   4 punt      waits until Python has seen it, and goes on with stage 5  loop/punt.pxd          punt_from_port, _to_port
   5 ND proxy  replies to ARP and neighbour solicitations in l3          rules/ndproxy.pxd      neighbour_reply
   6 decide    a verdict, from the rules and the table                   rules/decide.pxd       decide_from_*
-  7 dispatch  carries the verdict out                                   here                   dispatch
+  7 dispatch  acts on the verdict                                       here                   dispatch
                 TO_PORT    to the port, restoring its own MAC address   loop/tx.pxd            port_tx
                 TO_PORTS   to the backlog, and from there in slices     loop/flood.pxd         queue_flood, flood_slice
                 TO_MASTER  to the batch that leaves with the round      loop/tx.pxd            queue_master_tx

@@ -1,8 +1,8 @@
 """A worker's round, and the theory of operation of the data plane.
 
 A worker is one thread without the GIL, with its own buffers, table and counters. In a round it waits; forwards what the
-interfaces have, a burst from each; sends together what has gathered for the wire; then copies a slice of the multicast
-frames that wait. So a flood, however large, delays unicast by at most one slice a round.
+interfaces have, a burst from each; copies a slice of the queued multicast frames; then sends the batch for the wire. So
+a flood, however large, delays unicast by at most one slice a round.
 
   an interface is readable                                    loop_epoll.pxd, or with an io_uring loop_uring.pxd
     -> a burst of frames is read                              rx_ports.pxd, rx_master.pxd

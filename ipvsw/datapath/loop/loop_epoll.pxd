@@ -1,4 +1,4 @@
-"""Interfaces that a worker waits for with its epoll: all of them, or what an io_uring does not read."""
+"""The interfaces in a worker's epoll: all of them, or with io_uring those that the ring does not read."""
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
@@ -27,7 +27,7 @@ cdef inline void serve_epoll(Worker *w, int timeout) noexcept nogil:
             eventfd_read(w.control_fd, &value)
         elif tag == MASTER_EVENT:
             if events[i].events & EPOLLERR:
-                packet_rx(w)  # takes note of it; it would come again and again
+                packet_rx(w)  # reading clears the socket's error, which would be reported again and again
             master_rx(w)
             packets_release(&w.packets)
         elif tag == HOST_EVENT:
@@ -41,7 +41,7 @@ cdef inline void serve_epoll(Worker *w, int timeout) noexcept nogil:
 
 
 cdef inline int await_epoll(Worker *w, epoll_event *events) noexcept nogil:
-    """Until there is something: awake for a moment, where that pays, and then asleep. How many, or -1."""
+    """Wait for events: poll for a moment, where that pays, then sleep. Returns how many, or -1."""
     cdef uint64_t start, now
     cdef int count = 0
     if w.busypoll.budget == 0:

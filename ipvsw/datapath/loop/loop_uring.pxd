@@ -1,12 +1,13 @@
-"""The round of a worker over an io_uring: ports are read without being asked, frames for them leave in one go.
+"""A worker's round with io_uring: multishot reads on the ports, batched writes to them.
 
-A port's reads go on by themselves into buffers that all ports share, and the master's frames stand in a ring of its
-own. They are carried out frame by frame; frames for ports are queued where they stand and leave with the call that
-waits for the next ones, so that a round has one system call however many frames and ports it has. Everything else
-(host, sockets, mailbox) stays with the epoll, which is one more thing that the ring waits for.
+Each port has a multishot read into a pool of buffers that all ports share; the master's frames are in its own receive
+ring (packetring.pxd). Frames are forwarded one by one. A write to a port is queued, with the frame in the buffer where
+it was received, and submitted by the io_uring_enter() that waits for the next completions: one system call a round,
+however many frames and ports. Everything else (host, unix sockets, mailbox) stays with the epoll, whose descriptor the
+ring polls.
 
-Order is kept: a port's frames come in order, leave in the order in which they were queued, and nothing is written past
-the queue without emptying it first.
+Order is kept: completions of a port's reads come in order, writes are done in the order in which they were queued, and
+the queue is submitted before anything is written directly.
 """
 
 from libc.errno cimport ENOBUFS
@@ -45,7 +46,7 @@ cdef inline void ring_run(Worker *w) noexcept nogil:
             flood_pause(w)
         else:
             ring_wait(w)
-        packets_release(&w.packets)  # what was to be written from there is
+        packets_release(&w.packets)  # the writes that named its slots are submitted
         ring_reap(w)
         if w.master_ready or packets_waiting(&w.packets, 1):
             waiting = w.backlog_length
@@ -61,7 +62,7 @@ cdef inline void ring_run(Worker *w) noexcept nogil:
             master_tx(w)
         batch = <Batch *> load_ptr(&w.mailbox)
         if batch != NULL:
-            ring_feed(w)  # who leaves may not stand in line
+            ring_feed(w)  # no port may be in the list when it is detached
             ring_settle(w, batch)
             take_mail(w)
             take_reinjected(w)
@@ -72,7 +73,7 @@ cdef inline void ring_run(Worker *w) noexcept nogil:
 
 
 cdef inline void ring_begin(Worker *w) noexcept nogil:
-    """The ports that were attached before there was a thread."""
+    """Move the ports and the master, attached before the thread ran, from the epoll to the ring."""
     cdef int32_t port
     for port in range(w.switch_.n_ports):
         if w.ports[port].fd >= 0 and w.ports[port].backend == DEVICE and reads_port(w, port):
@@ -84,7 +85,7 @@ cdef inline void ring_begin(Worker *w) noexcept nogil:
 
 
 cdef inline void ring_wait(Worker *w) noexcept nogil:
-    """Until there is something: awake for a moment, where that pays, and then asleep."""
+    """Wait for completions or frames from the master: poll for a moment, where that pays, then sleep."""
     cdef uint64_t start, now
     if w.busypoll.budget == 0:
         ring_sleep(w)
@@ -115,7 +116,7 @@ cdef inline void ring_sleep(Worker *w) noexcept nogil:
 
 
 cdef inline void ring_await_master(Worker *w) noexcept nogil:
-    """Once: who watches the master's ring anyway is not to be woken for each frame, which its sender would pay."""
+    """Only before sleeping: while the worker polls the receive ring, waking it would cost the sender of each frame."""
     if w.master_fd >= 0 and not w.master_armed:
         w.master_armed = True
         ring_poll(&w.ring, w.master_fd, EPOLLIN, RING_MASTER)
@@ -127,77 +128,77 @@ cdef inline void ring_await_epoll(Worker *w) noexcept nogil:
 
 
 cdef inline void ring_reap(Worker *w) noexcept nogil:
-    """Carry out what has come, in the order in which it came. A frame alone is written at once: that has the receiver
-    run a little earlier."""
-    cdef io_uring_cqe answer
+    """Process the completions in their order. If there is only one its frame is written directly, so that the receiver
+    runs a little earlier."""
+    cdef io_uring_cqe cqe
     w.may_queue = ring_completions(&w.ring) > 1
     if w.may_queue and is_far(&w.switch_.table):
         ring_collect_ahead(w)
-    while ring_take(&w.ring, &answer):
-        if answer.user_data & RING_WRITE:
-            port_tx_ended(w, answer.user_data, answer.res)
-        elif answer.user_data & RING_MASTER:
-            ring_master(w, &answer)
-        elif answer.user_data & RING_EPOLL:
+    while ring_take(&w.ring, &cqe):
+        if cqe.user_data & RING_WRITE:
+            port_tx_ended(w, cqe.user_data, cqe.res)
+        elif cqe.user_data & RING_MASTER:
+            ring_master(w, &cqe)
+        elif cqe.user_data & RING_EPOLL:
             w.epoll_ready = True
-        elif not answer.user_data & RING_CANCEL:
-            ring_rx(w, <int32_t> <uint32_t> answer.user_data, &answer)
+        elif not cqe.user_data & RING_CANCEL:
+            ring_rx(w, <int32_t> <uint32_t> cqe.user_data, &cqe)
     w.may_queue = False
 
 
 cdef inline void ring_collect_ahead(Worker *w) noexcept nogil:
-    """The frames among the answers that wait, before the first of them is carried out."""
+    """Prefetch for all frames among the completions before the first of them is forwarded."""
     cdef Ahead ahead
-    cdef io_uring_cqe *answer
+    cdef io_uring_cqe *cqe
     cdef uint8_t *buffer
     cdef uint32_t i
     ahead.length = 0
     for i in range(ring_completions(&w.ring)):
-        answer = ring_peek(&w.ring, i)
-        if answer.flags & IORING_CQE_F_BUFFER and answer.res >= HEADER:
-            buffer = ring_buffer(&w.ring, answer.flags >> IORING_CQE_BUFFER_SHIFT)
-            collect_ahead(&w.switch_, &ahead, buffer + HEADER, answer.res - HEADER)
+        cqe = ring_peek(&w.ring, i)
+        if cqe.flags & IORING_CQE_F_BUFFER and cqe.res >= HEADER:
+            buffer = ring_buffer(&w.ring, cqe.flags >> IORING_CQE_BUFFER_SHIFT)
+            collect_ahead(&w.switch_, &ahead, buffer + HEADER, cqe.res - HEADER)
     ahead_fetch(&ahead)
 
 
-cdef inline void ring_master(Worker *w, const io_uring_cqe *answer) noexcept nogil:
-    """The master has something, or is not waited for any more."""
+cdef inline void ring_master(Worker *w, const io_uring_cqe *cqe) noexcept nogil:
+    """The master is readable, or its poll was cancelled."""
     w.master_armed = False
     if w.master_leaving:
         w.master_leaving = False
         w.leaving -= 1
         return
     w.master_ready = True
-    if answer.res > 0 and answer.res & EPOLLERR:
-        packet_rx(w)  # takes note of it
+    if cqe.res > 0 and cqe.res & EPOLLERR:
+        packet_rx(w)  # reading clears the socket's error
 
 
-cdef inline void ring_rx(Worker *w, int32_t port, const io_uring_cqe *answer) noexcept nogil:
-    """One frame of a port's, or why there are no more."""
+cdef inline void ring_rx(Worker *w, int32_t port, const io_uring_cqe *cqe) noexcept nogil:
+    """A frame from a port, or the end of its multishot read."""
     cdef Port *p = &w.ports[port]
-    cdef uint32_t number = answer.flags >> IORING_CQE_BUFFER_SHIFT
+    cdef uint32_t number = cqe.flags >> IORING_CQE_BUFFER_SHIFT
     cdef uint32_t waiting
-    if answer.flags & IORING_CQE_F_BUFFER:
+    if cqe.flags & IORING_CQE_F_BUFFER:
         ring_recycle(&w.ring, number)  # for the next round
-    if answer.res >= HEADER:
+    if cqe.res >= HEADER:
         p.got_frame = True
         waiting = w.backlog_length
-        forward_from_port(w, port, ring_buffer(&w.ring, number), answer.res)
+        forward_from_port(w, port, ring_buffer(&w.ring, number), cqe.res)
         note_activity(w, waiting)
         if w.tx_length == BURST:
             master_tx(w)
-    if answer.flags & IORING_CQE_F_MORE:
+    if cqe.flags & IORING_CQE_F_MORE:
         return
     p.armed = False
     if p.leaving:
         w.leaving -= 1
-    elif answer.res >= HEADER or answer.res == -ENOBUFS or not port_rx_over(w, port, max(0, -answer.res)):
+    elif cqe.res >= HEADER or cqe.res == -ENOBUFS or not port_rx_over(w, port, max(0, -cqe.res)):
         ring_starved(w, port)
 
 
 cdef inline void ring_starved(Worker *w, int32_t port) noexcept nogil:
-    """The pool was empty: read on when the round is over. Who got nothing has its turn before who got something, so
-    that a flood takes nobody's."""
+    """The pool was empty: the port's read is restarted at the end of the round. Ports that got no frame come before
+    those that did, so that one port's flood cannot starve the others."""
     cdef int line = w.ports[port].got_frame
     w.ports[port].next_starved = -1
     if w.starved[line] < 0:
@@ -208,6 +209,7 @@ cdef inline void ring_starved(Worker *w, int32_t port) noexcept nogil:
 
 
 cdef inline void ring_feed(Worker *w) noexcept nogil:
+    """Restart the reads of the starved ports."""
     cdef int32_t port
     cdef int line
     for line in range(2):
@@ -220,8 +222,8 @@ cdef inline void ring_feed(Worker *w) noexcept nogil:
 
 
 cdef inline void ring_settle(Worker *w, const Batch *batch) noexcept nogil:
-    """Before the next edits are made: what was queued is written, and the ring has let go of the ports that leave. The
-    pool gets nothing back meanwhile, so that this ends."""
+    """Before the next edits: complete all writes, and cancel the reads of the ports that these edits detach. Buffers
+    are not returned to the pool meanwhile, so that this ends."""
     cdef size_t i
     cdef int32_t port
     for i in range(w.mail_read, mail_end(w, batch)):

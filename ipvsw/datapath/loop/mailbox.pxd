@@ -114,7 +114,7 @@ cdef inline size_t mail_end(const Worker *w, const Batch *batch) noexcept nogil:
 
 
 cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
-    """0, or the errno of what stood in the way."""
+    """0 or an errno."""
     if e.kind == ATTACH_PORT:
         return attach_port(w, e)
     if e.port >= w.switch_.n_ports and e.kind in (
@@ -169,7 +169,7 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
 
 
 cdef inline int attach_port(Worker *w, const Edit *e) noexcept nogil:
-    """0 or an errno. Who reads none of its queues writes to the first."""
+    """0 or an errno. A worker that reads none of the port's queues writes to the first one."""
     cdef Port *p
     cdef int queue = queue_of(w, e.port)
     if not reserve_ports(w, e.port + 1):
@@ -220,7 +220,7 @@ cdef inline int watch_port(Worker *w, int32_t port) noexcept nogil:
 
 
 cdef inline int connect_port(Worker *w, int32_t port, int fd) noexcept nogil:
-    """0 or an errno. What was told of who was connected before counts no more."""
+    """0 or an errno. Events about an earlier peer are discarded."""
     w.ports[port].fd = fd
     take_u32(&w.ports[port].events)
     return socket_connect(w.ports[port].socket, fd, reads_port(w, port), w.epoll_fd, port)
@@ -265,7 +265,7 @@ cdef inline bint copy_groups(PortRule *rule, const Edit *e) noexcept nogil:
 
 
 cdef inline bint queue_reinjected(Worker *w, const Edit *e) noexcept nogil:
-    """A frame of this worker's, for the loop to carry out. False if there is no memory."""
+    """Queue a frame for the loop, if this worker read it. False if there is no memory."""
     cdef Reinjected *entry
     if (queue_of(w, e.port) if e.port >= 0 else w.number) != 0:
         return True

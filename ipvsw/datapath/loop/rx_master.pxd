@@ -1,4 +1,4 @@
-"""The wire's frames on their way in: read a burst from the master, see which of them travel as one.
+"""Receive from the wire: a burst of frames is read from the master, and UDP datagrams of one flow are batched (GRO).
 
 Functions stand in the order in which a frame meets them.
 """
@@ -24,8 +24,8 @@ from ipvsw.datapath.packet.headers cimport ETH_P_8021Q, VLAN_HLEN, Frame, frame_
 
 
 cdef inline bint master_rx(Worker *w) noexcept nogil:
-    """A burst of the wire's frames: from the ring, and those too long for it from the socket's queue. True if there
-    may be more. What is queued for ports stands in the ring until it is given back."""
+    """A burst of the wire's frames: from the receive ring, and those too long for it from the socket's queue. True if
+    there may be more. Queued writes read from the ring's slots, which stay the worker's until `packets_release`."""
     cdef uint32_t count = packets_waiting(&w.packets, MASTER_BURST)
     cdef uint32_t _i
     cdef tpacket2_hdr *slot
@@ -51,7 +51,7 @@ cdef inline bint master_rx(Worker *w) noexcept nogil:
 
 
 cdef inline void packets_ahead(Worker *w, uint32_t count) noexcept nogil:
-    """For the next so many frames, at most AHEAD, which stand in the ring."""
+    """Prefetch for the next `count` frames of the receive ring, at most AHEAD."""
     cdef Ahead ahead
     cdef tpacket2_hdr *slot
     cdef uint32_t i
@@ -63,13 +63,13 @@ cdef inline void packets_ahead(Worker *w, uint32_t count) noexcept nogil:
 
 
 cdef inline void submit_rx(Worker *w) noexcept nogil:
-    """What came before leaves before that which is written past the ring."""
+    """Submit queued writes before a frame is written directly, so that frames keep their order."""
     if w.ring.running:
         ring_submit(&w.ring)
 
 
 cdef inline void slot_rx(Worker *w, tpacket2_hdr *slot) noexcept nogil:
-    """A frame that is carried out now, or travels with others like it."""
+    """Add the frame to the GRO batch, or forward it now."""
     cdef uint8_t *buffer = <uint8_t *> slot + slot.tp_mac - HEADER
     cdef uint32_t n = slot.tp_snaplen + HEADER
     cdef bint truncated = slot.tp_snaplen < slot.tp_len
@@ -83,7 +83,7 @@ cdef inline void slot_rx(Worker *w, tpacket2_hdr *slot) noexcept nogil:
 
 
 cdef inline void gro_rx(Worker *w) noexcept nogil:
-    """Carry out the frames that were held back: as one, where they can be."""
+    """Flush the GRO batch: forward it as one GSO frame where that is possible, else frame by frame."""
     cdef GroBatch *t = &w.gro
     cdef uint32_t i
     if t.count < 2 or not gro_forward(w):
@@ -94,7 +94,7 @@ cdef inline void gro_rx(Worker *w) noexcept nogil:
 
 
 cdef inline bint gro_forward(Worker *w) noexcept nogil:
-    """Whether a port has them as one GSO frame now: it must take such, and its endpoint use the master's MAC."""
+    """Forward the batch as one GSO frame. False if the port does not take such frames or has MAC NAT."""
     cdef GroBatch *t = &w.gro
     cdef uint64_t total = t.total + <uint64_t> t.count * t.headers
     cdef Frame first
@@ -116,8 +116,8 @@ cdef inline bint gro_forward(Worker *w) noexcept nogil:
 
 
 cdef inline bint packet_rx(Worker *w) noexcept nogil:
-    """One frame from the queue of the master's socket, written on while it is still in the cache. False if there is
-    none, or an error."""
+    """Read one frame from the queue of the master's socket and forward it while it is still in the cache. False if
+    there is none, or on an error."""
     cdef iovec place = iovec(w.rx_buffer + ROOM, HEADER + LONGEST)
     cdef uint8_t control[CONTROL]
     cdef msghdr message
@@ -138,7 +138,7 @@ cdef inline bint packet_rx(Worker *w) noexcept nogil:
 
 
 cdef inline tpacket_auxdata *auxiliary(msghdr *message) noexcept nogil:
-    """What the kernel says beside a frame, or NULL."""
+    """The frame's PACKET_AUXDATA, or NULL."""
     cdef cmsghdr *control = CMSG_FIRSTHDR(message)
     if control == NULL or control.cmsg_level != SOL_PACKET or control.cmsg_type != PACKET_AUXDATA:
         return NULL
@@ -148,7 +148,8 @@ cdef inline tpacket_auxdata *auxiliary(msghdr *message) noexcept nogil:
 cdef inline void master_frame(
     Worker *w, uint8_t *buffer, uint32_t n, bint truncated, uint32_t status, uint16_t tpid, uint16_t tci
 ) noexcept nogil:
-    """A frame from the wire, with its header n bytes, ROOM of the tag before it. `status`: TP_STATUS_* bits."""
+    """Forward a frame from the wire: n bytes with its virtio_net_hdr, and room for a VLAN tag before them. `status`:
+    TP_STATUS_* bits."""
     if status & TP_STATUS_VLAN_VALID and n >= HEADER + 12:
         buffer = restore_tag(buffer, tpid if status & TP_STATUS_VLAN_TPID_VALID else ETH_P_8021Q, tci)
         n += VLAN_HLEN
@@ -161,7 +162,7 @@ cdef inline void master_frame(
 
 
 cdef inline uint8_t *restore_tag(uint8_t *buffer, uint16_t tpid, uint16_t tci) noexcept nogil:
-    """The kernel hands a VLAN tag over beside the frame: put it back, 4 bytes to the front of `buffer`."""
+    """Put the VLAN tag that the kernel has taken out back into the frame, which starts 4 bytes earlier then."""
     cdef virtio_net_hdr *header
     memmove(buffer - VLAN_HLEN, buffer, HEADER + 12)
     buffer -= VLAN_HLEN

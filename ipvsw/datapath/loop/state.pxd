@@ -37,7 +37,7 @@ cdef enum:
     SLOW = 256  # frames that may wait for Python in one queue; from one interface half of it
     SLOW_OCTETS = 2 << 20  # bytes of them; from one interface half of it
     MARKS = 4  # words in which a port's addresses in use are marked
-    CREDIT = 32  # frames of one port that may be shown to the snooper before it gives more
+    CREDIT = 32  # frames that one port may have punted before the snooper gives more
     MASTER_CREDIT = 128  # the same for what comes from the master and from the host
     CONTROL = 64  # one cmsg of struct tpacket_auxdata or of struct in6_pktinfo, padded
 
@@ -46,8 +46,8 @@ cdef enum:
     MASTER_EVENT = 0xFFFFFFFE
     HOST_EVENT = 0xFFFFFFFD
 
-# What an answer of the ring is about, its tag: a port's number and nothing else is what was read; RING_WRITE stands
-# before a source, a port and a length.
+# What a completion of the ring is for, its tag (user_data): a port's number alone is a read; with RING_WRITE come
+# source, port and length.
 cdef enum:
     RING_READ = 0
     RING_EPOLL = 0x100000000
@@ -100,9 +100,9 @@ cdef struct Port:
     Held punted  # and for the snooper
     bint armed  # the ring reads it
     bint got_frame  # and has, since it began to
-    bint leaving  # and is told not to
+    bint leaving  # and that read is being cancelled
     int32_t next_starved
-    int32_t credit  # frames that may be shown to Python before Python gives more
+    int32_t credit  # frames that may be punted before Python gives more
     uint64_t marks[MARKS]  # of the addresses that it has sent from, for a port that learns
     Traffic traffic
 
@@ -126,7 +126,7 @@ cdef struct Queue:
     uint32_t tail
     int32_t octets  # that wait
 
-# A punted frame that Python has given back.
+# A punted frame that Python has reinjected.
 cdef struct Reinjected:
     Reinjected *next
     int32_t source
@@ -157,14 +157,14 @@ cdef struct Worker:
     uint32_t backlog_head
     uint32_t backlog_length
     int32_t backlog_octets
-    uint32_t yielding  # turns that the backlog still gives to those who have got frames
+    uint32_t yielding  # turns for which flooding still yields to other traffic
     uint64_t busy_until  # ns, the clock's
     Held master_waiting
     Held host_waiting
     Queue slow  # for the router
     Queue punted  # for the snooper
     Held punted_inbound  # what of it is from the master and the host
-    int32_t credit  # frames from the master and the host that may be shown
+    int32_t credit  # frames from the master and the host that may be punted
     Reinjected *reinjected  # the first, in the order in which they came back
     Reinjected *reinjected_last
     # Frames for the wire are collected over a round: tx_buffers[:tx_length] with tx_sources.
@@ -174,20 +174,20 @@ cdef struct Worker:
     int32_t tx_sources[BURST]
     uint32_t tx_length
     BusyPoll busypoll
-    int32_t gathering[BURST]  # ports whose sockets have gathered frames
+    int32_t gathering[BURST]  # ports whose sockets have buffered frames
     uint32_t n_gathering
     # With an io_uring: which port's read is to begin anew, and what was queued last for ports.
     Ring ring
     bint epoll_ready  # the epoll has something
     bint master_ready  # so may the master
     bint master_armed  # the ring waits for it
-    bint master_leaving  # and is told not to
+    bint master_leaving  # and that poll is being cancelled
     bint may_queue  # the frame in hand stays in its place until the round is over, and may be queued
-    uint32_t leaving  # interfaces that the ring has not let go of yet
-    int32_t starved[2]  # first of two lines: ports that got nothing, and those that got something; -1: empty
+    uint32_t leaving  # interfaces whose requests are being cancelled
+    int32_t starved[2]  # heads of two lists: ports that got no frame, and those that got some; -1: empty
     int32_t starved_last[2]
-    int32_t source  # whose frame is carried out
-    uint32_t inflight_writes  # frames that were queued for ports
+    int32_t source  # the interface whose frame is being forwarded
+    uint32_t inflight_writes  # queued and not yet completed
     PacketRing packets  # what the master receives
     SendRing txring  # short frames for the wire
     bint coalesce  # datagrams of one flow among it

@@ -1,4 +1,4 @@
-"""Frames on their way out: to a port, into the host, on the wire. Each tells how it ended."""
+"""Transmit: to a port, to the host, on the wire. Functions return the outcome of the frame, or count it."""
 
 from libc.errno cimport EAGAIN, EBADFD, EINVAL, EIO, ENETDOWN, ENOBUFS, ENOMEM, ENXIO, errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -19,7 +19,7 @@ from ipvsw.datapath.kernel.sys cimport MSG_DONTWAIT, send, sendmmsg, writev
 from ipvsw.datapath.kernel.uring cimport ring_write
 
 cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
-    """Where the frame stays in its place until the round is over, it is NO_OUTCOME, and counted when it has left."""
+    """The outcome; NO_OUTCOME if the write was queued on the io_uring, whose completion counts it."""
     cdef Port *p = &w.ports[port]
     cdef uint64_t *own = w.switch_.rules[port].own
     if own != NULL:
@@ -38,7 +38,7 @@ cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) no
 
 
 cdef inline int gro_tx(Worker *w, int32_t port, uint64_t total) noexcept nogil:
-    """The train as one GSO frame; its frames, `total` bytes, count as they came."""
+    """Write the batch as one GSO frame. Counted are the datagrams that it was made of, `total` bytes."""
     cdef Port *p = &w.ports[port]
     if writev(p.fd, w.gro.frames, w.gro.count) < 0:
         p.traffic.tx_errors += w.gro.count
@@ -49,14 +49,14 @@ cdef inline int gro_tx(Worker *w, int32_t port, uint64_t total) noexcept nogil:
 
 
 cdef inline void queue_port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
-    """The answer's tag says all that is to be counted."""
+    """The completion's tag has all that `port_tx_ended` counts: source, port, length."""
     w.inflight_writes += 1
     ring_write(&w.ring, w.ports[port].fd, buffer, n,
                RING_WRITE | <uint64_t> (w.source - FROM_FIRST) << RING_SOURCE | <uint64_t> port << RING_PORT | n)
 
 
 cdef inline void port_tx_ended(Worker *w, uint64_t tag, int result) noexcept nogil:
-    """Of a queued frame: what write() would have returned, or a negative errno."""
+    """Count a queued write that has completed. `result`: what write() would have returned, or a negative errno."""
     cdef Traffic *to = &w.ports[tag >> RING_PORT & RING_PORTS].traffic
     cdef Traffic *source = traffic_of(w, <int32_t> (tag >> RING_SOURCE & RING_PORTS) + FROM_FIRST)
     w.inflight_writes -= 1
@@ -80,7 +80,7 @@ cdef inline int port_failure(int error) noexcept nogil:
 
 
 cdef inline int socket_port_tx(Worker *w, int32_t port, const uint8_t *buffer, uint32_t n) noexcept nogil:
-    """A GSO frame counts as what it becomes. What was gathered is sent at the end of the round at the latest."""
+    """A GSO frame counts as its segments. What is buffered is sent at the end of the round at the latest."""
     cdef Port *p = &w.ports[port]
     cdef uint32_t frames = 0
     cdef uint64_t total = 0
@@ -100,7 +100,7 @@ cdef inline int socket_port_tx(Worker *w, int32_t port, const uint8_t *buffer, u
 
 
 cdef inline void sockets_tx(Worker *w) noexcept nogil:
-    """Send what sockets have gathered."""
+    """Flush the unix sockets that have buffered frames."""
     cdef uint32_t i
     for i in range(w.n_gathering):
         w.ports[w.gathering[i]].tx_pending = False
@@ -114,7 +114,7 @@ cdef inline int tx_failure() noexcept nogil:
 
 
 cdef inline int failure(int error) noexcept nogil:
-    """What an errno says of a frame that a device did not take."""
+    """The outcome of a frame that a device refused with this errno."""
     if error == EAGAIN or error == ENOBUFS or error == ENOMEM:
         return DROP_FULL
     if error == EIO or error == EBADFD:
@@ -127,14 +127,14 @@ cdef inline int failure(int error) noexcept nogil:
 
 
 cdef inline int host_tx(Worker *w, uint8_t *buffer, uint32_t n) noexcept nogil:
-    """Into the host's stack: on the master, or in l3, where the host reaches the ports by routes through its own
-    interface, by that interface (its reverse path filter would not have it otherwise). Multicast frames belong to the
-    master."""
-    cdef bint by_door = w.switch_.mode != L2 and not buffer[HEADER] & 1
+    """Deliver to the host's stack: as received on the master; in l3 and l3s, where the host's routes to the ports lead
+    through the host port, as received on that (the reverse path filter would drop it otherwise). Multicast frames are
+    always the master's."""
+    cdef bint by_host_port = w.switch_.mode != L2 and not buffer[HEADER] & 1
     cdef ssize_t sent
-    if (w.host_fd if by_door else w.inject_fd) < 0:
+    if (w.host_fd if by_host_port else w.inject_fd) < 0:
         return DROP_NO_MASTER
-    sent = write(w.host_fd, buffer, n) if by_door else send(w.inject_fd, buffer, n, MSG_DONTWAIT)
+    sent = write(w.host_fd, buffer, n) if by_host_port else send(w.inject_fd, buffer, n, MSG_DONTWAIT)
     return TO_HOST if sent >= 0 else tx_failure()
 
 
@@ -147,7 +147,7 @@ cdef inline void queue_master_tx(Worker *w, int32_t port, uint8_t *buffer, uint3
 
 
 cdef inline void master_tx(Worker *w) noexcept nogil:
-    """Send what has gathered, count how each frame ended."""
+    """Send the round's batch for the wire and count the outcome of each frame."""
     cdef uint32_t done = 0
     cdef int count, _i
     if w.txring.slots != NULL:
@@ -166,8 +166,8 @@ cdef inline void master_tx(Worker *w) noexcept nogil:
 
 
 cdef inline uint32_t txring_tx(Worker *w) noexcept nogil:
-    """Send the short frames that gathered before the first long one. Returns how many have been dealt with; those that
-    the kernel had no more room for have not."""
+    """Send the batch's frames up to the first that is too long for a slot of the transmit ring. Returns how many were
+    sent or counted as failed; the ring had no free slot for the others."""
     cdef uint32_t count = 0
     cdef uint32_t done
     cdef uint32_t i
@@ -187,7 +187,7 @@ cdef inline uint32_t txring_tx(Worker *w) noexcept nogil:
 
 
 cdef inline void count_master_tx(Worker *w, uint32_t number, int outcome) noexcept nogil:
-    """How one of those that gathered ended."""
+    """Count the outcome of one frame of the batch."""
     cdef int32_t source = w.tx_sources[number]
     if outcome == TO_MASTER:
         w.master.tx_frames += 1

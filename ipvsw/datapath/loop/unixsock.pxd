@@ -1,11 +1,11 @@
-"""Interfaces that are unix sockets: frames without a virtio_net_hdr, on a stream or one in each packet.
+"""Ports that are unix sockets: frames without a virtio_net_hdr, on a stream or one in each packet.
 
-On a stream a frame stands behind its length (4 bytes, big endian), as QEMU's netdevs `stream` and `socket` have it.
-What is sent is gathered in `out`, so that many small frames take one system call; GSO frames are cut and go past
-it, payload from where it stands, while nothing waits. What the socket does not take at once stays in `out`, whose room
-is the limit for what may wait: a frame finds place whole or not at all, so that no frame breaks another's framing.
+On a stream each frame is preceded by its length (4 bytes, big endian), as in QEMU's netdevs `stream` and `socket`.
+What is sent is collected in the buffer `out`, so that many small frames take one system call. GSO frames are segmented
+and, while `out` is empty, sent directly, without copying the payload. What the socket does not take at once stays in
+`out`, whose size limits what may wait. A frame is put there whole or dropped, so that the framing is never broken.
 
-A socket's reader is one worker; anybody writes, hence the lock. Nobody waits long for it: no call in it blocks.
+One worker reads a socket; every worker writes to it, hence the lock. It is held briefly: no call under it blocks.
 """
 
 from libc.errno cimport EAGAIN, ENOBUFS, ENOMEM, errno
@@ -25,7 +25,7 @@ from ipvsw.datapath.kernel.sys cimport (
 )
 from ipvsw.datapath.packet.headers cimport put16
 
-# How frames are told apart.
+# How frames are delimited.
 cdef enum:
     NO_FRAMING = 0  # not a socket
     STREAM = 1  # by the length before each
@@ -35,24 +35,24 @@ cdef enum:
 cdef enum:
     PREFIX = 4  # bytes of a length
     MAX_FRAME = 65535 + 18  # bytes of a frame: the longest packet behind an Ethernet header and a tag
-    IN_ROOM = 1 << 17  # bytes that are read at once, and a frame that is not complete
+    IN_ROOM = 1 << 17  # bytes of one read, behind a frame that was incomplete
     OUT_ROOM = 1 << 19  # bytes that may wait; more than any GSO frame becomes (65 KB in MOST_SEGMENTS)
     FLUSH_BYTES = 1 << 16  # bytes that are sent without waiting for more
     IOV_BATCH = 64  # segments in one system call
 
 cdef struct Socket:
     pthread_mutex_t lock
-    int32_t users  # workers that know it
+    int32_t users  # workers that have a pointer to it
     int framing
-    int fd  # -1: nobody is connected
-    int epoll_fd  # of the reader, -1 while it doesn't poll
+    int fd  # -1: no peer is connected
+    int epoll_fd  # the reading worker's, -1 while it doesn't poll
     uint32_t tag  # its tag there
-    bint armed  # the reader's epoll tells when there is room
-    uint8_t *out_  # OUT_ROOM bytes once there is something; on packets, too, each frame is behind its length
+    bint armed  # the reading worker waits for EPOLLOUT
+    uint8_t *out_  # OUT_ROOM bytes, from the first frame on; each behind its length, with every framing
     uint32_t out_first
     uint32_t out_end
-    # Its reader's alone.
-    uint8_t *in_  # IN_ROOM bytes once there was something to read
+    # Used by the reading worker alone.
+    uint8_t *in_  # IN_ROOM bytes, from the first read on
     uint32_t in_first
     uint32_t in_end
 
@@ -78,7 +78,7 @@ cdef inline Socket *socket_new(int framing, int users) noexcept nogil:
 
 
 cdef inline void socket_release(Socket *s) noexcept nogil:
-    """By each worker once."""
+    """Called once by each worker; the last one frees it."""
     if add_i32(&s.users, -1):
         return
     pthread_mutex_destroy(&s.lock)
@@ -88,8 +88,8 @@ cdef inline void socket_release(Socket *s) noexcept nogil:
 
 
 cdef inline int socket_connect(Socket *s, int fd, bint reads, int epoll_fd, uint32_t tag) noexcept nogil:
-    """By each worker: somebody is at the other end of `fd`, or with -1 nobody is any more. What waited for who was
-    there before is forgotten. 0 or an errno."""
+    """Called by each worker: a peer has connected, `fd` is its socket; -1: it has disconnected. What is buffered for an
+    earlier peer is discarded. 0 or an errno."""
     cdef int error = 0
     pthread_mutex_lock(&s.lock)
     if reads and s.epoll_fd >= 0:
@@ -111,7 +111,7 @@ cdef inline int socket_connect(Socket *s, int fd, bint reads, int epoll_fd, uint
 
 
 cdef inline void socket_end(Socket *s) noexcept nogil:
-    """The reader found the end, or what can't be understood: nothing more is read or written."""
+    """The peer has disconnected or broken the framing: stop reading and writing."""
     pthread_mutex_lock(&s.lock)
     if s.epoll_fd >= 0:
         epoll_ctl(s.epoll_fd, EPOLL_CTL_DEL, s.fd, NULL)
@@ -139,8 +139,8 @@ cdef inline void socket_arm(Socket *s, bint armed) noexcept nogil:
 
 
 cdef inline ssize_t stream_fill(Socket *s, int fd) noexcept nogil:
-    """Read what there is; what read() returned, with errno ENOMEM if there is no memory. `fd` is the reader's own
-    word for `s.fd`, which another worker may have given up already."""
+    """Read what there is; returns what read() did, -1 with ENOMEM if there is no memory. `fd`: the reading worker's
+    copy of `s.fd`, which another worker may have reset already."""
     cdef ssize_t n
     if s.in_ == NULL:
         s.in_ = <uint8_t *> malloc(IN_ROOM)
@@ -157,7 +157,7 @@ cdef inline ssize_t stream_fill(Socket *s, int fd) noexcept nogil:
 
 
 cdef inline int32_t stream_next(Socket *s, const uint8_t **frame) noexcept nogil:
-    """The length of the next frame; 0 if it isn't there yet; -1 if its length says that this is no frame."""
+    """The length of the next frame; 0 if it is incomplete; -1 if the length is not that of a frame."""
     cdef uint32_t left = s.in_end - s.in_first
     cdef uint32_t length
     if left < PREFIX:
@@ -178,8 +178,8 @@ cdef inline int32_t stream_next(Socket *s, const uint8_t **frame) noexcept nogil
 cdef inline int socket_tx(
     Socket *s, const uint8_t *buffer, uint32_t n, uint32_t *frames, uint64_t *bytes_
 ) noexcept nogil:
-    """A virtio_net_hdr and a frame: how it ended. `frames` and `bytes_` are what it became; of those that are one
-    frame nothing is sent before `socket_send`."""
+    """Send a frame with its virtio_net_hdr; returns its outcome. `frames`, `bytes_`: how much it became. What is no GSO
+    frame is buffered until `socket_send`."""
     cdef Segmenter c
     cdef int outcome
     if not segmenter_parse(&c, buffer, n):
@@ -205,14 +205,14 @@ cdef inline int socket_tx(
 
 
 cdef inline void socket_send(Socket *s) noexcept nogil:
-    """Send what was gathered, or waits for room."""
+    """Flush `out`."""
     pthread_mutex_lock(&s.lock)
     out_send(s)
     pthread_mutex_unlock(&s.lock)
 
 
 cdef inline bint socket_has_room(Socket *s, uint64_t need) noexcept nogil:
-    """Whether `out` takes so many bytes more, after what it has was sent if it must be; they are free at its end."""
+    """Whether `out` has `need` bytes free at its end; to make room its contents are sent, then moved to the front."""
     if s.out_ == NULL:
         s.out_ = <uint8_t *> malloc(OUT_ROOM)
         if s.out_ == NULL:
@@ -234,7 +234,7 @@ cdef inline void put_prefix(uint8_t *p, uint32_t length) noexcept nogil:
 
 
 cdef inline void gather(Socket *s, const Segmenter *c) noexcept nogil:
-    """A frame that is no GSO frame into `out`, which has room for it."""
+    """Append a frame that is no GSO frame to `out`, which has room for it."""
     cdef uint8_t *p = s.out_ + s.out_end
     put_prefix(p, c.length)
     memcpy(p + PREFIX, c.frame, c.length)
@@ -244,7 +244,7 @@ cdef inline void gather(Socket *s, const Segmenter *c) noexcept nogil:
 
 
 cdef inline void gather_segments(Socket *s, const Segmenter *c, uint32_t number) noexcept nogil:
-    """A GSO frame's segments from `number` on into `out`, which has room for them."""
+    """Append a GSO frame's segments from `number` on to `out`, which has room for them."""
     cdef uint32_t payload
     cdef uint8_t *p
     while number < c.count:
@@ -258,7 +258,7 @@ cdef inline void gather_segments(Socket *s, const Segmenter *c, uint32_t number)
 
 
 cdef inline int segments_tx(Socket *s, const Segmenter *c) noexcept nogil:
-    """A GSO frame, for all of which there is room in `out`: past it, if nothing waits there."""
+    """Send a GSO frame's segments directly while `out` is empty, else through `out`, which has room for all of them."""
     cdef IovBatch batch
     cdef uint32_t number = 0
     cdef uint32_t count
@@ -286,7 +286,7 @@ cdef inline int segments_tx(Socket *s, const Segmenter *c) noexcept nogil:
 cdef inline void bind_iovecs(
     IovBatch *batch, const Segmenter *c, uint32_t number, uint32_t count, bint prefixed
 ) noexcept nogil:
-    """`count` segments from `number` on: two pieces each, the headers made and the payload where it is."""
+    """`count` segments from `number` on, two iovecs each: headers, written here, and the payload in the GSO frame."""
     cdef uint32_t before = PREFIX if prefixed else 0
     cdef uint32_t i, payload
     cdef uint8_t *head
@@ -302,7 +302,7 @@ cdef inline void bind_iovecs(
 
 
 cdef inline int iovs_stream(Socket *s, const IovBatch *batch, uint32_t count) noexcept nogil:
-    """How many segments are sent or, the last of them, partial: what it lacks is in `out` then. -1: it's over."""
+    """How many segments are sent; of the last one a part may be left, which is in `out` then. -1: the peer is gone."""
     cdef msghdr message
     cdef size_t left
     cdef ssize_t n
@@ -328,13 +328,13 @@ cdef inline int iovs_stream(Socket *s, const IovBatch *batch, uint32_t count) no
 
 
 cdef inline void keep(Socket *s, const iovec *piece, size_t start) noexcept nogil:
-    """What of a piece was not sent."""
+    """Append to `out` what of a piece was not sent."""
     memcpy(s.out_ + s.out_end, <const uint8_t *> piece.iov_base + start, piece.iov_len - start)
     s.out_end += piece.iov_len - start
 
 
 cdef inline int iovs_packets(Socket *s, const IovBatch *batch, uint32_t count) noexcept nogil:
-    """How many segments are sent; -1: it's over."""
+    """How many segments are sent; -1: the peer is gone."""
     cdef mmsghdr messages[IOV_BATCH]
     cdef uint32_t i
     cdef int sent
@@ -347,12 +347,12 @@ cdef inline int iovs_packets(Socket *s, const IovBatch *batch, uint32_t count) n
 
 
 cdef inline bint is_full() noexcept nogil:
-    """Whether errno says that the socket takes nothing now."""
+    """Whether errno is that of a socket whose buffer is full."""
     return errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM
 
 
 cdef inline void out_send(Socket *s) noexcept nogil:
-    """Send what is in `out`, as far as the socket takes it; whoever has left gets nothing more."""
+    """Send what is in `out`, as far as the socket takes it; if the peer is gone it is discarded."""
     cdef int32_t n = 0
     while s.fd >= 0 and s.out_first < s.out_end:
         n = out_stream(s) if s.framing == STREAM else out_packets(s)
@@ -363,17 +363,17 @@ cdef inline void out_send(Socket *s) noexcept nogil:
         s.out_first = s.out_end = 0
     socket_arm(s, s.out_end > 0)
     if n < 0 and s.framing == STREAM and s.fd >= 0:
-        shutdown(s.fd, SHUT_RDWR)  # a frame may have been cut in two: its reader must not go on
+        shutdown(s.fd, SHUT_RDWR)  # a frame may have been sent in part: the peer must not read on
 
 
 cdef inline int32_t out_stream(Socket *s) noexcept nogil:
-    """Bytes sent, 0 if the socket is full, -1 if it's over."""
+    """Bytes sent, 0 if the socket is full, -1 if the peer is gone."""
     cdef ssize_t n = send(s.fd, s.out_ + s.out_first, s.out_end - s.out_first, MSG_DONTWAIT | MSG_NOSIGNAL)
     return n if n >= 0 else 0 if is_full() else -1
 
 
 cdef inline int32_t out_packets(Socket *s) noexcept nogil:
-    """Bytes of `out` that are dealt with, 0 if the socket is full, -1 if it's over."""
+    """Bytes of `out` that were sent, 0 if the socket is full, -1 if the peer is gone."""
     cdef mmsghdr messages[IOV_BATCH]
     cdef iovec iovecs[IOV_BATCH]
     cdef uint32_t at = s.out_first

@@ -1,9 +1,9 @@
-"""Datagrams of one flow that arrived together, handed on as one: what a card's or the kernel's UDP GRO does.
+"""UDP GRO: datagrams of one flow that arrived back to back are merged into one GSO frame, as the kernel does.
 
-The wire's frames stand in a ring, so nothing is copied to put them together: the first is written with the payloads
-of the others behind it. Only what can be taken apart again is put together: equal headers, equal lengths but for a
-shorter last, IP identifiers that count on or (RFC 6864) say nothing, and every checksum right, for the sum of the
-whole is the kernel's to fill in. Frames never change their order.
+The frames stay in the slots of the receive ring, so nothing is copied: the first is written with the payloads of the
+others behind it. Only what can be segmented again is merged: equal headers, equal lengths but for a shorter last one,
+IP identifiers that count up or, with DF (RFC 6864), mean nothing, and valid checksums throughout, because the merged
+frame has a partial checksum. Frames never change their order.
 Sources: `udp_gro_receive_segment`, `inet_gro_receive`, `udp_gro_complete_segment` and `__udp_gso_segment` in the
 kernel; RFC 768; RFC 8200 section 8.1.
 """
@@ -24,7 +24,7 @@ cdef enum:
     IPV4_HEADERS = 42  # bytes from the Ethernet header to the payload, without options
     IPV6_HEADERS = 62
     DF = 0x4000
-    DHCP_FIRST = 67  # ports whose datagrams are looked at one by one
+    DHCP_FIRST = 67  # UDP ports whose datagrams are never merged
     DHCP_LAST = 68
     DHCP6_FIRST = 546
     DHCP6_LAST = 547
@@ -40,8 +40,8 @@ cdef struct GroBatch:
 
 
 cdef inline uint32_t datagram_headers(const uint8_t *buffer, uint32_t n) noexcept nogil:
-    """The length of its headers if the frame is a UDP datagram that could travel with others, its checksum included;
-    else 0. `buffer` holds a virtio_net_hdr and a frame, n bytes."""
+    """The length of its headers if the frame is a UDP datagram with a checksum that may be merged with others, else 0.
+    `buffer` holds a virtio_net_hdr and a frame, n bytes."""
     cdef const virtio_net_hdr *header = <const virtio_net_hdr *> buffer
     cdef const uint8_t *f = buffer + sizeof(virtio_net_hdr)
     cdef uint32_t length = n - sizeof(virtio_net_hdr)
@@ -68,7 +68,7 @@ cdef inline uint32_t datagram_headers(const uint8_t *buffer, uint32_t n) noexcep
 
 
 cdef inline bint gro_takes(GroBatch *t, uint8_t *buffer, uint32_t n) noexcept nogil:
-    """Whether the frame travels with the train, as the first of it or behind the last."""
+    """Append the frame to the batch. False if it can't be merged with what is there."""
     cdef uint32_t headers
     cdef uint32_t payload
     if t.ended or t.count == MAX_BATCH:
@@ -90,7 +90,7 @@ cdef inline bint gro_takes(GroBatch *t, uint8_t *buffer, uint32_t n) noexcept no
 
 
 cdef inline bint follows(const GroBatch *t, const uint8_t *buffer) noexcept nogil:
-    """Whether all that the flow's frames have in common is equal to the first's."""
+    """Whether the headers match those of the first frame."""
     cdef const uint8_t *a = <const uint8_t *> t.frames[0].iov_base + sizeof(virtio_net_hdr)
     cdef const uint8_t *b = buffer + sizeof(virtio_net_hdr)
     if t.headers == IPV6_HEADERS:
@@ -102,7 +102,7 @@ cdef inline bint follows(const GroBatch *t, const uint8_t *buffer) noexcept nogi
 
 
 cdef inline bint gro_checksums_hold(const GroBatch *t) noexcept nogil:
-    """Whether every checksum of it is right, or vouched for by who received it."""
+    """Whether every checksum is valid, or was verified by the device (DATA_VALID)."""
     cdef uint32_t i
     for i in range(t.count):
         if not datagram_is_whole(<const uint8_t *> t.frames[i].iov_base, t.headers, t.frames[i].iov_len):
@@ -124,13 +124,13 @@ cdef inline bint datagram_is_whole(const uint8_t *buffer, uint32_t headers, uint
 
 
 cdef inline uint64_t datagram_sum(const uint8_t *f, uint32_t headers, uint32_t length, uint32_t added) noexcept nogil:
-    """RFC 768's sum: of the pseudo-header of a datagram of `length` bytes, and of so many of the datagram's own."""
+    """RFC 768's sum over the pseudo header of a datagram of `length` bytes and over its first `added` bytes."""
     cdef uint32_t addresses = 8 if headers == IPV4_HEADERS else 32  # bytes, right before the UDP header
     return <uint64_t> ones_sum(f + headers - UDP_HLEN - addresses, addresses + added) + PROTOCOL_UDP + length
 
 
 cdef inline void gro_merge(GroBatch *t) noexcept nogil:
-    """Make one GSO frame of it: of the first its headers, of the others no more than the payloads."""
+    """Make one GSO frame of the batch: the first frame's headers, then all payloads."""
     cdef uint8_t *buffer = <uint8_t *> t.frames[0].iov_base
     cdef virtio_net_hdr *header = <virtio_net_hdr *> buffer
     cdef uint8_t *f = buffer + sizeof(virtio_net_hdr)

@@ -1,9 +1,9 @@
-"""What a sender left to the card, done for an interface that has no such card: checksums completed, GSO frames cut.
+"""Software offloads for interfaces that have none: partial checksums completed, GSO frames segmented.
 
-`segmenter_parse` holds everything that a frame and its virtio_net_hdr say against the bytes that are there; after it no
-length is looked at again. Nothing is written into the frame, and no payload is copied: what leaves is a header for
-each segment and a piece of the payload where it stands. The rules are those of packets.py, in which routed packets
-are cut: `tcp_gso_segment`, `__udp_gso_segment`, `inet_gso_segment`, `skb_checksum_help` in the kernel.
+`segmenter_parse` checks the frame and its virtio_net_hdr against the length; no length is checked after it. The frame
+is not changed and its payload not copied: each segment is a header written here and a piece of the payload in place.
+The rules are those of ipvsw/packets/segment.py, which segments routed packets.
+Sources: `tcp_gso_segment`, `__udp_gso_segment`, `inet_gso_segment`, `skb_checksum_help` in the kernel.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -41,8 +41,8 @@ cdef extern from *:
     uint32_t ones_sum "ipvsw_ones_sum"(const uint8_t *p, size_t n) noexcept nogil
 
 cdef enum:
-    HEAD = 256  # bytes of headers in front of a segment's payload; no stack sends as many
-    MOST_SEGMENTS = 0xFFFF // 48  # of one GSO frame: no stack cuts smaller (TCP_MIN_SND_MSS)
+    HEAD = 256  # bytes of headers in front of a segment's payload; no stack sends more
+    MOST_SEGMENTS = 0xFFFF // 48  # of one GSO frame: no stack sends smaller ones (TCP_MIN_SND_MSS)
 
 cdef enum:
     GSO_TCPV4 = 1
@@ -58,13 +58,13 @@ cdef enum:
     TCP_FIN_PSH = 0x09
     TCP_CWR = 0x80
 
-# A frame and what is to be done to it. All offsets in bytes from its Ethernet header.
+# A frame and how it is completed or segmented. All offsets in bytes from its Ethernet header.
 cdef struct Segmenter:
     const uint8_t *frame
     uint32_t length
     uint32_t count  # frames that it becomes
     uint32_t size  # a GSO frame's: payload bytes of each segment but the last; 0: it is none
-    # Of a frame that is none: what to add up, and where the sum goes. 0: it's complete.
+    # Of a frame that is none: where the checksum starts and where it is stored. 0: it is complete.
     uint32_t sum_from
     uint32_t sum_at
     # Of a GSO frame.
@@ -77,9 +77,8 @@ cdef struct Segmenter:
 
 
 cdef inline bint segmenter_parse(Segmenter *c, const uint8_t *buffer, uint32_t n) noexcept nogil:
-    """`buffer` holds a virtio_net_hdr and a frame, n bytes with 10 at least. False if the header lies: a sum that
-    starts or goes outside of the frame, headers longer than it (what a TAP refuses too, `tun_get_user`), segments
-    that can't be."""
+    """`buffer` holds a virtio_net_hdr and a frame, n bytes, at least 10. False if the header is invalid: a checksum
+    outside of the frame, headers longer than it (a TAP refuses these too, `tun_get_user`), impossible segments."""
     cdef virtio_net_hdr header
     cdef bint partial
     memset(c, 0, sizeof(Segmenter))
@@ -144,8 +143,8 @@ cdef inline bint segmenter_is_kind(const Segmenter *c, int kind) noexcept nogil:
 
 
 cdef inline bint segmenter_find_transport(Segmenter *c, bint *routed) noexcept nogil:
-    """l3, l4 and protocol, behind one VLAN tag at most. False if it isn't IP, is a fragment, or is longer than IP can
-    say. `routed`: the destination that the header names may not be the last one."""
+    """l3, l4 and protocol, behind one VLAN tag at most. False if it isn't IP, is a fragment, or is longer than an IP
+    packet can be. `routed`: the header's destination may not be the final one."""
     cdef uint16_t ethertype
     cdef const uint8_t *p
     cdef uint32_t length
@@ -172,7 +171,7 @@ cdef inline bint segmenter_find_transport(Segmenter *c, bint *routed) noexcept n
 
 
 cdef inline bint segmenter_walk(Segmenter *c, const uint8_t *p, uint32_t length, bint *routed) noexcept nogil:
-    """IPv6 extension headers (RFC 8200 section 4). One that is cut off counts as transport."""
+    """IPv6 extension headers (RFC 8200 section 4). One that is truncated counts as transport."""
     cdef uint32_t at = 40
     cdef uint32_t size
     cdef uint8_t kind = p[6]

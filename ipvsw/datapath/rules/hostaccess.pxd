@@ -1,8 +1,8 @@
-"""Who may open a flow between the host and the ports, and the memory of those that were opened.
+"""Host access: which side may initiate flows between the host and the ports, and which flows are established.
 
-Either side may answer what the other was allowed to begin. A flow is remembered as a fingerprint of its
-two ends, in a table of fixed size that all workers share: a few loads and one store, no lock. When it is full, old
-flows are forgotten, and one that goes on is remembered anew with its opener's next packet.
+Either side may reply within a flow that the other was allowed to initiate. The flow table holds a fingerprint of the
+two endpoints; it has a fixed size and is shared by all workers: a few loads and one store, no lock. A full set replaces
+an old flow, which is entered again with the next packet of its initiator.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -13,13 +13,13 @@ from ipvsw.datapath.packet.headers cimport (
 )
 
 cdef enum:
-    CLOSED = 0  # as the kernel's driver has it: no way from the host to the ports
-    TO_HOST_INITIATES = 1  # bits: ports may open flows with the host
-    FROM_HOST_INITIATES = 2  # the host with ports
+    CLOSED = 0  # as in the kernel's driver: no traffic between the host and the ports
+    TO_HOST_INITIATES = 1  # bits: ports may initiate flows to the host
+    FROM_HOST_INITIATES = 2  # the host may initiate flows to ports
 
 cdef enum:
     FLOWS = 1 << 16  # fingerprints
-    WAYS = 4  # places where one may be
+    WAYS = 4  # slots in which one may be: the table is 4-way set-associative
     IPPROTO_ICMP = 1
     IPPROTO_TCP = 6
     IPPROTO_UDP = 17
@@ -35,7 +35,7 @@ cdef inline bint is_icmp_error(uint8_t protocol, uint8_t kind) noexcept nogil:
 
 
 cdef inline uint32_t ipv4_transport(const Frame *f, uint8_t protocol) noexcept nogil:
-    """Where the first 8 bytes of that protocol's header are, from the packet's start; 0 if they aren't there."""
+    """Offset of the transport header in the packet, if it is of that protocol and has its first 8 bytes; else 0."""
     cdef uint32_t start
     if f.ethertype != ETH_P_IP or not ipv4_is_whole(f) or f.l3[9] != protocol:
         return 0
@@ -44,7 +44,7 @@ cdef inline uint32_t ipv4_transport(const Frame *f, uint8_t protocol) noexcept n
 
 
 cdef inline bint is_link_control(const Frame *f) noexcept nogil:
-    """What keeps the link going and opens nothing: ARP, neighbour discovery, ICMP errors."""
+    """Link control, which is allowed without a flow: ARP, neighbour discovery, ICMP errors."""
     cdef uint32_t start
     if f.ethertype == ETH_P_ARP:
         return True
@@ -55,7 +55,7 @@ cdef inline bint is_link_control(const Frame *f) noexcept nogil:
 
 
 cdef inline bint is_dhcp_reply(const Frame *f) noexcept nogil:
-    """To a client that has no address yet, and so no owner in the table (RFC 2131 section 4.1)."""
+    """To a client without an address, which has no entry in the table yet (RFC 2131 section 4.1)."""
     cdef uint32_t start = ipv4_transport(f, IPPROTO_UDP)
     return start and be16(f.l3 + start + 2) == DHCP_CLIENT
 
@@ -67,8 +67,8 @@ cdef inline bint is_fragment(const Frame *f) noexcept nogil:
 
 
 cdef inline uint64_t fingerprint(const Frame *f, uint64_t key, bint in_fragments) noexcept nogil:
-    """Of the flow that a packet belongs to, the same both ways; 0 if it is no IP packet. Ports count where
-    there are any, the identifier of an echo as well; `in_fragments`, where they aren't known, only the addresses."""
+    """Of the flow that a packet belongs to, the same in both directions; 0 if it is no IP packet. It covers addresses
+    and ports, or the identifier of an ICMP echo; with `in_fragments`, which have none, addresses alone."""
     cdef Address a = frame_address(f, True)
     cdef Address b = frame_address(f, False)
     cdef uint32_t start, here = 0, there = 0
@@ -116,8 +116,8 @@ cdef inline void flow_remember(uint64_t *flows, uint64_t mark) noexcept nogil:
 
 
 cdef inline bint may_pass(uint64_t *flows, uint64_t key, const Frame *f, bint may_initiate) noexcept nogil:
-    """Whether a packet between the host and a port may go on. `may_initiate`: its side may begin flows. The
-    answer to a packet in one piece may come in fragments."""
+    """Whether a packet between the host and a port may pass. `may_initiate`: its sender may initiate flows. Replies may
+    be fragmented even if the packet was not."""
     cdef bint in_fragments = is_fragment(f)
     cdef uint64_t mark
     if is_link_control(f):

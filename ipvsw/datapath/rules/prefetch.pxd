@@ -1,9 +1,9 @@
-"""Where the table will be looked at, asked of the memory before the frames have their turn.
+"""The table slots of a whole burst are prefetched before its first frame is forwarded.
 
-A large table is in no cache near the CPU, and a look-up in it waits for memory, some 250 ns. Asked for one right after
-the other, the places of a burst come together: finding them all out first and asking then costs half of doing both for
-each. So who has several frames in hand first lets each be looked at ahead, then fetches, then carries them out. A frame
-for which that was forgotten, or guessed wrong, costs time and nothing else.
+A large table does not fit in the CPU's caches: each look-up waits some 250 ns for memory. The loads of a burst overlap
+if they are issued back to back, so a receive loop first collects the slots of all its frames (`collect_ahead`), then
+prefetches them (`ahead_fetch`), then forwards the frames; computing and prefetching slot by slot costs twice as much. A
+slot that was not collected, or the wrong one, costs time but changes no result.
 """
 
 from libc.stdint cimport uint8_t, uint32_t
@@ -14,24 +14,24 @@ from ipvsw.datapath.rules.table cimport Table, table_place
 from ipvsw.datapath.packet.headers cimport Address, Frame, frame_address, frame_destination, frame_parse
 
 cdef enum:
-    AHEAD = 64  # places at once
-    LINE = 64  # bytes that come together
+    AHEAD = 64  # slots of one burst
+    LINE = 64  # bytes of a cache line
     FAR = 4  # bits of a directory: the parts of a smaller one, 200 KB, stay in the cache
 
-# The places of a burst.
+# The slots of a burst.
 cdef struct Ahead:
     uint32_t length  # 0 to begin with
     const uint8_t *places[AHEAD]
 
 
 cdef inline bint is_far(const Table *t) noexcept nogil:
-    """Whether looking ahead pays."""
+    """Whether the table is so large that prefetching pays."""
     return t.depth >= FAR
 
 
 cdef inline void collect_ahead(const Switch *s, Ahead *ahead, uint8_t *data, uint32_t length) noexcept nogil:
-    """A frame that was read, from a port or from the master, and isn't decided about yet. In l2 the table counts for
-    what is addressed to the master's MAC; in l3 for all."""
+    """The slot for a frame that was read from a port or from the master. In l2 only frames to the master's MAC address
+    are looked up in the table; in l3 all are."""
     cdef Frame f
     cdef Address a
     if ahead.length == AHEAD or not frame_parse(&f, data, length):

@@ -28,7 +28,7 @@ NETLINK_ADD_MEMBERSHIP, NETLINK_LISTEN_ALL_NSID = 1, 8
 RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_NSID = 1, 5, 9, 28
 RTNLGRP_IPV4_MCADDR, RTNLGRP_IPV6_MCADDR = 37, 38
 
-EVENT_BUFFER = 16 << 20  # bytes: some ten thousand messages, while the loop is busy with something else
+EVENT_BUFFER = 16 << 20  # bytes: some ten thousand messages, which wait while the loop is busy
 GC_INTERVAL = 128  # requests between two collections of the garbage that pyroute2 leaves
 DATAGRAM = 64 << 10  # bytes, far above a link with all its attributes
 
@@ -51,7 +51,7 @@ class Netlink:
     def __init__(self) -> None:
         self._events = _open_events()
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self._stay = contextlib.ExitStack()  # what stays open at home
+        self._stay = contextlib.ExitStack()  # what stays open in the own namespace
         self._at_home: Handle | None = None
         self._closing = False
         self._works = 0
@@ -61,7 +61,7 @@ class Netlink:
         return self._events.fileno()
 
     def events(self) -> Iterator[Event]:
-        """What has happened since the last call, until the socket is dry."""
+        """What has happened since the last call, until the socket is empty."""
         while True:
             try:
                 data, control, _, _ = self._events.recvmsg(DATAGRAM, socket.CMSG_SPACE(4))
@@ -79,7 +79,7 @@ class Netlink:
 
         Works are done one at a time, in the order in which they were asked for. `netns_fd` may be
         closed as soon as this coroutine waits; it has a copy. A work that is cancelled before its
-        turn is never partial. Errors: OSError, and whatever `work` raises.
+        turn is never started. Errors: OSError, and what `work` raises.
         """
         if netns_fd is None:
             return await asyncio.wrap_future(self._thread.submit(self._work_at_home, work))
@@ -149,7 +149,7 @@ def _open_events() -> socket.socket:
         for group in (RTNLGRP_NSID, RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR):
             events.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
         for group in (RTNLGRP_IPV4_MCADDR, RTNLGRP_IPV6_MCADDR):
-            with contextlib.suppress(OSError):  # EINVAL: a kernel that does not tell
+            with contextlib.suppress(OSError):  # EINVAL: an older kernel without such events
                 events.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
     except OSError:
         events.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
 FOREIGN = 0.10  # of one CPU: with more of it used by others, a measurement is taken again
-KERNEL = 2  # the pid of kthreadd: its children work for whoever asked, us most of all
+KERNEL = 2  # the pid of kthreadd: its children work for any process, the measurement first of all
 
 
 @dataclass(frozen=True)

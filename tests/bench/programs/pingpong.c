@@ -85,7 +85,7 @@ int main(int argc, char **argv)
     long long end = ns() + (long long)(atof(argv[2]) * 1e9), before = ns();
     for (int turn = 0; (before < end || count < LEAST) && count < MOST; turn++) {
         if (write(sock, &byte, 1) != 1 || read(sock, &byte, 1) != 1)
-            err(1, "the conversation broke");
+            err(1, "the connection broke");
         long long now = ns();
         if (turn >= WARM)
             took[count++] = now - before;

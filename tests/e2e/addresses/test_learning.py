@@ -127,7 +127,7 @@ def test_learning_may_be_switched_on_and_off(lab: Lab, lan: Daemon) -> None:
         assert "10.1.0.61" not in addresses(lan, "vm1")
 
 
-def test_group_frames_for_a_learned_address_reach_the_master(lab: Lab, lan: Daemon) -> None:
+def test_multicast_frames_for_a_learned_address_reach_the_master(lab: Lab, lan: Daemon) -> None:
     with machine(lan) as guest:
         guest.send(solicitation("::", "fd00:1::aa:bbcc"))
         until(lambda: "33:33:ff:aa:bb:cc" in lab.ip(lab.host, "maddr", "show", "dev", "m0"), "the group is set")

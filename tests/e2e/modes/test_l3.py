@@ -270,7 +270,7 @@ def test_multipath(lab: Routed, version: int) -> None:
 
 
 def test_ipv6_by_another_device(lab: Routed) -> None:
-    """The output device is only a wish there: the packet leaves where the route says, with that device's MAC."""
+    """The output device is only a preference there: the packet leaves where the route says, with that device's MAC."""
     with Flow(lab, lab.ports[0], FAR6) as flow:
         flow.at("r1")
         flow.turn("side", "route replace default via fd03::2 dev x0")
@@ -355,7 +355,7 @@ def test_groups_and_other_protocols_are_dropped(lab: Routed, daemon: running.Dae
 @pytest.mark.parametrize("slow", [False, True], ids=["fast", "through-the-host"])
 @pytest.mark.parametrize("offloads", [True, False], ids=["partial", "complete"])
 def test_checksums(lab: Routed, daemon: running.Daemon, slow: bool, offloads: bool) -> None:
-    """Whatever the port's stack left to the card is right at the far end."""
+    """Partial checksums of the port's stack are complete at the far end."""
     if slow:
         change(lab.host, "-4 rule add from 10.2.0.0/24 lookup main pref 90")
         change(lab.host, "-6 rule add from fd02::/64 lookup main pref 90")

@@ -19,7 +19,7 @@ from tests.support.sniff import raw, sniffing
 from tests.support.topology import MASTER_MAC, exec_in, inside, run
 
 FAMILIES = pytest.mark.parametrize("version", [4, 6])
-CONVERSATIONS = [("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)]
+FLOWS = [("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)]
 QUIET = 0.2  # seconds in which what must not come would have come
 NOWHERE = {4: "10.2.0.99", 6: "fd02::99"}  # of the ports' network, and nobody's
 
@@ -121,7 +121,7 @@ def test_new_connections_are_dropped_in_one_direction(lab: Routed, version: int,
     }
     for direction, (source, target, address) in ways.items():
         before = counted(lab, "dropped"), counted(lab, "fresh")
-        for name, kind in CONVERSATIONS:
+        for name, kind in FLOWS:
             wanted = direction != closed
             assert talks(source, target, address, kind, wanted=wanted) is wanted, f"{name} {direction}"
         dropped, fresh = counted(lab, "dropped") - before[0], counted(lab, "fresh") - before[1]

@@ -54,7 +54,7 @@ def test_a_flood_does_not_starve_unicast(four: Lab) -> None:
         assert flooder.wait() == -9, f"the flood ended by itself: {flooder.stderr and flooder.stderr.read()}"
 
 
-def group_frame(group: bytes, marker: bytes, source: str = MASTER_MAC) -> bytes:
+def multicast_frame(group: bytes, marker: bytes, source: str = MASTER_MAC) -> bytes:
     return group + bytes.fromhex(source.replace(":", "")) + b"\x88\xb5" + marker.ljust(46, b"\0")
 
 
@@ -70,9 +70,9 @@ def test_nobody_gets_a_group_that_it_did_not_join(four: Lab, origin: str) -> Non
     netns, device = (four.ports[2], "ipvl3") if origin == "port" else (four.wire, "w0")
     with sniffing(four.ports[0], "ipvl1") as stranger, raw(netns, device) as sender:
         for k, group in enumerate(groups):
-            sender.send(group_frame(group, b"stray%03d." % k))
+            sender.send(multicast_frame(group, b"stray%03d." % k))
             time.sleep(0.0005)
-        sender.send(group_frame(b"\xff" * 6, b"the last one"))
+        sender.send(multicast_frame(b"\xff" * 6, b"the last one"))
         stranger.wait(b"the last one")
         strays = [frame for _, frame in stranger.frames if b"stray" in frame]
         assert not strays, f"{len(strays)} frames of groups that nobody joined"
@@ -96,7 +96,7 @@ def test_who_joins_gets_its_group_and_loses_it_when_it_leaves(four: Lab, origin:
 
         def arrives() -> bool:
             marker = b"group %06d." % next(numbers)
-            sender.send(group_frame(mac, marker))
+            sender.send(multicast_frame(mac, marker))
             time.sleep(0.02)
             return joined.count(marker) > 0
 

@@ -62,7 +62,7 @@ def test_ipv6_and_the_header_pass_unchanged() -> None:
         assert it.interfaces[1].outside.recv(LONGEST) == header + frame(MASTER, MASTER, packet, 0x86DD)
 
 
-def test_a_super_frame_passes_whole_and_a_large_plain_one_does_not() -> None:
+def test_a_gso_frame_passes_whole_and_a_large_plain_one_does_not() -> None:
     with lab(2) as it:
         large = between(0, 1, bytes(65000))
         it.interfaces[0].send(large, GSO_HEADER)
@@ -261,7 +261,7 @@ def test_copies_above_a_siblings_mtu_are_lost_there_alone() -> None:
         assert it.interfaces[1].receive() == arrival
 
 
-def test_the_backlog_takes_a_thousand_of_a_door_and_has_room_for_others() -> None:
+def test_the_backlog_takes_a_thousand_of_an_interface_and_has_room_for_others() -> None:
     with lab(70, start=False) as it:
         flooder, other = 0, 1
         it.interfaces[flooder].room(1 << 22)
@@ -429,12 +429,12 @@ def test_a_port_that_is_gone_is_told_once_and_costs_nothing() -> None:
         assert it.datapath.events() == []
 
 
-def test_membership_reports_are_told_and_flooded() -> None:
+def test_membership_reports_raise_an_event_and_are_flooded() -> None:
     with lab(2) as it:
         report = frame(MDNS, MASTER, ipv4(v4(0), bytes([224, 0, 0, 251]), bytes(8), protocol=2))
         it.interfaces[0].send(report)
         assert it.master[0].receive() == report
-        until(lambda: select.select([it.datapath.notify_fd], [], [], 0)[0], "the news")
+        until(lambda: select.select([it.datapath.notify_fd], [], [], 0)[0], "an event")
         assert it.datapath.events() == [(0, EVENT_GROUPS)]
         it.master[0].send(frame(MDNS, FOREIGN, report[14:]))  # of the wire nobody needs to know
         it.settled(None, 1)

@@ -60,7 +60,7 @@ def test_each_queue_is_read_and_a_flow_stays_in_order(wide: tuple[Lab, int, list
 
 
 def test_a_frame_for_the_port_comes_by_one_queue_alone(wide: tuple[Lab, int, list[Interface]]) -> None:
-    """Whoever writes it: a worker with a queue of the port uses that, others the first."""
+    """Each worker writes it: one with a queue of the port uses that, others the first."""
     it, number, interfaces = wide
     it.interfaces[0].send(between(0, 2))  # read by worker 0, who has the port's second queue
     assert interfaces[1].receive() == between(0, 2)
@@ -81,8 +81,8 @@ def test_what_it_sends_to_the_wire_leaves_by_each_reader(wide: tuple[Lab, int, l
 
 def test_what_python_gives_back_and_announces_is_carried_out_once(wide: tuple[Lab, int, list[Interface]]) -> None:
     it, number, _ = wide
-    shown = bytes(10) + between(2, 0)
-    it.datapath.reinject(number, shown)
+    punted = bytes(10) + between(2, 0)
+    it.datapath.reinject(number, punted)
     it.datapath.announce(number, bytes(10) + frame(b"\xff" * 6, b"\2\0\0\0\0\1", ipv4(v4(2), v4(0))))
     it.datapath.commit()
     assert it.interfaces[0].receive() == between(2, 0)

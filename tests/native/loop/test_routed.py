@@ -75,7 +75,7 @@ def test_a_sibling_is_known_by_its_address_whatever_the_mac(mode: str, mac: byte
 
 
 @ROUTED
-def test_no_group_frame_leaves_a_port_and_nothing_but_ip(mode: str) -> None:
+def test_no_multicast_frame_leaves_a_port_and_nothing_but_ip(mode: str) -> None:
     with lab(2, mode=mode) as it:
         for sent in (
             frame(BROADCAST, MASTER, ipv4(v4(0), b"\xff" * 4)),
@@ -176,7 +176,7 @@ def test_what_is_too_long_for_its_path_waits_for_python() -> None:
         assert it.datapath.slow() == [(0, HEADER + out4(bytes(1281 - 20)))]
 
 
-def test_a_super_frame_is_measured_by_its_segments() -> None:
+def test_a_gso_frame_is_measured_by_its_segments() -> None:
     with lab(1, mode="l3") as it:
         commit_route(it, FAR4, ROUTER, mtu=1500)
         sent = frame(MASTER, MASTER, tcp4(40_000)[14:30] + FAR4 + tcp4(40_000)[34:])
@@ -330,7 +330,7 @@ def test_bad_routes_are_refused() -> None:
 
 
 @contextmanager
-def host_door(it: Lab) -> Iterator[Interface]:
+def host_interface(it: Lab) -> Iterator[Interface]:
     interface = Interface()
     try:
         it.datapath.attach_host(interface.inside.fileno())
@@ -345,7 +345,7 @@ def host_door(it: Lab) -> Iterator[Interface]:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("flag", FLAGS)
 def test_what_the_host_sends_is_for_the_ports(mode: str, flag: str) -> None:
-    with lab(3, mode=mode, flag=flag, workers=2) as it, host_door(it) as interface:
+    with lab(3, mode=mode, flag=flag, workers=2) as it, host_interface(it) as interface:
         unicast = frame(MASTER, FOREIGN, ipv4(FAR4, v4(1)))
         group = frame(BROADCAST, FOREIGN, ipv4(FAR4, b"\xff" * 4))
         it.datapath.set_mode(MODES[mode], FLAGS[flag], ACCESS["from-host"])
@@ -377,11 +377,11 @@ def udp(source: bytes, destination: bytes, ports: tuple[int, int] = (1000, 2000)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("access", ["none", "to-host", "from-host", "both"])
 @pytest.mark.parametrize(("host", "port"), [(HOST4, v4(0)), (HOST6, v6(0))], ids=["ipv4", "ipv6"])
-def test_who_may_begin_a_conversation_is_a_setting_and_the_other_may_answer(
+def test_who_may_initiate_a_flow_is_a_setting_and_the_other_may_answer(
     mode: str, access: str, host: bytes, port: bytes
 ) -> None:
     to_host, from_host = access in ("to-host", "both"), access in ("from-host", "both")
-    with lab(1, workers=2) as it, host_door(it) as interface:
+    with lab(1, workers=2) as it, host_interface(it) as interface:
         for own in (HOST4, HOST6):
             it.datapath.bind_host(own)
         it.datapath.set_mode(MODES[mode], FLAGS["bridge"], ACCESS[access])
@@ -407,7 +407,7 @@ def test_who_may_begin_a_conversation_is_a_setting_and_the_other_may_answer(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_host_hears_the_ports_group_frames_where_they_may_talk_to_it(mode: str) -> None:
+def test_the_host_hears_the_ports_multicast_frames_where_they_may_talk_to_it(mode: str) -> None:
     with lab(2, mode=mode) as it:
         group = frame(BROADCAST, MASTER, ipv4(v4(0), b"\xff" * 4))
         for access, heard in (("none", False), ("from-host", False), ("to-host", True), ("both", True)):
@@ -425,7 +425,7 @@ def test_the_host_hears_the_ports_group_frames_where_they_may_talk_to_it(mode: s
 
 
 def test_a_dhcp_server_on_the_host_reaches_a_client_without_an_address() -> None:
-    with lab(2, mode="l2") as it, host_door(it) as interface:
+    with lab(2, mode="l2") as it, host_interface(it) as interface:
         offer = frame(MASTER, MASTER, ipv4(HOST4, bytes([10, 0, 5, 5]), b"\0\x43\0\x44" + bytes(8)))
         it.datapath.bind_host(HOST4)
         it.datapath.set_mode(MODES["l2"], FLAGS["bridge"], ACCESS["to-host"])
@@ -436,7 +436,7 @@ def test_a_dhcp_server_on_the_host_reaches_a_client_without_an_address() -> None
 
 
 def test_a_port_that_is_down_hears_nothing_from_the_host() -> None:
-    with lab(2, mode="l3s") as it, host_door(it) as interface:
+    with lab(2, mode="l3s") as it, host_interface(it) as interface:
         it.datapath.set_port(1, up=False, mtu=1500)
         it.datapath.commit()
         interface.send(frame(MASTER, FOREIGN, ipv4(FAR4, v4(1))))
@@ -444,15 +444,15 @@ def test_a_port_that_is_down_hears_nothing_from_the_host() -> None:
         assert it.interfaces[1].waiting() == []
 
 
-def test_the_hosts_door_may_leave_and_break() -> None:
+def test_the_hosts_interface_may_leave_and_break() -> None:
     with lab(2, mode="l3s") as it:
-        with host_door(it) as interface:
+        with host_interface(it) as interface:
             interface.send(frame(MASTER, FOREIGN, ipv4(FAR4, v4(1))))
             it.interfaces[1].receive()
             interface.outside.close()
             it.interfaces[0].send(between(0, 1))
             assert it.interfaces[1].receive() == between(0, 1)
-        with host_door(it) as interface:
+        with host_interface(it) as interface:
             interface.send(frame(MASTER, FOREIGN, ipv4(FAR4, v4(0))))
             assert it.interfaces[0].receive() == frame(MASTER, FOREIGN, ipv4(FAR4, v4(0)))
 
@@ -477,7 +477,7 @@ def test_what_all_modes_deliver_is_delivered_while_they_change(workers: int) -> 
 def test_in_a_storm_of_changes_every_frame_ends_in_one_counter(workers: int) -> None:
     rng = random.Random(seed_from_environment())
     ports = 4
-    with lab(ports, workers=workers) as it, host_door(it) as host:
+    with lab(ports, workers=workers) as it, host_interface(it) as host:
         frames = [random_frame(rng) for _ in range(2000)]
         sent: dict[int | str | None, int] = dict.fromkeys([*range(ports), None, "host"], 0)
         for n in range(STORM):

@@ -88,7 +88,7 @@ def test_a_stream_may_be_cut_anywhere(it: Lab) -> None:
 
 
 @EVERY
-def test_group_frames_reach_sockets_and_come_from_them(it: Lab, framing: str) -> None:
+def test_multicast_frames_reach_sockets_and_come_from_them(it: Lab, framing: str) -> None:
     one, other = Speaker(it, framing, 2), Speaker(it, framing, 3)
     one.send(broadcast(2))
     assert other.receive() == it.interfaces[0].receive() == it.interfaces[1].receive() == broadcast(2)
@@ -106,7 +106,7 @@ def test_group_frames_reach_sockets_and_come_from_them(it: Lab, framing: str) ->
 @pytest.mark.parametrize(
     ("protocol", "gso"), [(TCP, {4: TCPV4, 6: TCPV6}), (UDP, {4: USO, 6: USO})], ids=["tcp", "udp"]
 )
-def test_super_frames_are_cut(it: Lab, framing: str, version: int, protocol: int, gso: dict[int, int]) -> None:
+def test_gso_frames_are_cut(it: Lab, framing: str, version: int, protocol: int, gso: dict[int, int]) -> None:
     one = Speaker(it, framing, 2)
     payload = random.Random(7).randbytes(60000)
     whole = to_speaker(2, payload, gso=gso[version], size=1400, version=version, protocol=protocol)
@@ -171,7 +171,7 @@ def test_a_speaker_that_does_not_read_loses_its_own_frames_alone(it: Lab, framin
 
 
 @EVERY
-def test_super_frames_wait_whole_or_not_at_all(it: Lab, framing: str) -> None:
+def test_gso_frames_wait_whole_or_not_at_all(it: Lab, framing: str) -> None:
     one = Speaker(it, framing, 2, connect=False)
     one.connect(room=1 << 15)
     it.interfaces[0].room(1 << 20)

@@ -98,7 +98,7 @@ def test_a_descriptor_is_let_go_of_when_it_is_closed(monkeypatch: pytest.MonkeyP
 
 
 @needs_ring
-def test_unicast_and_group_frames_of_a_port_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unicast_and_multicast_frames_of_a_port_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is queued for a port leaves before the copies of a multicast frame that came later."""
     monkeypatch.setattr(interfaces, "IO", "uring")
     with lab(2) as it:

@@ -141,7 +141,7 @@ def test_one_vlan_tag_is_no_hindrance() -> None:
         assert [one[18:] for one in frames] == sent(frame)
 
 
-def test_a_super_frame_without_a_begun_sum_gets_its_own() -> None:
+def test_a_gso_frame_without_a_partial_checksum_gets_its_own() -> None:
     frame = lying(Made(protocol=TCP, payload=bytes(2500)).frame(TCPV4, 1000), flags=0)
     for packet in sent(frame):
         verify(packet)
@@ -184,7 +184,7 @@ def test_a_header_that_lies_is_told(lie: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("at", range(VNET, VNET + 54))
-def test_a_super_frame_that_is_cut_off_is_told(at: int) -> None:
+def test_a_truncated_gso_frame_is_refused(at: int) -> None:
     assert offloaded(lying(GOOD, hdr_len=0)[:at]) is None
 
 

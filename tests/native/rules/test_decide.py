@@ -115,7 +115,7 @@ def test_the_table_is_looked_at_ahead_where_deciding_will(mode: str) -> None:
     assert ahead * 20 > FRAMES, "the generator makes no such frames"
 
 
-def test_a_conversation_is_the_same_both_ways_and_no_other() -> None:
+def test_a_flow_is_the_same_both_ways_and_no_other() -> None:
     rng = random.Random(seed_from_environment())
     probe = probe_of(random_switch(rng))
     marks: dict[object, int] = {}
@@ -157,7 +157,7 @@ def test_a_tags_worth_above_the_mtu_passes(length: int, mtu: int, gso: bool) -> 
     assert probe_of(Switch(MASTER, ports=[port])).accepts(0, length, gso) == accepts(port, length, gso)
 
 
-def test_group_frames_go_to_who_joined_the_group() -> None:
+def test_multicast_frames_go_to_who_joined_the_group() -> None:
     rng = random.Random(seed_from_environment())
     for _ in range(2000):
         switch = random_switch(rng)

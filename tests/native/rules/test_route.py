@@ -159,7 +159,7 @@ def tcp4(payload: int, *, words: int = 5, options: int = 0) -> bytes:
         (tcp4(4000), offload(TCPV4, 65535, 65535), 4040),
     ],
 )
-def test_a_super_frame_is_as_long_as_its_segments(frame: bytes, header: bytes, length: int) -> None:
+def test_a_gso_frame_is_as_long_as_its_segments(frame: bytes, header: bytes, length: int) -> None:
     assert wire_length(frame, header) == length
 
 

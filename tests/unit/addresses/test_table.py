@@ -1,4 +1,4 @@
-"""The order in which the table is carried out: a frame is stolen only while it can be delivered."""
+"""The order in which the table is applied: a frame is stolen only while it can be delivered."""
 
 from __future__ import annotations
 

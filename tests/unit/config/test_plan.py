@@ -1,4 +1,4 @@
-"""plan.diff: carrying its actions out must turn one configuration into the other, in a safe order."""
+"""plan.diff: applying its actions must turn one configuration into the other, in a safe order."""
 
 from __future__ import annotations
 

@@ -175,12 +175,12 @@ def test_a_segment_with_a_udp_checksum_of_zero_gets_ones() -> None:
     verify(zero)
 
 
-def test_a_super_frame_below_its_segment_size_is_one_segment() -> None:
+def test_a_gso_frame_below_its_segment_size_is_one_segment() -> None:
     result = decide(Made(4, TCP, bytes(500), field=DF).frame(TCPV4, 1460), 540)
     assert len(result.send) == 1 and result.whole
 
 
-def test_a_whole_super_frame() -> None:
+def test_a_whole_gso_frame() -> None:
     payload = random.Random(1).randbytes(65000)
     result = decide(Made(4, TCP, payload, field=DF, tcp_options=bytes(12)).frame(TCPV4, 1448))
     assert len(result.send) == 45 and max(map(len, result.send)) == 1500 and result.whole
@@ -200,7 +200,7 @@ def test_extension_headers_are_repeated() -> None:
         assert total(pseudo(A6, B6, UDP, len(data)) + data) == 0xFFFF
 
 
-def test_a_source_routed_super_frame_keeps_its_senders_pseudo_header() -> None:
+def test_a_source_routed_gso_frame_keeps_its_senders_pseudo_header() -> None:
     last = ip_address("fd00:2::7").packed
     routing = bytes((TCP, 2, 4, 1, 0, 0, 0, 0)) + last
     made = Made(6, TCP, b"x" * 300, extensions=routing, first=43, destination=last)

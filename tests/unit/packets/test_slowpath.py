@@ -90,7 +90,7 @@ def test_a_short_packet_is_quoted_whole() -> None:
 
 
 @pytest.mark.parametrize(("version", "gso", "at"), ((4, TCPV4, 28), (6, TCPV6, 48)))
-def test_an_error_about_a_super_frame_quotes_its_first_segment(version: int, gso: int, at: int) -> None:
+def test_an_error_about_a_gso_frame_quotes_its_first_segment(version: int, gso: int, at: int) -> None:
     made = Made(version, TCP, bytes(9000), field=DF, sequence=77)
     answer = decide(made.frame(gso, 1440), 1400).answer
     assert answer

@@ -339,7 +339,7 @@ async def test_without_a_master_frames_are_counted() -> None:
         assert it.kernel.asked == []
 
 
-# ---------------------------------------------------------------------------- news
+# ---------------------------------------------------------------------------- events
 
 
 async def test_a_changed_way_empties_the_cache() -> None:

@@ -179,7 +179,7 @@ def test_nobody_fills_the_memory() -> None:
 def test_whatever_is_said_the_memory_agrees_with_what_is_told(
     steps: list[tuple[str, int, int, bytes, str, int]],
 ) -> None:
-    """Whoever follows `granted` and `ended` knows what `all` has."""
+    """A caller that follows `granted` and `ended` knows what `all` has."""
     leases, known = Leases(), set()
     for now, (port, kind, xid, chaddr, address, reply) in enumerate(steps):
         ended = leases.on_client(

@@ -121,7 +121,7 @@ class Rig:
         ip(lines, self.netns(place))
 
     def build(self, mode: str) -> None:
-        """The namespaces, the master and the wire. The ports are for whoever is under test to make.
+        """The namespaces, the master and the wire. The ports are made by what is under test.
 
         Nobody answers for a port's addresses in l3 and l3s, so that the wire has routes to two of the ports there.
         """

@@ -1,4 +1,4 @@
-"""What is shown before it goes on, and how it comes back."""
+"""Which frames are punted, and how they are reinjected."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def punted(it: Lab, count: int) -> list[tuple[int, bytes]]:
         found.extend(it.datapath.punted())
         return len(found) >= count
 
-    until(enough, f"{count} frames are shown")
+    until(enough, f"{count} frames are punted")
     return found
 
 
-NEWS = {
+NEW_ADDRESSES = {
     "ipv4": frame(FOREIGN, MASTER, ipv4(NEW4, v4(99))),
     "arp": arp(NEW4, v4(1)),
     "probe": arp(bytes(4), NEW4),
@@ -64,17 +64,17 @@ NEWS = {
 }
 
 
-@pytest.mark.parametrize("news", NEWS.values(), ids=NEWS)
-def test_a_new_address_is_shown_and_the_frame_goes_on_when_it_comes_back(news: bytes) -> None:
+@pytest.mark.parametrize("claim", NEW_ADDRESSES.values(), ids=NEW_ADDRESSES)
+def test_a_new_address_is_punted_and_the_frame_forwarded_when_it_is_reinjected(claim: bytes) -> None:
     with lab(2) as it:
         snooper(it)
-        it.interfaces[0].send(news)
-        assert punted(it, 1) == [(0, HEADER + news)]
+        it.interfaces[0].send(claim)
+        assert punted(it, 1) == [(0, HEADER + claim)]
         assert it.counted(0).rx_frames == 1 and it.counted(0).outcomes == {}
-        it.datapath.reinject(0, HEADER + news)
+        it.datapath.reinject(0, HEADER + claim)
         it.datapath.commit()
-        assert it.master[0].receive() == news
-        outcome = "to_ports" if news[0] & 1 else "to_master"
+        assert it.master[0].receive() == claim
+        outcome = "to_ports" if claim[0] & 1 else "to_master"
         assert it.settled(0, 1).outcomes == {outcome: 1}
 
 
@@ -93,8 +93,8 @@ def test_what_is_nothing_new_goes_on_at_once(old: bytes) -> None:
     with lab(2) as it:
         snooper(it)
         it.interfaces[0].send(old)
-        it.interfaces[1].send(news := NEWS["ipv4"])  # doesn't learn
-        assert {it.master[0].receive(), it.master[0].receive()} == {old, news}
+        it.interfaces[1].send(claim := NEW_ADDRESSES["ipv4"])  # doesn't learn
+        assert {it.master[0].receive(), it.master[0].receive()} == {old, claim}
         assert it.datapath.punted() == []
 
 
@@ -104,14 +104,14 @@ def test_a_bound_address_is_new_no_more_and_is_in_use() -> None:
         assert it.datapath.used(0, [v4(0), NEW4]) == []
         it.datapath.bind(NEW4, 0)
         it.datapath.commit()
-        it.interfaces[0].send(NEWS["ipv4"])
-        assert it.master[0].receive() == NEWS["ipv4"]
+        it.interfaces[0].send(NEW_ADDRESSES["ipv4"])
+        assert it.master[0].receive() == NEW_ADDRESSES["ipv4"]
         assert it.datapath.used(0, [v4(0), NEW4]) == [NEW4]
         assert it.datapath.used(0, [v4(0), NEW4]) == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_flood_is_shown_in_part_and_nothing_of_it_is_lost(workers: int) -> None:
+def test_a_flood_is_punted_in_part_and_nothing_of_it_is_lost(workers: int) -> None:
     """What a port keeps for DHCP is not spent on addresses, and others have credits of their own."""
     with lab(2, workers=workers) as it:
         snooper(it, 0)
@@ -140,7 +140,7 @@ def test_a_flood_is_shown_in_part_and_nothing_of_it_is_lost(workers: int) -> Non
         assert len(punted(it, more)) == more
 
 
-def test_dhcp_is_shown_from_every_door_and_goes_to_whom_it_is_for() -> None:
+def test_dhcp_is_punted_from_every_interface_and_goes_to_its_addressee() -> None:
     with lab(3) as it:
         it.interfaces[1].send(ask := dhcp4(bytes(4)))
         assert punted(it, 1) == [(1, HEADER + ask)]
@@ -181,8 +181,8 @@ def test_in_l3_only_addresses_are_of_interest() -> None:
         snooper(it)
         it.interfaces[0].send(dhcp4(v4(0), v4(99), mac=FOREIGN))
         until(lambda: it.datapath.slow(), "it waits for its route")
-        it.interfaces[0].send(NEWS["ipv4"])
-        assert punted(it, 1) == [(0, HEADER + NEWS["ipv4"])]
+        it.interfaces[0].send(NEW_ADDRESSES["ipv4"])
+        assert punted(it, 1) == [(0, HEADER + NEW_ADDRESSES["ipv4"])]
 
 
 def test_the_host_answers_too() -> None:

@@ -397,7 +397,7 @@ def test_endpoints_talk_to_each_other_to_siblings_and_to_the_wire(workers: int) 
         assert it.settled(it.numbers[2], 3).outcomes == {"to_port": 2, "to_master": 1}
 
 
-def test_a_group_frame_reaches_all_as_it_is() -> None:
+def test_a_multicast_frame_reaches_all_as_it_is() -> None:
     with with_guests() as it:
         asked = frame(BROADCAST, OTHER, arp(OTHER, v4(2), bytes(6), v4(3)), ARP)
         it.interfaces[2].send(asked)

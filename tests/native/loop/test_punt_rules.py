@@ -1,4 +1,4 @@
-"""What is shown is what Python understands: the datapath's look at a frame against `learning` and `dhcp`."""
+"""What the datapath punts is what Python parses: its rules against `snooping.learned`, `dhcp4` and `dhcp6`."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def frames(draw: st.DrawFn) -> bytes:
 
 
 @given(frames())
-def test_what_is_learned_is_what_was_shown(frame: bytes) -> None:
-    found, shown = claimed_address(HEADER + frame), sender_of(frame)
-    assert found is None or shown is None or found[0].packed == shown
+def test_what_is_learned_is_what_was_punted(frame: bytes) -> None:
+    found, punted = claimed_address(HEADER + frame), sender_of(frame)
+    assert found is None or punted is None or found[0].packed == punted
 
 
 @pytest.mark.parametrize("to_port", [67, 68])
 @given(st.binary(max_size=40), st.lists(st.tuples(st.integers(14, 340), st.integers(0, 255)), max_size=3))
-def test_every_message_is_shown(to_port: int, tail: bytes, damage: list[tuple[int, int]]) -> None:
+def test_every_message_is_punted(to_port: int, tail: bytes, damage: list[tuple[int, int]]) -> None:
     frame = bytearray(in_frame(bootp(1 if to_port == 67 else 2, kind=1) + tail + bytes(40), to_port=to_port)[10:])
     for at, value in damage:
         frame[at % len(frame)] = value
@@ -65,7 +65,7 @@ def test_every_message_is_shown(to_port: int, tail: bytes, damage: list[tuple[in
 
 
 @given(st.sampled_from([546, 547]), st.integers(0, 255), st.integers(0, 60))
-def test_every_message_for_ipv6_is_shown(to_port: int, kind: int, size: int) -> None:
+def test_every_message_for_ipv6_is_punted(to_port: int, kind: int, size: int) -> None:
     message = said6(kind)[:size]
     udp = struct.pack("!HHHH", 1, to_port, 8 + len(message), 0) + message
     packet = struct.pack("!IHBB", 6 << 28, len(udp), 17, 1) + bytes(15) + b"\1" + bytes(15) + b"\2"
