@@ -159,7 +159,7 @@ static int ipvsw_reserve(struct ipvsw_link *link, const struct in6_addr *value,
 	struct ipvsw_addr *addr;
 	int err = 0;
 
-	busypoll_lock_bh(&master->lock);
+	spin_lock_bh(&master->lock);
 	addr = ipvsw_find(master, value);
 	if (addr && !addr->confirmed &&
 	    (addr->link == link || time_after(jiffies, addr->since + IPVSW_RESERVATION))) {
@@ -172,7 +172,7 @@ static int ipvsw_reserve(struct ipvsw_link *link, const struct in6_addr *value,
 	} else if (!ipvsw_insert(link, value)) {
 		err = -ENOMEM;
 	}
-	busypoll_unlock_bh(&master->lock);
+	spin_unlock_bh(&master->lock);
 	return err;
 }
 
@@ -182,7 +182,7 @@ static void ipvsw_confirm(struct ipvsw_link *link, const struct in6_addr *value)
 	struct ipvsw_master *master = link->master;
 	struct ipvsw_addr *addr;
 
-	busypoll_lock_bh(&master->lock);
+	spin_lock_bh(&master->lock);
 	addr = ipvsw_find(master, value);
 	if (!addr)
 		addr = ipvsw_insert(link, value);
@@ -191,7 +191,7 @@ static void ipvsw_confirm(struct ipvsw_link *link, const struct in6_addr *value)
 	else if (addr)
 		net_warn_ratelimited("%s: %s and %s have the address %pI6c\n", IPVSW_NAME,
 				     netdev_name(link->dev), netdev_name(addr->link->dev), value);
-	busypoll_unlock_bh(&master->lock);
+	spin_unlock_bh(&master->lock);
 }
 
 static void ipvsw_release(struct ipvsw_link *link, const struct in6_addr *value)
@@ -199,11 +199,11 @@ static void ipvsw_release(struct ipvsw_link *link, const struct in6_addr *value)
 	struct ipvsw_master *master = link->master;
 	struct ipvsw_addr *addr;
 
-	busypoll_lock_bh(&master->lock);
+	spin_lock_bh(&master->lock);
 	addr = ipvsw_find(master, value);
 	if (addr && addr->link == link)
 		ipvsw_remove(addr);
-	busypoll_unlock_bh(&master->lock);
+	spin_unlock_bh(&master->lock);
 }
 
 static void ipvsw_release_all(struct ipvsw_link *link)
@@ -213,11 +213,11 @@ static void ipvsw_release_all(struct ipvsw_link *link)
 	struct hlist_node *next;
 	int bucket;
 
-	busypoll_lock_bh(&master->lock);
+	spin_lock_bh(&master->lock);
 	hash_for_each_safe(master->addrs, bucket, next, addr, node)
 		if (addr->link == link)
 			ipvsw_remove(addr);
-	busypoll_unlock_bh(&master->lock);
+	spin_unlock_bh(&master->lock);
 }
 
 static int ipvsw_addr_event(struct net_device *dev, unsigned long event,
@@ -327,7 +327,7 @@ static struct ipvsw_master *ipvsw_master_get(struct net_device *dev)
 	refcount_set(&master->users, 1);
 	INIT_LIST_HEAD(&master->links);
 	ida_init(&master->ids);
-	busypoll_lock_init(&master->lock);
+	spin_lock_init(&master->lock);
 	hash_init(master->addrs);
 	list_add_tail(&master->node, &ipvsw_masters);
 	return master;
