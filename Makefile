@@ -6,7 +6,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 
 BIN := .venv/bin
-NATIVE := setup.py $(wildcard ipvsw/*.pyx ipvsw/datapath/*/*.pxd kmod-shim/bpf/*.[ch])
+NATIVE := setup.py $(wildcard ipvsw/*.pyx ipvsw/datapath/*/*.pxd kmod-shim/bpf/*.c kmod-shim/bpf/lib/*.h)
 PROBE := $(wildcard tests/native/*.pyx tests/native/*.pxd)
 SAN := build/san
 

@@ -6,11 +6,13 @@ as well, IPVSW_SANITIZE=1 compiles everything with ASan and UBSan.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
 import subprocess
 import sysconfig
+import tempfile
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -41,6 +43,7 @@ else:
     COMPILE = ["-O2", *(f"--param={limit}" for limit in INLINE), *WARNINGS]
     LINK = []
 
+BPF_SOURCES = [f"kmod-shim/bpf/{name}.bpf.c" for name in ("master", "port", "spread")]
 BPF = "ipvsw.bpf_object"  # the name under which setuptools knows it; the file is ipvsw/ipvsw.bpf.o
 
 
@@ -77,23 +80,40 @@ class Build(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         if ext.name == BPF:
-            compile_bpf(ext.sources[0], Path(self.get_ext_fullpath(ext.name)))
+            build_bpf(ext.sources, Path(self.get_ext_fullpath(ext.name)))
         else:
             super().build_extension(ext)
 
 
-def compile_bpf(source: str, target: Path) -> None:
-    """clang and libbpf's headers make `target` from `source`. Errors: SystemExit with what is missing."""
+def build_bpf(sources: list[str], target: Path) -> None:
+    """clang compiles each of `sources`, libbpf links them into `target`. Errors: SystemExit with what is missing."""
     clang = shutil.which("clang")
     if clang is None:
-        raise SystemExit(f"clang is needed to build {source} (Debian: apt install clang)")
+        raise SystemExit("clang is needed to build the BPF programs (Debian: apt install clang)")
     if not Path("/usr/include/bpf/bpf_helpers.h").exists():
-        raise SystemExit(f"libbpf's headers are needed to build {source} (Debian: apt install libbpf-dev)")
+        raise SystemExit("libbpf's headers are needed to build the BPF programs (Debian: apt install libbpf-dev)")
     target.parent.mkdir(parents=True, exist_ok=True)
-    command = [clang, "-O2", "-g", "-Wall", "-Wextra", "-target", "bpf", *kernel_headers(), "-c", source]
-    done = subprocess.run([*command, "-o", str(target)], check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"clang could not build {source}: its errors are above")
+    flags = ["-O2", "-g", "-Wall", "-Wextra", "-target", "bpf", *kernel_headers()]
+    with tempfile.TemporaryDirectory() as directory:
+        objects = [Path(directory, Path(source).name).with_suffix(".o") for source in sources]
+        for source, compiled in zip(sources, objects, strict=True):
+            if subprocess.run([clang, *flags, "-c", source, "-o", compiled], check=False).returncode:
+                raise SystemExit(f"clang could not build {source}: its errors are above")
+        link_bpf(objects, target)
+
+
+def link_bpf(objects: list[Path], target: Path) -> None:
+    """What `bpftool gen object` does: bpf_linker of libbpf, which prints its errors."""
+    try:
+        lib = ctypes.CDLL("libbpf.so.1")
+    except OSError:
+        raise SystemExit("libbpf.so.1 is needed to link the BPF programs (Debian: apt install libbpf1)") from None
+    lib.bpf_linker__new.restype = ctypes.c_void_p
+    linker = ctypes.c_void_p(lib.bpf_linker__new(os.fsencode(target), None))
+    failed = not linker or any(lib.bpf_linker__add_file(linker, os.fsencode(each), None) for each in objects)
+    if failed or lib.bpf_linker__finalize(linker):
+        raise SystemExit(f"libbpf could not link {target}: its errors are above")
+    lib.bpf_linker__free(linker)
 
 
 def kernel_headers() -> list[str]:
@@ -110,6 +130,6 @@ names = ["ipvsw._fast"]
 if os.environ.get("IPVSW_PROBE") == "1":
     names += ["tests.native._decider", "tests.native._hot", "tests.native._probe"]
 setup(
-    ext_modules=[*map(unit, names), Extension(BPF, ["kmod-shim/bpf/ipvsw.bpf.c"])],
+    ext_modules=[*map(unit, names), Extension(BPF, BPF_SOURCES)],
     cmdclass={"build_ext": Build},
 )

@@ -1,12 +1,11 @@
-"""The kernel-side part: loads kmod-shim/bpf/ipvsw.bpf.c with libbpf and feeds its map of addresses.
+"""The kernel side: loads the BPF programs of kmod-shim/bpf with libbpf and keeps their maps up to date.
 
-A map has the capacity it is made with. When that is not enough a larger one is filled with the same addresses and
-put in its place, which the programs see from one frame to the next. Its memory is allocated beforehand, some 100
-bytes of the kernel's for each address that it has room for: with half a million of them that is what makes adding
-one take half a microsecond and not one.
+A map's capacity is fixed. When it is full a larger one is filled with the same addresses and replaces it, atomically
+for the programs. Its memory is allocated beforehand, some 100 bytes in the kernel for each address that it has room
+for: with half a million of them adding one takes half a microsecond, without preallocation a whole one.
 
 libbpf is called through ctypes: it is loaded when a switch starts, so nothing needs its headers to be built.
-Their source says what the programs do and when they run.
+The sources say what the programs do and when they run.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-MARK = 0x69707677  # SO_MARK of frames for the host's own stack; the BPF source has the same
+MARK = 0x69707677  # SO_MARK of frames for the host's own stack; master.bpf.c has the same
 WIRE_MARK = 0x69707678  # of ports' frames for the wire
-_MODE, _HOST_IFINDEX = 0, 1  # enum setting of the BPF source
+_MODE, _HOST_IFINDEX = 0, 1  # enum setting of master.bpf.c
 CAPACITY = 4096  # addresses that the first map has room for; the next one has at least twice as much
-KEY_SIZE, VALUE_SIZE = 20, 4  # bytes of `struct address` and of what the map says of it, which is nothing
+KEY_SIZE, VALUE_SIZE = 20, 4  # bytes of `struct address`, and of a value, which is unused
 COPY_BATCH = 4096  # addresses that are copied at a time
 BPF_MAP_TYPE_HASH = 1  # linux/bpf.h
 _OBJECT = Path(__file__).parents[1] / "ipvsw.bpf.o"
@@ -47,7 +46,7 @@ def _checked(result: int, what: str) -> int:
 
 
 def _keys(addresses: Sequence[bytes]) -> bytes:
-    """Each as `struct address` of the BPF source, IPv4 first."""
+    """Each as `struct address` of lib/packet.h, IPv4 first."""
     keys = b""
     sizes = set(map(len, addresses))
     for family, size in ((4, 4), (6, 16)):
@@ -64,9 +63,9 @@ class Shim:
     """One switch's BPF programs and map. Errors: OSError.
 
     `filter_fd` is for SO_ATTACH_BPF on the receiving sockets, `ingress_fd` and `egress_fd` for clsact on the master,
-    `mute_fd` for clsact ingress on virtual machines' TAPs, `spread_fd` for what spreads flows over several readers: the
-    packet sockets' fanout and ports' TAPs;
-    what they are attached to keeps the programs alive, this object only the way to the map.
+    `mute_fd` for clsact ingress on virtual machines' TAPs, `spread_fd` for spreading flows over several readers: the
+    fanout of the packet sockets, and ports' TAPs. What the programs are attached to keeps them alive, this object only
+    the access to the maps.
     """
 
     def __init__(self) -> None:
@@ -104,7 +103,7 @@ class Shim:
         self._set(_MODE, mode)
 
     def set_host_ifindex(self, index: int) -> None:
-        """Where the host's own frames for ports go from now on, in l2: a device by its index; 0: nowhere."""
+        """The device that the host's own frames for ports are redirected to from now on, in l2; 0: none."""
         self._set(_HOST_IFINDEX, index)
 
     def _set(self, which: int, value: int) -> None:
