@@ -7,7 +7,7 @@ Sources: io_uring(7), io_uring_setup(2), io_uring_enter(2), io_uring_register_bu
 io_uring_prep_read_multishot(3).
 """
 
-from libc.errno cimport ENOSYS, EOPNOTSUPP, errno
+from libc.errno cimport EAGAIN, EBUSY, EINTR, ENOSYS, EOPNOTSUPP, ETIME, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -73,6 +73,7 @@ cdef extern from "linux/io_uring.h" nogil:
         uint32_t head
         uint32_t tail
         uint32_t ring_mask
+        uint32_t overflow
         uint32_t cqes
     cdef struct io_uring_params:
         uint32_t sq_entries
@@ -125,7 +126,7 @@ cdef enum:
 
 cdef struct Ring:
     int fd  # -1: there is none
-    bint running  # the thread that started it alone may use it
+    bint running  # the thread that started it alone may use it; False again once the kernel fails it
     uint32_t enter_flags
     uint32_t *sq_tail
     uint32_t *sq_flags
@@ -136,6 +137,7 @@ cdef struct Ring:
     uint32_t *cq_head
     uint32_t *cq_tail
     uint32_t cq_mask
+    uint32_t *cq_dropped  # completions that the kernel had no memory for
     io_uring_cqe *cqes
     void *rings
     size_t rings_size
@@ -202,6 +204,7 @@ cdef inline int ring_open(Ring *r, size_t buffer_size, size_t room) noexcept nog
     r.cq_head = <uint32_t *> (base + p.cq_off.head)
     r.cq_tail = <uint32_t *> (base + p.cq_off.tail)
     r.cq_mask = (<uint32_t *> (base + p.cq_off.ring_mask))[0]
+    r.cq_dropped = <uint32_t *> (base + p.cq_off.overflow)
     r.cqes = <io_uring_cqe *> (base + p.cq_off.cqes)
     array = <uint32_t *> (base + p.sq_off.array)
     for i in range(p.sq_entries):
@@ -270,24 +273,43 @@ cdef inline void ring_call(Ring *r, uint32_t completions, uint32_t flags, const 
     """io_uring_enter(2), until all that is queued is submitted: the caller may reuse the memory that writes name.
 
     The kernel takes a part, or nothing with EAGAIN, where it has no memory for more requests, and does then neither
-    wait nor read. When all is taken, an error is one of waiting (EINTR, ETIME): a caller looks for completions anyway.
+    wait nor read. When all is taken, such an error is one of waiting: a caller looks for completions anyway.
+
+    Any other error is permanent, and a lost completion can't be told from one that is still to come: the ring is not
+    `running` any more, and nothing more is submitted.
     """
     cdef long n
     store_u32(r.sq_tail, r.tail)
-    while True:
+    while r.running:
         n = syscall(SYS_io_uring_enter, r.fd, r.queued, completions, flags, arg, size)
         if n > 0:
             r.queued -= <uint32_t> n
+        elif n < 0 and errno != EINTR and errno != EAGAIN and errno != EBUSY and errno != ETIME:
+            r.running = False
+        if load_u32(r.cq_dropped):
+            r.running = False
         if r.queued == 0:
             return
         sched_yield()
 
 
+cdef inline bint ring_withdraw(Ring *r, uint64_t *tag) noexcept nogil:
+    """Take back what was queued last and not submitted. False if there is nothing."""
+    if r.queued == 0:
+        return False
+    r.queued -= 1
+    r.tail -= 1
+    tag[0] = r.sqes[r.tail & r.sq_mask].user_data
+    return True
+
+
 cdef inline io_uring_sqe *ring_sqe(Ring *r) noexcept nogil:
-    """The next free submission entry, zeroed."""
+    """The next free submission entry, zeroed. NULL if there is none: the ring does not run any more."""
     cdef io_uring_sqe *sqe
     if r.queued > r.sq_mask:
         ring_submit(r)
+        if r.queued:
+            return NULL
     sqe = &r.sqes[r.tail & r.sq_mask]
     r.tail += 1
     r.queued += 1
@@ -298,6 +320,8 @@ cdef inline io_uring_sqe *ring_sqe(Ring *r) noexcept nogil:
 cdef inline void ring_read(Ring *r, int fd, uint64_t tag) noexcept nogil:
     """Multishot read into buffers of the pool, until a completion without IORING_CQE_F_MORE."""
     cdef io_uring_sqe *sqe = ring_sqe(r)
+    if sqe == NULL:
+        return
     sqe.opcode = IPVSW_READ_MULTISHOT
     sqe.flags = IOSQE_BUFFER_SELECT
     sqe.fd = fd
@@ -308,6 +332,8 @@ cdef inline void ring_read(Ring *r, int fd, uint64_t tag) noexcept nogil:
 cdef inline void ring_poll(Ring *r, int fd, uint32_t events, uint64_t tag) noexcept nogil:
     """One completion, when `fd` is ready."""
     cdef io_uring_sqe *sqe = ring_sqe(r)
+    if sqe == NULL:
+        return
     sqe.opcode = IORING_OP_POLL_ADD
     sqe.fd = fd
     sqe.poll32_events = events
@@ -317,6 +343,8 @@ cdef inline void ring_poll(Ring *r, int fd, uint32_t events, uint64_t tag) noexc
 cdef inline void ring_cancel(Ring *r, uint64_t tag, uint64_t own_tag) noexcept nogil:
     """Cancel the request with that tag, whose completion says so. One with `own_tag` says that there was none."""
     cdef io_uring_sqe *sqe = ring_sqe(r)
+    if sqe == NULL:
+        return
     sqe.opcode = IORING_OP_ASYNC_CANCEL
     sqe.flags = IOSQE_CQE_SKIP_SUCCESS
     sqe.fd = -1
@@ -324,10 +352,12 @@ cdef inline void ring_cancel(Ring *r, uint64_t tag, uint64_t own_tag) noexcept n
     sqe.user_data = own_tag
 
 
-cdef inline void ring_write(Ring *r, int fd, const void *data, uint32_t n, uint64_t tag) noexcept nogil:
+cdef inline bint ring_write(Ring *r, int fd, const void *data, uint32_t n, uint64_t tag) noexcept nogil:
     """As a non-blocking write(), in order. `data` must stay until it is submitted. The completion of a failed write may
-    come after those of later ones."""
+    come after those of later ones. False if the ring does not run any more."""
     cdef io_uring_sqe *sqe = ring_sqe(r)
+    if sqe == NULL:
+        return False
     sqe.opcode = IORING_OP_WRITE
     sqe.fd = fd
     sqe.off = <uint64_t> -1
@@ -335,6 +365,7 @@ cdef inline void ring_write(Ring *r, int fd, const void *data, uint32_t n, uint6
     sqe.len = n
     sqe.rw_flags = RWF_NOWAIT
     sqe.user_data = tag
+    return True
 
 
 cdef inline uint32_t ring_completions(Ring *r) noexcept nogil:

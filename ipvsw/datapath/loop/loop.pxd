@@ -13,9 +13,10 @@ a flood, however large, delays unicast by at most one slice a round.
 Frames keep their virtio_net_hdr end to end, so a TCP GSO frame crosses as one read and one write and no checksum is
 computed on the way. A unix socket has no such header: unixsock.pxd completes checksums and segments for it.
 
-The same functions run over an epoll and over an io_uring. The epoll reads from what is readable and writes each frame
-before the next is read. The io_uring has reads go on by themselves, queues writes where the frames stand, and has one
-system call for a round. How long a worker without work stays awake is up to busypoll.pxd.
+The same functions run over an epoll and over an io_uring. With epoll a worker reads from what is readable and writes
+each frame before it reads the next. With io_uring it has multishot reads, queues writes of frames in place, and needs
+one system call a round; if the kernel fails the ring it goes on with epoll. How long an idle worker polls before it
+sleeps is up to busypoll.pxd.
 """
 
 from ipvsw.datapath.loop.forward cimport take_reinjected
@@ -25,14 +26,14 @@ from ipvsw.datapath.loop.mailbox cimport take_mail
 from ipvsw.datapath.loop.loop_uring cimport ring_run
 from ipvsw.datapath.loop.state cimport Worker
 from ipvsw.datapath.loop.tx cimport master_tx, sockets_tx
-from ipvsw.datapath.kernel.uring cimport ring_start
+from ipvsw.datapath.kernel.uring cimport ring_close, ring_start
 
 
 cdef inline void worker_run(Worker *w) noexcept nogil:
     if ring_start(&w.ring):
         ring_run(w)
-    else:
-        epoll_run(w)
+    ring_close(&w.ring)
+    epoll_run(w)
 
 
 cdef inline void epoll_run(Worker *w) noexcept nogil:

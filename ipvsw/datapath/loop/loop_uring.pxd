@@ -10,7 +10,7 @@ Order is kept: completions of a port's reads come in order, writes are done in t
 the queue is submitted before anything is written directly.
 """
 
-from libc.errno cimport ENOBUFS
+from libc.errno cimport EBADF, EEXIST, ENOBUFS
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from ipvsw.datapath.rules.prefetch cimport Ahead, ahead_fetch, is_far, collect_ahead
@@ -22,15 +22,16 @@ from ipvsw.datapath.loop.rx_ports cimport port_rx_over
 from ipvsw.datapath.kernel.packetring cimport packets_release, packets_waiting
 from ipvsw.datapath.loop.forward cimport forward_from_port, take_reinjected
 from ipvsw.datapath.loop.state cimport (
-    BURST, DEVICE, HEADER, RING_CANCEL, RING_EPOLL, RING_MASTER, RING_READ, RING_WRITE, Port, Worker, read_by_ring,
-    reads_port, unpoll_fd,
+    BURST, DEVICE, EVENT_GONE_BIT, HEADER, MASTER_EVENT, RING_CANCEL, RING_EPOLL, RING_MASTER, RING_READ, RING_WRITE,
+    Port, Worker, poll_fd, raise_event, read_by_ring, reads_port, unpoll_fd,
 )
 from ipvsw.datapath.loop.busypoll cimport clock_ns, busypoll_learn, busypoll_on, busypoll_pays
-from ipvsw.datapath.kernel.sys cimport EPOLLERR, EPOLLIN, load_ptr
+from ipvsw.datapath.kernel.sys cimport EPOLLERR, EPOLLIN, eventfd_write, load_ptr
 from ipvsw.datapath.loop.tx cimport master_tx, port_tx_ended, sockets_tx
 from ipvsw.datapath.kernel.uring cimport (
     IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, io_uring_cqe, ring_completions, ring_buffer,
     ring_cancel, ring_enter, ring_recycle, ring_peek, ring_poll, ring_publish, ring_stirs, ring_submit, ring_take,
+    ring_withdraw,
 )
 
 
@@ -38,7 +39,7 @@ cdef inline void ring_run(Worker *w) noexcept nogil:
     cdef Batch *batch
     cdef uint32_t waiting
     ring_begin(w)
-    while not w.stopping:
+    while not w.stopping and w.ring.running:
         if w.epoll_ready or w.master_ready or w.mail_read or w.inflight_writes:
             ring_enter(&w.ring, False)
         elif w.backlog_length:
@@ -63,13 +64,15 @@ cdef inline void ring_run(Worker *w) noexcept nogil:
         batch = <Batch *> load_ptr(&w.mailbox)
         if batch != NULL:
             ring_feed(w)  # no port may be in the list when it is detached
-            ring_settle(w, batch)
-            take_mail(w)
-            take_reinjected(w)
+            if ring_settle(w, batch):
+                take_mail(w)
+                take_reinjected(w)
         if w.n_gathering:
             sockets_tx(w)
         ring_publish(&w.ring)
         ring_feed(w)
+    if not w.stopping:
+        ring_abandon(w)
 
 
 cdef inline void ring_begin(Worker *w) noexcept nogil:
@@ -107,7 +110,7 @@ cdef inline void ring_wait(Worker *w) noexcept nogil:
 
 
 cdef inline bint ring_has_work(Worker *w) noexcept nogil:
-    return ring_completions(&w.ring) or packets_waiting(&w.packets, 1)
+    return ring_completions(&w.ring) or packets_waiting(&w.packets, 1) or not w.ring.running
 
 
 cdef inline void ring_sleep(Worker *w) noexcept nogil:
@@ -131,7 +134,7 @@ cdef inline void ring_reap(Worker *w) noexcept nogil:
     """Process the completions in their order. If there is only one its frame is written directly, so that the receiver
     runs a little earlier."""
     cdef io_uring_cqe cqe
-    w.may_queue = ring_completions(&w.ring) > 1
+    w.may_queue = ring_completions(&w.ring) > 1 and w.ring.running
     if w.may_queue and is_far(&w.switch_.table):
         ring_collect_ahead(w)
     while ring_take(&w.ring, &cqe):
@@ -221,9 +224,9 @@ cdef inline void ring_feed(Worker *w) noexcept nogil:
             port = w.ports[port].next_starved
 
 
-cdef inline void ring_settle(Worker *w, const Batch *batch) noexcept nogil:
+cdef inline bint ring_settle(Worker *w, const Batch *batch) noexcept nogil:
     """Before the next edits: complete all writes, and cancel the reads of the ports that these edits detach. Buffers
-    are not returned to the pool meanwhile, so that this ends."""
+    are not returned to the pool meanwhile, so that this ends. False if the ring has failed."""
     cdef size_t i
     cdef int32_t port
     for i in range(w.mail_read, mail_end(w, batch)):
@@ -235,13 +238,14 @@ cdef inline void ring_settle(Worker *w, const Batch *batch) noexcept nogil:
             ring_leave_master(w)
             for port in range(w.switch_.n_ports):
                 ring_leave(w, port)
-    while True:
+    while w.ring.running:
         ring_enter(&w.ring, w.leaving > 0 or w.inflight_writes > 0)
         ring_reap(w)
         if w.tx_length:
             master_tx(w)
         if not w.leaving and not w.inflight_writes and not w.ring.queued:
-            return
+            return True
+    return False
 
 
 cdef inline void ring_leave_master(Worker *w) noexcept nogil:
@@ -256,3 +260,30 @@ cdef inline void ring_leave(Worker *w, int32_t port) noexcept nogil:
         w.ports[port].leaving = True
         w.leaving += 1
         ring_cancel(&w.ring, RING_READ | <uint32_t> port, RING_CANCEL)
+
+
+cdef inline void ring_abandon(Worker *w) noexcept nogil:
+    """The kernel has failed the ring: process what it has completed, count the writes that it has not taken, and leave
+    all interfaces to the epoll. Writes whose completions it has lost have an unknown outcome and are not counted."""
+    cdef uint64_t tag
+    cdef int32_t port
+    cdef int error
+    ring_reap(w)
+    while ring_withdraw(&w.ring, &tag):
+        if tag & RING_WRITE:
+            port_tx_ended(w, tag, -EBADF)
+    if w.tx_length:
+        master_tx(w)  # its frames may stand in the pool
+    packets_release(&w.packets)
+    w.inflight_writes = w.leaving = 0
+    w.master_armed = w.master_leaving = w.master_ready = w.epoll_ready = False
+    w.starved[0] = w.starved[1] = -1
+    for port in range(w.switch_.n_ports):
+        w.ports[port].armed = w.ports[port].leaving = False
+        if w.ports[port].fd >= 0 and w.ports[port].backend == DEVICE and reads_port(w, port):
+            error = poll_fd(w, w.ports[port].fd, port)
+            if error and error != EEXIST:
+                raise_event(w, port, EVENT_GONE_BIT)
+    if w.master_fd >= 0:
+        poll_fd(w, w.master_fd, MASTER_EVENT)
+    eventfd_write(w.control_fd, 1)  # there may be a batch whose event was read

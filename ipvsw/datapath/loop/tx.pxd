@@ -26,8 +26,7 @@ cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) no
         macnat_restore(own, w.switch_.mac, w.switch_.mode != L2, buffer + HEADER, n - HEADER)
     if p.backend == UNIX_SOCKET:
         return socket_port_tx(w, port, buffer, n)
-    if w.may_queue:
-        queue_port_tx(w, port, buffer, n)
+    if w.may_queue and queue_port_tx(w, port, buffer, n):
         return NO_OUTCOME
     if write(p.fd, buffer, n) < 0:
         p.traffic.tx_errors += 1
@@ -48,11 +47,13 @@ cdef inline int gro_tx(Worker *w, int32_t port, uint64_t total) noexcept nogil:
     return TO_PORT
 
 
-cdef inline void queue_port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
-    """The completion's tag has all that `port_tx_ended` counts: source, port, length."""
-    w.inflight_writes += 1
-    ring_write(&w.ring, w.ports[port].fd, buffer, n,
-               RING_WRITE | <uint64_t> (w.source - FROM_FIRST) << RING_SOURCE | <uint64_t> port << RING_PORT | n)
+cdef inline bint queue_port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """The completion's tag has all that `port_tx_ended` counts: source, port, length. False if the ring has failed."""
+    cdef bint queued = ring_write(
+        &w.ring, w.ports[port].fd, buffer, n,
+        RING_WRITE | <uint64_t> (w.source - FROM_FIRST) << RING_SOURCE | <uint64_t> port << RING_PORT | n)
+    w.inflight_writes += queued
+    return queued
 
 
 cdef inline void port_tx_ended(Worker *w, uint64_t tag, int result) noexcept nogil:
