@@ -7,12 +7,13 @@ for field, and the command line tool prints it. `config.keys` has the records of
 from __future__ import annotations
 
 import enum
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 from msgspec import Struct
 
 Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface
+Network = IPv4Network | IPv6Network
 
 DEFAULT_SOCKET = "/run/ipvsw/api.sock"
 DEFAULT_LEARNED = 16
@@ -148,6 +149,7 @@ class AddressState(enum.StrEnum):
     DOWN = "down"  # held, but its port is down: frames for it go to the host
     DUPLICATE = "duplicate"  # another port of the switch has it
     MASTER = "master"  # the master has it itself
+    REFUSED = "refused"  # the port may not have it; the reason says why
 
 
 class AddressSource(enum.StrEnum):
@@ -168,6 +170,7 @@ class AddressStatus(Struct, frozen=True, kw_only=True):
     address: str  # without a prefix length
     state: AddressState
     source: AddressSource
+    reason: str = ""  # why it is refused
 
 
 class LeaseStatus(Struct, frozen=True, kw_only=True):

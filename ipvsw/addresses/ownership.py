@@ -13,7 +13,7 @@ tenth of an address object's; and addresses that one port alone claims once, as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
 
 from msgspec import Struct
@@ -222,6 +222,24 @@ class Ownership:
         if packed in self._claims and self._first(packed) != port:
             return Duplicate(packed, port, self._first(packed))
         return None
+
+    def claims(self, port: str, address: Packed) -> bool:
+        """Whether the port claims the address, first or not."""
+        return address in self._addresses.get(port, ())
+
+    def count(self, port: str) -> int:
+        """How many addresses the port claims."""
+        return len(self._addresses.get(port, ()))
+
+    def claimed(self, port: str) -> Iterator[tuple[Packed, int, AddressSource]]:
+        """Every claim of the port's, with prefix length and source."""
+        for address in self._addresses.get(port, ()):
+            for prefix, source in self.claims_to(port, address):
+                yield address, prefix, source
+
+    def claims_to(self, port: str, address: Packed) -> Iterable[tuple[int, AddressSource]]:
+        """The port's claims to one address that it claims: prefix length and source."""
+        return self._line(address)[port].items()
 
     def owner(self, address: Packed) -> str | None:
         """The port that has it, and is up."""

@@ -1,0 +1,305 @@
+"""Which addresses a port may claim at all. Pure; whoever comes first among those that may is `ownership`'s business.
+
+A port may claim what the configuration pins to it, and besides that any address, the addresses of a list of prefixes,
+or those that are on-link at the master. Three kinds of addresses it may never claim, whatever its rule says: the
+master's own (`ownership` sees to that), one that a route of the host uses as its gateway, and one that is pinned to
+another port. A claim that is refused is remembered, at most `MAX_REFUSED` of a port, and stands as soon as the rules
+allow it: when the route is gone, when the port's rule is another, when the master has got a prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv6Network, ip_address
+
+from msgspec import Struct
+
+from ipvsw.addresses.ownership import Change as TableChange
+from ipvsw.addresses.ownership import Claims, Duplicate, Ownership, Packed
+from ipvsw.model import Address, AddressSource, AddressState, AddressStatus, Network
+
+MAX_REFUSED = 64  # claims of one port that are remembered in case they may stand later
+
+
+class Rule(Struct, frozen=True, kw_only=True):
+    """What one port may claim."""
+
+    pinned: frozenset[Packed] = frozenset()  # by the configuration
+    prefixes: tuple[Network, ...] | None = None  # None: any address
+    on_link: bool = False  # the master's on-link prefixes besides `prefixes`
+    max_addresses: int | None = None  # None: any number
+
+    @property
+    def allows_any(self) -> bool:
+        """Whether nothing but the special addresses is forbidden to the port."""
+        return self.prefixes is None and self.max_addresses is None
+
+
+ANYTHING = Rule()
+
+
+class Refused(Struct, frozen=True):
+    """`port` wanted `address` and may not have it."""
+
+    address: Packed
+    port: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{ip_address(self.address)} is refused to port {self.port}: {self.reason}"
+
+
+Change = TableChange | Refused
+
+
+class Prefixes:
+    """Networks, and whether an address is in one of them."""
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        self._ranges = {
+            (len(network.network_address.packed), int(network.network_address), int(network.broadcast_address))
+            for network in networks
+        }
+
+    def __contains__(self, address: Packed) -> bool:
+        size, number = len(address), int.from_bytes(address, "big")
+        return any(size == length and first <= number <= last for length, first, last in self._ranges)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Prefixes) and self._ranges == other._ranges
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+LINK_LOCAL6 = Prefixes((IPv6Network("fe80::/10"),))
+
+
+class _PortClaims:
+    """One port's rule, and its claims that were refused by it."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.prefixes = Prefixes(rule.prefixes or ())
+        self.refused: dict[Packed, dict[int, AddressSource]] = {}
+
+    @property
+    def has_ipv6(self) -> bool:
+        """Whether it may have any IPv6 address, and with it the link-local one that IPv6 can't do without."""
+        rule = self.rule
+        networks = rule.prefixes or ()
+        return rule.on_link or any(len(one) == 16 for one in rule.pinned) or any(one.version == 6 for one in networks)
+
+
+class Admission:
+    """The claims of one switch's ports, those that its rules allow handed on to `ownership`."""
+
+    def __init__(self, switch: str, ownership: Ownership) -> None:
+        self._switch = switch
+        self._ownership = ownership
+        self._ports: dict[str, _PortClaims] = {}
+        self._pinned: dict[Packed, str] = {}
+        self._gateways: frozenset[Packed] = frozenset()
+        self._on_link = Prefixes(())
+
+    # ------------------------------------------------------------------------ rules
+
+    def set_rule(self, port: str, rule: Rule) -> list[Change]:
+        """From now on `rule` holds for the port, and what it pins for the others."""
+        if (had := self._ports.get(port)) is not None and had.rule == rule:
+            return []
+        claims = _PortClaims(rule)
+        if had is not None:
+            claims.refused = had.refused
+        self._ports[port] = claims
+        self._unpin(port, had.rule.pinned - rule.pinned if had is not None else ())
+        for address in rule.pinned:
+            self._pinned.setdefault(address, port)
+        return self._review()
+
+    def forget(self, port: str) -> list[Change]:
+        """The port is no part of the switch any more, and pins nothing."""
+        if (had := self._ports.pop(port, None)) is None:
+            return []
+        self._unpin(port, had.rule.pinned)
+        return self._review() if had.rule.pinned else []
+
+    def _unpin(self, port: str, addresses: Iterable[Packed]) -> None:
+        for address in addresses:
+            if self._pinned.get(address) == port:
+                del self._pinned[address]
+                others = (name for name, claims in self._ports.items() if address in claims.rule.pinned)
+                if (other := next((name for name in others if name != port), None)) is not None:
+                    self._pinned[address] = other
+
+    def set_host(self, on_link: Iterable[Network], gateways: Iterable[Address]) -> list[Change]:
+        """The master's on-link prefixes, and every address that a route of the host uses as its gateway."""
+        new = Prefixes(on_link), frozenset(address.packed for address in gateways)
+        if new == (self._on_link, self._gateways):
+            return []
+        self._on_link, self._gateways = new
+        return self._review()
+
+    def may_divert(self, address: Packed, port: str) -> bool:
+        """Whether the host's own traffic to an address of the port's is the port's: only if the configuration pins
+        it to the port or the master has it on-link. Anything else belongs to whoever the host's routes lead to."""
+        if address in self._gateways:
+            return False
+        return self._pinned.get(address) == port or address in self._on_link
+
+    # ------------------------------------------------------------------------ claims
+
+    def claim(self, port: str, address: Address, prefix: int, source: AddressSource) -> list[Change]:
+        """`port` has been given `address`."""
+        if reason := self._objection(port, address.packed):
+            return self._refuse(port, address.packed, prefix, source, reason)
+        return [*self._ownership.claim(port, address, prefix, source)]
+
+    def release(self, port: str, address: Address, prefix: int) -> list[Change]:
+        """`port` has lost `address`."""
+        self._unrefuse(port, address.packed, prefix)
+        changes: list[Change] = [*self._ownership.release(port, address, prefix)]
+        return changes + self._readmit(port)
+
+    def replace(self, port: str, wanted: Claims) -> list[Change]:
+        """Make `wanted` all that `port` claims."""
+        claims = self._of(port)
+        before, claims.refused = claims.refused, {}
+        allowed, refused = self._sorted(port, wanted)
+        changes: list[Change] = [*self._ownership.replace(port, allowed)]
+        for packed, prefix, source, reason in refused:
+            reports = self._refuse(port, packed, prefix, source, reason)
+            changes += () if packed in before else reports
+        return changes
+
+    def _sorted(self, port: str, wanted: Claims) -> tuple[Claims, list[tuple[Packed, int, AddressSource, str]]]:
+        """What of `wanted` may stand, and the rest with its reasons."""
+        rule = self._of(port).rule
+        if rule.allows_any and not self._special:
+            return wanted, []
+        allowed: dict[tuple[Address, int], AddressSource] = {}
+        refused: list[tuple[Packed, int, AddressSource, str]] = []
+        counted: set[Packed] = set()
+        for (address, prefix), source in wanted.items():
+            packed = address.packed
+            reason = self._rule_against(port, packed)
+            if reason is None and rule.max_addresses is not None and packed not in counted:
+                if len(counted) < rule.max_addresses:
+                    counted.add(packed)
+                else:
+                    reason = _full(rule)
+            if reason is None:
+                allowed[address, prefix] = source
+            else:
+                refused.append((packed, prefix, source, reason))
+        return allowed, refused
+
+    def statuses(self, port: str) -> Iterator[AddressStatus]:
+        """Of the claims that were refused by a rule."""
+        for address, prefixes in self._of(port).refused.items():
+            yield AddressStatus(
+                switch=self._switch,
+                port=port,
+                address=str(ip_address(address)),
+                state=AddressState.REFUSED,
+                source=min(prefixes.values(), key=list(AddressSource).index),
+                reason=self._objection(port, address) or "",
+            )
+
+    def objection(self, port: str, address: Address) -> Refused | Duplicate | None:
+        """What a claim of the port's would be refused with."""
+        if reason := self._objection(port, address.packed):
+            return Refused(address.packed, port, reason)
+        return self._ownership.objection(port, address)
+
+    # ------------------------------------------------------------------------ deciding
+
+    def _of(self, port: str) -> _PortClaims:
+        if port not in self._ports:
+            self._ports[port] = _PortClaims(ANYTHING)
+        return self._ports[port]
+
+    def _objection(self, port: str, address: Packed) -> str | None:
+        if reason := self._rule_against(port, address):
+            return reason
+        rule = self._of(port).rule
+        if rule.max_addresses is None or self._ownership.claims(port, address):
+            return None
+        return None if self._ownership.count(port) < rule.max_addresses else _full(rule)
+
+    def _rule_against(self, port: str, address: Packed) -> str | None:
+        """What having fewer addresses would not mend."""
+        if address in self._gateways:
+            return "a route of the host uses it as its gateway"
+        owner = self._pinned.get(address)
+        if owner is not None:
+            return None if owner == port else f"the configuration pins it to port {owner}"
+        claims = self._of(port)
+        rule = claims.rule
+        if rule.prefixes is None or address in claims.prefixes or (rule.on_link and address in self._on_link):
+            return None
+        if address in LINK_LOCAL6 and claims.has_ipv6:
+            return None
+        return "it is outside the prefixes that the port may claim"
+
+    @property
+    def _special(self) -> bool:
+        """Whether there is an address that not everybody may claim."""
+        return bool(self._gateways or self._pinned)
+
+    def _refuse(self, port: str, address: Packed, prefix: int, source: AddressSource, reason: str) -> list[Change]:
+        refused = self._of(port).refused
+        new = address not in refused
+        if not new or len(refused) < MAX_REFUSED:
+            refused.setdefault(address, {})[prefix] = source
+        return [Refused(address, port, reason)] if new else []
+
+    def _unrefuse(self, port: str, address: Packed, prefix: int) -> None:
+        refused = self._of(port).refused
+        if address in refused:
+            refused[address].pop(prefix, None)
+            if not refused[address]:
+                del refused[address]
+
+    def _review(self) -> list[Change]:
+        """Rules are others than before: take back what may stand no longer, and let stand what may now."""
+        changes: list[Change] = []
+        for port in self._ports:
+            for address, prefix, source in self._offending(port):
+                reason = self._rule_against(port, address) or _full(self._of(port).rule)
+                changes += self._ownership.release(port, ip_address(address), prefix)
+                changes += self._refuse(port, address, prefix, source, reason)
+        for port in self._ports:
+            changes += self._readmit(port)
+        return changes
+
+    def _readmit(self, port: str) -> list[Change]:
+        """Let stand what was refused and may stand now."""
+        changes: list[Change] = []
+        refused = self._of(port).refused
+        for address, prefixes in list(refused.items()):
+            if self._objection(port, address) is None:
+                del refused[address]
+                for prefix, source in prefixes.items():
+                    changes += self._ownership.claim(port, ip_address(address), prefix, source)
+        return changes
+
+    def _offending(self, port: str) -> list[tuple[Packed, int, AddressSource]]:
+        """The port's claims that a rule is against. A port that may claim anything may have a million of them, of
+        which only the special addresses count."""
+        rule, ownership = self._of(port).rule, self._ownership
+        if rule.allows_any:
+            special = [one for one in (*self._gateways, *self._pinned) if ownership.claims(port, one)]
+            found = [(address, *how) for address in special for how in ownership.claims_to(port, address)]
+            return [one for one in found if self._rule_against(port, one[0])]
+        offending, counted = [], set[Packed]()
+        for claim in ownership.claimed(port):
+            against = self._rule_against(port, claim[0]) is not None
+            if not against and claim[0] not in counted:
+                against = len(counted) == rule.max_addresses
+                counted |= set() if against else {claim[0]}
+            offending += [claim] if against else []
+        return offending
+
+
+def _full(rule: Rule) -> str:
+    return f"the port may have {rule.max_addresses} addresses at most"
