@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from ipaddress import ip_address
 from itertools import islice
 
-from ipvsw._fast import Datapath
+from ipvsw._fast import ACCESS, Datapath
 from ipvsw.linux.bpf import Shim
 
 log = logging.getLogger("ipvsw")
@@ -40,6 +40,7 @@ class Changes:
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.datapath = datapath  # for queries, and for what takes effect without a commit
+        self.diverts: Callable[[bytes], bool] = lambda address: False  # whether the host's traffic to it is its port's
         self._switch = switch
         self._shim = shim
         self._on_bound = bound
@@ -47,6 +48,8 @@ class Changes:
         self._depth = 0
         self._owners: dict[bytes, int | None] = {}  # who is to have which address; None: no port
         self._stolen: set[bytes] = set()
+        self._host_access = False
+        self._diverted: set[bytes] = set()  # of the stolen ones
         self._host: frozenset[bytes] = frozenset()  # the master's own addresses as the datapath has them
         self._wanted_host = self._host
         self._detaching: list[tuple[int, Callable[[], None]]] = []
@@ -67,6 +70,16 @@ class Changes:
     def stolen(self) -> Set[bytes]:
         """The addresses whose frames the shim keeps from the host: those in the table. Not to be kept."""
         return self._stolen
+
+    @property
+    def diverted(self) -> Set[bytes]:
+        """Those of them for which the host's own traffic is the port's too. Not to be kept."""
+        return self._diverted
+
+    def review_diversion(self) -> None:
+        """`diverts` may say something else than before."""
+        self._divert(list(self._stolen))
+        self._on_changed()
 
     # ------------------------------------------------------------------------ edits that concern the shim as well
 
@@ -91,6 +104,10 @@ class Changes:
         with self.batch() as datapath:
             datapath.set_mode(mode, flag, access)
         self._shim.set_mode(mode)
+        host_access = access != ACCESS["none"]
+        if host_access != self._host_access:
+            self._host_access = host_access
+            self.review_diversion()
 
     def attach_host(self, fd: int, ifindex: int) -> None:
         """The host's interface to the ports: its TAP's descriptor, and its index beside the master."""
@@ -137,6 +154,7 @@ class Changes:
         for port, its in bound.items():
             moved = [] if self._stolen.isdisjoint(its) else [one for one in its if one in self._stolen]
             self._steal([one for one in its if one not in self._stolen] if moved else its)
+            self._divert(its)
             self._on_bound(port, its, moved)
 
     def _detach_ports(self) -> None:
@@ -162,10 +180,21 @@ class Changes:
         else:
             self._stolen.update(addresses)
 
+    def _divert(self, addresses: list[bytes]) -> None:
+        """Of addresses that are stolen: have the host's own traffic to them go where it should."""
+        if not self._host_access and not self._diverted:
+            return
+        wanted = {one for one in addresses if one in self._stolen and self.diverts(one)} if self._host_access else set()
+        for on, its in ((True, wanted - self._diverted), (False, self._diverted.intersection(addresses) - wanted)):
+            if its:
+                self._shim.divert(list(its), on)
+                (self._diverted.update if on else self._diverted.difference_update)(its)
+
     def _unsteal(self, addresses: list[bytes]) -> None:
         stolen = [address for address in addresses if address in self._stolen]
         if stolen:
             self._stolen.difference_update(stolen)
+            self._diverted.difference_update(stolen)
             self._shim.remove(stolen)
 
 

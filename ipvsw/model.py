@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Literal
 
 from msgspec import Struct
 
@@ -106,6 +107,8 @@ class PortConfig(Struct, frozen=True, kw_only=True):
     allow: tuple[Who, ...] = ()  # of a virtual machine: users who may get its descriptor, besides root
     learn: bool = False  # of a virtual machine: its addresses are learned from what it sends
     max_learned: int = DEFAULT_LEARNED
+    claim: tuple[Network, ...] | Literal["any", "on-link"] | None = None  # None: by the kind, see `claim_rule`
+    max_addresses: int | None = None  # that it may claim; None: any number
 
 
 class SwitchConfig(Struct, frozen=True, kw_only=True):
@@ -260,6 +263,7 @@ class SwitchStats(Struct, frozen=True, kw_only=True):
     host: Traffic = Traffic()  # what the host's stack sent to ports through its own interface
     ports: dict[str, Traffic] = {}
     duplicates: int = 0  # addresses refused because another port or the master has them
+    refused: int = 0  # because the port may not claim them
     learned: dict[str, int] = {}  # outcomes of address learning
     routed: dict[str, int] = {}  # l3: how the frames ended that the data plane handed to the router (`to_slowpath`)
 

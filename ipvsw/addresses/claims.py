@@ -1,10 +1,11 @@
-"""Which addresses a port may claim at all. Pure; whoever comes first among those that may is `ownership`'s business.
+"""Which addresses a port may claim at all. Pure; which port comes first among those that may is `ownership`'s business.
 
 A port may claim what the configuration pins to it, and besides that any address, the addresses of a list of prefixes,
-or those that are on-link at the master. Three kinds of addresses it may never claim, whatever its rule says: the
-master's own (`ownership` sees to that), one that a route of the host uses as its gateway, and one that is pinned to
-another port. A claim that is refused is remembered, at most `MAX_REFUSED` of a port, and stands as soon as the rules
-allow it: when the route is gone, when the port's rule is another, when the master has got a prefix.
+or those that are on-link at the master (any, of a family in which the master has no prefix). Three kinds of addresses
+it may never claim, whatever its rule says: the master's own (`ownership` sees to that), one that a route of the host
+uses as its gateway, and one that is pinned to another port. A claim that is refused is remembered, at most
+`MAX_REFUSED` of a port, and stands as soon as the rules allow it: when the route is gone, when the port's rule is
+another, when the master has got a prefix.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from msgspec import Struct
 
 from ipvsw.addresses.ownership import Change as TableChange
 from ipvsw.addresses.ownership import Claims, Duplicate, Ownership, Packed
-from ipvsw.model import Address, AddressSource, AddressState, AddressStatus, Network
+from ipvsw.model import Address, AddressSource, AddressState, AddressStatus, Kind, Network, PortConfig
 
 MAX_REFUSED = 64  # claims of one port that are remembered in case they may stand later
 
@@ -36,6 +37,17 @@ class Rule(Struct, frozen=True, kw_only=True):
 
 
 ANYTHING = Rule()
+
+
+def claim_rule(config: PortConfig) -> Rule:
+    """The rule that a port's configuration makes. Without `claim` a namespace may claim anything, as with the kernel's
+    driver, and a virtual machine what is on-link, if it is learned at all."""
+    pinned = frozenset(one.ip.packed for one in config.addresses)
+    claim = config.claim if config.claim is not None else "any" if config.kind is Kind.NETNS else "on-link"
+    if claim == "any":
+        return Rule(pinned=pinned, max_addresses=config.max_addresses)
+    networks = claim if isinstance(claim, tuple) else ()
+    return Rule(pinned=pinned, prefixes=networks, on_link=claim == "on-link", max_addresses=config.max_addresses)
 
 
 class Refused(Struct, frozen=True):
@@ -64,6 +76,10 @@ class Prefixes:
     def __contains__(self, address: Packed) -> bool:
         size, number = len(address), int.from_bytes(address, "big")
         return any(size == length and first <= number <= last for length, first, last in self._ranges)
+
+    def has(self, size: int) -> bool:
+        """Whether any of them is of addresses of so many bytes."""
+        return any(length == size for length, _, _ in self._ranges)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Prefixes) and self._ranges == other._ranges
@@ -131,9 +147,15 @@ class Admission:
                 if (other := next((name for name in others if name != port), None)) is not None:
                     self._pinned[address] = other
 
+    def detach(self, port: str) -> None:
+        """The port claims nothing for now. What is pinned to it stays so."""
+        if port in self._ports:
+            self._ports[port].refused.clear()
+
     def set_host(self, on_link: Iterable[Network], gateways: Iterable[Address]) -> list[Change]:
         """The master's on-link prefixes, and every address that a route of the host uses as its gateway."""
-        new = Prefixes(on_link), frozenset(address.packed for address in gateways)
+        networks = [one for one in on_link if not one.is_link_local]
+        new = Prefixes(networks), frozenset(address.packed for address in gateways)
         if new == (self._on_link, self._gateways):
             return []
         self._on_link, self._gateways = new
@@ -235,11 +257,15 @@ class Admission:
             return None if owner == port else f"the configuration pins it to port {owner}"
         claims = self._of(port)
         rule = claims.rule
-        if rule.prefixes is None or address in claims.prefixes or (rule.on_link and address in self._on_link):
+        if rule.prefixes is None or address in claims.prefixes or (rule.on_link and self._is_on_link(address)):
             return None
         if address in LINK_LOCAL6 and claims.has_ipv6:
             return None
         return "it is outside the prefixes that the port may claim"
+
+    def _is_on_link(self, address: Packed) -> bool:
+        """So is every address of a family in which the master has no prefix that would tell."""
+        return address in self._on_link or not self._on_link.has(len(address))
 
     @property
     def _special(self) -> bool:

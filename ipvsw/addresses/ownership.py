@@ -239,7 +239,7 @@ class Ownership:
 
     def claims_to(self, port: str, address: Packed) -> Iterable[tuple[int, AddressSource]]:
         """The port's claims to one address that it claims: prefix length and source."""
-        return self._line(address)[port].items()
+        return self._queue(address)[port].items()
 
     def owner(self, address: Packed) -> str | None:
         """The port that has it, and is up."""

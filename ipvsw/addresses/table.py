@@ -13,10 +13,11 @@ from functools import partial
 from ipaddress import ip_address
 
 from ipvsw._fast import FRAMINGS, OUTCOMES, Datapath
-from ipvsw.addresses.ownership import Bind, BindAll, Change, Claims, Duplicate, Ownership, Packed, Unbind
+from ipvsw.addresses.claims import Admission, Change, Refused, Rule
+from ipvsw.addresses.ownership import Bind, BindAll, Claims, Duplicate, Ownership, Packed, Unbind
 from ipvsw.batch import Batcher
 from ipvsw.changes import Changes
-from ipvsw.model import Address, AddressSource, AddressStatus, Traffic
+from ipvsw.model import Address, AddressSource, AddressStatus, Network, Traffic
 
 log = logging.getLogger("ipvsw")
 
@@ -30,12 +31,15 @@ class Table:
         """`changed` is called when the groups have changed that ports listen to, `disconnected` with the name of a
         port whose endpoint is gone."""
         self.duplicates = 0
+        self.refused = 0  # claims that a rule was against
         self._switch = switch
         self._changes = changes
         self._datapath = changes.datapath
         self._on_changed = changed
         self._on_disconnected = disconnected
         self._ownership = Ownership(switch)
+        self._claims = Admission(switch, self._ownership)
+        changes.diverts = self._may_divert
         self._numbers: dict[str, int] = {}
         self._names: dict[int, str] = {}
         self._past: dict[str, Traffic] = {}  # of a port's earlier attachments
@@ -95,7 +99,8 @@ class Table:
         """Nothing of the port is left but its counters. Nothing happens if it isn't attached."""
         with self.change():
             number = self._numbers.pop(port, None)
-            self._apply(self._ownership.forget(port))
+            self._apply([*self._ownership.forget(port)])
+            self._claims.detach(port)
             self.set_groups(port, ())
             if number is not None:
                 self._learning.discard(port)
@@ -104,8 +109,9 @@ class Table:
                 self._changes.detach_port(number, partial(self._keep_traffic, port, number))
 
     def forget(self, port: str) -> None:
-        """The port won't come back: its counters go too."""
+        """The port won't come back: its counters go too, and what is pinned to it is free."""
         self._past.pop(port, None)
+        self._review(self._claims.forget(port))
 
     def own_mac(self, port: str) -> bytes | None:
         """The MAC address that its endpoint uses; None if it is the master's, or the port isn't attached."""
@@ -122,7 +128,7 @@ class Table:
     def set_port(self, port: str, *, up: bool, mtu: int) -> None:
         with self.change():
             self._datapath.set_port(self._numbers[port], up=up, mtu=mtu)
-            self._apply(self._ownership.port_up(port) if up else self._ownership.port_down(port))
+            self._apply([*(self._ownership.port_up(port) if up else self._ownership.port_down(port))])
             if not up:
                 self._on_disconnected(port)
 
@@ -156,32 +162,44 @@ class Table:
 
     def claim(self, port: str, address: Address, prefix: int, source: AddressSource) -> None:
         with self.change():
-            self._apply(self._ownership.claim(port, address, prefix, source))
+            self._apply(self._claims.claim(port, address, prefix, source))
 
     def release(self, port: str, address: Address, prefix: int) -> None:
         with self.change():
-            self._apply(self._ownership.release(port, address, prefix))
+            self._apply(self._claims.release(port, address, prefix))
 
     def replace(self, port: str, wanted: Claims) -> None:
         with self.change():
-            self._apply(self._ownership.replace(port, wanted))
+            self._apply(self._claims.replace(port, wanted))
 
     def master_claim(self, address: Address, prefix: int) -> None:
-        self._apply_master(self._ownership.master_claim(address, prefix))
+        self._apply_master([*self._ownership.master_claim(address, prefix)])
 
     def master_release(self, address: Address, prefix: int) -> None:
-        self._apply_master(self._ownership.master_release(address, prefix))
+        self._apply_master([*self._ownership.master_release(address, prefix)])
 
     def master_replace(self, wanted: set[tuple[Address, int]]) -> None:
-        self._apply_master(self._ownership.master_replace(wanted))
+        self._apply_master([*self._ownership.master_replace(wanted)])
 
-    def objection(self, port: str, address: Address) -> Duplicate | None:
-        """Why a claim of the port's would be refused: another port or the master has the address. None: it wouldn't."""
-        return self._ownership.objection(port, address)
+    def set_rule(self, port: str, rule: Rule) -> None:
+        """What the port may claim."""
+        self._review(self._claims.set_rule(port, rule))
+
+    def set_host(self, on_link: Iterable[Network], gateways: Iterable[Address]) -> None:
+        """The master's on-link prefixes, and every address that a route of the host by the master has as gateway."""
+        self._review(self._claims.set_host(on_link, gateways))
+
+    def objection(self, port: str, address: Address) -> Refused | Duplicate | None:
+        """Why a claim of the port's would be refused. None: it wouldn't."""
+        return self._claims.objection(port, address)
 
     def owned(self) -> frozenset[Address]:
         """The addresses that are in the table. With a million of them this takes a second."""
         return frozenset(ip_address(packed) for packed in self._changes.stolen)
+
+    def diverted(self) -> frozenset[Address]:
+        """Those to which the host's own traffic goes too."""
+        return frozenset(ip_address(packed) for packed in self._changes.diverted)
 
     def owner(self, address: Packed) -> int | None:
         """The number of the port that has it in the table."""
@@ -189,7 +207,7 @@ class Table:
         return None if port is None else self._numbers.get(port)
 
     def statuses(self, port: str) -> tuple[AddressStatus, ...]:
-        return self._ownership.statuses(port)
+        return (*self._ownership.statuses(port), *self._claims.statuses(port))
 
     # ------------------------------------------------------------------------ edits
 
@@ -203,8 +221,19 @@ class Table:
             elif isinstance(each, Unbind):
                 self._changes.unbind(each.address)
             else:
-                self.duplicates += 1
+                self.duplicates += isinstance(each, Duplicate)
+                self.refused += isinstance(each, Refused)
                 log.warning("switch %s: %s", self._switch, each)
+
+    def _review(self, decided: list[Change]) -> None:
+        """Rules have changed, and with them perhaps what the host reaches."""
+        with self.change():
+            self._apply(decided)
+        self._changes.review_diversion()
+
+    def _may_divert(self, address: Packed) -> bool:
+        owner = self._ownership.owner(address)
+        return owner is not None and self._claims.may_divert(address, owner)
 
     def _apply_master(self, decided: list[Change]) -> None:
         with self.change():

@@ -52,7 +52,7 @@ def _stats_lines(one: SwitchStats, master: str, zeros: bool, totals: bool) -> It
         yield f"switch {one.name}"
         every = [one.master, one.host, *one.ports.values()]
         learned = {f"addresses_{name}": count for name, count in one.learned.items()}
-        yield from _counters({"duplicates": one.duplicates} | learned | _sum(every), zeros)
+        yield from _counters({"duplicates": one.duplicates, "refused": one.refused} | learned | _sum(every), zeros)
         yield f"master {one.name}/{master}"
         yield from _counters(_sum([one.master]), zeros)
         if one.host.rx_frames:

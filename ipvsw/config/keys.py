@@ -75,6 +75,8 @@ class Key(Struct, frozen=True, kw_only=True):
         """A value in words, as the plan and help print it."""
         if isinstance(value, bool):
             return "on" if value else "off"
+        if isinstance(value, tuple) and value:
+            return ", ".join(map(str, value))
         return self.default_text or "none" if value in (None, "", (), UNSET) else str(value)
 
 

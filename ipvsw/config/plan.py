@@ -143,7 +143,7 @@ def _bare(switch: SwitchConfig) -> SwitchConfig:
 def _words(key: Key, old: Any, new: Any) -> Iterator[str]:
     """How a key changes; a list by what goes and what comes."""
     word = key.word or key.name
-    if key.is_list:
+    if isinstance(old, tuple) and isinstance(new, tuple):
         yield from (f"{word} -{item}" for item in old if item not in new)
         yield from (f"{word} +{item}" for item in new if item not in old)
         if old != new and set(old) == set(new):

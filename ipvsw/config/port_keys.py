@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipvsw.config.keys import Change, Key
 from ipvsw.config.values import (
+    ADDRESSES_MAX,
     IFNAME_MAX,
     LEARNED_MAX,
     MTU_MAX,
@@ -15,6 +16,7 @@ from ipvsw.config.values import (
     read_addresses,
     read_allow,
     read_boolean,
+    read_claim,
     read_gateways,
     read_ifname,
     read_mac_source,
@@ -202,6 +204,32 @@ PORT = (
         operand="N",
         help=f"with `learn`: how many addresses at most, 1 to {LEARNED_MAX}",
         more="When there are more, the one that was unused longest, and for a minute at least, makes room.",
+    ),
+    Key(
+        name="claim",
+        read=read_claim,
+        type=tuple[str, ...],
+        default=None,
+        default_text="`any`; `on-link` for a virtual machine",
+        change=Change.IN_PLACE,
+        operand="any|on-link|PREFIX",
+        help="which addresses the port may own besides those in `addresses`",
+        more="`any`: any, as with the kernel's driver. `on-link`: those in a prefix that the master has an address in;"
+        " any, of an IP version of which it has none. Or a list of prefixes. Whatever it says, a port never owns one"
+        " of the master's, one that a route of the host uses as its gateway, or one that the configuration gives to"
+        " another port. What is refused is shown with its reason.",
+        example='["192.0.2.0/26", "2001:db8:1::/64"]',
+    ),
+    Key(
+        name="max_addresses",
+        read=integer(0, ADDRESSES_MAX),
+        type=int,
+        default=None,
+        default_text="any number",
+        change=Change.IN_PLACE,
+        operand="N",
+        help="how many addresses the port may own at most",
+        example="16",
     ),
     Key(
         name="path",

@@ -11,9 +11,9 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, cast
 
-from ipvsw.model import Address, Interface, MacSource, Refused, Who
+from ipvsw.model import Address, Interface, MacSource, Network, Refused, Who
 
 IFNAME_MAX = 15  # bytes; IFNAMSIZ in linux/if.h, less the closing NUL
 SOCKET_PATH_MAX = 104  # bytes; sun_path in linux/un.h, less the closing NUL and the ".fd" of the other socket
@@ -25,6 +25,7 @@ WORKERS_MAX = 64
 BUSY_POLL_MAX = 1000  # us
 QUEUES_MAX = 16
 LEARNED_MAX = 1024
+ADDRESSES_MAX = 1 << 20
 ID_MAX = 0xFFFFFFFE  # (uid_t) -1 means no user
 
 Reader = Callable[[object, str], Any]
@@ -207,6 +208,26 @@ def _read_interface(value: object, place: str) -> Interface:
     if fault := _address_fault(interface.ip):
         raise ConfigError(f"{place}: {interface.ip} {fault}")
     return interface
+
+
+def read_claim(value: object, place: str) -> tuple[Network, ...] | Literal["any", "on-link"]:
+    if value in ("any", "on-link"):
+        return value
+    if isinstance(value, str):
+        raise ConfigError(f'{place}: {quoted(value)} is not valid; use "any", "on-link" or a list of prefixes')
+    if value in (["any"], ["on-link"]):  # as the command line sends it
+        return cast("Literal['any', 'on-link']", cast("list[object]", value)[0])
+    return read_list(value, place, _read_network)
+
+
+def _read_network(value: object, place: str) -> Network:
+    text = read_string(value, place)
+    try:
+        if not re.fullmatch(r"[0-9A-Fa-f.:]+(/[0-9]{1,3})?", text, re.ASCII):
+            raise ValueError
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise ConfigError(f"{place}: {quoted(text)} is not an IPv4 or IPv6 prefix") from None
 
 
 def read_gateways(value: object, place: str) -> tuple[Address, ...]:

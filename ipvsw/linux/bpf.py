@@ -21,10 +21,14 @@ MARK = 0x69707677  # SO_MARK of frames for the host's own stack; master.bpf.c ha
 WIRE_MARK = 0x69707678  # of ports' frames for the wire
 _MODE, _HOST_IFINDEX = 0, 1  # enum setting of master.bpf.c
 CAPACITY = 4096  # addresses that the first map has room for; the next one has at least twice as much
-KEY_SIZE, VALUE_SIZE = 20, 4  # bytes of `struct address`, and of a value, which is unused
+KEY_SIZE, VALUE_SIZE = 20, 4  # bytes of `struct address` and of what the map says of it
+KEPT, DIVERTED = (value.to_bytes(VALUE_SIZE, sys.byteorder) for value in (0, 1))  # enum owned_flag of the BPF source
 COPY_BATCH = 4096  # addresses that are copied at a time
 BPF_MAP_TYPE_HASH = 1  # linux/bpf.h
 _OBJECT = Path(__file__).parents[1] / "ipvsw.bpf.o"
+
+
+Bytes = bytes | ctypes.Array[ctypes.c_char]
 
 
 def _libbpf() -> ctypes.CDLL:
@@ -114,8 +118,13 @@ class Shim:
         """Frames for these addresses (4 or 16 bytes, none of them there yet) are ports' from now on. After an error
         some may be there: adding them again is no harm."""
         self.expect(len(addresses))
-        self._update(self._addresses, _keys(addresses), len(addresses))
+        self._update(self._addresses, _keys(addresses), KEPT * len(addresses), len(addresses))
         self._count += len(addresses)
+
+    def divert(self, addresses: Sequence[bytes], on: bool) -> None:
+        """Whether the host's own traffic to these addresses, which must be there, is their ports' too."""
+        values = (DIVERTED if on else KEPT) * len(addresses)
+        self._update(self._addresses, _keys(addresses), values, len(addresses))
 
     def remove(self, addresses: Sequence[bytes]) -> None:
         """Frames for these addresses, which must be there, are the host's again."""
@@ -127,13 +136,13 @@ class Shim:
                     _checked(result, "removing an address from the BPF map")
         self._count -= len(addresses)
 
-    def _update(self, fd: int, keys: bytes | ctypes.Array[ctypes.c_char], count: int) -> None:
-        """Put so many keys into a map."""
+    def _update(self, fd: int, keys: Bytes, values: Bytes, count: int) -> None:
+        """Put so many keys with their values into a map."""
         if count == 1:
-            result = self._lib.bpf_map_update_elem(fd, keys, bytes(VALUE_SIZE), ctypes.c_uint64(0))
+            result = self._lib.bpf_map_update_elem(fd, keys, values, ctypes.c_uint64(0))
         else:
             number = ctypes.c_uint32(count)
-            result = self._lib.bpf_map_update_batch(fd, keys, bytes(VALUE_SIZE * count), ctypes.byref(number), None)
+            result = self._lib.bpf_map_update_batch(fd, keys, values, ctypes.byref(number), None)
         _checked(result, "adding addresses to the BPF map")
 
     def expect(self, more: int) -> None:
@@ -181,7 +190,7 @@ class Shim:
             if result != -errno.ENOENT:
                 _checked(result, "reading the BPF map")
             if number.value:
-                self._update(into, keys, number.value)
+                self._update(into, keys, values, number.value)
             if result:
                 return
             partial = True

@@ -62,10 +62,14 @@ class RouterUplink(Struct, frozen=True):
 class Router:
     """One switch's. Made, started and stopped on the loop."""
 
-    def __init__(self, changes: Changes, answer: Callable[[int, bytes], None]) -> None:
-        """`answer` gives a frame, its virtio_net_hdr before it, back to the port of that number."""
+    def __init__(
+        self, changes: Changes, answer: Callable[[int, bytes], None], routes_changed: Callable[[], None] = lambda: None
+    ) -> None:
+        """`answer` gives a frame, its virtio_net_hdr before it, back to the port of that number. `routes_changed` is
+        called when the host's routes are others than before."""
         self._datapath = changes.datapath
         self._answer = answer
+        self._on_routes_changed = routes_changed
         self._uplink: RouterUplink | None = None
         self._routes = False
         self._exact = False
@@ -115,8 +119,8 @@ class Router:
         self._wake.set()
 
     def _listen(self) -> None:
-        """Follow the host's routing while the switch routes."""
-        wanted = self._uplink.monitor if self._uplink is not None and self._routes else None
+        """Follow the host's routing."""
+        wanted = self._uplink.monitor if self._uplink is not None else None
         if wanted is self._monitor:
             return
         loop = asyncio.get_running_loop()
@@ -133,6 +137,7 @@ class Router:
         events = list(self._monitor.events())
         if not all(isinstance(one, NeighbourChanged) for one in events):
             self._forget()
+            self._on_routes_changed()
         neighbours = {
             one.address: one for one in events if isinstance(one, NeighbourChanged) and one.index == self._uplink.index
         }

@@ -1,9 +1,11 @@
 """The host's own interface to the ports: a TAP in the master's namespace.
 
 In l2 it has no routes: the shim redirects to it what the host sends to ports on the master. In l3 a routing table of
-its own has a route through it to each address of a port, and policy rules say which packets use that table: the host's
-own, if the host may reach ports, and in l3s those that arrive on the master, which thus pass the host's PREROUTING and
-FORWARD. A host that didn't forward before goes on forwarding nothing else.
+its own has a route through it to each port's address that the host's traffic may be diverted to, and policy rules say
+which packets use that table: the host's own, if the host may reach ports, and in l3s those that arrive on the master,
+which thus pass the host's PREROUTING and FORWARD. The ports' other addresses are in a second table, for what arrives on
+the master alone: the host's traffic to them follows the host's own routes. A host that didn't forward before goes on
+forwarding nothing else.
 
 The kernel removes the routes with the TAP, also if the daemon is killed; the next start replaces the rules and knows
 from them what the host's forwarding was.
@@ -20,7 +22,7 @@ from msgspec import Struct
 
 from ipvsw.changes import Changes
 from ipvsw.linux.devices.tap import Tap, open_tap
-from ipvsw.linux.netlink import TABLES, Handle, Link, Rule
+from ipvsw.linux.netlink import TABLES, WIRE_TABLES, Handle, Link, Rule
 from ipvsw.linux.runtime import Runtime
 from ipvsw.model import Address
 
@@ -53,7 +55,8 @@ class HostPort:
         self._tap: Tap | None = None
         self._index = 0
         self._pushed: Link | None = None  # the master as the interface knows it
-        self._routes: dict[Address, Address | None] = {}  # address -> the source that the host uses towards it
+        # (address, routing table) -> the source that the host uses towards it
+        self._routes: dict[tuple[Address, int], Address | None] = {}
         self._sysctls: dict[int, dict[str, str]] = {4: {}, 6: {}}  # what they were before, by IP version
         self._applied: HostPortConfig | None = None  # what rules and sysctls are set for
 
@@ -62,32 +65,38 @@ class HostPort:
         place: Callable[[], int | None],
         master: Link,
         config: HostPortConfig,
-        ports: frozenset[Address],
+        diverted: frozenset[Address],
+        others: frozenset[Address],
         sources: dict[int, Address | None],
     ) -> None:
-        """Make, change or close the interface. `ports` are the addresses in the table if there are to be routes to
-        them, `sources` the master's own by IP version. Errors: OSError."""
+        """Make, change or close the interface. `diverted` are the ports' addresses that the host itself is to have
+        routes to, `others` those that only what arrives on the master is to; `sources` the master's own by IP version.
+        Errors: OSError."""
         if not config.wanted:
             await self.close(place)
             await self._clean(place, master, config)
             return
         if self._tap is None:
             await self._open(place, master)
-        routes = {address: sources.get(address.version) for address in ports} if config.routes else {}
-        routes = {address: source for address, source in routes.items() if not address.is_link_local}
+        tables = dict.fromkeys(diverted, TABLES + master.index) if config.routes else {}
+        tables |= dict.fromkeys(others, WIRE_TABLES + master.index) if config.forward else {}
+        routes = {
+            (address, table): sources.get(address.version)
+            for address, table in tables.items()
+            if not address.is_link_local
+        }
         had, self._routes = self._routes, routes
         pushed, self._pushed = self._pushed, master
         applied, self._applied = self._applied, config
-        table = TABLES + master.index
 
         def push(handle: Handle) -> None:
             if pushed != master:
                 handle.set_link(self._index, mac=master.mac, mtu=master.mtu)
-            for address in had.keys() - routes.keys():
+            for address, table in had.keys() - routes.keys():
                 with contextlib.suppress(OSError):
                     handle.delete_host_route(self._index, table, address)
-            for address, source in routes.items():
-                if address not in had or had[address] != source:
+            for (address, table), source in routes.items():
+                if (address, table) not in had or had[address, table] != source:
                     handle.add_host_route(self._index, table, address, source)
             if applied != config:
                 self._set_policy(handle, master, config)
@@ -112,6 +121,7 @@ class HostPort:
                 wanted.add(Rule(version, PREF_END, master.name, go_to=PREF_END))
             if config.forward:
                 wanted.add(Rule(version, PREF_LOOKUP, master.name, table))
+                wanted.add(Rule(version, PREF_LOOKUP, master.name, WIRE_TABLES + master.index))
                 if self._sysctls[version].get(switch) == "0":
                     wanted.add(nothing_else)
         handle.set_rules(wanted, master.name, table)

@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from ipaddress import ip_network
 
 from msgspec import Struct
 
@@ -22,10 +23,10 @@ from ipvsw.linux.bpf import MARK, WIRE_MARK, Shim
 from ipvsw.linux.devices import packet
 from ipvsw.linux.devices.raw import Stack, open_stack
 from ipvsw.linux.namespaces import identity
-from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent, RouteLookup, RouteMonitor
+from ipvsw.linux.netlink import AddressEvent, Gateways, Handle, Link, LinkEvent, RouteLookup, RouteMonitor
 from ipvsw.linux.runtime import POLL, DeviceEvent, Runtime
 from ipvsw.linux.tracked import RETRY, Snapshot, TrackedDevice, read_device, read_in_netns
-from ipvsw.model import Address, PortState
+from ipvsw.model import Address, Network, PortState
 from ipvsw.routing.router import RouterUplink
 from ipvsw.switch.hostport import HostPort, HostPortConfig
 
@@ -42,6 +43,7 @@ class Sockets(Struct, frozen=True):
     stack: Stack
     routes: RouteMonitor
     lookup: RouteLookup
+    gateways: Gateways
 
     def close(self) -> None:
         for each in (*self.frames, *self.senders, self.inject, self.claim):
@@ -49,6 +51,7 @@ class Sockets(Struct, frozen=True):
         self.stack.close()
         self.routes.close()
         self.lookup.close()
+        self.gateways.close()
 
 
 class Absent(Exception):
@@ -93,6 +96,8 @@ class Master(TrackedDevice):
         self._place: tuple[int, int] | None = None
         self._groups: frozenset[bytes] = frozenset()  # that the device listens to for us
         self._addresses: frozenset[Address] = frozenset()
+        self._on_link: frozenset[Network] = frozenset()
+        self._gateways_stale = True
 
     def handle_event(self, event: DeviceEvent) -> None:
         if self._sockets is not None or self._buffered_events is not None:
@@ -144,10 +149,34 @@ class Master(TrackedDevice):
             self._netns_changed = False
             present = await self._read(self._read_link)
         if present:
-            await self._listen()
-            await self._update_host_port()
+            await self._follow_host()
         else:
             await self._shut()
+
+    async def _follow_host(self) -> None:
+        """What depends on the ports' groups and addresses, and on the host's own addresses and routes."""
+        await self._listen()
+        await self._read_gateways()
+        await self._update_host_port()
+
+    def routes_changed(self) -> None:
+        """The host's routes are others than before."""
+        self._gateways_stale = True
+        self.mark_stale()
+
+    async def _read_gateways(self) -> None:
+        """Tell the table which prefixes are on-link at the master, and which addresses its routes have as gateways."""
+        sockets, link = self._sockets, self.link
+        if not self._gateways_stale or sockets is None or link is None:
+            return
+        self._gateways_stale = False
+        index = link.index
+        try:
+            gateways = await self._runtime.run_blocking(lambda: sockets.gateways.of(index))
+        except OSError as error:
+            log.warning("%s: cannot read the host's routes: %s", self.label, error.strerror)
+            return
+        self._table.set_host(self._on_link, gateways)
 
     async def _update_host_port(self) -> None:
         """Bring the host's own interface up to date. Without it everything else goes on."""
@@ -155,8 +184,9 @@ class Master(TrackedDevice):
         assert uplink is not None and link is not None
         try:
             sources = {4: uplink.ipv4, 6: uplink.ipv6}
-            ports = self._table.owned() if self._host_config.routes else frozenset()
-            await self._host.adapt(self._open_place, link, self._host_config, ports, sources)
+            owned = self._table.owned() if self._host_config.forward else frozenset()
+            diverted = self._table.diverted() if self._host_config.routes else frozenset()
+            await self._host.adapt(self._open_place, link, self._host_config, diverted, owned - diverted, sources)
         except OSError as error:
             self._tell(self.state, f"no interface for the host: {error.strerror or error}")
 
@@ -202,8 +232,7 @@ class Master(TrackedDevice):
             await self._synchronize(lambda: self._runtime.netlink.run(fd, self._serve), self._attach)
         finally:
             os.close(fd)
-        await self._listen()
-        await self._update_host_port()
+        await self._follow_host()
 
     def _serve(self, handle: Handle) -> Snapshot:
         """In the master's namespace: claim the device, open the sockets, attach the shim."""
@@ -229,6 +258,8 @@ class Master(TrackedDevice):
             undo.callback(routes.close)
             lookup = RouteLookup()
             undo.callback(lookup.close)
+            gateways = Gateways()
+            undo.callback(gateways.close)
             handle.attach_clsact(link.index, self._shim.ingress_fd, self._shim.egress_fd)
             undo.callback(handle.detach_clsact, link.index)
             self._runtime.enter(self._nsid, link.index, self)
@@ -237,7 +268,7 @@ class Master(TrackedDevice):
             if snapshot is None:
                 raise Absent(f"for the device {self._name}")
             undo.pop_all()
-        self._sockets = Sockets(claim, frames, senders, inject, stack, routes, lookup)
+        self._sockets = Sockets(claim, frames, senders, inject, stack, routes, lookup, gateways)
         return snapshot
 
     def _claim(self, index: int) -> socket.socket:
@@ -278,6 +309,9 @@ class Master(TrackedDevice):
     def _see(self, snapshot: Snapshot) -> None:
         addresses = frozenset(address for address, _ in snapshot.addresses)
         differ, self._addresses = addresses != self._addresses, addresses
+        on_link = frozenset(ip_network((address, prefix), strict=False) for address, prefix in snapshot.addresses)
+        if on_link != self._on_link:
+            self._on_link, self._gateways_stale = on_link, True
         self._table.master_replace(set(snapshot.addresses))
         self._see_link(snapshot.link)
         if differ:

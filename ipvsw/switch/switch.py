@@ -10,6 +10,7 @@ import msgspec
 
 from ipvsw._fast import ACCESS, EVENT_GONE, EVENT_GROUPS, FLAGS, MODES, Datapath
 from ipvsw.addresses.announcer import Announcer
+from ipvsw.addresses.claims import claim_rule
 from ipvsw.addresses.table import Table
 from ipvsw.changes import Changes
 from ipvsw.config.plan import ChangePort
@@ -64,7 +65,7 @@ class Switch:
         )
         self._table = Table(config.name, self._changes, self._table_changed, self._endpoint_gone)
         self._announcer = Announcer(self._table, self._changes)
-        self._router = Router(self._changes, self._answer)
+        self._router = Router(self._changes, self._answer, lambda: self.master.routes_changed())
         self._snooper = Snooper(config.name, self._table, self._changes, self.ports.get, asyncio.get_running_loop())
         self._port_env = PortEnvironment(config.name, runtime, self._table, self._shim, self._master_state)
         self.master = Master(
@@ -112,6 +113,7 @@ class Switch:
         """Wait for the port's `settled`: then it is up, or its `reason` says why it isn't."""
         port = configured_port(self._port_env, config)
         self.ports[config.name] = port
+        self._table.set_rule(config.name, claim_rule(config))
         port.start()
         return port
 
@@ -162,6 +164,7 @@ class Switch:
             port.renew_namespace()
 
     def change_port(self, action: ChangePort) -> None:
+        self._table.set_rule(action.new.name, claim_rule(action.new))
         self.ports[action.new.name].change(action.new)
 
     def set_mode(self, config: SwitchConfig) -> None:
@@ -284,6 +287,7 @@ class Switch:
             host=self._table.host_traffic(),
             ports={name: self._table.traffic(name) for name in (*self.ports, *self.links)},
             duplicates=self._table.duplicates,
+            refused=self._table.refused,
             learned=dict(self._snooper.counters),
             routed=dict(self._router.counters),
         )

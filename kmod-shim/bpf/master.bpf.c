@@ -24,6 +24,11 @@
 
 enum mode { L2, L3, L3S };
 
+/* What the map says of an owned address. */
+enum owned_flag {
+	DIVERTED = 1 /* the host's own traffic to it is the port's too */
+};
+
 /* The owned addresses. A map can't grow: the daemon replaces it with a larger one. */
 struct addresses {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -60,12 +65,17 @@ static __always_inline __u32 setting(__u32 which)
 	return value ? *value : 0;
 }
 
-static __always_inline int is_owned(const struct address *a)
+static __always_inline __u32 *owned_flags(const struct address *a)
 {
 	__u32 first = 0;
 	void *addresses = bpf_map_lookup_elem(&owned, &first);
 
-	return addresses && bpf_map_lookup_elem(addresses, a);
+	return addresses ? bpf_map_lookup_elem(addresses, a) : 0;
+}
+
+static __always_inline int is_owned(const struct address *a)
+{
+	return owned_flags(a) != 0;
 }
 
 /* Whether a port owns the destination. In l3s the host's stack forwards to the ports: nothing is stolen. */
@@ -126,10 +136,22 @@ static __always_inline int reveals_hop(struct __sk_buff *skb)
 	return to.family && is_owned(&to);
 }
 
+/* Whether the host's own frame is for a port, and not for where the host's routes lead. */
+static __always_inline int is_diverted(struct __sk_buff *skb)
+{
+	struct address to = {};
+	__u32 *flags;
+
+	destination(skb, &to);
+	flags = to.family ? owned_flags(&to) : 0;
+	return flags && *flags & DIVERTED;
+}
+
 /* Master, clsact egress: what the host itself sends, and the ports' frames with a mark. */
 SEC("tc")
 int ipvsw_inject(struct __sk_buff *skb)
 {
+	__u8 mac[ETH_ALEN];
 	__u32 interface;
 
 	if (skb->mark == MARK)
@@ -143,7 +165,14 @@ int ipvsw_inject(struct __sk_buff *skb)
 		bpf_clone_redirect(skb, interface, 0);
 		return TC_ACT_OK;
 	}
-	return to_own_mac(skb) || to_port(skb) ? bpf_redirect(interface, 0) : TC_ACT_OK;
+	if (!to_own_mac(skb)) {
+		if (!is_diverted(skb))
+			return TC_ACT_OK;
+		/* One that the host's routes lead to a gateway: the port has the MAC address that it comes from. */
+		if (bpf_skb_load_bytes(skb, ETH_ALEN, mac, sizeof(mac)) || bpf_skb_store_bytes(skb, 0, mac, sizeof(mac), 0))
+			return TC_ACT_OK;
+	}
+	return bpf_redirect(interface, 0);
 }
 
 char _license[] SEC("license") = "GPL";

@@ -9,7 +9,9 @@ closed when the function returns.
     handle.py     requests inside one namespace
     dump.py       all links of a namespace, parsed as events are
     delete.py     many links deleted at once
-    lookup.py     which way the host would send a packet, asked on a socket of its own
+    questions.py  a socket for questions that are written by hand
+    lookup.py     which way the host would send a packet
+    gateways.py   which gateways its routes by a device have
     routes.py     what the answers are, and the events after which they may be others
     rules.py      our policy rules
     clsact.py     the shim's two tc filters
@@ -18,6 +20,7 @@ closed when the function returns.
 
 from __future__ import annotations
 
+from ipvsw.linux.netlink.gateways import Gateways
 from ipvsw.linux.netlink.handle import Handle
 from ipvsw.linux.netlink.lookup import RouteLookup
 from ipvsw.linux.netlink.messages import (
@@ -31,13 +34,15 @@ from ipvsw.linux.netlink.messages import (
     Overrun,
 )
 from ipvsw.linux.netlink.routes import NeighbourChanged, RouteAnswer, RouteMonitor, RoutesChanged
-from ipvsw.linux.netlink.rules import TABLES, Rule
+from ipvsw.linux.netlink.rules import TABLES, WIRE_TABLES, Rule
 from ipvsw.linux.netlink.thread import Netlink, enter_namespace
 
 __all__ = [
     "TABLES",
+    "WIRE_TABLES",
     "AddressEvent",
     "Event",
+    "Gateways",
     "GroupsEvent",
     "Handle",
     "KmodAttrs",

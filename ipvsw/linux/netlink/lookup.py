@@ -9,21 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import socket
 import struct
-import threading
-from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
 from ipvsw.linux.netlink import rules
 from ipvsw.linux.netlink.messages import AF_INET, AF_INET6, attributes, pack_attribute
+from ipvsw.linux.netlink.questions import NLM_F_ACK, NLM_F_DUMP, NLM_F_REPLACE, Questions
 from ipvsw.linux.netlink.routes import NTF_USE, RouteAnswer, read_neighbour
 from ipvsw.model import Address
-
-# linux/netlink.h
-NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_DUMP = 0x1, 0x4, 0x100, 0x300
 
 # linux/rtnetlink.h
 RTM_GETLINK, RTM_GETROUTE, RTM_NEWNEIGH, RTM_GETNEIGH, RTM_GETRULE = 18, 26, 28, 30, 34
@@ -40,35 +33,15 @@ _FRA_SRC, _FRA_UID_RANGE, _FRA_PROTOCOL, _FRA_IP_PROTO = 2, 20, 21, 22
 
 _UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EAGAIN)
 
-_NLMSGHDR = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, lengths of destination and source, tos, table, ..., type, flags
 _NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 _IFINFOMSG = struct.Struct("=BxHiII")  # family, ARPHRD_*, index, flags, change
 _RULE_HEADER = struct.Struct("=BBBB8x")  # struct fib_rule_hdr: family, lengths of destination and source, tos
 _INT = struct.Struct("=i")
-_BUFFER = 64 << 10  # bytes; the kernel fills no more than 32 KiB of it at a time
 
 
-class RouteLookup:
-    """Questions in the namespace that the calling thread is in. Keeps that namespace alive.
-
-    Any thread may ask and close; one question is answered after the other. Errors: OSError, EBADF once it is closed.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._sequence = 0
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        try:
-            self._socket.bind((0, 0))
-        except OSError:
-            self._socket.close()
-            raise
-
-    def close(self) -> None:
-        """Idempotent. Waits for the question that is under way."""
-        with self._lock:
-            self._socket.close()
+class RouteLookup(Questions):
+    """Questions about routes and neighbours."""
 
     # ------------------------------------------------------------------------ questions
 
@@ -93,7 +66,7 @@ class RouteLookup:
             return RouteAnswer(True, leaves_by, destination, None, True, 0)
         if kind != RTN_UNICAST:
             return None
-        via = _gateway(found) or destination
+        via = gateway_of(found) or destination
         mac, permanent = self._neighbour(leaves_by, via)
         metrics = attributes(found.get(_RTA_METRICS, b""), 0)
         mtu = _INT.unpack(metrics[_RTAX_MTU])[0] if _RTAX_MTU in metrics else 0
@@ -104,7 +77,7 @@ class RouteLookup:
     def destination_decides(self, version: int) -> bool:
         """Whether every policy rule of this IP version looks at nothing of a packet but its destination."""
         family = AF_INET6 if version == 6 else AF_INET
-        for body in self._ask(RTM_GETRULE, NLM_F_DUMP, _RULE_HEADER.pack(family, 0, 0, 0)):
+        for body in self.ask(RTM_GETRULE, NLM_F_DUMP, _RULE_HEADER.pack(family, 0, 0, 0)):
             _, _, source_length, tos = _RULE_HEADER.unpack_from(body)
             found = attributes(body, _RULE_HEADER.size)
             if found.get(_FRA_PROTOCOL) == bytes([rules.OURS]):
@@ -121,7 +94,7 @@ class RouteLookup:
         if permanent:
             return
         with contextlib.suppress(FileNotFoundError):
-            self._ask(RTM_NEWNEIGH, NLM_F_REPLACE | NLM_F_ACK, _neighbour(index, address, NTF_USE))
+            self.ask(RTM_NEWNEIGH, NLM_F_REPLACE | NLM_F_ACK, _neighbour(index, address, NTF_USE))
 
     # ------------------------------------------------------------------------ messages
 
@@ -133,13 +106,13 @@ class RouteLookup:
         body += pack_attribute(_RTA_DST, destination.packed) + pack_attribute(_RTA_OIF, _INT.pack(index))
         if six:
             body += pack_attribute(_RTA_SRC, source.packed)
-        answer = self._ask(RTM_GETROUTE, 0, body)[0]
+        answer = self.ask(RTM_GETROUTE, 0, body)[0]
         return answer[7], attributes(answer, _RTMSG.size)
 
     def _neighbour(self, index: int, address: Address) -> tuple[bytes | None, bool]:
         """The hardware address, None if it isn't known, and whether it was set by hand."""
         try:
-            found = read_neighbour(self._ask(RTM_GETNEIGH, 0, _neighbour(index, address, 0))[0], gone=False)
+            found = read_neighbour(self.ask(RTM_GETNEIGH, 0, _neighbour(index, address, 0))[0], gone=False)
         except OSError:
             return None, False
         return (found.mac, found.permanent) if found is not None else (None, False)
@@ -147,38 +120,11 @@ class RouteLookup:
     def _mtu(self, index: int) -> int:
         """A device's, 0 if there is no such device any more."""
         try:
-            body = self._ask(RTM_GETLINK, 0, _IFINFOMSG.pack(0, 0, index, 0, 0))[0]
+            body = self.ask(RTM_GETLINK, 0, _IFINFOMSG.pack(0, 0, index, 0, 0))[0]
         except OSError:
             return 0
         found = attributes(body, _IFINFOMSG.size)
         return int(_INT.unpack(found[_IFLA_MTU])[0]) if _IFLA_MTU in found else 0
-
-    def _ask(self, kind: int, flags: int, body: bytes) -> list[bytes]:
-        """The bodies of the messages that answer: one, all of a dump, or none to a change. Errors: OSError."""
-        with self._lock:
-            self._sequence += 1
-            header = _NLMSGHDR.pack(_NLMSGHDR.size + len(body), kind, flags | NLM_F_REQUEST, self._sequence, 0)
-            self._socket.send(header + body)
-            found: list[bytes] = []
-            while True:
-                for kind, answer in self._receive():
-                    if kind == NLMSG_ERROR and (code := -_INT.unpack_from(answer)[0]):
-                        raise OSError(code, os.strerror(code))
-                    if kind in (NLMSG_ERROR, NLMSG_DONE):
-                        return found
-                    found.append(answer)
-                if found and not flags & (NLM_F_ACK | NLM_F_DUMP):
-                    return found
-
-    def _receive(self) -> Iterator[tuple[int, bytes]]:
-        """Type and body of the messages of one datagram that answer the last question."""
-        data = self._socket.recv(_BUFFER)
-        start = 0
-        while start + _NLMSGHDR.size <= len(data):
-            length, kind, _, sequence, _ = _NLMSGHDR.unpack_from(data, start)
-            if sequence == self._sequence:
-                yield kind, data[start + _NLMSGHDR.size : start + length]
-            start += (length + 3) & ~3
 
 
 def _is_selective(kind: int) -> bool:
@@ -190,7 +136,7 @@ def _neighbour(index: int, address: Address, flags: int) -> bytes:
     return _NDMSG.pack(family, index, 0, flags, 0) + pack_attribute(_NDA_DST, address.packed)
 
 
-def _gateway(found: dict[int, bytes]) -> Address | None:
+def gateway_of(found: dict[int, bytes]) -> Address | None:
     """The next hop's address, which may be of the other IP version (RTA_VIA)."""
     raw = found.get(_RTA_GATEWAY) or found.get(_RTA_VIA, b"")[2:]
     if not raw:

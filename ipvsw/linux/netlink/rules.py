@@ -11,6 +11,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 OURS = 118  # FRA_PROTOCOL of our rules
 TABLES = OURS << 16  # the routing table of a master is this and its interface index
+WIRE_TABLES = OURS << 20  # likewise the one for what arrives on the master alone
 FR_ACT_TO_TBL, FR_ACT_GOTO, FR_ACT_NOP, FR_ACT_BLACKHOLE = 1, 2, 3, 6  # linux/fib_rules.h
 _FAMILIES = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
 

@@ -93,10 +93,17 @@ def test_a_list_of_prefixes(side: Side) -> None:
 
 def test_on_link_follows_the_master(side: Side) -> None:
     side.rules.set_rule("a", Rule(prefixes=(), on_link=True))
+    side.take(side.rules.set_host([ip_network("192.0.2.0/24"), LAN6], []))
     assert side.claim("a", NEAR) != []
     side.take(side.rules.set_host([LAN, LAN6], []))
     assert side.owner(NEAR) == "a"
     assert side.claim("a", NEAR6) == [] and side.claim("a", LOCAL6) == [] and side.claim("a", FAR) != []
+
+
+def test_without_a_prefix_of_the_family_anything_is_on_link(side: Side) -> None:
+    side.rules.set_rule("a", Rule(prefixes=(), on_link=True))
+    side.take(side.rules.set_host([LAN, ip_network("fe80::/64")], []))
+    assert side.claim("a", NEAR6) == [] and side.claim("a", FAR) != []
 
 
 def test_so_many_addresses(side: Side) -> None:
@@ -180,7 +187,9 @@ class Model(RuleBasedStateMachine):
             return False
         if port in pinned_to or mine.prefixes is None:
             return True
-        networks = [*mine.prefixes, *([LAN, LAN6] if mine.on_link and self.on_link else [])]
+        if mine.on_link and not self.on_link:
+            return True  # the master has no prefix that would tell
+        networks = [*mine.prefixes, *([LAN, LAN6] if mine.on_link else [])]
         if any(one.version == address.version and address in one for one in networks):
             return True
         six = mine.on_link or any(len(one) == 16 for one in mine.pinned) or LAN6 in mine.prefixes
