@@ -46,7 +46,7 @@ class Datapath:
 
     @property
     def io(self) -> str:
-        """ "epoll" or "uring": what is in use."""
+        """ "epoll" or "uring": what the first worker uses. A ring that the kernel fails is replaced by the epoll."""
     @property
     def notify_fd(self) -> int:
         """An eventfd, readable when `events` has something to say."""
