@@ -163,7 +163,7 @@ class Admission:
 
     def may_divert(self, address: Packed, port: str) -> bool:
         """Whether the host's own traffic to an address of the port's is the port's: only if the configuration pins
-        it to the port or the master has it on-link. Anything else belongs to whoever the host's routes lead to."""
+        it to the port or the master has it on-link. Anything else belongs where the host's routes lead."""
         if address in self._gateways:
             return False
         return self._pinned.get(address) == port or address in self._on_link
