@@ -152,6 +152,7 @@ class AddressState(enum.StrEnum):
     DOWN = "down"  # held, but its port is down: frames for it go to the host
     DUPLICATE = "duplicate"  # another port of the switch has it
     MASTER = "master"  # the master has it itself
+    TENTATIVE = "tentative"  # the machine has asked whether it is free, and does not have it yet (RFC 5227, RFC 4862)
     REFUSED = "refused"  # the port may not have it; the reason says why
 
 

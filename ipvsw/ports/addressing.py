@@ -5,7 +5,7 @@ As everywhere in the project, multicast includes broadcast, as in the kernel's i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import ClassVar
 
 from ipvsw.addresses.table import Table
@@ -34,8 +34,12 @@ class Addressing(ABC):
         """How many addresses may be learned besides those that the configuration has."""
         return 0
 
-    def set_learned(self, addresses: Mapping[Address, AddressSource]) -> None:
-        """All that the snooper has learned; `publish` tells the table."""
+    def set_learned(self, addresses: Mapping[Address, AddressSource], tentative: Set[Address]) -> None:
+        """All that the snooper has learned, and what the machine has only asked about; `publish` tells the table."""
+
+    def tentative(self, config: PortConfig) -> Set[Address]:
+        """Addresses that the machine has asked about and does not have yet."""
+        return frozenset()
 
     def publish(self, table: Table, config: PortConfig) -> None:
         """Tell the table what has been learned."""
@@ -72,12 +76,13 @@ class GuestAddresses(Addressing):
     """What a guest does inside can't be read: the configuration pins addresses to it, or has them learned from the
     frames that it sends."""
 
-    __slots__ = ("_learned",)
+    __slots__ = ("_learned", "_tentative")
 
     reads_groups = False
 
     def __init__(self) -> None:
         self._learned: Mapping[Address, AddressSource] = {}
+        self._tentative: Set[Address] = frozenset()
 
     def see(self, table: Table, config: PortConfig, snapshot: Snapshot) -> None:
         table.set_learning(config.name, config.learn)
@@ -86,8 +91,11 @@ class GuestAddresses(Addressing):
     def max_learned(self, config: PortConfig) -> int:
         return config.max_learned if config.learn else 0
 
-    def set_learned(self, addresses: Mapping[Address, AddressSource]) -> None:
-        self._learned = addresses
+    def set_learned(self, addresses: Mapping[Address, AddressSource], tentative: Set[Address]) -> None:
+        self._learned, self._tentative = addresses, tentative
+
+    def tentative(self, config: PortConfig) -> Set[Address]:
+        return self._tentative if config.learn else frozenset()
 
     def publish(self, table: Table, config: PortConfig) -> None:
         learned = self._learned if config.learn else {}
@@ -95,8 +103,9 @@ class GuestAddresses(Addressing):
         claims = {(address, address.max_prefixlen): source for address, source in learned.items()}
         table.replace(config.name, claims | pinned)
         # The port gets every multicast frame, as the groups that the guest has joined can't be known. Those that it
-        # can't do without are set on the master too.
-        own = {*(one.ip for one in config.addresses), *learned}
+        # can't do without are set on the master too: those of a tentative address with them, by which its owner, or
+        # somebody who asks as well, is heard.
+        own = {*(one.ip for one in config.addresses), *learned, *self.tentative(config)}
         groups = {*ALL_NODES, *(_solicited_node(one) for one in own if one.version == 6)}
         table.set_groups(config.name, groups, all_multicast=True)
 

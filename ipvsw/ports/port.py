@@ -7,13 +7,24 @@ A port has two parts in which kinds of ports differ: a `Backend`, which makes, c
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from hashlib import blake2b
 
 from ipvsw.linux.netlink import AddressEvent, Link, LinkEvent
 from ipvsw.linux.runtime import DeviceEvent
 from ipvsw.linux.tracked import RETRY, Snapshot, TrackedDevice
-from ipvsw.model import Address, AddressSource, HandedOver, MacSource, PortConfig, PortState, PortStatus, Refused
+from ipvsw.model import (
+    Address,
+    AddressSource,
+    AddressState,
+    AddressStatus,
+    HandedOver,
+    MacSource,
+    PortConfig,
+    PortState,
+    PortStatus,
+    Refused,
+)
 from ipvsw.ports.backend import Backend, BackendPort, Gone, PortEnvironment, Settings
 
 
@@ -59,12 +70,22 @@ class Port(TrackedDevice):
         """How many addresses may be learned besides those that the configuration has."""
         return self._addressing.max_learned(self.config)
 
-    def set_learned(self, addresses: Mapping[Address, AddressSource]) -> None:
-        """All addresses that the snooper has learned."""
-        self._addressing.set_learned(addresses)
+    def set_learned(self, addresses: Mapping[Address, AddressSource], tentative: Set[Address]) -> None:
+        """All addresses that the snooper has learned, and those that the machine has only asked about."""
+        self._addressing.set_learned(addresses, tentative)
         if self.link is not None:
             with self.env.table.change():
                 self._addressing.publish(self.env.table, self.config)
+
+    def _tentative(self) -> Iterator[AddressStatus]:
+        for address in sorted(self._addressing.tentative(self.config), key=lambda one: (one.version, one)):
+            yield AddressStatus(
+                switch=self.env.switch,
+                port=self.config.name,
+                address=str(address),
+                state=AddressState.TENTATIVE,
+                source=AddressSource.DAD,
+            )
 
     def status(self) -> PortStatus:
         link = self.link
@@ -81,7 +102,7 @@ class Port(TrackedDevice):
             mtu=link.mtu if link else 0,
             carrier=link.carrier if link else False,
             offloads=self._backend.offloads,
-            addresses=self.env.table.statuses(self.config.name),
+            addresses=(*self.env.table.statuses(self.config.name), *self._tentative()),
         )
 
     def _mac(self, link: Link) -> bytes:

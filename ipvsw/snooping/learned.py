@@ -81,13 +81,30 @@ class Learning:
     def __init__(self, max_learned: int) -> None:
         self.max_learned = max_learned
         self._known: dict[Address, _Known] = {}
+        self._tentative: dict[Address, float] = {}  # when the machine asked about it
 
     @property
     def addresses(self) -> Mapping[Address, AddressSource]:
         return {address: known.source for address, known in self._known.items()}
 
+    @property
+    def tentative(self) -> frozenset[Address]:
+        """Addresses that the machine has asked about. It owns none of them before it uses it."""
+        return frozenset(self._tentative)
+
+    def ask(self, address: Address, now: float) -> bool:
+        """The machine asks whether the address is free. Whether that is new; the oldest questions are forgotten."""
+        if address in self._known:
+            return False
+        new = self._tentative.pop(address, None) is None
+        self._tentative[address] = now
+        while len(self._tentative) > self.max_learned:
+            del self._tentative[next(iter(self._tentative))]
+        return new
+
     def learn(self, address: Address, source: AddressSource, now: float) -> bool:
         """Whether it is new, or has a better source than before. Errors: Full."""
+        self._tentative.pop(address, None)
         known = self._known.get(address)
         if known is None:
             if len(self._known) >= self.max_learned:
@@ -102,6 +119,7 @@ class Learning:
 
     def forget(self, address: Address) -> bool:
         """Whether it was known."""
+        self._tentative.pop(address, None)
         return self._known.pop(address, None) is not None
 
     def use(self, addresses: Iterable[Address], now: float) -> None:
@@ -115,6 +133,7 @@ class Learning:
         over = [address for address, known in self._ageing() if known.used + AGE <= now]
         for address in over:
             del self._known[address]
+        self._tentative = {address: asked for address, asked in self._tentative.items() if asked + AGE > now}
         return bool(over)
 
     def _make_room(self, source: AddressSource, now: float) -> None:

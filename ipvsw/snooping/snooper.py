@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Protocol
 
 from ipvsw.addresses.table import Table
@@ -33,7 +33,8 @@ class SnoopedPort(Protocol):
     def max_learned(self) -> int:
         """How many; 0: none are."""
 
-    def set_learned(self, addresses: Mapping[Address, AddressSource]) -> None: ...
+    def set_learned(self, addresses: Mapping[Address, AddressSource], tentative: Set[Address]) -> None:
+        """All that was learned, and what the machine has only asked about."""
 
 
 class Snooper:
@@ -141,12 +142,16 @@ class Snooper:
         snooped = self._find_port(port)
         if snooped is None or not snooped.max_learned:
             return
-        if duplicate := self._table.objection(port, address):
-            self._refuse(port, str(duplicate))
-            return
         learning = self._learnings.setdefault(port, Learning(snooped.max_learned))
         learning.max_learned = snooped.max_learned
         now = self._clock.time()
+        if source is AddressSource.DAD:  # a question, and no claim
+            if learning.ask(address, now):
+                self._update_port(port)
+            return
+        if objection := self._table.objection(port, address):
+            self._refuse(port, str(objection))
+            return
         if len(learning.addresses) >= learning.max_learned:
             self._note_used(port, learning, now)
         try:
@@ -182,7 +187,10 @@ class Snooper:
         snooped = self._find_port(port)
         if snooped is not None:
             learning = self._learnings.get(port)
-            snooped.set_learned(learning.addresses if learning is not None else {})
+            if learning is None:
+                snooped.set_learned({}, frozenset())
+            else:
+                snooped.set_learned(learning.addresses, learning.tentative)
 
     def _note_used(self, port: str, learning: Learning, now: float) -> None:
         """Which of its addresses the port has sent from since the last time."""

@@ -144,6 +144,6 @@ def idle(lan: Daemon, *ports: str) -> None:
         until(lambda: lan.port(port)["reason"] == "for a virtual machine", f"{port} waits")  # noqa: B023
 
 
-def addresses(lan: Daemon, port: str) -> dict[str, str]:
-    """Address -> how it was learned, of those that are the port's."""
-    return {one["address"]: one["source"] for one in lan.port(port)["addresses"] if one["state"] == "owned"}
+def addresses(lan: Daemon, port: str, state: str = "owned") -> dict[str, str]:
+    """Address -> how it was learned, of those that are the port's, or in another state."""
+    return {one["address"]: one["source"] for one in lan.port(port)["addresses"] if one["state"] == state}

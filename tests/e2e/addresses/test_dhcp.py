@@ -228,7 +228,7 @@ def test_a_guest_cannot_answer_itself(lab: Lab, lan: Daemon) -> None:
 def test_ipv6(lab: Lab, lan: Daemon) -> None:
     with serving(lab) as server, machine(lan) as guest:
         guest.send(solicitation("::", LINK_LOCAL))
-        until(lambda: addresses(lan, "vm1"), "its link-local address is known")
+        until(lambda: addresses(lan, "vm1", "tentative"), "its link-local address is known")
         macs = b"\x33\x33\0\1\0\2" + MAC
 
         def ask(kind: int, xid: int, given: dict[str, int]) -> None:
@@ -241,7 +241,7 @@ def test_ipv6(lab: Lab, lan: Daemon) -> None:
         ask(3, 0xABC, {})
         server.says6(LINK_LOCAL, 7, xid=0xABC, addresses={LEASED6: 3600})
         hear(0xABC)
-        assert addresses(lan, "vm1") == {LINK_LOCAL: "dad", LEASED6: "dhcp"}
+        assert addresses(lan, "vm1") == {LINK_LOCAL: "traffic", LEASED6: "dhcp"}
         (found,) = leases(lan).values()
         assert (found["client_id"], found["server"]) == (b"\0\3\0\1abcdef".hex(":"), b"\0\1server".hex(":"))
         ask(5, 0xABD, {LEASED6: 0})
@@ -249,7 +249,7 @@ def test_ipv6(lab: Lab, lan: Daemon) -> None:
         hear(0xABD)
         assert leases(lan)[LEASED6]["remaining"] > 3600
         ask(8, 0xABE, {LEASED6: 0})
-        until(lambda: addresses(lan, "vm1") == {LINK_LOCAL: "dad"}, "it is released")
+        until(lambda: addresses(lan, "vm1") == {LINK_LOCAL: "traffic"}, "it is released")
 
 
 def test_a_namespace_leases_for_ipv6(lab: Lab, lan: Daemon, dnsmasq: Callable[..., None], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from tests.support.frames import udp4
 from tests.support.machine import BROADCAST, addresses, arp, idle, machine, solicitation
 from tests.support.patience import until
 from tests.support.running import Daemon, port, switch
-from tests.support.topology import MASTER4, WIRE4, WIRE6, Lab, port4, port6
+from tests.support.sniff import sniffing
+from tests.support.topology import MASTER4, MASTER_MAC, WIRE4, WIRE6, Lab, port4, port6
 
 GUEST4, GUEST6, LINK_LOCAL = "10.1.0.60", "fd00:1::60", "fe80::60"
 
@@ -39,7 +41,7 @@ def lan(lab: Lab) -> Iterator[Daemon]:
 def test_every_way_in_which_an_address_is_told(lab: Lab, lan: Daemon) -> None:
     with machine(lan) as guest:
         guest.send(arp("0.0.0.0", GUEST4))
-        until(lambda: addresses(lan, "vm1") == {GUEST4: "dad"}, "the probe is heard")
+        until(lambda: addresses(lan, "vm1", "tentative") == {GUEST4: "dad"}, "the probe is heard")
         guest.send(arp("10.1.0.61", WIRE4))
         guest.send(solicitation("::", LINK_LOCAL))
         guest.send(solicitation(LINK_LOCAL, WIRE6))
@@ -47,13 +49,39 @@ def test_every_way_in_which_an_address_is_told(lab: Lab, lan: Daemon) -> None:
         guest.send(udp4("10.1.0.62", WIRE4, b"hello"))
         for nonsense in ("127.0.0.1", "224.0.0.9", "255.255.255.255"):
             guest.send(udp4(nonsense, WIRE4, b"nonsense"))
-        found = {GUEST4: "dad", "10.1.0.61": "arp", LINK_LOCAL: "dad", GUEST6: "nd", "10.1.0.62": "traffic"}
-        until(lambda: addresses(lan, "vm1") == found, "all are heard")
+        owned = {"10.1.0.61": "arp", LINK_LOCAL: "nd", GUEST6: "nd", "10.1.0.62": "traffic"}
+        until(lambda: addresses(lan, "vm1") == owned, "all are heard")
+        found = owned | {GUEST4: "dad"}
         shown = json.loads(lan.cli("addr", "vm1", "--json"))
         assert {one["address"]: one["source"] for one in shown} == found
         assert "dad" in lan.cli("addr", "vm1")
-        assert lan.stats()[0]["learned"] == {"learned": len(found)}
+        assert lan.stats()[0]["learned"] == {"learned": len(owned)}
     until(lambda: not lan.port("vm1")["addresses"], "what the machine had is forgotten")
+
+
+def claims(frame: bytes, address: str) -> bool:
+    """Whether the frame says that the address is at the master's MAC address."""
+    packed = ip_address(address).packed
+    if frame[6:12] != bytes.fromhex(MASTER_MAC.replace(":", "")):
+        return False
+    if frame[12:14] == b"\x08\x06":
+        return frame[28:32] == packed
+    return frame[12:14] == b"\x86\xdd" and frame[54] == 136 and frame[62:78] == packed
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_question_takes_an_address_from_nobody(lab: Lab, lan: Daemon, version: int) -> None:
+    """A LAN host has the address that the machine asks about: nobody announces it, and its peers keep to the owner."""
+    taken = GUEST4 if version == 4 else GUEST6
+    with machine(lan) as guest, sniffing(lab.wire, "w0") as wire:
+        guest.send(arp("0.0.0.0", taken) if version == 4 else solicitation("::", taken))
+        until(lambda: addresses(lan, "vm1", "tentative") == {taken: "dad"}, "the question is heard")
+        lab.ip(lab.wire, "addr", "add", f"{taken}/{16 if version == 4 else 64}", "dev", "w0", "nodad")
+        lab.reachable(lab.host, taken)
+        assert [frame for frame, _ in wire.frames if claims(frame, taken)] == []
+        guest.send(arp(taken, taken) if version == 4 else solicitation(taken, WIRE6))
+        until(lambda: taken in addresses(lan, "vm1"), "the machine uses it: now it has it")
+    lab.ip(lab.wire, "addr", "del", f"{taken}/{16 if version == 4 else 64}", "dev", "w0")
 
 
 def test_the_frame_that_tells_is_answered(lab: Lab, lan: Daemon) -> None:

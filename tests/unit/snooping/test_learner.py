@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from ipaddress import ip_address
 from typing import Any, cast
 
@@ -41,6 +41,7 @@ class Runtime:
         self.names = {0: "p0", 1: "p1"}
         self.own = {"p0"}
         self.taken: dict[Address, str | None] = {}
+        self.tentative: dict[str, Set[Address]] = {}
         self.learned: dict[str, Mapping[Address, AddressSource]] = {}
         self.in_use: set[bytes] = set()
         self.log: list[Any] = []  # in order: what ports have, what goes on, who got credit
@@ -109,8 +110,9 @@ class Runtime:
         class SnoopedPort:
             max_learned = runtime.max_learned
 
-            def set_learned(self, addresses: Mapping[Address, AddressSource]) -> None:
+            def set_learned(self, addresses: Mapping[Address, AddressSource], tentative: Set[Address]) -> None:
                 runtime.learned[port] = addresses
+                runtime.tentative[port] = tentative
                 runtime.log.append((port, {str(one): str(source) for one, source in addresses.items()}))
 
         return SnoopedPort()
@@ -140,6 +142,28 @@ def test_the_table_knows_before_the_frame_goes_on(runtime: Runtime) -> None:
         (1, says(B), -1),
         "commit",
     ]
+
+
+def asks(address: Address) -> bytes:
+    """An ARP probe: RFC 5227 section 2.1.1."""
+    arp = b"\0\1\x08\0\6\4\0\1" + MAC + bytes(4) + bytes(6) + address.packed
+    return bytes(10) + b"\xff" * 6 + MAC + b"\x08\x06" + arp
+
+
+def test_a_question_is_no_claim(runtime: Runtime) -> None:
+    runtime.taken = {B: "p1"}
+    runtime.snooper.take([(0, asks(A)), (0, asks(B))])
+    assert runtime.learned["p0"] == {} and runtime.tentative["p0"] == {A, B}
+    assert runtime.snooper.counters == {}, "nothing was claimed, so nothing is refused"
+    runtime.snooper.take([(0, says(A))])
+    assert runtime.learned["p0"] == {A: AddressSource.TRAFFIC} and runtime.tentative["p0"] == {B}
+    runtime.sleep(2 * AGE)
+    assert runtime.tentative["p0"] == set()
+
+
+def test_few_questions_are_remembered(runtime: Runtime) -> None:
+    runtime.snooper.take([(0, asks(ip_address(0x0A010100 + k))) for k in range(100)])
+    assert len(runtime.tentative["p0"]) == runtime.max_learned
 
 
 def test_a_frame_of_a_port_that_left_goes_nowhere(runtime: Runtime) -> None:
