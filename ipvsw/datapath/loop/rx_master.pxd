@@ -100,7 +100,8 @@ cdef inline bint gro_forward(Worker *w) noexcept nogil:
     cdef Frame first
     cdef Verdict v
     cdef int outcome
-    frame_parse(&first, <uint8_t *> t.frames[0].iov_base + HEADER, <uint32_t> t.frames[0].iov_len - HEADER)
+    if not frame_parse(&first, <uint8_t *> t.frames[0].iov_base + HEADER, <uint32_t> t.frames[0].iov_len - HEADER):
+        return False
     v = decide_from_master(&w.switch_, &first)
     if v.outcome != TO_PORT or not w.ports[v.port].accepts_uso or w.switch_.rules[v.port].own != NULL:
         return False
