@@ -107,7 +107,8 @@ def by_mac(mac: str) -> str:
 
 
 def held(lan: Daemon, name: str) -> set[str]:
-    return {one["address"] for one in lan.port(name)["addresses"] if one["state"] == "owned"}
+    """Addresses that the machine has, or has asked about so far."""
+    return {one["address"] for one in lan.port(name)["addresses"] if one["state"] in ("owned", "tentative")}
 
 
 HOSTILE = r"""
