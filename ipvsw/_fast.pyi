@@ -13,6 +13,9 @@ FRAMINGS: dict[str, int]
 """How frames are delimited on a socket: "stream" by the 4-byte big-endian length before each, "packets" as those of
 a SOCK_SEQPACKET, "datagrams" as those of a SOCK_DGRAM, which has no end. "" is for devices."""
 
+GUARDS: dict[str, int]
+"""The bit of each guard, by the name that it has in the configuration; its outcome is `guard_` and that name."""
+
 PACKET_RING: tuple[int, int]
 SEND_RING: tuple[int, int]
 """Slots, and bytes of each: the rings that a master's sockets may have, one to receive in, one to send from."""
@@ -22,6 +25,9 @@ EVENT_GONE: int
 longer polls it."""
 EVENT_GROUPS: int
 """The port sent an IGMP or MLD report: its group list may have changed."""
+
+EVENT_GUARD: int
+"""A guard has dropped a frame of the port: `Datapath.offence` says which."""
 
 def uring_error() -> int:
     """0 if the kernel grants an io_uring with all that the data plane needs of it, else an errno: ENOSYS or EPERM
@@ -128,14 +134,21 @@ class Datapath:
     def bind_host(self, address: bytes) -> None:
         """`address` (4 or 16 bytes) is the master's own; matters where the host may talk to ports."""
 
+    def bind_gateway(self, address: bytes) -> None:
+        """`address` (4 or 16 bytes) is one that the host's routes use as a gateway: for the guards that is another's,
+        for all other rules nobody's."""
+
     def unbind(self, address: bytes) -> None: ...
     def attach_host(self, fd: int) -> None:
         """A TAP through which the host's stack talks to the ports, with a 10-byte virtio_net_hdr, non-blocking."""
 
     def detach_host(self) -> None: ...
-    def set_route(self, address: bytes, *, mac: bytes = ..., stack: bool = False, mtu: int = 65535) -> None:
+    def set_route(
+        self, address: bytes, *, mac: bytes = ..., stack: bool = False, local: bool = False, mtu: int = 65535
+    ) -> None:
         """l3: packets for `address` (4 or 16 bytes) leave on the master to the neighbour `mac`, or with
-        `stack` through the host's IP output; with neither there is no way there. `mtu` is the path's."""
+        `stack` through the host's IP output (`local`: to the host itself, from which guards may keep a port); with
+        neither there is no way there. `mtu` is the path's."""
 
     def forget_route(self, address: bytes) -> None:
         """The next frame for `address` (4 or 16 bytes) goes to `slow` again. One that isn't set is no error."""
@@ -151,6 +164,21 @@ class Datapath:
 
     def set_learning(self, port: int, learning: bool) -> None:
         """Whether frames of the port with an address that it isn't bound to are punted."""
+
+    def set_guards(self, port: int, guards: int, *, holds: bool = False) -> None:
+        """`guards`: bits of GUARDS; a port starts with none. `holds`: a frame whose one fault is an address that nobody
+        owns yet is punted, as long as the port has credit, and checked once more when it is reinjected. Errors:
+        ValueError."""
+
+    def guards(self, port: int) -> int:
+        """Bits of GUARDS that are on since the last commit; 0 if there is no such port."""
+
+    def offence(self, port: int) -> tuple[str, bytes, IPv4Address | IPv6Address | None] | None:
+        """The first frame that a guard dropped of the port since `await_offence`: its outcome, its source MAC address
+        and the address that it claims, None where it has none."""
+
+    def await_offence(self, port: int) -> None:
+        """Have EVENT_GUARD tell of the next; until then it doesn't. At once."""
 
     def punted(self) -> list[tuple[int, bytes]]:
         """Punted frames, (source, virtio_net_hdr and frame): DHCP, and frames of learning ports with new addresses;

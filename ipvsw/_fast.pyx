@@ -11,28 +11,30 @@ from ipvsw.datapath.face.edits cimport EditList, edit, edits_add, edits_forget, 
 from ipvsw.datapath.kernel.packetring cimport SEND_SLOT, SEND_SLOTS, SLOT, SLOTS
 from ipvsw.datapath.kernel.sys cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, add_i32, eventfd, eventfd_read, eventfd_write, load_i32, load_ptr, load_u32, load_u64,
-    store_ptr, take_u32, take_u64,
+    store_ptr, store_u32, take_u32, take_u64,
 )
 from ipvsw.datapath.kernel.uring cimport Ring, ring_close, ring_open
 from ipvsw.datapath.loop.loop cimport worker_run
 from ipvsw.datapath.loop.mailbox cimport (
     ANNOUNCE, ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BIND, CLEAR_ROUTES, CONNECT_PORT, DETACH_HOST, DETACH_MASTER,
-    DETACH_PORT, FORGET_ROUTE, REINJECT, SET_GROUPS, SET_LEARNING, SET_MASTER, SET_MODE, SET_PORT, SET_ROUTE, STOP,
-    UNBIND, Batch, Edit, take_mail,
+    DETACH_PORT, FORGET_ROUTE, REINJECT, SET_GROUPS, SET_GUARDS, SET_LEARNING, SET_MASTER, SET_MODE, SET_PORT,
+    SET_ROUTE, STOP, UNBIND, Batch, Edit, take_mail,
 )
 from ipvsw.datapath.loop.punt cimport place_of
 from ipvsw.datapath.loop.state cimport (
-    BUFFER, CREDIT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, FROM_GONE, FROM_HOST, FROM_MASTER, HEADER, LONGEST, MARKS,
-    MASTER_CREDIT, ROOM, UNIX_SOCKET, Port, Traffic, Worker, worker_free, worker_new,
+    BUFFER, CREDIT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, EVENT_GUARD_BIT, FROM_GONE, FROM_HOST, FROM_MASTER, HEADER,
+    LONGEST, MARKS, MASTER_CREDIT, OFFENCE_KEPT, OFFENCE_WANTED, ROOM, UNIX_SOCKET, Offence, Port, Traffic, Worker,
+    worker_free, worker_new,
 )
 from ipvsw.datapath.loop.unixsock cimport (
     DATAGRAMS, NO_FRAMING, PACKETS, STREAM, Socket, socket_new, socket_send, socket_tx,
 )
 from ipvsw.datapath.packet.headers cimport Address
-from ipvsw.datapath.rules.decide cimport BRIDGE, L2, L3, L3S, PRIVATE, HOST_PORT, VEPA
+from ipvsw.datapath.rules.decide cimport BRIDGE, HOST_GATEWAY, HOST_PORT, L2, L3, L3S, PRIVATE, VEPA
+from ipvsw.datapath.rules.guard cimport FIRST_GUARD, N_GUARDS
 from ipvsw.datapath.rules.hostaccess cimport CLOSED, FLOWS, FROM_HOST_INITIATES, TO_HOST_INITIATES
 from ipvsw.datapath.rules.outcome cimport N_OUTCOMES
-from ipvsw.datapath.rules.routecache cimport BY_NEXTHOP, BY_STACK, UNREACHABLE, Routes
+from ipvsw.datapath.rules.routecache cimport BY_LOCAL_STACK, BY_NEXTHOP, BY_STACK, UNREACHABLE, Routes
 from ipvsw.datapath.rules.table cimport Slot, Walk, table_next
 
 cdef extern from *:
@@ -48,12 +50,15 @@ MODES = {"l2": L2, "l3": L3, "l3s": L3S}
 ACCESS = {"none": CLOSED, "to-host": TO_HOST_INITIATES, "from-host": FROM_HOST_INITIATES,
           "both": TO_HOST_INITIATES | FROM_HOST_INITIATES}
 FRAMINGS = {"": NO_FRAMING, "stream": STREAM, "packets": PACKETS, "datagrams": DATAGRAMS}
+GUARDS = {name.removeprefix("guard_").replace("_", "-"): 1 << bit
+          for bit, name in enumerate(OUTCOMES[FIRST_GUARD:FIRST_GUARD + N_GUARDS])}
 FLAGS = {"bridge": BRIDGE, "private": PRIVATE, "vepa": VEPA}
 PACKET_RING = SLOTS, SLOT
 SEND_RING = SEND_SLOTS, SEND_SLOT
 
 EVENT_GONE = EVENT_GONE_BIT
 EVENT_GROUPS = EVENT_GROUPS_BIT
+EVENT_GUARD = EVENT_GUARD_BIT
 
 
 def uring_error():
@@ -258,6 +263,13 @@ cdef class Datapath:
         e.port, e.up = self.known(port), learning
         edits_add(&self.edits, &e)
 
+    def set_guards(self, int32_t port, uint32_t guards, *, bint holds=False):
+        cdef Edit e = edit(SET_GUARDS, self.known(port))
+        if guards >> N_GUARDS:
+            raise ValueError(f"there are no guards {guards:#x}")
+        e.guards, e.up = guards, holds
+        edits_add(&self.edits, &e)
+
     def reinject(self, int32_t source, bytes frame, int32_t to=-1):
         cdef Edit e = edit(REINJECT)
         if not HEADER <= len(frame) <= HEADER + LONGEST:
@@ -290,6 +302,11 @@ cdef class Datapath:
         e.port, e.address = HOST_PORT, as_address(address)
         edits_add(&self.edits, &e)
 
+    def bind_gateway(self, bytes address):
+        cdef Edit e = edit(BIND, HOST_GATEWAY)
+        e.address = as_address(address)
+        edits_add(&self.edits, &e)
+
     def bind(self, bytes address, int32_t port):
         cdef Edit e = edit(BIND)
         e.port, e.address = self.known(port), as_address(address)
@@ -316,10 +333,13 @@ cdef class Datapath:
         cdef Edit e = edit(DETACH_HOST)
         edits_add(&self.edits, &e)
 
-    def set_route(self, bytes address, *, bytes mac=bytes(6), bint stack=False, uint32_t mtu=65535):
+    def set_route(self, bytes address, *, bytes mac=bytes(6), bint stack=False, bint local=False, uint32_t mtu=65535):
         cdef Edit e = edit(SET_ROUTE)
         e.address, e.route.mtu = as_address(address), mtu
-        e.route.kind = BY_STACK if stack else BY_NEXTHOP if any(mac) else UNREACHABLE
+        if stack:
+            e.route.kind = BY_LOCAL_STACK if local else BY_STACK
+        else:
+            e.route.kind = BY_NEXTHOP if any(mac) else UNREACHABLE
         as_mac(mac)
         memcpy(e.route.mac, PyBytes_AS_STRING(mac), 6)
         edits_add(&self.edits, &e)
@@ -456,6 +476,7 @@ cdef class Datapath:
     def used_routes(self):
         cdef Routes *routes
         cdef Walk walk
+        cdef Address a
         cdef Slot *s
         cdef int i
         found = set()
@@ -468,8 +489,34 @@ cdef class Datapath:
                     break
                 if routes.entries[s.port].used:
                     routes.entries[s.port].used = False
-                    found.add(ip_address(address_of(s)))
+                    a = Address(s.hi, s.lo, s.family)
+                    found.add(ip_address(address_of(&a)))
         return found
+
+    def guards(self, int32_t port):
+        if port not in self.numbers or port >= self.workers[0].switch_.n_ports:
+            return 0
+        return self.workers[0].switch_.rules[port].guards
+
+    def offence(self, int32_t port):
+        cdef Offence *offence
+        cdef int i
+        for i in range(self.n_workers):
+            if self.known(port) < self.workers[i].switch_.n_ports:
+                offence = &self.workers[i].ports[port].offence
+                if load_u32(&offence.state) == OFFENCE_KEPT:
+                    address = ip_address(address_of(&offence.address)) if offence.address.family else None
+                    return OUTCOMES[offence.outcome], offence.mac.to_bytes(6, "little"), address
+        return None
+
+    def await_offence(self, int32_t port):
+        cdef Offence *offence
+        cdef int i
+        for i in range(self.n_workers):
+            if self.known(port) < self.workers[i].switch_.n_ports:
+                offence = &self.workers[i].ports[port].offence
+                if load_u32(&offence.state) == OFFENCE_KEPT:
+                    store_u32(&offence.state, OFFENCE_WANTED)
 
     def own_mac(self, int32_t port):
         cdef size_t place = self.own.get(self.known(port), 0)

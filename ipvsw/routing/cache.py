@@ -30,6 +30,7 @@ class NextHop(Struct, frozen=True):
     mtu: int = 65535
     mac: bytes | None = None  # out on the master to this address
     stack: bool = False  # through the host's IP output; neither: there is no way
+    local: bool = False  # to the host itself, from which guards may keep a port
     via: Address | None = None  # the neighbour on the master that it rests on
     permanent: bool = False  # that neighbour needs no confirmation
     lasting: bool = True  # holds until an event says otherwise
@@ -47,7 +48,7 @@ class NextHop(Struct, frozen=True):
 class Datapath(Protocol):
     """What of the data plane is needed."""
 
-    def set_route(self, address: bytes, *, mac: bytes, stack: bool, mtu: int) -> None: ...
+    def set_route(self, address: bytes, *, mac: bytes, stack: bool, local: bool, mtu: int) -> None: ...
     def forget_route(self, address: bytes) -> None: ...
     def clear_routes(self) -> None: ...
 
@@ -142,7 +143,7 @@ class RouteCache:
         self._hops[to] = hop
         if hop.via is not None:
             self._by_neighbour.setdefault(hop.via, set()).add(to)
-        datapath.set_route(to.packed, mac=hop.mac or bytes(6), stack=hop.stack, mtu=hop.mtu)
+        datapath.set_route(to.packed, mac=hop.mac or bytes(6), stack=hop.stack, local=hop.local, mtu=hop.mtu)
 
     def _remove(self, datapath: Datapath, to: Address) -> None:
         hop, port = self._hops.pop(to), self._ports.pop(to)

@@ -24,6 +24,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from msgspec import Struct
 
+from ipvsw._fast import GUARDS
 from ipvsw.changes import Changes
 from ipvsw.linux.devices.raw import Stack
 from ipvsw.linux.netlink import NeighbourChanged, RouteAnswer, RouteLookup, RouteMonitor
@@ -244,6 +245,9 @@ class Router:
         if hop.mac is None and not hop.stack:
             self._counts["drop_no_route"] += 1
             return
+        if hop.local and self._datapath.guards(port) & GUARDS["host"]:
+            self._counts["guard_host"] += 1
+            return
         by4, by6 = (None if address is None else address.packed for address in (uplink.ipv4, uplink.ipv6))
         result = pathmtu.for_path(frame, hop.mtu, by4, by6, headers_kept=hop.mac is not None)
         version = result.packet.version if result.packet else 0
@@ -302,7 +306,7 @@ def to_next_hop(way: RouteAnswer | None, uplink: RouterUplink, *, exact: bool) -
     if way is None:
         return NextHop()
     if way.local or way.index != uplink.index:
-        return NextHop(mtu=way.mtu or 65535, stack=True)
+        return NextHop(mtu=way.mtu or 65535, stack=True, local=way.local)
     mtu = min(way.mtu or uplink.mtu, uplink.mtu)
     if exact:
         return NextHop(mtu=mtu, stack=True)

@@ -4,7 +4,7 @@
 A recorded batch of 64-byte unicast frames goes through parse, decide, look-up, delivery and counting, under
 callgrind. Two runs of different length are subtracted from each other, so that what Python does before and after
 doesn't count. No clock is involved: the figure is the same on a loaded machine, to the instruction. What it includes
-besides: the C library's shell of `write`, which goes to the null device.
+besides: the C library's shell of `write`, which goes to the null device. The same with all of a port's guards on.
 """
 
 from __future__ import annotations
@@ -39,21 +39,23 @@ def frames(addresses: int) -> bytearray:
     return found
 
 
-def carried(mode: str, addresses: int, times: int) -> int:
+def carried(mode: str, addresses: int, guarded: bool, times: int) -> int:
     """In this process: what callgrind counts. Returns the frames that arrived."""
+    from ipvsw._fast import GUARDS
     from tests.native._hot import Batch
 
-    batch = Batch(MODES[mode], 0, MASTER, 2, range(0x0A010000, 0x0A010000 + addresses))
+    guards = sum(GUARDS.values()) if guarded else 0
+    batch = Batch(MODES[mode], 0, MASTER, 2, range(0x0A010000, 0x0A010000 + addresses), guards)
     return int(batch.carry(frames(addresses), 70, times))
 
 
-def counted(mode: str, addresses: int, times: int) -> int:
+def counted(mode: str, addresses: int, guarded: bool, times: int) -> int:
     """Instructions of a whole process that carries the batch `times` times."""
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory, "out")
         tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", sys.executable, "-S"]
         done = subprocess.run(
-            [*tool, "-m", "tests.bench.instructions", "--carry", mode, str(addresses), str(times)],
+            [*tool, "-m", "tests.bench.instructions", "--carry", mode, str(addresses), str(int(guarded)), str(times)],
             cwd=ROOT,
             env={**os.environ, "PYTHONHASHSEED": "0"},
             capture_output=True,
@@ -67,20 +69,25 @@ def counted(mode: str, addresses: int, times: int) -> int:
         return int(total[1])
 
 
-def per_frame(mode: str = "l2", addresses: int = 2) -> float:
-    """Errors: Unavailable."""
+def per_frame(mode: str = "l2", addresses: int = 2, *, guarded: bool = False) -> float:
+    """`guarded`: all guards of the sending port are on. Errors: Unavailable."""
     if shutil.which("valgrind") is None:
         raise Unavailable("valgrind is not installed")
-    more = counted(mode, addresses, LONG) - counted(mode, addresses, SHORT)
+    more = counted(mode, addresses, guarded, LONG) - counted(mode, addresses, guarded, SHORT)
     return more / (BATCH * (LONG - SHORT))
 
 
 def main() -> int:
     if sys.argv[1:2] == ["--carry"]:
-        print(carried(sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+        print(carried(sys.argv[2], int(sys.argv[3]), bool(int(sys.argv[4])), int(sys.argv[5])))
         return 0
     try:
-        found = {f"{mode}, {n} addresses": per_frame(mode, n) for mode in MODES for n in (2, 1000)}
+        found = {
+            f"{mode}, {n} addresses{', all guards' if guarded else ''}": per_frame(mode, n, guarded=guarded)
+            for guarded in (False, True)
+            for mode in MODES
+            for n in (2, 1000)
+        }
     except Unavailable as reason:
         print(f"instructions.py: {reason}", file=sys.stderr)
         return 1

@@ -13,8 +13,10 @@ from libc.string cimport memcpy, memset
 from ipvsw.datapath.rules.hostaccess cimport FLOWS, FROM_HOST_INITIATES, TO_HOST_INITIATES
 from ipvsw.datapath.rules.ndproxy cimport is_neighbour_query, neighbour_reply
 from ipvsw.datapath.rules.decide cimport (
-    L2, L3S, HOST_PORT, VEPA, PortRule, Switch, Verdict, decide_from_host, decide_from_master, decide_from_port,
+    HOST_GATEWAY, HOST_PORT, L2, L3S, VEPA, PortRule, Switch, Verdict, decide_from_host, decide_from_master,
+    decide_from_port,
 )
+from ipvsw.datapath.rules.guard cimport FIRST_GUARD, N_GUARDS, UNKNOWN, claimed_address, guard_check, guard_host
 from ipvsw.datapath.rules.outcome cimport N_OUTCOMES, NO_OUTCOME, TO_PORT, TO_ROUTE
 from ipvsw.datapath.packet.segment cimport (
     HEAD, Segmenter, segmenter_bytes, segmenter_checksum, segmenter_head, segmenter_parse, segmenter_payload,
@@ -72,6 +74,11 @@ cdef void set_up() noexcept nogil:
     table_put(&switch_.table, &a, HOST_PORT)
     a = ipv6_address(v6)
     table_put(&switch_.table, &a, HOST_PORT)
+    v4[3] = v6[15] = 254
+    a = ipv4_address(v4)
+    table_put(&switch_.table, &a, HOST_GATEWAY)
+    a = ipv6_address(v6)
+    table_put(&switch_.table, &a, HOST_GATEWAY)
 
 
 cdef void route(const uint8_t *data, uint32_t length) noexcept nogil:
@@ -93,6 +100,30 @@ cdef void route(const uint8_t *data, uint32_t length) noexcept nogil:
     if block[0] != 2 or block[5] != 2:
         abort()
     free(block)
+
+
+cdef void guard(const uint8_t *data, uint32_t length) noexcept nogil:
+    """Each guard alone stops no more than all of them, and only with its own outcome or for tags and encapsulation."""
+    cdef Frame f
+    cdef int outcome
+    cdef uint32_t bit
+    cdef bint stopped = False
+    if not frame_parse(&f, <uint8_t *> data, length):
+        return
+    for bit in range(N_GUARDS):
+        switch_.rules[0].guards = <uint32_t> 1 << bit
+        outcome = guard_check(&switch_, 0, &f)
+        if outcome != NO_OUTCOME:
+            outcome &= ~UNKNOWN
+            stopped = True
+            if outcome < FIRST_GUARD or outcome >= FIRST_GUARD + N_GUARDS:
+                abort()
+    switch_.rules[0].guards = (<uint32_t> 1 << N_GUARDS) - 1
+    if stopped != (guard_check(&switch_, 0, &f) != NO_OUTCOME):
+        abort()
+    guard_host(&switch_, 0, &f)
+    if claimed_address(&f).family != NO_ADDRESS and length < 34:
+        abort()
 
 
 cdef void cut(const uint8_t *data, uint32_t size) noexcept nogil:
@@ -154,6 +185,7 @@ cdef public int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) noexcep
         cut(data + 1, size - 1)
         return 0
     own(data + 1, size - 1)
+    guard(data + 1, size - 1)
     switch_.flag = (data[0] >> 3) % (VEPA + 1)
     switch_.mode = (data[0] >> 3) // (VEPA + 1) % (L3S + 1)
     switch_.access = (data[0] >> 3) % (BOTH + 1)

@@ -12,8 +12,11 @@ from libc.string cimport memcpy, memset
 from ipvsw.datapath.rules.hostaccess cimport FLOWS, fingerprint as c_fingerprint, flow_known, is_fragment
 from ipvsw.datapath.rules.prefetch cimport Ahead, ahead_fetch, collect_ahead
 from ipvsw.datapath.rules.decide cimport (
-    HOST_PORT, PortRule, Switch, Verdict, decide_from_host, decide_from_master, decide_from_port, port_accepts,
-    port_listens,
+    HOST_GATEWAY, HOST_PORT, PortRule, Switch, Verdict, decide_from_host, decide_from_master, decide_from_port,
+    port_accepts, port_listens,
+)
+from ipvsw.datapath.rules.guard cimport (
+    FIRST_GUARD, N_GUARDS, UNKNOWN, claimed_address, guard_check, guard_host,
 )
 from ipvsw.datapath.rules.outcome cimport DROP_RUNT, N_OUTCOMES, NO_OUTCOME, TO_PORT, TO_ROUTE
 from ipvsw.datapath.packet.segment cimport (
@@ -112,6 +115,37 @@ cdef class Decider:
         free(block)
         return v.outcome, v.port
 
+    def add_gateway(self, bytes address):
+        cdef Address a = address_from(address)
+        if not table_put(&self.s.table, &a, HOST_GATEWAY):
+            raise MemoryError
+
+    def guarded(self, int32_t port, uint32_t guards, bytes frame):
+        """(outcome or -1, whether the one fault is an address that nobody owns) of a frame that a port sends."""
+        cdef uint8_t *block = exact_copy(frame)
+        cdef Frame f
+        cdef int outcome
+        try:
+            if not frame_parse(&f, block, len(frame)):
+                raise ValueError("a runt")
+            self.s.rules[port].guards = guards
+            outcome = guard_check(&self.s, port, &f)
+            return (-1, False) if outcome == NO_OUTCOME else (outcome & ~UNKNOWN, bool(outcome & UNKNOWN))
+        finally:
+            free(block)
+
+    def kept_from_host(self, int32_t port, uint32_t guards, bytes frame):
+        """Whether the host's guard stops a frame that the rules hand to the host."""
+        cdef uint8_t *block = exact_copy(frame)
+        cdef Frame f
+        try:
+            if not frame_parse(&f, block, len(frame)):
+                raise ValueError("a runt")
+            self.s.rules[port].guards = guards
+            return bool(guard_host(&self.s, port, &f))
+        finally:
+            free(block)
+
     def collected_ahead(self, bytes frame):
         """The port in the place that the table is looked at ahead of a frame: None if it is empty, False if the
         table isn't looked at. With few addresses they are in their places, all but those that share one."""
@@ -170,6 +204,10 @@ cdef class Decider:
                 totals[v.outcome] += 1
                 if way == FROM_PORT and v.outcome == TO_ROUTE:
                     route(block, length, &state)
+            if not guard(&self.s, block, length, &state):
+                culprit = PyBytes_FromStringAndSize(<const char *> block, length)
+                free(block)
+                raise AssertionError(f"a guard's outcome that there isn't: {culprit.hex()}")
             cut(block, length, &state)
             good = own(block, length, &state, self.s.mac)
             free(block)
@@ -192,6 +230,21 @@ cdef void route(uint8_t *block, uint32_t length, uint64_t *state) noexcept:
     header.csum_start = random_below(state, length + 32) if random_below(state, 8) else random_below(state, 65536)
     if c_wire_length(&f, &header) > 20:
         c_route_rewrite(&f, &way, random_below(state, 65536))
+
+
+cdef bint guard(Switch *s, uint8_t *block, uint32_t length, uint64_t *state) noexcept:
+    """Whether some of the guards say something about a frame that makes sense."""
+    cdef Frame f
+    cdef int outcome
+    if s.n_ports == 0 or not frame_parse(&f, block, length):
+        return True
+    s.rules[0].guards = random_below(state, 1 << N_GUARDS)
+    outcome = guard_check(s, 0, &f)
+    claimed_address(&f)
+    if outcome == NO_OUTCOME:
+        return True
+    outcome &= ~UNKNOWN
+    return FIRST_GUARD <= outcome < FIRST_GUARD + N_GUARDS
 
 
 cdef void cut(const uint8_t *frame, uint32_t length, uint64_t *state) noexcept:

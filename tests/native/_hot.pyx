@@ -26,12 +26,13 @@ cdef enum:
 
 
 cdef class Batch:
-    """A worker without a thread. `addresses` are IPv4, as numbers; address k belongs to port k modulo `ports`."""
+    """A worker without a thread. `addresses` are IPv4, as numbers; address k belongs to port k modulo `ports`.
+    `guards` are port 0's."""
 
     cdef Worker *w
     cdef object null
 
-    def __cinit__(self, int mode, int flag, bytes mac, int32_t ports, addresses):
+    def __cinit__(self, int mode, int flag, bytes mac, int32_t ports, addresses, uint32_t guards=0):
         cdef Address a
         cdef int32_t k
         self.w = <Worker *> calloc(1, sizeof(Worker))
@@ -46,6 +47,7 @@ cdef class Batch:
             self.w.ports[k].fd = self.null.fileno()
             self.w.switch_.rules[k].up = True
             self.w.switch_.rules[k].mtu = 1500
+        self.w.switch_.rules[0].guards = guards
         for k, address in enumerate(addresses):
             a = Address(0, address, IPV4)
             if not table_put(&self.w.switch_.table, &a, k % ports):

@@ -19,6 +19,7 @@ from ipvsw.datapath.rules.routecache cimport (
     Route, Routes as CRoutes, route_clear, route_find, route_forget, route_put, route_rewrite as c_route_rewrite,
     wire_length as c_wire_length,
 )
+from ipvsw.datapath.rules.guard cimport claimed_address as c_claimed_address
 from ipvsw.datapath.loop.punt cimport is_dhcp as c_is_dhcp, sender_of as c_sender_of
 from ipvsw.datapath.kernel.sys cimport mac48, virtio_net_hdr
 from ipvsw.datapath.rules.table cimport (
@@ -57,6 +58,20 @@ def sender_of(bytes frame):
         if not frame_parse(&f, block, len(frame)):
             return None
         a = c_sender_of(&f)
+        return address_bytes(&a)
+    finally:
+        free(block)
+
+
+def claimed_address(bytes frame):
+    """The address that a frame names as its sender's, as 4 or 16 bytes or None."""
+    cdef uint8_t *block = exact_copy(frame)
+    cdef Frame f
+    cdef Address a
+    try:
+        if not frame_parse(&f, block, len(frame)):
+            return None
+        a = c_claimed_address(&f)
         return address_bytes(&a)
     finally:
         free(block)

@@ -93,10 +93,10 @@ def ipv6(packet: bytes, offload: Offload, at: int, source: bytes, master: bytes)
     said = int.from_bytes(packet[4:6], "big")
     whole = 0 < said <= len(packet) - 40
     packet, padding = (packet[: 40 + said], packet[40 + said :]) if whole else (packet, b"")
-    kind, headers, fragment = packet[6], 40, False
+    kind, headers, fragment, passed = packet[6], 40, False, 0
     while kind in EXTENSIONS:
-        header = packet[headers:]
-        if len(header) < 8:
+        header, passed = packet[headers:], passed + 1
+        if len(header) < 8 or passed > 8:
             raise Dropped("drop_macnat")
         if kind == FRAGMENT and int.from_bytes(header[2:4], "big") >> 3:
             if offload.place is not None:

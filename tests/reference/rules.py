@@ -40,6 +40,7 @@ class Switch:
     ports: list[Port] = field(default_factory=list)
     table: dict[bytes, int] = field(default_factory=dict)
     host: set[bytes] = field(default_factory=set)  # the master's own addresses, none of them in `table`
+    gateways: set[bytes] = field(default_factory=set)  # of the host's routes, none of them in `table` or `host`
     flows: set[Flow] = field(default_factory=set)  # established between the host and ports
 
 

@@ -8,7 +8,6 @@ from libc.stdlib cimport free
 from ipvsw.datapath.kernel.sys cimport add_i32, load_u32, mac48, store_u32
 from ipvsw.datapath.loop.state cimport FROM_GONE, SLOW, Held, Queue, Slow, Worker, punted_by
 from ipvsw.datapath.packet.headers cimport IPV4, Address, ipv4_address, ipv6_address
-from ipvsw.datapath.rules.table cimport Slot
 
 
 cdef inline list queue_take(Worker *w, Queue *q):
@@ -43,10 +42,10 @@ cdef inline Address as_address(bytes raw) except *:
     raise ValueError(f"an address has 4 or 16 bytes, not {len(raw)}")
 
 
-cdef inline bytes address_of(const Slot *s):
-    if s.family == IPV4:
-        return int(s.lo).to_bytes(4, "big")
-    return (<const char *> &s.hi)[:16]
+cdef inline bytes address_of(const Address *a):
+    if a.family == IPV4:
+        return int(a.lo).to_bytes(4, "big")
+    return (<const char *> a)[:16]
 
 
 cdef inline uint64_t as_mac(bytes raw) except? 0:

@@ -3,7 +3,7 @@
   stage       what it does                                              where                  functions
   1 parse     once; every later stage has the `Frame`                   packet/headers.pxd     frame_parse
   2 MAC NAT   a port's own MAC address becomes the master's             rules/macnat.pxd       macnat_rewrite
-  3 guard     may the port send this at all                             (there is none yet)
+  3 guard     may the port send this at all                             rules/guard.pxd        guard_check
   4 punt      waits until Python has seen it, and goes on with stage 5  loop/punt.pxd          punt_from_port, _to_port
   5 ND proxy  replies to ARP and neighbour solicitations in l3          rules/ndproxy.pxd      neighbour_reply
   6 decide    a verdict, from the rules and the table                   rules/decide.pxd       decide_from_*
@@ -11,7 +11,7 @@
                 TO_PORT    to the port, restoring its own MAC address   loop/tx.pxd            port_tx
                 TO_PORTS   to the backlog, and from there in slices     loop/flood.pxd         queue_flood, flood_slice
                 TO_MASTER  to the batch that leaves with the round      loop/tx.pxd            queue_master_tx
-                TO_HOST    into the host's stack                        loop/tx.pxd            host_tx
+                TO_HOST    into the host's stack, if guards let it      loop/tx.pxd            host_tx
                 TO_ROUTE   by the route cache, host or Python           loop/tx_routed.pxd     route_tx
 
 A port's frame passes all stages. What comes from the master or from the host passes 1, 4, 6 and 7. Datagrams that
@@ -28,17 +28,22 @@ from libc.string cimport memcpy, memset
 
 from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE
 from ipvsw.datapath.loop.flood cimport queue_flood
+from ipvsw.datapath.loop.guards cimport note_offence, stopped_by_guard
 from ipvsw.datapath.loop.punt cimport punt_from_port, punt_to_port
 from ipvsw.datapath.loop.state cimport BURST, FROM_HOST, FROM_MASTER, HEADER, ROOM, Reinjected, Traffic, Worker
 from ipvsw.datapath.loop.tx cimport host_tx, master_tx, port_tx, queue_master_tx, traffic_of
 from ipvsw.datapath.loop.tx_routed cimport route_tx
 from ipvsw.datapath.packet.headers cimport Frame, frame_header, frame_parse
 from ipvsw.datapath.rules.decide cimport L2, Verdict, decide_from_host, decide_from_master, decide_from_port
+from ipvsw.datapath.rules.guard cimport guard_host
 from ipvsw.datapath.rules.macnat cimport macnat_rewrite
 from ipvsw.datapath.rules.ndproxy cimport is_neighbour_query, neighbour_reply
 from ipvsw.datapath.rules.outcome cimport (
-    ANSWERED, DROP_MULTICAST, DROP_RUNT, NO_OUTCOME, TO_HOST, TO_MASTER, TO_PORT, TO_PORTS, TO_ROUTE,
+    ANSWERED, DROP_MULTICAST, DROP_RUNT, GUARD_HOST, NO_OUTCOME, TO_HOST, TO_MASTER, TO_PORT, TO_PORTS, TO_ROUTE,
 )
+
+cdef extern from *:
+    bint unlikely(bint condition) noexcept nogil  # Cython's: what follows is kept out of the way of the rest
 
 
 cdef inline void forward_from_port(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
@@ -58,7 +63,8 @@ cdef inline void forward_from_port(Worker *w, int32_t port, uint8_t *buffer, uin
         if outcome != NO_OUTCOME:
             traffic.outcomes[outcome] += 1
             return
-    # 3: a guard belongs here, before any stage believes what the frame claims.
+    if unlikely(w.switch_.rules[port].guards) and stopped_by_guard(w, port, &f, False):  # 3
+        return
     if not punt_from_port(w, port, &f):  # 4
         resume_from_port(w, port, &f)
 
@@ -122,16 +128,24 @@ cdef inline void dispatch(Worker *w, Traffic *traffic, int32_t source, Verdict v
         queue_master_tx(w, source, buffer, n)
         return
     elif outcome == TO_HOST:
-        outcome = host_tx(w, buffer, n)
+        outcome = forward_to_host(w, source, f)
     elif outcome == TO_ROUTE:
         outcome = route_tx(w, source, f)
     if outcome != NO_OUTCOME:
         traffic.outcomes[outcome] += 1
 
 
+cdef inline int forward_to_host(Worker *w, int32_t source, const Frame *f) noexcept nogil:
+    """Guards once more: what reaches the host is known only now."""
+    if source >= 0 and w.switch_.rules[source].guards and guard_host(&w.switch_, source, f):
+        note_offence(w, source, GUARD_HOST, f)
+        return GUARD_HOST
+    return host_tx(w, f.data - HEADER, f.length + HEADER)
+
+
 cdef inline void take_reinjected(Worker *w) noexcept nogil:
-    """Punted frames that Python has given back go on with stage 5, each as from the interface that it was read from; or
-    to the one port that it was given back for."""
+    """Punted frames that Python has given back go on with stage 5, each as from the interface that it was read from, a
+    port's after stage 3 once more; or to the one port that it was given back for."""
     cdef Reinjected *entry
     cdef uint8_t *buffer
     cdef Frame f
@@ -149,7 +163,8 @@ cdef inline void take_reinjected(Worker *w) noexcept nogil:
         elif entry.source == FROM_HOST:
             dispatch(w, &w.host, FROM_HOST, decide_from_host(&w.switch_, &f), &f)
         elif w.ports[entry.source].fd >= 0:
-            resume_from_port(w, entry.source, &f)
+            if not w.switch_.rules[entry.source].guards or not stopped_by_guard(w, entry.source, &f, True):
+                resume_from_port(w, entry.source, &f)
         free(entry)
         if w.tx_length == BURST:
             master_tx(w)

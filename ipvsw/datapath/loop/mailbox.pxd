@@ -14,11 +14,11 @@ from ipvsw.datapath.rules.decide cimport PortRule
 from ipvsw.datapath.kernel.packetring cimport packets_map, packets_unmap, send_ring_map, send_ring_unmap
 from ipvsw.datapath.rules.routecache cimport Route, route_clear, route_forget, route_put
 from ipvsw.datapath.loop.state cimport (
-    BACKLOG, CREDIT, DEVICE, FROM_GONE, HOST_EVENT, MASTER_EVENT, SLOW, UNIX_SOCKET, Port, Queue, Reinjected, Worker,
-    backlog_put, poll_fd, queue_of, read_by_ring, reads_port, unpoll_fd,
+    BACKLOG, CREDIT, DEVICE, FROM_GONE, HOST_EVENT, MASTER_EVENT, NO_OFFENCE, OFFENCE_WANTED, SLOW, UNIX_SOCKET, Port,
+    Queue, Reinjected, Worker, backlog_put, poll_fd, queue_of, read_by_ring, reads_port, unpoll_fd,
 )
 from ipvsw.datapath.loop.unixsock cimport Socket, socket_connect, socket_release
-from ipvsw.datapath.kernel.sys cimport add_i32, eventfd_write, load_ptr, store_ptr, take_u32
+from ipvsw.datapath.kernel.sys cimport add_i32, eventfd_write, load_ptr, store_ptr, store_u32, take_u32
 from ipvsw.datapath.rules.table cimport table_put, table_remove
 from ipvsw.datapath.packet.headers cimport Address
 
@@ -35,6 +35,7 @@ cdef enum EditKind:
     SET_PORT
     SET_GROUPS
     SET_LEARNING
+    SET_GUARDS
     REINJECT
     ANNOUNCE
     DETACH_PORT
@@ -62,6 +63,7 @@ cdef struct Edit:
     int mode
     int flag
     int access
+    uint32_t guards
     bint up
     bint all_multicast
     uint32_t mtu
@@ -118,7 +120,7 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
     if e.kind == ATTACH_PORT:
         return attach_port(w, e)
     if e.port >= w.switch_.n_ports and e.kind in (
-            BIND, CONNECT_PORT, SET_PORT, SET_GROUPS, SET_LEARNING, ANNOUNCE, DETACH_PORT):
+            BIND, CONNECT_PORT, SET_PORT, SET_GROUPS, SET_LEARNING, SET_GUARDS, ANNOUNCE, DETACH_PORT):
         return ENOMEM  # there was none for the port itself
     if e.kind == BIND:
         return 0 if table_put(&w.switch_.table, &e.address, e.port) else ENOMEM
@@ -139,6 +141,10 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
         return 0 if copy_groups(&w.switch_.rules[e.port], e) else ENOMEM
     elif e.kind == SET_LEARNING:
         w.switch_.rules[e.port].learn = e.up
+    elif e.kind == SET_GUARDS:
+        w.switch_.rules[e.port].guards = e.guards
+        w.switch_.rules[e.port].holds = e.up
+        store_u32(&w.ports[e.port].offence.state, OFFENCE_WANTED if e.guards else NO_OFFENCE)
     elif e.kind == REINJECT:
         return 0 if queue_reinjected(w, e) else ENOMEM
     elif e.kind == ANNOUNCE:

@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
-from ipvsw.datapath.rules.hostaccess cimport DHCP_CLIENT, IPPROTO_UDP, ipv4_transport
+from ipvsw.datapath.rules.hostaccess cimport ipv4_transport
 from ipvsw.datapath.rules.decide cimport L2
 from ipvsw.datapath.loop.state cimport HEADER, MARKS, SLOW, SLOW_OCTETS, Held, Queue, Slow, Worker, punted_by
 from ipvsw.datapath.kernel.sys cimport (
@@ -17,14 +17,12 @@ from ipvsw.datapath.kernel.sys cimport (
 )
 from ipvsw.datapath.rules.table cimport table_find
 from ipvsw.datapath.packet.headers cimport (
-    ETH_P_ARP, ETH_P_IPV6, ICMPV6_NEIGHBOUR_ADVERTISEMENT, IPPROTO_ICMPV6, Address, Frame, frame_address,
-    ipv4_address, ipv6_address, ipv6_is_whole,
+    ETH_P_ARP, ETH_P_IPV6, ICMPV6_NEIGHBOUR_ADVERTISEMENT, IPPROTO_ICMPV6, IPPROTO_UDP, Address, Frame,
+    frame_address, ipv4_address, ipv6_address, ipv6_is_whole,
 )
+from ipvsw.datapath.packet.payload cimport DHCP6_CLIENT, DHCP6_SERVER, DHCP_CLIENT, DHCP_SERVER
 
 cdef enum:
-    DHCP_SERVER = 67
-    DHCP6_CLIENT = 546
-    DHCP6_SERVER = 547
     BOOTP = 240  # bytes up to the end of the magic cookie (RFC 2131 section 3)
     COOKIE = 0x63825363
     FOR_DHCP = 8  # credits of a port that only DHCP may use

@@ -19,6 +19,7 @@ from ipvsw.datapath.kernel.uring cimport Ring, ring_close, ring_read
 from ipvsw.datapath.loop.busypoll cimport BusyPoll
 from ipvsw.datapath.loop.unixsock cimport Socket, socket_release
 from ipvsw.datapath.packet.gro cimport GroBatch
+from ipvsw.datapath.packet.headers cimport Address
 from ipvsw.datapath.rules.decide cimport Switch
 from ipvsw.datapath.rules.outcome cimport N_OUTCOMES
 from ipvsw.datapath.rules.routecache cimport Routes
@@ -68,6 +69,12 @@ cdef enum:
 cdef enum:
     EVENT_GONE_BIT = 1
     EVENT_GROUPS_BIT = 2
+    EVENT_GUARD_BIT = 4
+
+cdef enum:
+    NO_OFFENCE = 0
+    OFFENCE_WANTED = 1  # set by the control thread: the worker writes the next
+    OFFENCE_KEPT = 2  # set by the worker: the control thread reads it
 
 # What is behind a port.
 cdef enum:
@@ -87,6 +94,13 @@ cdef struct Held:
     int32_t frames
     int32_t octets
 
+# What a guard has dropped of a port.
+cdef struct Offence:
+    uint32_t state
+    int outcome
+    uint64_t mac  # the frame's Ethernet source
+    Address address  # what it claims; family NO_ADDRESS: none
+
 cdef struct Port:
     int backend  # DEVICE, or another of these
     int fd  # of the queue that this worker uses; -1: no such port, or no peer is connected to its socket
@@ -103,6 +117,7 @@ cdef struct Port:
     bint leaving  # and that read is being cancelled
     int32_t next_starved
     int32_t credit  # frames that may be punted before Python gives more
+    Offence offence
     uint64_t marks[MARKS]  # of the addresses that it has sent from, for a port that learns
     Traffic traffic
 

@@ -4,9 +4,11 @@ from libc.errno cimport EACCES, EHOSTUNREACH, ENETUNREACH, errno
 from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memcpy, memset
 
-from ipvsw.datapath.rules.outcome cimport DROP_BACKLOG, DROP_NO_ROUTE, NO_OUTCOME, TO_SLOWPATH, TO_STACK
+from ipvsw.datapath.loop.guards cimport note_offence
+from ipvsw.datapath.rules.guard cimport is_on
+from ipvsw.datapath.rules.outcome cimport DROP_BACKLOG, DROP_NO_ROUTE, GUARD_HOST, NO_OUTCOME, TO_SLOWPATH, TO_STACK
 from ipvsw.datapath.rules.routecache cimport (
-    BY_NEXTHOP, UNREACHABLE, Route, ipv6_payload, route_find, route_rewrite, wire_length,
+    BY_LOCAL_STACK, BY_NEXTHOP, UNREACHABLE, Route, ipv6_payload, route_find, route_rewrite, wire_length,
 )
 from ipvsw.datapath.loop.punt cimport queue_frame
 from ipvsw.datapath.loop.state cimport CONTROL, HEADER, Worker
@@ -17,7 +19,6 @@ from ipvsw.datapath.kernel.sys cimport (
 )
 from ipvsw.datapath.loop.tx cimport queue_master_tx, tx_failure
 from ipvsw.datapath.packet.headers cimport ETH_P_IP, Frame, frame_header, put16
-
 
 cdef inline int route_tx(Worker *w, int32_t port, const Frame *f) noexcept nogil:
     """Where the host would route it; what is too long for the path's MTU is Python's, cached or not."""
@@ -36,6 +37,9 @@ cdef inline int route_tx(Worker *w, int32_t port, const Frame *f) noexcept nogil
         return NO_OUTCOME
     if header.gso_type != VIRTIO_NET_HDR_GSO_NONE or header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM:
         return route_slow(w, port, f)
+    if route.kind == BY_LOCAL_STACK and is_on(w.switch_.rules[port].guards, GUARD_HOST):
+        note_offence(w, port, GUARD_HOST, f)
+        return GUARD_HOST
     return stack_tx(w, f)
 
 

@@ -10,7 +10,7 @@ the host's. Who may send with which address is no question here: that is for the
 written; the one thing that is, in hostaccess.pxd, is which flows either side has initiated.
 """
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from ipvsw.datapath.rules.hostaccess cimport (
     CLOSED, FROM_HOST_INITIATES, TO_HOST_INITIATES, is_dhcp_reply, is_link_control, may_pass,
@@ -35,13 +35,18 @@ cdef enum:
     PRIVATE = 1
     VEPA = 2
 
-# What the rules need to know of a port.
+# What the rules need to know of a port. One cache line, found by a shift.
 cdef struct PortRule:
-    bint up
+    # Whether
+    uint8_t up
+    uint8_t learn  # its addresses are found out from its frames
+    uint8_t holds  # frames with an address that nobody owns yet wait until Python has seen them, where a guard is on
+    uint8_t all_multicast  # it listens to every group
+    uint32_t guards  # one bit each, see guard.pxd; 0: none
     uint64_t *own  # the MAC of its own that its endpoint uses, shared by all workers; NULL: it uses the master's
+    Address source  # the last that a guard found to be its own,
+    uint64_t source_at  # and when, as `table_stamp` gives it; 0: none
     uint32_t mtu  # bytes without the Ethernet header
-    bint learn  # its addresses are found out from its frames
-    bint all_multicast  # listens to every group
     uint32_t n_groups
     uint64_t *groups  # MACs in memory order
 
@@ -62,7 +67,9 @@ cdef struct Verdict:
 
 cdef enum:
     BROADCAST = 0xFFFFFFFFFFFF  # as mac48 gives it
-    HOST_PORT = -2  # in the table, for the master's own addresses: who isn't a port, but isn't nobody either
+    # Owners in the table that are no ports:
+    HOST_PORT = -2  # of the master's own addresses
+    HOST_GATEWAY = -3  # of those that the host's routes use as gateways; for all but the guards nobody's
 
 
 cdef inline bint port_accepts(const PortRule *rule, uint32_t length, bint gso) noexcept nogil:
@@ -84,7 +91,7 @@ cdef inline bint port_listens(const PortRule *rule, uint64_t group) noexcept nog
 
 
 cdef inline int32_t owner_of(const Switch *s, const Frame *f, bint source) noexcept nogil:
-    """The port that owns the frame's address, HOST_PORT, or -1."""
+    """The port that owns the frame's address, HOST_PORT, HOST_GATEWAY, or -1."""
     cdef Address a = frame_address(f, source)
     return table_find(&s.table, &a)
 

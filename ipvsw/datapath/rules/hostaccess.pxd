@@ -9,8 +9,10 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from ipvsw.datapath.kernel.sys cimport be16, load_u64, mix, store_u64
 from ipvsw.datapath.packet.headers cimport (
-    ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IPPROTO_ICMPV6, Address, Frame, frame_address, ipv4_is_whole, ipv6_is_whole,
+    ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Address, Frame,
+    frame_address, ipv4_is_whole, ipv6_is_whole,
 )
+from ipvsw.datapath.packet.payload cimport DHCP_CLIENT, IPPROTO_FRAGMENT
 
 cdef enum:
     CLOSED = 0  # as in the kernel's driver: no traffic between the host and the ports
@@ -20,11 +22,6 @@ cdef enum:
 cdef enum:
     FLOWS = 1 << 16  # fingerprints
     WAYS = 4  # slots in which one may be: the table is 4-way set-associative
-    IPPROTO_ICMP = 1
-    IPPROTO_TCP = 6
-    IPPROTO_UDP = 17
-    IPPROTO_FRAGMENT = 44
-    DHCP_CLIENT = 68
 
 
 cdef inline bint is_icmp_error(uint8_t protocol, uint8_t kind) noexcept nogil:

@@ -5,7 +5,7 @@ sender, link-layer options of neighbour discovery. So the rules see what they wo
 other MAC address gets through, whatever a guest makes up. `macnat_restore` puts the endpoint's address into what is for
 it.
 
-Sources: RFC 826, RFC 4861 sections 4.1 to 4.6, RFC 1624 equation 3, RFC 6980 section 5, RFC 7112 section 5.
+Sources: RFC 826, RFC 4861 sections 4.1 to 4.6, RFC 1624 equation 3, RFC 6980 section 5.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -16,70 +16,17 @@ from ipvsw.datapath.kernel.sys cimport (
     VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, be16, load_u64, mac48, store_u64, virtio_net_hdr,
 )
 from ipvsw.datapath.packet.headers cimport (
-    ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IPPROTO_HOPOPTS, IPPROTO_ICMPV6, VLAN_HLEN,
-    Frame, folded, ipv6_is_whole, put16,
+    ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IPPROTO_ICMPV6, Frame, folded, ipv6_is_whole, put16,
 )
-
-cdef enum:
-    ETH_P_802_3_MIN = 0x0600  # below it is a length
-    ETH_P_RARP = 0x8035
-    ETH_P_QINQ1 = 0x9100
-    SNAP_HLEN = 8  # LLC and SNAP before an ethertype of their own: RFC 1042
-    TAGS = 2
-
-cdef enum:
-    ARP_LENGTH = 28
-    ARP_SENDER = 8
-    ARP_TARGET = 18
-
-cdef enum:
-    IPPROTO_ROUTING = 43
-    IPPROTO_FRAGMENT = 44
-    IPPROTO_AH = 51
-    IPPROTO_DSTOPTS = 60
-    IPPROTO_MOBILITY = 135
-    IPPROTO_HIP = 139
-    IPPROTO_SHIM6 = 140
-
-cdef enum:
-    ROUTER_SOLICITATION = 133
-    ROUTER_ADVERTISEMENT = 134
-    REDIRECT = 137
-    INVERSE_SOLICITATION = 141  # RFC 3122: for Frame Relay
-    INVERSE_ADVERTISEMENT = 142
-    SOURCE_LINK_LAYER = 1
-    TARGET_LINK_LAYER = 2
-
-# What a frame carries behind its tags, and where; `at` is 0 if it ends within a tag, or has too many.
-cdef struct Payload:
-    uint16_t kind
-    uint32_t at
+from ipvsw.datapath.packet.payload cimport (
+    ARP_LENGTH, ARP_SENDER, ARP_TARGET, ETH_P_RARP, FIRST_FRAGMENT, INVERSE_ADVERTISEMENT, INVERSE_SOLICITATION,
+    LATER_FRAGMENT, REDIRECT, ROUTER_SOLICITATION, SOURCE_LINK_LAYER, TARGET_LINK_LAYER, Payload, Upper, find_payload,
+    find_upper, nd_fixed_part,
+)
 
 
 cdef inline void put_mac(uint8_t *place, uint64_t mac) noexcept nogil:
     memcpy(place, &mac, 6)  # the low six bytes: a MAC stands there in memory order
-
-
-cdef inline Payload find_payload(const uint8_t *data, uint32_t length) noexcept nogil:
-    """`data` has an Ethernet header at least."""
-    cdef uint32_t at = ETH_HLEN
-    cdef uint16_t kind
-    cdef int _i
-    for _i in range(TAGS + 1):
-        kind = be16(data + at - 2)
-        if kind == ETH_P_8021Q or kind == ETH_P_8021AD or kind == ETH_P_QINQ1:
-            at += VLAN_HLEN
-        elif kind < ETH_P_802_3_MIN and at + SNAP_HLEN <= length and is_snap(data + at):
-            at += SNAP_HLEN
-        else:
-            return Payload(kind, at)
-        if at > length:
-            break
-    return Payload(0, 0)
-
-
-cdef inline bint is_snap(const uint8_t *p) noexcept nogil:
-    return p[0] == 0xAA and p[1] == 0xAA and p[2] == 3 and p[3] == 0 and p[4] == 0 and p[5] == 0
 
 
 # -------------------------------------------------------------------------------- from the endpoint
@@ -135,73 +82,41 @@ cdef inline int ipv6_to_master(
 ) noexcept nogil:
     """From `at` on. Neighbour discovery is found behind extension headers too; where it can't be told whether there is
     any, or all of it, the frame ends here."""
-    cdef uint32_t payload
-    cdef uint32_t here = at + 40
-    cdef uint32_t end = length
-    cdef bint in_fragment = False
-    cdef uint8_t kind
-    if not ipv6_is_whole(data + at, length - at):  # nor may a checksum make it so
-        return DROP_BAD_HEADER if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM else NO_OUTCOME
-    payload, kind = be16(data + at + 4), data[at + 6]
-    if payload and here + payload <= length:
-        end = here + payload
-    while is_extension(kind):
-        if here + 8 > end:
-            return DROP_MACNAT
-        if kind == IPPROTO_FRAGMENT:
-            if be16(data + here + 2) & 0xFFF8:  # not the first
-                return DROP_BAD_HEADER if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM else NO_OUTCOME
-            in_fragment = True
-        kind, here = data[here], here + extension_length(kind, data[here + 1])
-    if here > end:
+    cdef Upper u
+    cdef uint32_t here, payload
+    cdef bint partial = header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM
+    cdef const uint8_t *p = data + at
+    if not ipv6_is_whole(p, length - at):  # nor may a checksum make it so
+        return DROP_BAD_HEADER if partial else NO_OUTCOME
+    u = find_upper(p, length - at)
+    if u.fragment == LATER_FRAGMENT:
+        return DROP_BAD_HEADER if partial else NO_OUTCOME
+    if u.at == 0:
         return DROP_MACNAT
-    if kind != IPPROTO_ICMPV6:
+    here = at + u.at
+    if u.kind != IPPROTO_ICMPV6:
         return NO_OUTCOME if checksum_is_behind(header, here) else DROP_BAD_HEADER
-    if here + 8 > end:
+    if u.at + 8 > u.end:
         return DROP_MACNAT
-    if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM and (header.csum_start != here or header.csum_offset != 2):
+    if partial and (header.csum_start != here or header.csum_offset != 2):
         return DROP_BAD_HEADER
     if data[here] == INVERSE_SOLICITATION or data[here] == INVERSE_ADVERTISEMENT:
         return DROP_MACNAT
     if not ROUTER_SOLICITATION <= data[here] <= REDIRECT:
         return NO_OUTCOME
-    if in_fragment or here - at - 40 + 8 > payload or end != at + 40 + payload:
+    payload = be16(p + 4)
+    if u.fragment == FIRST_FRAGMENT or u.at - 40 + 8 > payload or u.end != 40 + payload:
         return DROP_MACNAT
     if header.gso_type != VIRTIO_NET_HDR_GSO_NONE:
         return DROP_BAD_HEADER
-    return nd_to_master(
-        source, master, data + here, end - here, not header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM
-    )
-
-
-cdef inline bint is_extension(uint8_t kind) noexcept nogil:
-    """Headers that say what follows them: RFC 8200 section 4, RFC 7045 section 4."""
-    return (kind == IPPROTO_HOPOPTS or kind == IPPROTO_ROUTING or kind == IPPROTO_FRAGMENT or kind == IPPROTO_AH
-            or kind == IPPROTO_DSTOPTS or kind == IPPROTO_MOBILITY or kind == IPPROTO_HIP or kind == IPPROTO_SHIM6)
-
-
-cdef inline uint32_t extension_length(uint8_t kind, uint8_t field) noexcept nogil:
-    if kind == IPPROTO_FRAGMENT:
-        return 8
-    if kind == IPPROTO_AH:
-        return (<uint32_t> field + 2) * 4
-    return (<uint32_t> field + 1) * 8
-
-
-cdef inline uint32_t fixed_part(uint8_t message) noexcept nogil:
-    """Bytes before the options: RFC 4861 sections 4.1 to 4.5."""
-    if message == ROUTER_SOLICITATION:
-        return 8
-    if message == ROUTER_ADVERTISEMENT:
-        return 16
-    return 40 if message == REDIRECT else 24
+    return nd_to_master(source, master, data + here, u.end - u.at, not partial)
 
 
 cdef inline int nd_to_master(
     uint64_t source, uint64_t master, uint8_t *p, uint32_t length, bint summed
 ) noexcept nogil:
     """`p` is the ICMPv6 header. A checksum that a device has yet to add up (not `summed`) covers nothing so far."""
-    cdef uint32_t at = fixed_part(p[0])
+    cdef uint32_t at = nd_fixed_part(p[0])
     cdef uint32_t size
     cdef uint64_t said
     if at > length:

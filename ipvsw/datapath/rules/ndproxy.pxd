@@ -11,17 +11,16 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from ipvsw.datapath.rules.decide cimport HOST_PORT, Switch
-from ipvsw.datapath.rules.macnat cimport ARP_LENGTH, ARP_SENDER, ARP_TARGET, put_mac
+from ipvsw.datapath.rules.macnat cimport put_mac
 from ipvsw.datapath.kernel.sys cimport be16
 from ipvsw.datapath.rules.table cimport table_find
 from ipvsw.datapath.packet.headers cimport (
     ETH_HLEN, ETH_P_ARP, ETH_P_IPV6, ICMPV6_NEIGHBOUR_ADVERTISEMENT, ICMPV6_NEIGHBOUR_SOLICITATION, IPPROTO_ICMPV6,
     Address, Frame, folded, ipv4_address, ipv6_address, ipv6_is_whole, put16,
 )
+from ipvsw.datapath.packet.payload cimport ARP_LENGTH, ARP_REPLY, ARP_REQUEST, ARP_SENDER, ARP_TARGET
 
 cdef enum:
-    ARP_REQUEST = 1
-    ARP_REPLY = 2
     SOLICITATION = 64  # bytes: IPv6 header and message without options
     ADVERTISEMENT = 72  # with the target's link-layer address
     ROUTER_SOLICITED_OVERRIDE = 0xE0

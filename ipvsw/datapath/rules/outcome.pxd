@@ -28,6 +28,15 @@ cdef enum:
     DROP_HOST_ACCESS  # between the host and a port, and `host_access` does not allow it
     DROP_MACNAT  # MAC NAT: the endpoint's MAC address can't be replaced everywhere in the frame
     ANSWERED  # l3: asked for a neighbour, by an endpoint behind MAC NAT: the switch has replied
+    GUARD_IP_SOURCE  # from a port: an IP source address that it does not own
+    GUARD_ARP  # an ARP sender that it isn't, or what is no ARP of Ethernet and IPv4
+    GUARD_ND  # neighbour discovery in the name of another, or hidden where nobody can check it
+    GUARD_RA  # a router advertisement
+    GUARD_DHCP_SERVER  # a DHCP server's or relay's message
+    GUARD_MAC  # a source MAC address that isn't the port's
+    GUARD_VLAN  # a VLAN tag, or more tags than are looked through
+    GUARD_GATEWAY  # the address of a gateway of the host
+    GUARD_HOST  # for the host, and `host_access` does not let it pass
     N_OUTCOMES
 
 cdef enum:

@@ -16,6 +16,7 @@ cdef enum:
     BY_NEXTHOP = 0  # out on the master to `mac`
     BY_STACK = 1  # through the host's IP output
     UNREACHABLE = 2
+    BY_LOCAL_STACK = 3  # the same as BY_STACK, and the destination is the host itself
 
 cdef enum:
     GSO_TCPV4 = 1

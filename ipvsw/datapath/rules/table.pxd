@@ -39,6 +39,7 @@ cdef struct Table:
     uint64_t mask  # slots of a part, less one
     uint64_t used
     uint64_t key
+    uint64_t changes  # how often an address was put or removed
 
 # Where a walk through the table is; zeroed to begin with.
 cdef struct Walk:
@@ -60,6 +61,7 @@ cdef inline bint table_init(Table *t, uint64_t key, uint32_t largest=PART) noexc
     t.mask = FEWEST - 1
     t.used = 0
     t.key = key
+    t.changes = 0
     t.parts = <Part **> malloc(sizeof(Part *))
     if t.parts == NULL:
         return False
@@ -114,7 +116,7 @@ cdef inline Slot *part_slot(Part *part, uint64_t mask, uint64_t hash_, const Slo
 
 
 cdef inline int32_t table_find(const Table *t, const Address *a) noexcept nogil:
-    """The owner's port number, or -1."""
+    """The owner's port number, another negative one that was put there, or -1."""
     cdef uint64_t hash_
     cdef Slot wanted
     cdef Slot *slot
@@ -239,6 +241,7 @@ cdef inline bint table_put(Table *t, const Address *a, int32_t port) noexcept no
     cdef uint64_t hash_ = slot_hash(t, &wanted)
     cdef Part *part = t.parts[first_bits(hash_, t.depth)]
     cdef Slot *slot = part_slot(part, t.mask, hash_, &wanted)
+    t.changes += 1
     if slot.family:
         slot.port = port
         return True
@@ -262,6 +265,7 @@ cdef inline void table_remove(Table *t, const Address *a) noexcept nogil:
     cdef uint64_t hole, i, home
     if not slot.family:
         return
+    t.changes += 1
     t.used -= 1
     part.used -= 1
     hole = slot - slots

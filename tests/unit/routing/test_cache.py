@@ -31,7 +31,7 @@ class Datapath:
         self.routes: dict[Address, tuple[bytes, bool, int]] = {}
         self.uncommitted = 0
 
-    def set_route(self, address: bytes, *, mac: bytes, stack: bool, mtu: int) -> None:
+    def set_route(self, address: bytes, *, mac: bytes, stack: bool, local: bool, mtu: int) -> None:
         self.routes[ip_address(address)] = (mac, stack, mtu)
         self.uncommitted += 1
 

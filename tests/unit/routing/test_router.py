@@ -84,9 +84,10 @@ class Datapath:
         self.waiting: list[tuple[int, bytes]] = []
         self.routes: dict[Address, tuple[bytes, bool, int]] = {}
         self.used: set[Address] = set()
+        self.guarded: dict[int, int] = {}  # port number -> bits
         self._edits: list[Callable[[], object]] = []
 
-    def set_route(self, address: bytes, *, mac: bytes, stack: bool, mtu: int) -> None:
+    def set_route(self, address: bytes, *, mac: bytes, stack: bool, local: bool, mtu: int) -> None:
         self._edits.append(lambda: self.routes.update({ip_address(address): (mac, stack, mtu)}))
 
     def slow(self) -> list[tuple[int, bytes]]:
@@ -95,6 +96,9 @@ class Datapath:
 
     def forget_route(self, address: bytes) -> None:
         self._edits.append(lambda: self.routes.pop(ip_address(address), None))
+
+    def guards(self, port: int) -> int:
+        return self.guarded.get(port, 0)
 
     def clear_routes(self) -> None:
         self._edits.append(self.routes.clear)

@@ -1,0 +1,381 @@
+"""Guards over socket pairs: what an attacker tries, hidden in every way, towards everybody; and what is honest."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import NamedTuple
+
+import pytest
+
+from ipvsw._fast import ACCESS, EVENT_GUARD, FLAGS, GUARDS, MODES
+from tests.native.interfaces import BROADCAST, FOREIGN, HEADER, MASTER, Lab, frame, ipv4, lab, until, v4, v6
+
+STRICT = sum(GUARDS.values())
+ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86DD
+GATEWAY4, GATEWAY6 = v4(50), v6(50)
+HOST4, HOST6 = v4(60), v6(60)
+NEW4, NEW6 = v4(70), v6(70)
+ALL_NODES, ALL_ROUTERS = (bytes.fromhex("ff02" + "00" * 13) + bytes([k]) for k in (1, 2))
+NONE6 = bytes(16)
+
+
+@pytest.fixture
+def it(io: str) -> Iterator[Lab]:
+    """Port 0 is guarded; 1 is its sibling, 2 has no guards."""
+    with lab(3) as it:
+        it.datapath.set_guards(it.numbers[0], STRICT)
+        for address in (HOST4, HOST6):
+            it.datapath.bind_host(address)
+        for address in (GATEWAY4, GATEWAY6):
+            it.datapath.bind_gateway(address)
+        it.datapath.commit()
+        yield it
+
+
+# ---------------------------------------------------------------------------- packets
+
+
+def udp(source: int, destination: int) -> bytes:
+    return struct.pack("!HHHH", source, destination, 12, 0) + b"data"
+
+
+def arp(sender: bytes, target: bytes, *, mac: bytes = MASTER, opcode: int = 1) -> bytes:
+    return bytes.fromhex("000108000604") + struct.pack("!H", opcode) + mac + sender + bytes(6) + target
+
+
+def ipv6(source: bytes, destination: bytes, payload: bytes, protocol: int = 17) -> bytes:
+    return struct.pack("!IHBB", 6 << 28, len(payload), protocol, 255) + source + destination + payload
+
+
+def nd(kind: int, source: bytes, destination: bytes, target: bytes, *options: bytes) -> bytes:
+    return ipv6(source, destination, bytes([kind]) + bytes(7) + target + b"".join(options), 58)
+
+
+def link_layer(kind: int, mac: bytes) -> bytes:
+    return bytes([kind, 1]) + mac
+
+
+# ---------------------------------------------------------------------------- ways to hide one
+
+
+def tagged(vid: int, tpid: int = 0x8100) -> bytes:
+    return struct.pack("!HH", tpid, vid)
+
+
+def behind(packet: bytes, *headers: bytes) -> bytes:
+    """An IPv6 packet with extension headers, each without its first byte, in which the next one stands."""
+    chain, payload = packet[6:7], packet[40:]
+    for header in reversed(headers):
+        payload, chain = chain + header[1:] + payload, header[:1]
+    return packet[:4] + struct.pack("!H", len(payload)) + chain + packet[7:40] + payload
+
+
+HOP_BY_HOP, DESTINATION, ROUTING = (bytes([kind]) + bytes(7) for kind in (0, 60, 43))
+ATOMIC = b"\x2c" + b"\0\0\0\0\0\0\7"
+FIRST = b"\x2c" + b"\0\0\1\0\0\0\7"
+LATER = b"\x2c" + b"\0\0\x28\0\0\0\7"
+CHAINS = {
+    "plain": [],
+    "hop-by-hop": [HOP_BY_HOP],
+    "destination options": [DESTINATION],
+    "three headers": [HOP_BY_HOP, ROUTING, DESTINATION],
+    "atomic fragment": [ATOMIC],
+    "first fragment": [FIRST],
+    "fragment behind options": [DESTINATION, FIRST],
+    "nine headers": [DESTINATION] * 9,
+}
+TAGS = {
+    "untagged": [],
+    "priority": [tagged(0)],
+    "priority twice": [tagged(0), tagged(0)],
+    "priority 802.1ad": [tagged(0, 0x88A8)],
+}
+
+
+class Attack(NamedTuple):
+    outcomes: set[str]
+    ethertype: int
+    packet: bytes
+
+
+def spoofed(outcome: str, ethertype: int, packet: bytes) -> Attack:
+    return Attack({outcome}, ethertype, packet)
+
+
+ATTACKS = {
+    "sibling's ipv4": spoofed("guard_ip_source", IPV4, ipv4(v4(1), v4(9))),
+    "host's ipv4": spoofed("guard_ip_source", IPV4, ipv4(HOST4, v4(9))),
+    "nobody's ipv4": spoofed("guard_ip_source", IPV4, ipv4(v4(99), v4(9))),
+    "gateway's ipv4": spoofed("guard_gateway", IPV4, ipv4(GATEWAY4, v4(9))),
+    "no ipv4": spoofed("guard_ip_source", IPV4, ipv4(bytes(4), v4(9), udp(5, 6))),
+    "no ipv4, towards a dhcp server": spoofed("guard_ip_source", IPV4, ipv4(bytes(4), v4(9), udp(68, 67))),
+    "later ipv4 fragment": spoofed("guard_ip_source", IPV4, ipv4(v4(1), v4(9))[:6] + b"\0\5" + ipv4(v4(1), v4(9))[8:]),
+    "broken ipv4": spoofed("guard_ip_source", IPV4, ipv4(v4(0), v4(9))[:19]),
+    "sibling's arp": spoofed("guard_arp", ARP, arp(v4(1), v4(2))),
+    "sibling's arp reply": spoofed("guard_arp", ARP, arp(v4(1), v4(2), opcode=2)),
+    "host's arp": spoofed("guard_arp", ARP, arp(HOST4, HOST4)),
+    "gateway's arp": spoofed("guard_gateway", ARP, arp(GATEWAY4, GATEWAY4, opcode=2)),
+    "arp from another mac": spoofed("guard_arp", ARP, arp(v4(0), v4(1), mac=FOREIGN)),
+    "arp reply from nobody": spoofed("guard_arp", ARP, arp(bytes(4), v4(1), opcode=2)),
+    "rarp reply": spoofed("guard_arp", 0x8035, arp(v4(0), v4(1), opcode=4)),
+    "arp of another kind": spoofed("guard_arp", ARP, b"\0\6" + arp(v4(0), v4(1))[2:]),
+    "cut arp": spoofed("guard_arp", ARP, arp(v4(0), v4(1))[:27]),
+    "dhcp server": spoofed("guard_dhcp_server", IPV4, ipv4(v4(0), v4(9), udp(67, 68))),
+    "dhcp server on another port": spoofed("guard_dhcp_server", IPV4, ipv4(v4(0), b"\xff" * 4, udp(6767, 68))),
+    "dhcp relay": spoofed("guard_dhcp_server", IPV4, ipv4(v4(0), v4(9), udp(67, 67))),
+    "cut udp": spoofed("guard_dhcp_server", IPV4, ipv4(v4(0), v4(9), udp(5, 6)[:7])),
+    "dhcp server in a first fragment": spoofed(
+        "guard_dhcp_server", IPV4, ipv4(v4(0), v4(9), udp(67, 68))[:6] + b"\x20\0" + ipv4(v4(0), v4(9), udp(67, 68))[8:]
+    ),
+    "icmp router advertisement": spoofed("guard_ra", IPV4, ipv4(v4(0), v4(9), b"\x09" + bytes(15), 1)),
+    "sibling's ipv6": spoofed("guard_ip_source", IPV6, ipv6(v6(1), v6(9), udp(5, 6))),
+    "host's ipv6": spoofed("guard_ip_source", IPV6, ipv6(HOST6, v6(9), udp(5, 6))),
+    "gateway's ipv6": spoofed("guard_gateway", IPV6, ipv6(GATEWAY6, v6(9), udp(5, 6))),
+    "a mapped address": spoofed("guard_ip_source", IPV6, ipv6(bytes(10) + b"\xff\xff" + v4(0), v6(9), udp(5, 6))),
+    "no ipv6": spoofed("guard_ip_source", IPV6, ipv6(NONE6, v6(9), udp(5, 6))),
+    "echo from no ipv6": spoofed("guard_ip_source", IPV6, ipv6(NONE6, v6(9), b"\x80" + bytes(7), 58)),
+    "router advertisement": spoofed("guard_ra", IPV6, nd(134, v6(0), ALL_NODES, bytes(8))),
+    "redirect": Attack({"guard_nd"}, IPV6, nd(137, v6(0), v6(1), v6(9) + v6(9))),
+    "sibling's advertisement": Attack({"guard_nd"}, IPV6, nd(136, v6(0), ALL_NODES, v6(1), link_layer(2, MASTER))),
+    "host's advertisement": Attack({"guard_nd"}, IPV6, nd(136, v6(0), ALL_NODES, HOST6, link_layer(2, MASTER))),
+    "gateway's advertisement": Attack({"guard_gateway", "guard_nd"}, IPV6, nd(136, v6(0), ALL_NODES, GATEWAY6)),
+    "another's link-layer address": Attack(
+        {"guard_nd"}, IPV6, nd(135, v6(0), ALL_NODES, v6(1), link_layer(1, FOREIGN))
+    ),
+    "an option of no size": Attack({"guard_nd"}, IPV6, nd(135, v6(0), ALL_NODES, v6(1), b"\x0e\0" + bytes(6))),
+    "cut advertisement": Attack({"guard_nd"}, IPV6, nd(136, v6(0), ALL_NODES, v6(0))[:58]),
+    "inverse solicitation": Attack({"guard_nd"}, IPV6, nd(141, v6(0), ALL_NODES, v6(1))),
+    "dhcpv6 server": spoofed("guard_dhcp_server", IPV6, ipv6(v6(0), v6(9), udp(547, 546))),
+    "dhcpv6 server on another port": spoofed("guard_dhcp_server", IPV6, ipv6(v6(0), v6(9), udp(5, 546))),
+}
+TARGETS = {"wire": FOREIGN, "sibling or host": MASTER, "all": BROADCAST}
+
+
+def ended_since(before: dict[str, int], now: dict[str, int]) -> set[str]:
+    return {name for name, count in now.items() if count != before.get(name, 0)}
+
+
+def everywhere(it: Lab) -> list[bytes]:
+    """What has come out at the siblings, on the wire or at the host."""
+    return [one for interface in (*it.interfaces[1:], *it.master, it.host) for one in interface.waiting()]
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_every_attack_is_dropped_and_counted(it: Lab, attack: Attack, target: bytes) -> None:
+    """Behind whatever tags and headers it stands."""
+    chains = CHAINS if attack.ethertype == IPV6 else {"plain": []}
+    sent, before = 0, dict[str, int]()
+    for tags in TAGS.values():
+        for name, headers in chains.items():
+            packet = behind(attack.packet, *headers) if headers else attack.packet
+            it.interfaces[0].send(frame(target, MASTER, packet, attack.ethertype, tags))
+            sent += 1
+            met, before = ended_since(before, it.settled(0, sent).outcomes), it.counted(0).outcomes
+            # What hides in a fragment, or behind too many headers, is taken for neighbour discovery.
+            assert met <= (attack.outcomes if name == "plain" else attack.outcomes | {"guard_nd"}), name
+            assert met == {min(attack.outcomes)} or name != "plain"
+    assert everywhere(it) == []
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_another_mac_and_another_vlan(it: Lab, target: bytes) -> None:
+    honest = ipv4(v4(0), v4(1))
+    it.interfaces[0].send(frame(target, FOREIGN, honest))
+    it.interfaces[0].send(frame(target, BROADCAST, honest))
+    for tags in ([tagged(7)], [tagged(0), tagged(7)], [tagged(7, 0x9100)], [tagged(0)] * 3):
+        it.interfaces[0].send(frame(target, MASTER, honest, tags=tags))
+    it.interfaces[0].send(frame(target, MASTER, b"", 0x8100))
+    assert it.settled(0, 7).outcomes == {"guard_mac": 2, "guard_vlan": 5}
+    assert everywhere(it) == []
+
+
+def test_nothing_reaches_the_host_that_host_access_does_not_let(it: Lab) -> None:
+    to_host = [
+        frame(MASTER, MASTER, ipv4(v4(0), HOST4)),
+        frame(MASTER, MASTER, ipv4(v4(0), v4(99))),
+        frame(MASTER, MASTER, arp(v4(0), HOST4), ARP),
+        frame(MASTER, MASTER, ipv6(v6(0), HOST6, udp(5, 6)), IPV6),
+        frame(MASTER, MASTER, ipv4(v4(0), HOST4), tags=[tagged(0)]),
+        frame(MASTER, MASTER, bytes(46), 0x88B5),
+    ]
+    for one in to_host:
+        it.interfaces[0].send(one)
+    assert it.settled(0, 6).outcomes == {"guard_host": 6}
+    it.datapath.set_mode(MODES["l2"], FLAGS["bridge"], ACCESS["to-host"])
+    it.datapath.commit()
+    for one in to_host:
+        it.interfaces[0].send(one)
+    assert it.settled(0, 12).outcomes == {"guard_host": 9, "to_host": 3}
+    assert [it.host.receive() for _ in range(3)] == [to_host[0], to_host[2], to_host[3]]
+    assert everywhere(it) == []
+
+
+HONEST = {
+    "ipv4 to a sibling": frame(MASTER, MASTER, ipv4(v4(0), v4(1))),
+    "ipv4 outside": frame(FOREIGN, MASTER, ipv4(v4(0), v4(99))),
+    "to the gateway": frame(FOREIGN, MASTER, ipv4(v4(0), GATEWAY4)),
+    "priority tag": frame(FOREIGN, MASTER, ipv4(v4(0), v4(99)), tags=[tagged(0x6000)]),
+    "later fragment": frame(FOREIGN, MASTER, ipv4(v4(0), v4(99))[:6] + b"\0\5" + ipv4(v4(0), v4(99))[8:]),
+    "arp request": frame(BROADCAST, MASTER, arp(v4(0), v4(1)), ARP),
+    "arp probe": frame(BROADCAST, MASTER, arp(bytes(4), v4(1)), ARP),
+    "arp reply": frame(FOREIGN, MASTER, arp(v4(0), v4(99), opcode=2), ARP),
+    "moved guest": frame(BROADCAST, MASTER, arp(bytes(4), bytes(4), opcode=3), 0x8035),
+    "igmp": frame(BROADCAST, MASTER, ipv4(bytes(4), bytes([224, 0, 0, 22]), bytes(8), 2)),
+    "dhcp client": frame(BROADCAST, MASTER, ipv4(bytes(4), b"\xff" * 4, udp(68, 67))),
+    "dhcp renewal": frame(FOREIGN, MASTER, ipv4(v4(0), v4(99), udp(68, 67))),
+    "ipv6": frame(FOREIGN, MASTER, ipv6(v6(0), v6(99), udp(5, 6)), IPV6),
+    "ipv6 behind headers": frame(FOREIGN, MASTER, behind(ipv6(v6(0), v6(99), udp(5, 6)), HOP_BY_HOP, ATOMIC), IPV6),
+    "later ipv6 fragment": frame(FOREIGN, MASTER, behind(ipv6(v6(0), v6(99), udp(547, 546)), LATER), IPV6),
+    "dad": frame(BROADCAST, MASTER, nd(135, NONE6, ALL_NODES, NEW6, b"\x0e\1" + bytes(6)), IPV6),
+    "router solicitation": frame(BROADCAST, MASTER, ipv6(NONE6, ALL_ROUTERS, b"\x85" + bytes(7), 58), IPV6),
+    "solicitation": frame(BROADCAST, MASTER, nd(135, v6(0), ALL_NODES, v6(99), link_layer(1, MASTER)), IPV6),
+    "advertisement": frame(FOREIGN, MASTER, nd(136, v6(0), v6(99), v6(0), link_layer(2, MASTER)), IPV6),
+    "mld": frame(BROADCAST, MASTER, behind(ipv6(NONE6, ALL_NODES, b"\x8f" + bytes(7), 58), HOP_BY_HOP), IPV6),
+    "dhcpv6 client": frame(BROADCAST, MASTER, ipv6(v6(0), ALL_ROUTERS, udp(546, 547)), IPV6),
+    "ping of many fragments": frame(FOREIGN, MASTER, behind(ipv6(v6(0), v6(99), b"\x80" + bytes(63), 58), FIRST), IPV6),
+    "esp": frame(FOREIGN, MASTER, ipv6(v6(0), v6(99), bytes(32), 50), IPV6),
+    "lldp": frame(bytes.fromhex("0180c200000e"), MASTER, bytes(46), 0x88CC),
+}
+
+
+@pytest.mark.parametrize("honest", HONEST.values(), ids=HONEST)
+def test_what_is_honest_passes(it: Lab, honest: bytes) -> None:
+    it.interfaces[0].send(honest)
+    until(lambda: it.datapath.punted() or it.counted(0).outcomes, "it passes, or is DHCP and waits")
+    assert not [name for name in it.counted(0).outcomes if name.startswith("guard_")]
+
+
+def test_a_port_without_guards_sends_what_it_likes(it: Lab) -> None:
+    for attack in ATTACKS.values():
+        it.interfaces[2].send(frame(BROADCAST[:5] + b"\1", FOREIGN, attack.packet, attack.ethertype, [tagged(7)]))
+    assert it.settled(2, len(ATTACKS)).outcomes == {"to_ports": len(ATTACKS)}
+
+
+def test_each_guard_can_be_on_alone_and_off_again(it: Lab) -> None:
+    sent = 0
+    for name in GUARDS:
+        it.datapath.set_guards(0, GUARDS[name])
+        it.datapath.commit()
+        for what, attack in ATTACKS.items():
+            if "dhcpv6" in what:
+                continue  # where no guard stops it, it waits for the snooper
+            it.interfaces[0].send(frame(FOREIGN, MASTER, attack.packet, attack.ethertype))
+            sent += 1
+        it.settled(0, sent)
+        it.master[0].waiting()  # room for the next
+    ended = it.counted(0).outcomes
+    assert ended.pop("to_master") == sent - sum(ended.values())
+    assert set(ended) == {"guard_" + one for one in ("ip_source", "arp", "nd", "ra", "dhcp_server", "gateway")}
+    it.datapath.set_guards(0, 0)
+    it.datapath.commit()
+    it.interfaces[0].send(frame(FOREIGN, BROADCAST[:5] + b"\2", ipv4(v4(1), v4(9)), tags=[tagged(7)]))
+    assert it.settled(0, sent + 1).outcomes["to_master"] == sent - sum(ended.values()) + 1
+    with pytest.raises(ValueError, match="no guards 0x200"):
+        it.datapath.set_guards(0, STRICT + 1)
+
+
+def test_an_endpoint_behind_mac_nat_is_guarded_by_what_it_becomes(it: Lab) -> None:
+    guest = bytes.fromhex("0200000000aa")
+    it.datapath.unbind(v4(2))
+    it.datapath.detach_port(2)
+    it.datapath.commit()
+    number = it.add(it.interfaces[2], 2, own=guest)
+    it.datapath.set_guards(number, STRICT)
+    it.datapath.commit()
+    it.interfaces[2].send(frame(FOREIGN, guest, ipv4(v4(2), v4(9))))
+    it.interfaces[2].send(frame(FOREIGN, guest, arp(v4(2), v4(9), mac=guest), ARP))
+    it.interfaces[2].send(frame(FOREIGN, guest, arp(v4(1), v4(9), mac=guest), ARP))
+    assert it.settled(number, 3).outcomes == {"to_master": 2, "guard_arp": 1}
+
+
+# ---------------------------------------------------------------------------- addresses that nobody owns yet
+
+
+UNKNOWN = {
+    "ipv4": (frame(FOREIGN, MASTER, ipv4(NEW4, v4(99))), NEW4, "guard_ip_source"),
+    "arp": (frame(FOREIGN, MASTER, arp(NEW4, v4(99)), ARP), NEW4, "guard_arp"),
+    "ipv6": (frame(FOREIGN, MASTER, ipv6(NEW6, v6(99), udp(5, 6)), IPV6), NEW6, "guard_ip_source"),
+    "advertisement": (frame(FOREIGN, MASTER, nd(136, v6(0), v6(99), NEW6), IPV6), NEW6, "guard_nd"),
+}
+
+
+@pytest.mark.parametrize(("sent", "address", "outcome"), UNKNOWN.values(), ids=UNKNOWN)
+def test_a_new_address_waits_and_is_checked_once_more(it: Lab, sent: bytes, address: bytes, outcome: str) -> None:
+    it.datapath.set_guards(0, STRICT, holds=True)
+    it.datapath.commit()
+    for bound in (False, True):
+        it.interfaces[0].send(sent)
+        waiting: list[tuple[int, bytes]] = []
+        until(lambda: waiting.extend(it.datapath.punted()) or waiting, "it waits")  # noqa: B023
+        assert waiting == [(0, HEADER + sent)]
+        if bound:
+            it.datapath.bind(address, 0)
+        it.datapath.reinject(*waiting[0])
+        it.datapath.commit()
+        it.settled(0, 1 + bound)
+    assert it.counted(0).outcomes == {outcome: 1, "to_master": 1}
+    assert it.master[0].receive() == sent
+
+
+def test_only_so_many_wait_and_none_that_is_at_fault_besides(it: Lab) -> None:
+    it.datapath.set_guards(0, STRICT, holds=True)
+    it.datapath.commit()
+    for wrong in (
+        frame(FOREIGN, FOREIGN, ipv4(NEW4, v4(9))),
+        frame(FOREIGN, MASTER, ipv4(NEW4, v4(9), udp(67, 68))),
+        frame(FOREIGN, MASTER, ipv4(NEW4, v4(9)), tags=[tagged(0)]),
+        frame(FOREIGN, MASTER, nd(136, v6(1), v6(9), NEW6), IPV6),
+        frame(FOREIGN, MASTER, ipv6(bytes(15) + b"\1", v6(9), udp(5, 6)), IPV6),
+    ):
+        it.interfaces[0].send(wrong)
+    it.settled(0, 5)
+    assert it.datapath.punted() == []
+    for _ in range(40):
+        it.interfaces[0].send(UNKNOWN["ipv4"][0])
+    credit = 24  # of a port's 32; the others are for DHCP
+    until(lambda: it.counted(0).rx_frames == 45, "all are read")
+    until(lambda: it.counted(0).outcomes["guard_ip_source"] == 3 + 40 - credit, "what has no credit is dropped")
+    assert len(it.datapath.punted()) == credit
+
+
+# ---------------------------------------------------------------------------- for the log
+
+
+def test_the_first_offence_is_told_and_the_next_when_asked_for(it: Lab) -> None:
+    assert it.datapath.offence(0) is None
+    it.interfaces[0].send(frame(FOREIGN, FOREIGN, ipv4(v4(1), v4(9))))
+    until(lambda: (0, EVENT_GUARD) in it.datapath.events(), "the event")
+    for _ in range(3):
+        it.interfaces[0].send(frame(FOREIGN, MASTER, arp(GATEWAY4, v4(9)), ARP))
+    it.settled(0, 4)
+    assert it.datapath.events() == []
+    assert it.datapath.offence(0) == ("guard_mac", FOREIGN, ip_address(v4(1)))
+    it.datapath.await_offence(0)
+    assert it.datapath.offence(0) is None
+    it.interfaces[0].send(frame(FOREIGN, MASTER, arp(GATEWAY4, v4(9)), ARP))
+    until(lambda: (0, EVENT_GUARD) in it.datapath.events(), "the next event")
+    assert it.datapath.offence(0) == ("guard_gateway", MASTER, ip_address(GATEWAY4))
+    it.datapath.await_offence(0)
+    it.interfaces[0].send(frame(MASTER, MASTER, bytes(46), 0x88B5))
+    until(lambda: (0, EVENT_GUARD) in it.datapath.events(), "the last event")
+    assert it.datapath.offence(0) == ("guard_host", MASTER, None)
+    assert it.datapath.offence(2) is None
+
+
+def test_a_gateway_is_nobody_for_all_but_the_guards(it: Lab) -> None:
+    """Neither is it delivered to, nor does it keep a port from having the address later."""
+    it.master[0].send(frame(MASTER, FOREIGN, ipv4(v4(99), GATEWAY4)))
+    assert it.settled(None, 1).outcomes == {"left_to_host": 1}
+    it.interfaces[2].send(frame(MASTER, MASTER, ipv4(v4(2), GATEWAY4)))
+    assert it.settled(2, 1).outcomes == {"to_host": 1}
+    it.datapath.unbind(GATEWAY4)
+    it.datapath.commit()
+    it.interfaces[0].send(frame(FOREIGN, MASTER, ipv4(GATEWAY4, v4(9))))
+    assert it.settled(0, 1).outcomes == {"guard_ip_source": 1}
+    it.datapath.bind(GATEWAY4, 0)
+    it.datapath.commit()
+    it.interfaces[0].send(frame(FOREIGN, MASTER, ipv4(GATEWAY4, v4(9))))
+    assert it.settled(0, 2).outcomes == {"guard_ip_source": 1, "to_master": 1}
