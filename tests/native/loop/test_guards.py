@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import NamedTuple
 
 import pytest
 
 from ipvsw._fast import ACCESS, EVENT_GUARD, FLAGS, GUARDS, MODES
 from tests.native.interfaces import BROADCAST, FOREIGN, HEADER, MASTER, Lab, frame, ipv4, lab, until, v4, v6
+from tests.support.attacks import (
+    ALL_NODES,
+    ALL_ROUTERS,
+    ARP,
+    ATOMIC,
+    FIRST,
+    HOP_BY_HOP,
+    IPV6,
+    LATER,
+    NONE6,
+    Attack,
+    Who,
+    arp,
+    attacks,
+    behind,
+    hidden,
+    ipv6,
+    link_layer,
+    nd,
+    tagged,
+    udp,
+)
 
 STRICT = sum(GUARDS.values())
-ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86DD
 GATEWAY4, GATEWAY6 = v4(50), v6(50)
 HOST4, HOST6 = v4(60), v6(60)
 NEW4, NEW6 = v4(70), v6(70)
-ALL_NODES, ALL_ROUTERS = (bytes.fromhex("ff02" + "00" * 13) + bytes([k]) for k in (1, 2))
-NONE6 = bytes(16)
+ATTACKS = attacks(Who(v4(0), v4(1), HOST4, GATEWAY4, v4(9), v6(0), v6(1), HOST6, GATEWAY6, v6(9)))
 
 
 @pytest.fixture
@@ -34,122 +52,6 @@ def it(io: str) -> Iterator[Lab]:
         yield it
 
 
-# ---------------------------------------------------------------------------- packets
-
-
-def udp(source: int, destination: int) -> bytes:
-    return struct.pack("!HHHH", source, destination, 12, 0) + b"data"
-
-
-def arp(sender: bytes, target: bytes, *, mac: bytes = MASTER, opcode: int = 1) -> bytes:
-    return bytes.fromhex("000108000604") + struct.pack("!H", opcode) + mac + sender + bytes(6) + target
-
-
-def ipv6(source: bytes, destination: bytes, payload: bytes, protocol: int = 17) -> bytes:
-    return struct.pack("!IHBB", 6 << 28, len(payload), protocol, 255) + source + destination + payload
-
-
-def nd(kind: int, source: bytes, destination: bytes, target: bytes, *options: bytes) -> bytes:
-    return ipv6(source, destination, bytes([kind]) + bytes(7) + target + b"".join(options), 58)
-
-
-def link_layer(kind: int, mac: bytes) -> bytes:
-    return bytes([kind, 1]) + mac
-
-
-# ---------------------------------------------------------------------------- ways to hide one
-
-
-def tagged(vid: int, tpid: int = 0x8100) -> bytes:
-    return struct.pack("!HH", tpid, vid)
-
-
-def behind(packet: bytes, *headers: bytes) -> bytes:
-    """An IPv6 packet with extension headers, each without its first byte, in which the next one stands."""
-    chain, payload = packet[6:7], packet[40:]
-    for header in reversed(headers):
-        payload, chain = chain + header[1:] + payload, header[:1]
-    return packet[:4] + struct.pack("!H", len(payload)) + chain + packet[7:40] + payload
-
-
-HOP_BY_HOP, DESTINATION, ROUTING = (bytes([kind]) + bytes(7) for kind in (0, 60, 43))
-ATOMIC = b"\x2c" + b"\0\0\0\0\0\0\7"
-FIRST = b"\x2c" + b"\0\0\1\0\0\0\7"
-LATER = b"\x2c" + b"\0\0\x28\0\0\0\7"
-CHAINS = {
-    "plain": [],
-    "hop-by-hop": [HOP_BY_HOP],
-    "destination options": [DESTINATION],
-    "three headers": [HOP_BY_HOP, ROUTING, DESTINATION],
-    "atomic fragment": [ATOMIC],
-    "first fragment": [FIRST],
-    "fragment behind options": [DESTINATION, FIRST],
-    "nine headers": [DESTINATION] * 9,
-}
-TAGS = {
-    "untagged": [],
-    "priority": [tagged(0)],
-    "priority twice": [tagged(0), tagged(0)],
-    "priority 802.1ad": [tagged(0, 0x88A8)],
-}
-
-
-class Attack(NamedTuple):
-    outcomes: set[str]
-    ethertype: int
-    packet: bytes
-
-
-def spoofed(outcome: str, ethertype: int, packet: bytes) -> Attack:
-    return Attack({outcome}, ethertype, packet)
-
-
-ATTACKS = {
-    "sibling's ipv4": spoofed("guard_ip_source", IPV4, ipv4(v4(1), v4(9))),
-    "host's ipv4": spoofed("guard_ip_source", IPV4, ipv4(HOST4, v4(9))),
-    "nobody's ipv4": spoofed("guard_ip_source", IPV4, ipv4(v4(99), v4(9))),
-    "gateway's ipv4": spoofed("guard_gateway", IPV4, ipv4(GATEWAY4, v4(9))),
-    "no ipv4": spoofed("guard_ip_source", IPV4, ipv4(bytes(4), v4(9), udp(5, 6))),
-    "no ipv4, towards a dhcp server": spoofed("guard_ip_source", IPV4, ipv4(bytes(4), v4(9), udp(68, 67))),
-    "later ipv4 fragment": spoofed("guard_ip_source", IPV4, ipv4(v4(1), v4(9))[:6] + b"\0\5" + ipv4(v4(1), v4(9))[8:]),
-    "broken ipv4": spoofed("guard_ip_source", IPV4, ipv4(v4(0), v4(9))[:19]),
-    "sibling's arp": spoofed("guard_arp", ARP, arp(v4(1), v4(2))),
-    "sibling's arp reply": spoofed("guard_arp", ARP, arp(v4(1), v4(2), opcode=2)),
-    "host's arp": spoofed("guard_arp", ARP, arp(HOST4, HOST4)),
-    "gateway's arp": spoofed("guard_gateway", ARP, arp(GATEWAY4, GATEWAY4, opcode=2)),
-    "arp from another mac": spoofed("guard_arp", ARP, arp(v4(0), v4(1), mac=FOREIGN)),
-    "arp reply from nobody": spoofed("guard_arp", ARP, arp(bytes(4), v4(1), opcode=2)),
-    "rarp reply": spoofed("guard_arp", 0x8035, arp(v4(0), v4(1), opcode=4)),
-    "arp of another kind": spoofed("guard_arp", ARP, b"\0\6" + arp(v4(0), v4(1))[2:]),
-    "cut arp": spoofed("guard_arp", ARP, arp(v4(0), v4(1))[:27]),
-    "dhcp server": spoofed("guard_dhcp_server", IPV4, ipv4(v4(0), v4(9), udp(67, 68))),
-    "dhcp server on another port": spoofed("guard_dhcp_server", IPV4, ipv4(v4(0), b"\xff" * 4, udp(6767, 68))),
-    "dhcp relay": spoofed("guard_dhcp_server", IPV4, ipv4(v4(0), v4(9), udp(67, 67))),
-    "cut udp": spoofed("guard_dhcp_server", IPV4, ipv4(v4(0), v4(9), udp(5, 6)[:7])),
-    "dhcp server in a first fragment": spoofed(
-        "guard_dhcp_server", IPV4, ipv4(v4(0), v4(9), udp(67, 68))[:6] + b"\x20\0" + ipv4(v4(0), v4(9), udp(67, 68))[8:]
-    ),
-    "icmp router advertisement": spoofed("guard_ra", IPV4, ipv4(v4(0), v4(9), b"\x09" + bytes(15), 1)),
-    "sibling's ipv6": spoofed("guard_ip_source", IPV6, ipv6(v6(1), v6(9), udp(5, 6))),
-    "host's ipv6": spoofed("guard_ip_source", IPV6, ipv6(HOST6, v6(9), udp(5, 6))),
-    "gateway's ipv6": spoofed("guard_gateway", IPV6, ipv6(GATEWAY6, v6(9), udp(5, 6))),
-    "a mapped address": spoofed("guard_ip_source", IPV6, ipv6(bytes(10) + b"\xff\xff" + v4(0), v6(9), udp(5, 6))),
-    "no ipv6": spoofed("guard_ip_source", IPV6, ipv6(NONE6, v6(9), udp(5, 6))),
-    "echo from no ipv6": spoofed("guard_ip_source", IPV6, ipv6(NONE6, v6(9), b"\x80" + bytes(7), 58)),
-    "router advertisement": spoofed("guard_ra", IPV6, nd(134, v6(0), ALL_NODES, bytes(8))),
-    "redirect": Attack({"guard_nd"}, IPV6, nd(137, v6(0), v6(1), v6(9) + v6(9))),
-    "sibling's advertisement": Attack({"guard_nd"}, IPV6, nd(136, v6(0), ALL_NODES, v6(1), link_layer(2, MASTER))),
-    "host's advertisement": Attack({"guard_nd"}, IPV6, nd(136, v6(0), ALL_NODES, HOST6, link_layer(2, MASTER))),
-    "gateway's advertisement": Attack({"guard_gateway", "guard_nd"}, IPV6, nd(136, v6(0), ALL_NODES, GATEWAY6)),
-    "another's link-layer address": Attack(
-        {"guard_nd"}, IPV6, nd(135, v6(0), ALL_NODES, v6(1), link_layer(1, FOREIGN))
-    ),
-    "an option of no size": Attack({"guard_nd"}, IPV6, nd(135, v6(0), ALL_NODES, v6(1), b"\x0e\0" + bytes(6))),
-    "cut advertisement": Attack({"guard_nd"}, IPV6, nd(136, v6(0), ALL_NODES, v6(0))[:58]),
-    "inverse solicitation": Attack({"guard_nd"}, IPV6, nd(141, v6(0), ALL_NODES, v6(1))),
-    "dhcpv6 server": spoofed("guard_dhcp_server", IPV6, ipv6(v6(0), v6(9), udp(547, 546))),
-    "dhcpv6 server on another port": spoofed("guard_dhcp_server", IPV6, ipv6(v6(0), v6(9), udp(5, 546))),
-}
 TARGETS = {"wire": FOREIGN, "sibling or host": MASTER, "all": BROADCAST}
 
 
@@ -166,17 +68,13 @@ def everywhere(it: Lab) -> list[bytes]:
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_every_attack_is_dropped_and_counted(it: Lab, attack: Attack, target: bytes) -> None:
     """Behind whatever tags and headers it stands."""
-    chains = CHAINS if attack.ethertype == IPV6 else {"plain": []}
-    sent, before = 0, dict[str, int]()
-    for tags in TAGS.values():
-        for name, headers in chains.items():
-            packet = behind(attack.packet, *headers) if headers else attack.packet
-            it.interfaces[0].send(frame(target, MASTER, packet, attack.ethertype, tags))
-            sent += 1
-            met, before = ended_since(before, it.settled(0, sent).outcomes), it.counted(0).outcomes
-            # What hides in a fragment, or behind too many headers, is taken for neighbour discovery.
-            assert met <= (attack.outcomes if name == "plain" else attack.outcomes | {"guard_nd"}), name
-            assert met == {min(attack.outcomes)} or name != "plain"
+    before: dict[str, int] = {}
+    for sent, ((_, chain), (tags, packet)) in enumerate(hidden(attack).items(), 1):
+        it.interfaces[0].send(frame(target, MASTER, packet, attack.ethertype, tags))
+        met, before = ended_since(before, it.settled(0, sent).outcomes), it.counted(0).outcomes
+        # What hides in a fragment, or behind too many headers, is taken for neighbour discovery.
+        assert met <= (attack.outcomes if chain == "plain" else attack.outcomes | {"guard_nd"}), chain
+        assert met == {min(attack.outcomes)} or chain != "plain"
     assert everywhere(it) == []
 
 
@@ -379,3 +277,23 @@ def test_a_gateway_is_nobody_for_all_but_the_guards(it: Lab) -> None:
     it.datapath.commit()
     it.interfaces[0].send(frame(FOREIGN, MASTER, ipv4(GATEWAY4, v4(9))))
     assert it.settled(0, 2).outcomes == {"guard_ip_source": 1, "to_master": 1}
+
+
+@pytest.mark.parametrize("mode", ["l3", "l3s"])
+def test_what_the_host_routes_to_itself_is_kept_from_it_too(io: str, mode: str) -> None:
+    with lab(2, mode=mode) as it:
+        it.datapath.set_route(HOST4, stack=True, local=True)
+        it.datapath.set_route(v4(99), stack=True)
+        it.datapath.commit()
+        outcomes = []
+        for guards in (0, GUARDS["host"]):
+            it.datapath.set_guards(0, guards)
+            it.datapath.commit()
+            assert it.datapath.guards(0) == guards
+            for to in (HOST4, v4(99)):
+                before = it.counted(0).outcomes
+                it.interfaces[0].send(frame(FOREIGN, MASTER, ipv4(v4(0), to)))
+                outcomes.append(ended_since(before, it.settled(0, len(outcomes) + 1).outcomes))
+        assert outcomes[0] == outcomes[1] == outcomes[3]  # as the stack takes it: there is none here
+        assert outcomes[2] == {"guard_host"}
+        assert it.datapath.guards(7) == 0

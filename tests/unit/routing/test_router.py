@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
+from ipvsw._fast import GUARDS
 from ipvsw.linux.netlink import NeighbourChanged, RouteAnswer, RoutesChanged
 from ipvsw.model import Address
 from ipvsw.routing import cache, router
@@ -234,8 +235,8 @@ async def rig(*, exact: bool = False, uplink: bool = True) -> AsyncIterator[Rig]
         (way(index=ELSEWHERE), False, NextHop(mtu=65535, stack=True)),
         (way(index=ELSEWHERE, mtu=1400), False, NextHop(mtu=1400, stack=True)),
         (way(index=ELSEWHERE, mtu=9000), True, NextHop(mtu=9000, stack=True)),
-        (way(local=True, index=1, via=FAR, mac=None), False, NextHop(mtu=65535, stack=True)),
-        (way(local=True), False, NextHop(mtu=65535, stack=True)),
+        (way(local=True, index=1, via=FAR, mac=None), False, NextHop(mtu=65535, stack=True, local=True)),
+        (way(local=True), False, NextHop(mtu=65535, stack=True, local=True)),
     ],
 )
 def test_what_follows_from_the_kernels_answer(answer: RouteAnswer | None, exact: bool, hop: NextHop) -> None:
@@ -296,6 +297,16 @@ async def test_what_the_cache_cannot_express_passes_the_hosts_output(answer: Rou
         assert it.datapath.routes[FAR][:2] == (bytes(6), True)
         assert [packet[16:20] for packet in it.stack.sent] == [FAR.packed]
         assert it.counters == {"to_stack": 1}
+
+
+@pytest.mark.parametrize(("answer", "kept"), [(way(local=True, via=FAR, mac=None), True), (way(mac=None), False)])
+async def test_a_guard_keeps_a_port_from_the_host_itself(answer: RouteAnswer, kept: bool) -> None:
+    async with rig() as it:
+        it.kernel.ways[FAR] = answer
+        it.datapath.guarded[3] = GUARDS["host"]
+        await it.carry(frame())
+        assert it.counters == {"guard_host" if kept else "to_stack": 1}
+        assert len(it.stack.sent) == (not kept)
 
 
 async def test_exact_and_policy_by_more_than_the_destination_pass_the_hosts_output() -> None:
