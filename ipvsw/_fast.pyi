@@ -170,8 +170,8 @@ class Datapath:
         owns yet is punted, as long as the port has credit, and checked once more when it is reinjected. Errors:
         ValueError."""
 
-    def guards(self, port: int) -> int:
-        """Bits of GUARDS that are on since the last commit; 0 if there is no such port."""
+    def guards(self, port: int) -> tuple[str, ...]:
+        """Names of GUARDS that are on since the last commit; none if there is no such port."""
 
     def offence(self, port: int) -> tuple[str, bytes, IPv4Address | IPv6Address | None] | None:
         """The first frame that a guard dropped of the port since `await_offence`: its outcome, its source MAC address

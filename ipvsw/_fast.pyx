@@ -495,8 +495,9 @@ cdef class Datapath:
 
     def guards(self, int32_t port):
         if port not in self.numbers or port >= self.workers[0].switch_.n_ports:
-            return 0
-        return self.workers[0].switch_.rules[port].guards
+            return ()
+        bits = self.workers[0].switch_.rules[port].guards
+        return tuple([name for name, bit in GUARDS.items() if bits & bit])
 
     def offence(self, int32_t port):
         cdef Offence *offence

@@ -79,6 +79,20 @@ class MacSource(enum.StrEnum):
     OWN = "own"  # one of its own (MAC NAT): rewritten to the master's in what it sends, restored in what it gets
 
 
+class Guard(enum.StrEnum):
+    """What a port is kept from sending; `_fast.GUARDS` has the same names in the same order."""
+
+    IP_SOURCE = "ip-source"
+    ARP = "arp"
+    ND = "nd"
+    RA = "ra"
+    DHCP_SERVER = "dhcp-server"
+    MAC = "mac"
+    VLAN = "vlan"
+    GATEWAY = "gateway"
+    HOST = "host"
+
+
 Who = str | int
 """An entry of an allow list: a user by name or number, or "@group"."""
 
@@ -109,6 +123,7 @@ class PortConfig(Struct, frozen=True, kw_only=True):
     max_learned: int = DEFAULT_LEARNED
     claim: tuple[Network, ...] | Literal["any", "on-link"] | None = None  # None: by the kind, see `claim_rule`
     max_addresses: int | None = None  # that it may claim; None: any number
+    guard: tuple[Guard, ...] | None = None  # None: the switch's, see `guards_of`
 
 
 class SwitchConfig(Struct, frozen=True, kw_only=True):
@@ -121,6 +136,7 @@ class SwitchConfig(Struct, frozen=True, kw_only=True):
     flag: Flag = Flag.BRIDGE
     l3_output: L3Output = L3Output.FAST
     host_access: HostAccess = HostAccess.NONE
+    guard: tuple[Guard, ...] | None = None  # of its ports that have none of their own; None: by their kind
     ports: tuple[PortConfig, ...] = ()
 
 
@@ -212,6 +228,7 @@ class PortStatus(Struct, frozen=True, kw_only=True):
     carrier: bool = False
     offloads: tuple[str, ...] = ()  # of "csum", "tso4", "tso6", "uso4", "uso6"
     addresses: tuple[AddressStatus, ...] = ()
+    guards: tuple[Guard, ...] = ()  # that are on
 
 
 class HandedOver(Struct, frozen=True, kw_only=True):
@@ -232,6 +249,7 @@ class SwitchStatus(Struct, frozen=True, kw_only=True):
     flag: Flag
     l3_output: L3Output = L3Output.FAST
     host_access: HostAccess = HostAccess.NONE
+    guard: tuple[Guard, ...] | None = None  # as configured: of ports that have none of their own; None: by their kind
     state: PortState  # of the master: waiting until the device exists
     reason: str = ""
     index: int = 0

@@ -12,12 +12,12 @@ from contextlib import AbstractContextManager
 from functools import partial
 from ipaddress import ip_address
 
-from ipvsw._fast import FRAMINGS, OUTCOMES, Datapath
+from ipvsw._fast import FRAMINGS, GUARDS, OUTCOMES, Datapath
 from ipvsw.addresses.claims import Admission, Change, Refused, Rule
 from ipvsw.addresses.ownership import Bind, BindAll, Claims, Duplicate, Ownership, Packed, Unbind
 from ipvsw.batch import Batcher
 from ipvsw.changes import Changes
-from ipvsw.model import Address, AddressSource, AddressStatus, Network, Traffic
+from ipvsw.model import Address, AddressSource, AddressStatus, Guard, Network, Traffic
 
 log = logging.getLogger("ipvsw")
 
@@ -44,6 +44,7 @@ class Table:
         self._names: dict[int, str] = {}
         self._past: dict[str, Traffic] = {}  # of a port's earlier attachments
         self._learning: set[str] = set()
+        self._guards: dict[str, tuple[tuple[Guard, ...], bool]] = {}
         self._groups: dict[str, frozenset[bytes]] = {}
         self._listeners: Counter[bytes] = Counter()  # group -> ports that listen to it
         self._leaving = Batcher(self._detach_all)
@@ -76,6 +77,8 @@ class Table:
             fd, mtu, extra_fds=extra_fds, own=own, framing=FRAMINGS[framing], accepts_uso=accepts_uso
         )
         self._numbers[port], self._names[number] = number, port
+        if port in self._guards:
+            self._apply_guards(port)
 
     def connect(self, port: str, fd: int) -> None:
         """A VMM is connected to the socket `fd`; -1: none is any more."""
@@ -111,6 +114,7 @@ class Table:
     def forget(self, port: str) -> None:
         """The port won't come back: its counters go too, and what is pinned to it is free."""
         self._past.pop(port, None)
+        self._guards.pop(port, None)
         self._review(self._claims.forget(port))
 
     def own_mac(self, port: str) -> bytes | None:
@@ -138,6 +142,21 @@ class Table:
             (self._learning.add if learning else self._learning.discard)(port)
             with self.change():
                 self._datapath.set_learning(self._numbers[port], learning)
+
+    def set_guards(self, port: str, guards: tuple[Guard, ...], *, holds: bool) -> None:
+        """What the port is kept from sending, now and whenever it is attached again; `holds` as in the datapath."""
+        if self._guards.get(port, ((), False)) != (guards, holds):
+            self._guards[port] = guards, holds
+            if port in self._numbers:
+                self._apply_guards(port)
+
+    def _apply_guards(self, port: str) -> None:
+        guards, holds = self._guards[port]
+        with self.change():
+            self._datapath.set_guards(self._numbers[port], sum(GUARDS[guard] for guard in guards), holds=holds)
+
+    def guards(self, port: str) -> tuple[Guard, ...]:
+        return self._guards.get(port, ((), False))[0]
 
     def set_groups(self, port: str, groups: Iterable[bytes], *, all_multicast: bool = False) -> None:
         with self.change():

@@ -14,6 +14,7 @@ from ipvsw.cli.table import table
 from ipvsw.config.names import find_ports
 from ipvsw.model import (
     AddressStatus,
+    Guard,
     HostAccess,
     L3Output,
     LeaseStatus,
@@ -78,6 +79,7 @@ def show(switches: Sequence[SwitchStatus]) -> str:
                 "FLAG",
                 "L3-OUTPUT",
                 "HOST-ACCESS",
+                "GUARD",
                 "STATE",
                 "MAC",
                 "MTU",
@@ -89,7 +91,7 @@ def show(switches: Sequence[SwitchStatus]) -> str:
             map(_switch_row, switches),
         ),
         table(
-            ("PORT", "KIND", "STATE", "NETNS", "IFNAME", "OWN-MAC", "MTU", "OFFLOADS", "REASON"),
+            ("PORT", "KIND", "STATE", "NETNS", "IFNAME", "OWN-MAC", "MTU", "OFFLOADS", "GUARDS", "REASON"),
             (_port_row(switch, port) for switch, port in ports),
         ),
         _address_table([one for _, port in ports for one in port.addresses]),
@@ -128,6 +130,7 @@ def _switch_row(switch: SwitchStatus) -> Sequence[str]:
         switch.flag,
         "" if switch.l3_output is L3Output.FAST else switch.l3_output,
         "" if switch.host_access is HostAccess.NONE else switch.host_access,
+        "" if switch.guard is None else _guards(switch.guard) or "off",
         _state(switch),
         switch.mac,
         _number(switch.mtu),
@@ -148,6 +151,7 @@ def _port_row(switch: str, port: PortStatus) -> Sequence[str]:
         port.mac if port.mac_source is MacSource.OWN else "",
         _number(port.mtu),
         ",".join(port.offloads),
+        _guards(port.guards),
         port.reason,
     )
 
@@ -161,6 +165,10 @@ def _address_table(found: Iterable[AddressStatus]) -> list[str]:
 
 def _state(one: SwitchStatus | PortStatus) -> str:
     return "no-carrier" if one.state is PortState.UP and not one.carrier else str(one.state)
+
+
+def _guards(guards: Sequence[Guard]) -> str:
+    return "strict" if len(guards) == len(Guard) else ",".join(guards)
 
 
 def _number(value: int) -> str:

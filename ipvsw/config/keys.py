@@ -22,12 +22,13 @@ from ipvsw.config.values import (
     integer,
     read_allow,
     read_boolean,
+    read_guard,
     read_master,
     read_name,
     read_netns,
     read_socket,
 )
-from ipvsw.model import DEFAULT_SOCKET, Flag, HostAccess, Io, Kind, L3Output, Mode, Who
+from ipvsw.model import DEFAULT_SOCKET, Flag, Guard, HostAccess, Io, Kind, L3Output, Mode, Who
 
 KINDS = tuple(kind for kind in Kind if kind is not Kind.LINK)
 """Of ports that a configuration can have."""
@@ -222,6 +223,17 @@ SWITCH = (
         help="who may initiate: `none`, `to-host`, `from-host` or `both`",
         more="It is about flows between the host and the ports. `to-host`: ports may initiate them. `from-host`: the"
         " host may. The other side may always answer.",
+    ),
+    Key(
+        name="guard",
+        read=read_guard,
+        type=tuple[Guard, ...],
+        default=None,
+        default_text="by the port's kind",
+        change=Change.IN_PLACE,
+        help="`guard` of ports that have none of their own",
+        more="Written as that of a port.",
+        example='"strict"',
     ),
 )
 MODE = tuple(key for key in SWITCH if key.name in ("mode", "flag"))

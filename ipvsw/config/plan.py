@@ -38,7 +38,8 @@ class SetMode(Struct, frozen=True):
     switch: SwitchConfig
 
     def __str__(self) -> str:
-        words = [f"{key.name} {getattr(self.switch, key.name)}" for key in SWITCH if key.change is Change.IN_PLACE]
+        keys = (key for key in SWITCH if key.change is Change.IN_PLACE)
+        words = [f"{key.name} {key.write(getattr(self.switch, key.name))}" for key in keys]
         return f"set switch {self.switch.name}: {', '.join(words)}"
 
 

@@ -18,6 +18,7 @@ from ipvsw.config.values import (
     read_boolean,
     read_claim,
     read_gateways,
+    read_guard,
     read_ifname,
     read_mac_source,
     read_name,
@@ -25,7 +26,7 @@ from ipvsw.config.values import (
     read_socket,
     read_who,
 )
-from ipvsw.model import DEFAULT_LEARNED, Kind, MacSource, Who
+from ipvsw.model import DEFAULT_LEARNED, Guard, Kind, MacSource, Who
 
 DEVICES = (Kind.NETNS, Kind.MACVTAP, Kind.TAP)
 SOCKETS = (Kind.STREAM, Kind.DGRAM)
@@ -230,6 +231,21 @@ PORT = (
         operand="N",
         help="how many addresses the port may own at most",
         example="16",
+    ),
+    Key(
+        name="guard",
+        read=read_guard,
+        type=tuple[Guard, ...],
+        default=None,
+        default_text="the switch's; else `strict` for a virtual machine, `off` for a namespace",
+        change=Change.IN_PLACE,
+        operand="strict|off|GUARD",
+        help="what the port is kept from sending: `strict`, `off` or a list",
+        more="`strict`: all of them. `off`: none, as with the kernel's driver. Or a list: `ip-source`, `arp` and `nd`:"
+        " another's address or MAC address in IP, ARP or neighbour discovery. `ra`: router advertisements."
+        " `dhcp-server`: a DHCP server's messages. `mac`: another source MAC address. `vlan`: VLAN tags. `gateway`: the"
+        " address of one of the host's gateways. `host`: whatever reaches the host, unless `host_access` lets it.",
+        example='"strict"',
     ),
     Key(
         name="path",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Literal, cast
 
-from ipvsw.model import Address, Interface, MacSource, Network, Refused, Who
+from ipvsw.model import Address, Guard, Interface, MacSource, Network, Refused, Who
 
 IFNAME_MAX = 15  # bytes; IFNAMSIZ in linux/if.h, less the closing NUL
 SOCKET_PATH_MAX = 104  # bytes; sun_path in linux/un.h, less the closing NUL and the ".fd" of the other socket
@@ -218,6 +218,19 @@ def read_claim(value: object, place: str) -> tuple[Network, ...] | Literal["any"
     if value in (["any"], ["on-link"]):  # as the command line sends it
         return cast("Literal['any', 'on-link']", cast("list[object]", value)[0])
     return read_list(value, place, _read_network)
+
+
+def read_guard(value: object, place: str) -> tuple[Guard, ...]:
+    """All guards, none, or those of a list, in their own order."""
+    words = {"strict": tuple(Guard), "off": ()}
+    if isinstance(value, list) and len(value) == 1 and value[0] in words:
+        value = value[0]  # as the command line sends it
+    if isinstance(value, str):
+        if value not in words:
+            raise ConfigError(f'{place}: {quoted(value)} is not valid; use "strict", "off" or a list of guards')
+        return words[value]
+    found = read_list(value, place, choice(Guard))
+    return tuple(guard for guard in Guard if guard in found)
 
 
 def _read_network(value: object, place: str) -> Network:

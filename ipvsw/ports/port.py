@@ -103,6 +103,7 @@ class Port(TrackedDevice):
             carrier=link.carrier if link else False,
             offloads=self._backend.offloads,
             addresses=(*self.env.table.statuses(self.config.name), *self._tentative()),
+            guards=self.env.table.guards(self.config.name),
         )
 
     def _mac(self, link: Link) -> bytes:

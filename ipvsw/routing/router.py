@@ -24,7 +24,6 @@ from ipaddress import IPv4Address, IPv6Address
 
 from msgspec import Struct
 
-from ipvsw._fast import GUARDS
 from ipvsw.changes import Changes
 from ipvsw.linux.devices.raw import Stack
 from ipvsw.linux.netlink import NeighbourChanged, RouteAnswer, RouteLookup, RouteMonitor
@@ -245,7 +244,7 @@ class Router:
         if hop.mac is None and not hop.stack:
             self._counts["drop_no_route"] += 1
             return
-        if hop.local and self._datapath.guards(port) & GUARDS["host"]:
+        if hop.local and "host" in self._datapath.guards(port):
             self._counts["guard_host"] += 1
             return
         by4, by6 = (None if address is None else address.packed for address in (uplink.ipv4, uplink.ipv6))

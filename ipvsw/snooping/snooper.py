@@ -21,6 +21,7 @@ from ipvsw.snooping.leases import Lease, Leases
 
 log = logging.getLogger("ipvsw")
 
+HOLD = 0.1  # seconds that a frame waits for its address to be read
 CREDIT = 1.0  # seconds until ports that had frames punted get new credits
 SWEEP = 60.0  # seconds between two checks which addresses are in use
 REFUSALS = 64  # of each port that are remembered, so that each is logged once
@@ -32,6 +33,9 @@ class SnoopedPort(Protocol):
     @property
     def max_learned(self) -> int:
         """How many; 0: none are."""
+
+    def mark_stale(self) -> None:
+        """Read the addresses that its device has anew."""
 
     def set_learned(self, addresses: Mapping[Address, AddressSource], tentative: Set[Address]) -> None:
         """All that was learned, and what the machine has only asked about."""
@@ -54,6 +58,7 @@ class Snooper:
         self._learnings: dict[str, Learning] = {}
         self._leases = Leases()
         self._refusals: dict[str, dict[str, None]] = {}
+        self._held: dict[int, list[bytes]] = {}  # port number -> frames that wait for their address
         self._spenders: set[int] = set()  # sources of frames that were punted since credits were last renewed
         self._timers: dict[str, Cancellable] = {}
 
@@ -93,6 +98,8 @@ class Snooper:
         with self._table.change():
             for source, frame in frames:
                 self._spenders.add(source)
+                if self._holds(source, frame):
+                    continue
                 try:
                     returns.append((source, *self._consider(source, frame)))
                 except Exception:  # one frame must not stop the others
@@ -103,6 +110,31 @@ class Snooper:
                 if source < 0 or self._table.name(source) is not None:
                     datapath.reinject(source, frame, -1 if to is None else to)
         self._after("credit", CREDIT, self._give_credit)
+
+    def _holds(self, source: int, frame: bytes) -> bool:
+        """Whether a guard asks about an address that the device has perhaps had for a moment. Its frame waits until one
+        is bound to the port, or for HOLD."""
+        name = self._table.name(source) if source >= 0 else None
+        port = None if name is None else self._find_port(name)
+        found = claimed_address(frame)
+        if port is None or port.max_learned or found is None or not self._table.guards(name or ""):
+            return False
+        if self._table.owner(found[0].packed) is not None:
+            return False
+        port.mark_stale()
+        self._held.setdefault(source, []).append(frame)
+        self._after(f"held {source}", HOLD, lambda: self.release(source))
+        return True
+
+    def release(self, number: int) -> None:
+        """An address was bound to the port of that number, or none was: what waited for it is checked once more."""
+        frames = self._held.pop(number, [])
+        if (timer := self._timers.pop(f"held {number}", None)) is not None:
+            timer.cancel()
+        if frames and self._table.name(number) is not None:
+            with self._changes.batch() as datapath:
+                for frame in frames:
+                    datapath.reinject(number, frame)
 
     def _consider(self, source: int, frame: bytes) -> tuple[bytes, int | None]:
         """The frame to reinject, and the port that alone is to have it."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from ipvsw._fast import ACCESS, EVENT_GONE, EVENT_GROUPS, FLAGS, MODES, Datapath
+from ipvsw._fast import ACCESS, EVENT_GONE, EVENT_GROUPS, EVENT_GUARD, FLAGS, MODES, Datapath
 from ipvsw.addresses.announcer import Announcer
 from ipvsw.addresses.claims import claim_rule
 from ipvsw.addresses.table import Table
@@ -36,6 +36,7 @@ from ipvsw.ports.kinds import configured_port, kmod_port
 from ipvsw.ports.port import Port
 from ipvsw.routing.router import Router
 from ipvsw.snooping.snooper import Snooper
+from ipvsw.switch.guards import GuardLog, guards_of, holds_unknown
 from ipvsw.switch.hostport import HostPortConfig
 from ipvsw.switch.master import Master
 
@@ -66,7 +67,8 @@ class Switch:
         self._table = Table(config.name, self._changes, self._table_changed, self._endpoint_gone)
         self._announcer = Announcer(self._table, self._changes)
         self._router = Router(self._changes, self._answer, lambda: self.master.routes_changed())
-        self._snooper = Snooper(config.name, self._table, self._changes, self.ports.get, asyncio.get_running_loop())
+        self._snooper = Snooper(config.name, self._table, self._changes, self._named_port, asyncio.get_running_loop())
+        self._guard_log = GuardLog(config.name, self._datapath, self._table.name, asyncio.get_running_loop())
         self._port_env = PortEnvironment(config.name, runtime, self._table, self._shim, self._master_state)
         self.master = Master(
             runtime,
@@ -114,6 +116,7 @@ class Switch:
         port = configured_port(self._port_env, config)
         self.ports[config.name] = port
         self._table.set_rule(config.name, claim_rule(config))
+        self._set_guards(config)
         port.start()
         return port
 
@@ -137,6 +140,7 @@ class Switch:
         if port.config.name in self.ports or port.config.name in self.links:
             return False
         self.links[port.config.name] = port
+        self._set_guards(port.config)
         port.start()
         self._adopt_mode(served)
         return True
@@ -165,11 +169,17 @@ class Switch:
 
     def change_port(self, action: ChangePort) -> None:
         self._table.set_rule(action.new.name, claim_rule(action.new))
+        self._set_guards(action.new)
         self.ports[action.new.name].change(action.new)
+
+    def _set_guards(self, port: PortConfig) -> None:
+        self._table.set_guards(port.name, guards_of(port, self._config.guard), holds=holds_unknown(port))
 
     def set_mode(self, config: SwitchConfig) -> None:
         """Mode, flag and what goes with them, for the whole switch at once. Ports stay."""
         self._config = msgspec.structs.replace(config, ports=())
+        for port in self._all_ports():
+            self._set_guards(port.config)
         mode, access = config.mode, config.host_access
         routed = mode is not Mode.L2
         self._changes.set_mode(MODES[mode], FLAGS[config.flag], ACCESS[access])
@@ -217,7 +227,9 @@ class Switch:
         yield from self.links.values()
 
     def _port(self, number: int) -> Port | None:
-        name = self._table.name(number) or ""
+        return self._named_port(self._table.name(number) or "")
+
+    def _named_port(self, name: str) -> Port | None:
         return self.ports.get(name) or self.links.get(name)
 
     def _update_announcer(self) -> None:
@@ -229,6 +241,7 @@ class Switch:
         driver a namespace announces by itself what is new."""
         port = self._port(number)
         self._announcer.want(addresses if port is not None and port.serves_vm else moved)
+        self._snooper.release(number)
 
     def _table_changed(self) -> None:
         self.master.wake()
@@ -240,6 +253,8 @@ class Switch:
                 continue
             if bits & EVENT_GONE:
                 port.gone()
+            if bits & EVENT_GUARD:
+                self._guard_log.report(number)
             if bits & EVENT_GROUPS and not self._runtime.announces_groups:
                 port.mark_stale()
         self._router.wake()
@@ -266,6 +281,7 @@ class Switch:
             flag=self._config.flag,
             l3_output=self._config.l3_output,
             host_access=self._config.host_access,
+            guard=self._config.guard,
             state=self.master.state,
             reason=self.master.reason,
             index=link.index if link else 0,

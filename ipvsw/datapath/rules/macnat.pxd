@@ -8,7 +8,7 @@ it.
 Sources: RFC 826, RFC 4861 sections 4.1 to 4.6, RFC 1624 equation 3, RFC 6980 section 5.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from ipvsw.datapath.rules.outcome cimport DROP_BAD_HEADER, DROP_MACNAT, NO_OUTCOME

@@ -493,8 +493,8 @@ def test_starts_quickly() -> None:
         ("link set ipvl1 type ipvlan vepa ", "mode"),
         (
             "link add ",
-            "address allow bridge claim connect gateway group ifname kind learn link local mac max_addresses"
-            " max_learned mode mtu name netns owner path private queues remote type vepa",
+            "address allow bridge claim connect gateway group guard ifname kind learn link local mac"
+            " max_addresses max_learned mode mtu name netns owner path private queues remote type vepa",
         ),
         ("link add link e", "eth0 eth1"),
         ("link add link eth0 name x netns ", "ns0 ns1"),

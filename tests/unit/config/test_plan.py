@@ -147,7 +147,9 @@ def test_mode_belongs_to_the_switch() -> None:
     wanted = switch("lan", port(), **changes)
     actions = diff(Config(switches=(switch("lan", port()),)), Config(switches=(wanted,)))
     assert actions == (SetMode(switch("lan", **changes)),)
-    assert str(actions[0]) == "set switch lan: mode l3, flag vepa, l3_output host, host_access both"
+    assert str(actions[0]) == (
+        "set switch lan: mode l3, flag vepa, l3_output host, host_access both, guard by the port's kind"
+    )
     for name, value in changes.items():
         wanted = switch("lan", port(), **{name: value})
         assert diff(Config(switches=(switch("lan", port()),)), Config(switches=(wanted,))) == (

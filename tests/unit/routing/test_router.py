@@ -13,7 +13,6 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from ipvsw._fast import GUARDS
 from ipvsw.linux.netlink import NeighbourChanged, RouteAnswer, RoutesChanged
 from ipvsw.model import Address
 from ipvsw.routing import cache, router
@@ -85,7 +84,7 @@ class Datapath:
         self.waiting: list[tuple[int, bytes]] = []
         self.routes: dict[Address, tuple[bytes, bool, int]] = {}
         self.used: set[Address] = set()
-        self.guarded: dict[int, int] = {}  # port number -> bits
+        self.guarded: dict[int, tuple[str, ...]] = {}  # by port number
         self._edits: list[Callable[[], object]] = []
 
     def set_route(self, address: bytes, *, mac: bytes, stack: bool, local: bool, mtu: int) -> None:
@@ -98,8 +97,8 @@ class Datapath:
     def forget_route(self, address: bytes) -> None:
         self._edits.append(lambda: self.routes.pop(ip_address(address), None))
 
-    def guards(self, port: int) -> int:
-        return self.guarded.get(port, 0)
+    def guards(self, port: int) -> tuple[str, ...]:
+        return self.guarded.get(port, ())
 
     def clear_routes(self) -> None:
         self._edits.append(self.routes.clear)
@@ -303,7 +302,7 @@ async def test_what_the_cache_cannot_express_passes_the_hosts_output(answer: Rou
 async def test_a_guard_keeps_a_port_from_the_host_itself(answer: RouteAnswer, kept: bool) -> None:
     async with rig() as it:
         it.kernel.ways[FAR] = answer
-        it.datapath.guarded[3] = GUARDS["host"]
+        it.datapath.guarded[3] = ("host",)
         await it.carry(frame())
         assert it.counters == {"guard_host" if kept else "to_stack": 1}
         assert len(it.stack.sent) == (not kept)

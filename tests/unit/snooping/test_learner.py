@@ -12,10 +12,10 @@ from msgspec import Struct
 
 from ipvsw.addresses.ownership import Duplicate
 from ipvsw.changes import Changes
-from ipvsw.model import Address, AddressSource, AddressState, AddressStatus
+from ipvsw.model import Address, AddressSource, AddressState, AddressStatus, Guard
 from ipvsw.snooping import dhcp4
 from ipvsw.snooping.learned import AGE
-from ipvsw.snooping.snooper import CREDIT, SWEEP, Snooper
+from ipvsw.snooping.snooper import CREDIT, HOLD, SWEEP, Snooper
 from tests.support.dhcp import CHADDR, bootp, in_frame
 
 MAC = bytes.fromhex("020000000001")
@@ -46,6 +46,8 @@ class Runtime:
         self.in_use: set[bytes] = set()
         self.log: list[Any] = []  # in order: what ports have, what goes on, who got credit
         self.max_learned = 4
+        self.guarded: tuple[Guard, ...] = ()
+        self.bound: dict[bytes, int] = {}
         self.changes = Changes("lan", cast(Any, self), cast(Any, self))
         self.snooper = Snooper("lan", cast(Any, self), self.changes, self.find_port, self)
 
@@ -93,7 +95,13 @@ class Runtime:
     def used(self, number: int, addresses: list[bytes]) -> list[bytes]:
         return [one for one in addresses if one in self.in_use]
 
-    def reinject(self, source: int, frame: bytes, to: int) -> None:
+    def guards(self, port: str) -> tuple[Guard, ...]:
+        return self.guarded
+
+    def owner(self, address: bytes) -> int | None:
+        return self.bound.get(address)
+
+    def reinject(self, source: int, frame: bytes, to: int = -1) -> None:
         self.log.append((source, frame, to))
 
     def give_credit(self, source: int) -> None:
@@ -109,6 +117,9 @@ class Runtime:
 
         class SnoopedPort:
             max_learned = runtime.max_learned
+
+            def mark_stale(self) -> None:
+                runtime.log.append(("read", port))
 
             def set_learned(self, addresses: Mapping[Address, AddressSource], tentative: Set[Address]) -> None:
                 runtime.learned[port] = addresses
@@ -221,6 +232,27 @@ def test_a_port_that_does_not_learn(runtime: Runtime) -> None:
     assert not runtime.learned
     (lease,) = runtime.snooper.leases()
     assert (lease.address, lease.state, lease.remaining) == (str(B), None, 3600)
+
+
+def test_a_frame_waits_until_the_address_that_it_has_was_read(runtime: Runtime) -> None:
+    def happened() -> list[Any]:
+        found = [one for one in runtime.log if one != "commit"]
+        runtime.log.clear()
+        return found
+
+    runtime.max_learned, runtime.guarded = 0, (Guard.IP_SOURCE,)
+    runtime.snooper.take([(0, says(A)), (0, says(B))])
+    runtime.snooper.release(1)
+    assert happened() == [("read", "p0")] * 2
+    runtime.snooper.release(0)
+    assert happened() == [(0, says(A), -1), (0, says(B), -1)], "an address was bound to the port"
+    runtime.bound[A.packed] = 0
+    runtime.snooper.take([(0, says(A)), (0, says(B))])
+    assert happened() == [("read", "p0"), (0, says(A), -1)], "one is known meanwhile"
+    runtime.sleep(HOLD)
+    assert happened() == [(0, says(B), -1)], "the other waits in vain"
+    runtime.sleep(HOLD)
+    assert happened() == []
 
 
 def test_a_lease_from_beginning_to_end(runtime: Runtime) -> None:

@@ -1,0 +1,124 @@
+"""Guards of a namespace's port and of a virtual machine's, this process being the machine."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from tests.support.attacks import FOREIGN, MASTER, Who, attacks, hidden
+from tests.support.frames import udp4
+from tests.support.machine import arp, idle, machine
+from tests.support.patience import until
+from tests.support.running import Daemon, port, switch, toml
+from tests.support.sniff import raw, sniffing
+from tests.support.topology import MASTER4, MASTER6, WIRE4, WIRE6, Lab, port4, port6
+
+VM4, VM6 = "10.1.0.60", "fd00:1::60"
+BROADCAST = b"\xff" * 6
+
+
+def ports(lab: Lab, **more: Any) -> list[dict[str, Any]]:
+    """A namespace's, its sibling and a virtual machine's."""
+    own = [[f"{port4(k)}/16", f"{port6(k)}/64"] for k in (1, 2)]
+    return [
+        port("ipvl1", lab.ports[0], own[0], **more),
+        port("ipvl2", lab.ports[1], own[1], guard="off"),
+        {"name": "vm1", "kind": "tap", "mac": "master", "addresses": [f"{VM4}/16", f"{VM6}/64"]},
+    ]
+
+
+@pytest.fixture
+def lan(lab: Lab) -> Iterator[Daemon]:
+    with Daemon(switch("m0", lab.host, ports(lab, guard="strict")), home=lab.home) as daemon:
+        daemon.wait(states=("up", "waiting"))
+        idle(daemon, "vm1")
+        yield daemon
+
+
+def guarded(daemon: Daemon, name: str) -> dict[str, int]:
+    """The counters of a port's guards."""
+    outcomes = daemon.stats()[0]["ports"][name]["outcomes"]
+    return {outcome: count for outcome, count in outcomes.items() if outcome.startswith("guard_") and count}
+
+
+def who(own4: str, own6: str) -> Who:
+    around = (port4(2), MASTER4, WIRE4, "10.1.0.200"), (port6(2), MASTER6, WIRE6, "fd00:1::200")
+    return Who(*(ip_address(one).packed for one in (own4, *around[0], own6, *around[1])))
+
+
+@pytest.mark.parametrize("kind", ["namespace", "machine"])
+def test_every_attack_ends_at_a_guard(lab: Lab, lan: Daemon, kind: str) -> None:
+    name, own = ("ipvl1", (port4(1), port6(1))) if kind == "namespace" else ("vm1", (VM4, VM6))
+    sent = 0
+    with ExitStack() as stack:
+        if kind == "namespace":
+            device: socket.socket = stack.enter_context(raw(lab.ports[0], "ipvl1"))
+            send = device.send
+        else:
+            send = stack.enter_context(machine(lan, "vm1")).send  # type: ignore[assignment]
+        wire = stack.enter_context(sniffing(lab.wire, "w0"))
+        sibling = stack.enter_context(sniffing(lab.ports[1], "ipvl2"))
+        host = stack.enter_context(sniffing(lab.host, "m0"))
+        before = sum(guarded(lan, name).values())
+        for what, attack in attacks(who(*own)).items():
+            for target in (FOREIGN, MASTER, BROADCAST):
+                for (tags, _), (stacked, packet) in hidden(attack).items():
+                    if "cut" in what or "broken" in what or tags != "untagged":
+                        continue  # the kernel itself refuses some of them on their way here
+                    send(target + MASTER + b"".join(stacked) + attack.ethertype.to_bytes(2, "big") + packet)
+                    sent += 1
+            until(lambda: sum(guarded(lan, name).values()) >= before + sent, what)  # noqa: B023
+        for place in (wire, sibling, host):
+            frames = [frame for _, frame in place.frames if frame[6:12] == MASTER and b"data" in frame]
+            assert not frames, frames[0].hex()
+    assert f"port {name}: guard_" in lan.said()
+
+
+def test_honest_clients_meet_no_guard(lab: Lab, lan: Daemon) -> None:
+    """With addresses that the namespace adds by itself, from the first frame on."""
+    for target in (WIRE4, WIRE6, port4(2), port6(2)):
+        lab.reachable(lab.ports[0], target)
+    for k in range(5):
+        lab.ip(lab.ports[0], "addr", "add", f"10.1.0.{100 + k}/16", "dev", "ipvl1")
+        lab.execute(lab.ports[0], "ping", "-n", "-c1", "-W20", "-I", f"10.1.0.{100 + k}", WIRE4)
+        lab.ip(lab.ports[0], "addr", "add", f"fd00:1::2:{k}/64", "dev", "ipvl1")
+        until(lambda: lab.ping(lab.ports[0], WIRE6) == 0, "IPv6")
+    with machine(lan, "vm1") as guest:
+        guest.send(arp(VM4, WIRE4))
+        guest.receive(lambda frame: frame[20:22] == b"\0\2")
+    assert guarded(lan, "ipvl1") == guarded(lan, "vm1") == {}
+
+
+def test_a_guard_is_changed_in_place_and_shown(lab: Lab, lan: Daemon) -> None:
+    assert len(lan.port("ipvl1")["guards"]) == len(lan.port("vm1")["guards"]) == 9
+    assert lan.port("ipvl2")["guards"] == []
+    assert "strict" in lan.cli("show")
+    spoofed = udp4(port4(2), WIRE4, b"spoofed", to="02:00:00:00:00:fe")
+    with raw(lab.ports[0], "ipvl1") as device, sniffing(lab.wire, "w0") as wire:
+        device.send(spoofed)
+        until(lambda: guarded(lan, "ipvl1") == {"guard_ip_source": 1}, "it is dropped")
+        index = lab.link(lab.ports[0], "ipvl1")
+        lan.config.write_text(toml(lan.socket, [switch("m0", lab.host, ports(lab, guard=["arp", "nd"]))]))
+        lan.cli("reload")
+        until(lambda: lan.port("ipvl1")["guards"] == ["arp", "nd"], "the guards are changed")
+        device.send(spoofed)
+        wire.wait(b"spoofed")
+        device.send(arp(port4(2), WIRE4))
+        until(lambda: guarded(lan, "ipvl1") == {"guard_ip_source": 1, "guard_arp": 1}, "ARP is guarded still")
+        now = lab.link(lab.ports[0], "ipvl1")
+        assert index is not None and now is not None and index["ifindex"] == now["ifindex"]
+    assert json.loads(lan.cli("show", "ipvl1", "--json"))
+
+
+def test_a_switch_sets_the_guards_of_its_ports(lab: Lab) -> None:
+    some = [port("ipvl1", lab.ports[0]), port("ipvl2", lab.ports[1], guard="off"), {"name": "vm1", "kind": "tap"}]
+    with Daemon(switch("m0", lab.host, some, guard=["mac"]), home=lab.home) as daemon:
+        daemon.wait(states=("up", "waiting"))
+        assert [daemon.port(name)["guards"] for name in ("ipvl1", "ipvl2", "vm1")] == [["mac"], [], ["mac"]]
+        assert daemon.show()[0]["guard"] == ["mac"]
