@@ -88,7 +88,7 @@ def test_honest_clients_meet_no_guard(lab: Lab, lan: Daemon) -> None:
         lab.ip(lab.ports[0], "addr", "add", f"10.1.0.{100 + k}/16", "dev", "ipvl1")
         lab.execute(lab.ports[0], "ping", "-n", "-c1", "-W20", "-I", f"10.1.0.{100 + k}", WIRE4)
         lab.ip(lab.ports[0], "addr", "add", f"fd00:1::2:{k}/64", "dev", "ipvl1")
-        until(lambda: lab.ping(lab.ports[0], WIRE6) == 0, "IPv6")
+        lab.reachable(lab.ports[0], WIRE6)
     with machine(lan, "vm1") as guest:
         guest.send(arp(VM4, WIRE4))
         guest.receive(lambda frame: frame[20:22] == b"\0\2")
