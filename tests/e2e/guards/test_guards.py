@@ -113,7 +113,7 @@ def test_a_guard_is_changed_in_place_and_shown(lab: Lab, lan: Daemon) -> None:
         until(lambda: guarded(lan, "ipvl1") == {"guard_ip_source": 1, "guard_arp": 1}, "ARP is guarded still")
         now = lab.link(lab.ports[0], "ipvl1")
         assert index is not None and now is not None and index["ifindex"] == now["ifindex"]
-    assert [one["guards"] for one in json.loads(lan.cli("show", "lan", "--json"))[0]["ports"]][0] == ["arp", "nd"]
+    assert next(one["guards"] for one in json.loads(lan.cli("show", "lan", "--json"))[0]["ports"]) == ["arp", "nd"]
 
 
 def test_a_switch_sets_the_guards_of_its_ports(lab: Lab) -> None:
