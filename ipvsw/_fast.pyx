@@ -8,10 +8,11 @@ from posix.unistd cimport close
 
 from ipvsw.datapath.face.convert cimport address_of, as_address, as_mac, check, queue_take
 from ipvsw.datapath.face.edits cimport EditList, edit, edits_add, edits_forget, edits_free
+from ipvsw.datapath.face.queries cimport addresses_used, offence_of, routes_used, traffic_add
 from ipvsw.datapath.kernel.packetring cimport SEND_SLOT, SEND_SLOTS, SLOT, SLOTS
 from ipvsw.datapath.kernel.sys cimport (
-    EFD_CLOEXEC, EFD_NONBLOCK, add_i32, eventfd, eventfd_read, eventfd_write, load_i32, load_ptr, load_u32, load_u64,
-    store_ptr, store_u32, take_u32, take_u64,
+    EFD_CLOEXEC, EFD_NONBLOCK, add_i32, eventfd, eventfd_read, eventfd_write, load_i32, load_ptr, load_u32,
+    load_u64, store_ptr, store_u32, take_u32,
 )
 from ipvsw.datapath.kernel.uring cimport Ring, ring_close, ring_open
 from ipvsw.datapath.loop.loop cimport worker_run
@@ -20,22 +21,19 @@ from ipvsw.datapath.loop.mailbox cimport (
     DETACH_PORT, FORGET_ROUTE, REINJECT, SET_GROUPS, SET_GUARDS, SET_LEARNING, SET_MASTER, SET_MODE, SET_PORT,
     SET_ROUTE, STOP, UNBIND, Batch, Edit, take_mail,
 )
-from ipvsw.datapath.loop.punt cimport place_of
 from ipvsw.datapath.loop.state cimport (
     BUFFER, CREDIT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, EVENT_GUARD_BIT, FROM_GONE, FROM_HOST, FROM_MASTER, HEADER,
-    LONGEST, MARKS, MASTER_CREDIT, OFFENCE_KEPT, OFFENCE_WANTED, ROOM, UNIX_SOCKET, Offence, Port, Traffic, Worker,
-    worker_free, worker_new,
+    LONGEST, MASTER_CREDIT, OFFENCE_WANTED, ROOM, UNIX_SOCKET, Offence, Port, Traffic, Worker, worker_free,
+    worker_new,
 )
 from ipvsw.datapath.loop.unixsock cimport (
     DATAGRAMS, NO_FRAMING, PACKETS, STREAM, Socket, socket_new, socket_send, socket_tx,
 )
-from ipvsw.datapath.packet.headers cimport Address
 from ipvsw.datapath.rules.decide cimport BRIDGE, HOST_GATEWAY, HOST_PORT, L2, L3, L3S, PRIVATE, VEPA
 from ipvsw.datapath.rules.guard cimport FIRST_GUARD, N_GUARDS
 from ipvsw.datapath.rules.hostaccess cimport CLOSED, FLOWS, FROM_HOST_INITIATES, TO_HOST_INITIATES
 from ipvsw.datapath.rules.outcome cimport N_OUTCOMES
-from ipvsw.datapath.rules.routecache cimport BY_LOCAL_STACK, BY_NEXTHOP, BY_STACK, UNREACHABLE, Routes
-from ipvsw.datapath.rules.table cimport Slot, Walk, table_next
+from ipvsw.datapath.rules.routecache cimport BY_LOCAL_STACK, BY_NEXTHOP, BY_STACK, UNREACHABLE
 
 cdef extern from *:
     const char *OUTCOME_NAMES "IPVSW_OUTCOMES"  # of rules/outcome.pxd, which setup.py reads
@@ -56,9 +54,7 @@ FLAGS = {"bridge": BRIDGE, "private": PRIVATE, "vepa": VEPA}
 PACKET_RING = SLOTS, SLOT
 SEND_RING = SEND_SLOTS, SEND_SLOT
 
-EVENT_GONE = EVENT_GONE_BIT
-EVENT_GROUPS = EVENT_GROUPS_BIT
-EVENT_GUARD = EVENT_GUARD_BIT
+EVENT_GONE, EVENT_GROUPS, EVENT_GUARD = EVENT_GONE_BIT, EVENT_GROUPS_BIT, EVENT_GUARD_BIT
 
 
 def uring_error():
@@ -298,18 +294,17 @@ cdef class Datapath:
             self.left.append(self.own.pop(port))
 
     def bind_host(self, bytes address):
-        cdef Edit e = edit(BIND)
-        e.port, e.address = HOST_PORT, as_address(address)
-        edits_add(&self.edits, &e)
+        self.bind_to(address, HOST_PORT)
 
     def bind_gateway(self, bytes address):
-        cdef Edit e = edit(BIND, HOST_GATEWAY)
-        e.address = as_address(address)
-        edits_add(&self.edits, &e)
+        self.bind_to(address, HOST_GATEWAY)
 
     def bind(self, bytes address, int32_t port):
-        cdef Edit e = edit(BIND)
-        e.port, e.address = self.known(port), as_address(address)
+        self.bind_to(address, self.known(port))
+
+    cdef void bind_to(self, bytes address, int32_t owner) except *:
+        cdef Edit e = edit(BIND, owner)
+        e.address = as_address(address)
         edits_add(&self.edits, &e)
 
     def bind_all(self, addresses, int32_t port):
@@ -456,42 +451,10 @@ cdef class Datapath:
                 add_i32(&p.credit, min(CREDIT // 4, CREDIT - load_i32(&p.credit)))
 
     def used(self, int32_t port, addresses):
-        cdef uint64_t marks[MARKS]
-        cdef uint64_t place
-        cdef Address a
-        cdef int i, k
-        memset(marks, 0, sizeof(marks))
-        for i in range(self.n_workers):
-            if self.known(port) < self.workers[i].switch_.n_ports:
-                for k in range(MARKS):
-                    marks[k] |= take_u64(&self.workers[i].ports[port].marks[k])
-        found = []
-        for address in addresses:
-            a = as_address(address)
-            place = place_of(&a)
-            if marks[place >> 6] >> (place & 63) & 1:
-                found.append(address)
-        return found
+        return addresses_used(self.workers, self.n_workers, self.known(port), addresses)
 
     def used_routes(self):
-        cdef Routes *routes
-        cdef Walk walk
-        cdef Address a
-        cdef Slot *s
-        cdef int i
-        found = set()
-        for i in range(self.n_workers):
-            routes = &self.workers[i].routes
-            memset(&walk, 0, sizeof(walk))
-            while True:
-                s = table_next(&routes.table, &walk)
-                if s == NULL:
-                    break
-                if routes.entries[s.port].used:
-                    routes.entries[s.port].used = False
-                    a = Address(s.hi, s.lo, s.family)
-                    found.add(ip_address(address_of(&a)))
-        return found
+        return {ip_address(packed) for packed in routes_used(self.workers, self.n_workers)}
 
     def guards(self, int32_t port):
         if port not in self.numbers or port >= self.workers[0].switch_.n_ports:
@@ -500,24 +463,17 @@ cdef class Datapath:
         return tuple([name for name, bit in GUARDS.items() if bits & bit])
 
     def offence(self, int32_t port):
-        cdef Offence *offence
-        cdef int i
-        for i in range(self.n_workers):
-            if self.known(port) < self.workers[i].switch_.n_ports:
-                offence = &self.workers[i].ports[port].offence
-                if load_u32(&offence.state) == OFFENCE_KEPT:
-                    address = ip_address(address_of(&offence.address)) if offence.address.family else None
-                    return OUTCOMES[offence.outcome], offence.mac.to_bytes(6, "little"), address
-        return None
+        cdef Offence *offence = offence_of(self.workers, self.n_workers, self.known(port))
+        if offence == NULL:
+            return None
+        address = ip_address(address_of(&offence.address)) if offence.address.family else None
+        return OUTCOMES[offence.outcome], offence.mac.to_bytes(6, "little"), address
 
     def await_offence(self, int32_t port):
-        cdef Offence *offence
-        cdef int i
-        for i in range(self.n_workers):
-            if self.known(port) < self.workers[i].switch_.n_ports:
-                offence = &self.workers[i].ports[port].offence
-                if load_u32(&offence.state) == OFFENCE_KEPT:
-                    store_u32(&offence.state, OFFENCE_WANTED)
+        cdef Offence *offence = offence_of(self.workers, self.n_workers, self.known(port))
+        while offence != NULL:
+            store_u32(&offence.state, OFFENCE_WANTED)
+            offence = offence_of(self.workers, self.n_workers, port)
 
     def own_mac(self, int32_t port):
         cdef size_t place = self.own.get(self.known(port), 0)
@@ -537,12 +493,6 @@ cdef class Datapath:
                 t = &self.workers[i].ports[<int32_t> port].traffic
             else:
                 continue  # attached, but not committed yet
-            total.rx_frames += t.rx_frames
-            total.rx_bytes += t.rx_bytes
-            total.tx_frames += t.tx_frames
-            total.tx_bytes += t.tx_bytes
-            total.tx_errors += t.tx_errors
-            for k in range(N_OUTCOMES):
-                total.outcomes[k] += t.outcomes[k]
+            traffic_add(&total, t)
         return (total.rx_frames, total.rx_bytes, total.tx_frames, total.tx_bytes, total.tx_errors,
                 tuple([total.outcomes[k] for k in range(N_OUTCOMES)]))

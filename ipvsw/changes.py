@@ -52,6 +52,8 @@ class Changes:
         self._diverted: set[bytes] = set()  # of the stolen ones
         self._host: frozenset[bytes] = frozenset()  # the master's own addresses as the datapath has them
         self._wanted_host = self._host
+        self._gateways: frozenset[bytes] = frozenset()  # of the host's routes, as the datapath has them
+        self._wanted_gateways = self._gateways
         self._detaching: list[tuple[int, Callable[[], None]]] = []
 
     @contextlib.contextmanager
@@ -95,6 +97,10 @@ class Changes:
         """Within a batch: all that the master has itself."""
         self._wanted_host = addresses
 
+    def set_gateways(self, addresses: frozenset[bytes]) -> None:
+        """Within a batch: every address that a route of the host has as its gateway. None of them is a port's."""
+        self._wanted_gateways = addresses
+
     def detach_port(self, port: int, before: Callable[[], None]) -> None:
         """Within a batch: the port goes when no address is bound to it any more; `before` is called just before."""
         self._detaching.append((port, before))
@@ -125,7 +131,8 @@ class Changes:
     def _commit(self) -> None:
         owners, self._owners = self._owners, {}
         host, self._host = self._host, self._wanted_host
-        for address in host - self._host:
+        gateways, self._gateways = self._gateways, self._wanted_gateways
+        for address in (host - self._host) | (gateways - self._gateways):
             self.datapath.unbind(address)
         if owners:
             with contextlib.suppress(OSError):  # `_steal` reports it for the addresses that it concerns
@@ -136,6 +143,10 @@ class Changes:
             self._commit_part(part, list(islice(ports, COMMIT_SIZE)), ())
             part = list(islice(addresses, COMMIT_SIZE))
         self._commit_part(part, list(ports), self._host - host)
+        if self._gateways != gateways:
+            for address in self._gateways - gateways:
+                self.datapath.bind_gateway(address)
+            self.datapath.commit()
         self._detach_ports()
         if owners:
             self._on_changed()

@@ -206,7 +206,11 @@ class Table:
 
     def set_host(self, on_link: Iterable[Network], gateways: Iterable[Address]) -> None:
         """The master's on-link prefixes, and every address that a route of the host by the master has as gateway."""
-        self._review(self._claims.set_host(on_link, gateways))
+        gateways = frozenset(gateways)
+        with self.change():
+            self._apply(self._claims.set_host(on_link, gateways))
+            self._changes.set_gateways(frozenset(one.packed for one in gateways) - self._ownership.master_addresses())
+        self._changes.review_diversion()
 
     def objection(self, port: str, address: Address) -> Refused | Duplicate | None:
         """Why a claim of the port's would be refused. None: it wouldn't."""
