@@ -285,7 +285,9 @@ def test_a_device_that_is_renamed_is_followed(netns: Spaces, daemon: Make) -> No
 
 def test_the_first_keeps_an_address_and_hands_it_over(netns: Spaces, daemon: Make) -> None:
     a, b = netns(), netns()
-    running = daemon(switch(port("a", a, "10.7.0.1/24"), port("b", b))).start().until("up", "a", "b")
+    running = daemon(switch(port("a", a), port("b", b))).start().until("up", "a", "b")
+    a.ip("address", "add", "10.7.0.1/24", "dev", "a")
+    running.until_owned("a", "10.7.0.1")
     b.ip("address", "add", "10.7.0.1/24", "dev", "b")
     states = lambda: {one["address"]: one["state"] for one in running.port("b")["addresses"]}  # noqa: E731
     until(lambda: states().get("10.7.0.1") == "duplicate", "the second is refused")
@@ -411,7 +413,7 @@ def test_the_api_adds_and_the_file_does_not_take_away(home: Namespace, netns: Sp
     assert running.switch()["flag"] == "vepa"
     assert running.reload(switch()) == [
         "remove port lan/a",
-        "set switch lan: mode l2, flag bridge, l3_output fast, host_access none",
+        "set switch lan: mode l2, flag bridge, l3_output fast, host_access none, guard by the port's kind",
     ]
     assert [one["name"] for one in running.switch()["ports"]] == ["b", "c"]
     ping(b, "10.7.0.254")

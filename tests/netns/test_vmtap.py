@@ -447,7 +447,7 @@ def test_who_may_have_a_port(running: Callable[..., Daemon], tmp_path: Path) -> 
         assert flags & 0x5002 == 0x5002, "a TAP with IFF_NO_PI and IFF_VNET_HDR"
         held += fds
         lan.until("up", name)
-    assert helper("lan", *somebody)[1] == "ipvsw-qemu-helper: lan: there is no free port for a virtual machine\n"
+    assert helper("lan", *somebody)[1] == "ipvsw-qemu-helper: lan: the switch has no free port for a virtual machine\n"
     os.close(held[1])
     idle(lan, "vm3")
     status, said, fds = helper("lan", *somebody)
