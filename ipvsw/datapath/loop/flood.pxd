@@ -20,7 +20,7 @@ from ipvsw.datapath.loop.state cimport (
     BACKLOG, BURST, EVENT_GROUPS_BIT, FROM_GONE, FROM_MASTER, HEADER, ROOM, Held, Waiting, Worker, backlog_put,
     raise_event, waiting_of,
 )
-from ipvsw.datapath.loop.busypoll cimport clock_ns
+from ipvsw.datapath.kernel.busypoll cimport clock_ns
 from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE, mac48, virtio_net_hdr
 from ipvsw.datapath.loop.tx cimport host_tx, master_tx, port_tx, queue_master_tx
 from ipvsw.datapath.kernel.uring cimport ring_enter, ring_enter_for

@@ -7,7 +7,7 @@ from ipvsw.datapath.loop.rx_master cimport master_rx, packet_rx
 from ipvsw.datapath.kernel.packetring cimport packets_release
 from ipvsw.datapath.loop.rx_ports cimport host_rx, port_rx
 from ipvsw.datapath.loop.state cimport CONTROL_EVENT, HOST_EVENT, MASTER_EVENT, Worker
-from ipvsw.datapath.loop.busypoll cimport clock_ns, busypoll_learn, busypoll_on, busypoll_pays
+from ipvsw.datapath.kernel.busypoll cimport clock_ns, busypoll_learn, busypoll_on, busypoll_pays
 from ipvsw.datapath.kernel.sys cimport EPOLLERR, epoll_event, epoll_wait, eventfd_read
 
 cdef enum:

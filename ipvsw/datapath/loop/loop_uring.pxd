@@ -25,7 +25,7 @@ from ipvsw.datapath.loop.state cimport (
     BURST, DEVICE, EVENT_GONE_BIT, HEADER, MASTER_EVENT, RING_CANCEL, RING_EPOLL, RING_MASTER, RING_READ, RING_WRITE,
     Port, Worker, poll_fd, raise_event, read_by_ring, reads_port, unpoll_fd,
 )
-from ipvsw.datapath.loop.busypoll cimport clock_ns, busypoll_learn, busypoll_on, busypoll_pays
+from ipvsw.datapath.kernel.busypoll cimport clock_ns, busypoll_learn, busypoll_on, busypoll_pays
 from ipvsw.datapath.kernel.sys cimport EPOLLERR, EPOLLIN, eventfd_write, load_ptr
 from ipvsw.datapath.loop.tx cimport master_tx, port_tx_ended, sockets_tx
 from ipvsw.datapath.kernel.uring cimport (

@@ -16,7 +16,7 @@ from ipvsw.datapath.kernel.sys cimport (
     epoll_event, eventfd, eventfd_write, iovec, mmsghdr, or_u32,
 )
 from ipvsw.datapath.kernel.uring cimport Ring, ring_close, ring_read
-from ipvsw.datapath.loop.busypoll cimport BusyPoll
+from ipvsw.datapath.kernel.busypoll cimport BusyPoll
 from ipvsw.datapath.loop.unixsock cimport Socket, socket_release
 from ipvsw.datapath.packet.gro cimport GroBatch
 from ipvsw.datapath.packet.headers cimport Address

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import scanner
+from tests.e2e.modes import scanner
 from tests.support.patience import patient, until
 from tests.support.routed import Routed, change, inner4, routed
 from tests.support.running import Daemon

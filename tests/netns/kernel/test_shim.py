@@ -12,7 +12,7 @@ import pytest
 from ipvsw._fast import MODES
 from ipvsw.linux import bpf
 from ipvsw.linux.bpf import Shim
-from tests.support.bpf_run import returned
+from tests.netns.kernel.bpf_run import returned
 
 TC_ACT_OK, TC_ACT_SHOT = 0, 2
 

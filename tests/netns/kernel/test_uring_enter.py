@@ -12,7 +12,7 @@ import pytest
 
 from ipvsw._fast import uring_error
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 UNLOADED = "libasan" not in os.environ.get("LD_PRELOAD", "")
 
 # Every third call fails, the others take half: what io_submit_sqes() does when it gets no request.
@@ -54,7 +54,7 @@ long syscall(long number, ...)
 @pytest.mark.parametrize(
     "tests",
     [
-        "tests/netns/test_packetring.py::test_every_kind_of_frame_comes_in_order_round_the_ring",
+        "tests/netns/kernel/test_packetring.py::test_every_kind_of_frame_comes_in_order_round_the_ring",
         "tests/native/loop/test_uring.py",
     ],
     ids=["master", "ports"],

@@ -15,10 +15,10 @@ from ipvsw._fast import FLAGS, MODES, OUTCOMES
 from ipvsw.linux.bpf import Shim
 from tests.native._decider import Decider
 from tests.native.random_frames import MASTER, V4, V6, random_frame, seed_from_environment
-from tests.support.bpf_run import returned
+from tests.netns.kernel.bpf_run import returned
 
 TC_ACT_OK, TC_ACT_SHOT = 0, 2
-CORPUS = Path(__file__).parents[1] / "conformance/corpus.json"
+CORPUS = Path(__file__).parents[2] / "conformance/corpus.json"
 ETH_HLEN = 14
 RANDOM = 20_000  # frames for each mode
 OWNED = [

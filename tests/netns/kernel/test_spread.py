@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ipvsw.linux.bpf import Shim
 from ipvsw.linux.devices import tap
 from ipvsw.linux.netlink import Handle, Netlink
-from tests.support.bpf_run import returned
+from tests.netns.kernel.bpf_run import returned
 from tests.support.patience import until
 from tests.support.spaces import Namespace
 
