@@ -21,12 +21,13 @@ GUEST4, GUEST6, LINK_LOCAL = "10.1.0.60", "fd00:1::60", "fe80::60"
 
 
 def vm(name: str, kind: str = "tap", **more: Any) -> dict[str, Any]:
-    return {"name": name, "kind": kind, "learn": True} | more
+    return {"name": name, "kind": kind, "learn": True, "guard": "off"} | more
 
 
 @pytest.fixture
 def lan(lab: Lab) -> Iterator[Daemon]:
-    """A namespace with addresses, and two machines' ports that learn; the second pins one too."""
+    """A namespace with addresses, and two machines' ports that learn; the second pins one too. They claim what others
+    have, which no guard keeps from the switch here."""
     ports = [
         port("ipvl1", lab.ports[0], [f"{port4(1)}/16", f"{port6(1)}/64"]),
         vm("vm1"),
