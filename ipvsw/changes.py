@@ -78,10 +78,10 @@ class Changes:
         """Those of them for which the host's own traffic is the port's too. Not to be kept."""
         return self._diverted
 
-    def review_diversion(self) -> None:
-        """`diverts` may say something else than before."""
-        self._divert(list(self._stolen))
-        self._on_changed()
+    def review_diversion(self, addresses: Iterable[bytes]) -> None:
+        """`diverts` may say something else of these addresses than before."""
+        if self._divert(list(addresses)):
+            self._on_changed()
 
     # ------------------------------------------------------------------------ edits that concern the shim as well
 
@@ -113,7 +113,7 @@ class Changes:
         host_access = access != ACCESS["none"]
         if host_access != self._host_access:
             self._host_access = host_access
-            self.review_diversion()
+            self.review_diversion(self._stolen)
 
     def attach_host(self, fd: int, ifindex: int) -> None:
         """The host's interface to the ports: its TAP's descriptor, and its index beside the master."""
@@ -191,15 +191,19 @@ class Changes:
         else:
             self._stolen.update(addresses)
 
-    def _divert(self, addresses: list[bytes]) -> None:
-        """Of addresses that are stolen: have the host's own traffic to them go where it should."""
+    def _divert(self, addresses: list[bytes]) -> bool:
+        """Of addresses that are stolen: have the host's own traffic to them go where it should. Whether any went
+        elsewhere before."""
         if not self._host_access and not self._diverted:
-            return
+            return False
+        changed = False
         wanted = {one for one in addresses if one in self._stolen and self.diverts(one)} if self._host_access else set()
         for on, its in ((True, wanted - self._diverted), (False, self._diverted.intersection(addresses) - wanted)):
             if its:
                 self._shim.divert(list(its), on)
                 (self._diverted.update if on else self._diverted.difference_update)(its)
+                changed = True
+        return changed
 
     def _unsteal(self, addresses: list[bytes]) -> None:
         stolen = [address for address in addresses if address in self._stolen]

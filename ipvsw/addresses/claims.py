@@ -113,6 +113,7 @@ class Admission:
         self._switch = switch
         self._ownership = ownership
         self._ports: dict[str, _PortClaims] = {}
+        self._refusing: set[str] = set()  # ports that have had a claim refused
         self._pinned: dict[Packed, str] = {}
         self._gateways: frozenset[Packed] = frozenset()
         self._on_link = Prefixes(())
@@ -124,20 +125,22 @@ class Admission:
         if (had := self._ports.get(port)) is not None and had.rule == rule:
             return []
         claims = _PortClaims(rule)
+        pinned: frozenset[Packed] = frozenset()
         if had is not None:
-            claims.refused = had.refused
+            claims.refused, pinned = had.refused, had.rule.pinned
         self._ports[port] = claims
-        self._unpin(port, had.rule.pinned - rule.pinned if had is not None else ())
+        self._unpin(port, pinned - rule.pinned)
         for address in rule.pinned:
             self._pinned.setdefault(address, port)
-        return self._review()
+        return self._review([port], rule.pinned ^ pinned)
 
     def forget(self, port: str) -> list[Change]:
         """The port is no part of the switch any more, and pins nothing."""
         if (had := self._ports.pop(port, None)) is None:
             return []
+        self._refusing.discard(port)
         self._unpin(port, had.rule.pinned)
-        return self._review() if had.rule.pinned else []
+        return self._review([], had.rule.pinned)
 
     def _unpin(self, port: str, addresses: Iterable[Packed]) -> None:
         for address in addresses:
@@ -151,15 +154,19 @@ class Admission:
         """The port claims nothing for now. What is pinned to it stays so."""
         if port in self._ports:
             self._ports[port].refused.clear()
+            self._refusing.discard(port)
 
     def set_host(self, on_link: Iterable[Network], gateways: Iterable[Address]) -> list[Change]:
         """The master's on-link prefixes, and every address that a route of the host uses as its gateway."""
-        networks = [one for one in on_link if not one.is_link_local]
-        new = Prefixes(networks), frozenset(address.packed for address in gateways)
-        if new == (self._on_link, self._gateways):
-            return []
-        self._on_link, self._gateways = new
-        return self._review()
+        near = Prefixes(one for one in on_link if not one.is_link_local)
+        followers = [] if near == self._on_link else [name for name, one in self._ports.items() if one.rule.on_link]
+        had, self._on_link = self._gateways, near
+        self._gateways = frozenset(address.packed for address in gateways)
+        return self._review(followers, self._gateways ^ had)
+
+    def pinned(self, port: str) -> frozenset[Packed]:
+        """What the configuration pins to the port."""
+        return self._ports[port].rule.pinned if port in self._ports else frozenset()
 
     def may_divert(self, address: Packed, port: str) -> bool:
         """Whether the host's own traffic to an address of the port's is the port's: only if the configuration pins
@@ -277,6 +284,7 @@ class Admission:
         new = address not in refused
         if not new or len(refused) < MAX_REFUSED:
             refused.setdefault(address, {})[prefix] = source
+            self._refusing.add(port)
         return [Refused(address, port, reason)] if new else []
 
     def _unrefuse(self, port: str, address: Packed, prefix: int) -> None:
@@ -286,15 +294,20 @@ class Admission:
             if not refused[address]:
                 del refused[address]
 
-    def _review(self) -> list[Change]:
-        """Rules are others than before: take back what may stand no longer, and let stand what may now."""
+    def _review(self, ports: Iterable[str], addresses: Iterable[Packed]) -> list[Change]:
+        """What may be claimed by these ports, or of these addresses by any, is something else than before: take back
+        what may stand no longer, and let stand what may now."""
         changes: list[Change] = []
-        for port in self._ports:
-            for address, prefix, source in self._offending(port):
-                reason = self._rule_against(port, address) or _full(self._of(port).rule)
-                changes += self._ownership.release(port, ip_address(address), prefix)
-                changes += self._refuse(port, address, prefix, source, reason)
-        for port in self._ports:
+        offending = [(port, *claim) for port in ports for claim in self._offending(port)]
+        for address in addresses:
+            for port in self._ownership.claimants(address):
+                if self._rule_against(port, address):
+                    offending += [(port, address, *how) for how in self._ownership.claims_to(port, address)]
+        for port, address, prefix, source in dict.fromkeys(offending):
+            reason = self._rule_against(port, address) or _full(self._of(port).rule)
+            changes += self._ownership.release(port, ip_address(address), prefix)
+            changes += self._refuse(port, address, prefix, source, reason)
+        for port in sorted(self._refusing):
             changes += self._readmit(port)
         return changes
 
@@ -310,15 +323,13 @@ class Admission:
         return changes
 
     def _offending(self, port: str) -> list[tuple[Packed, int, AddressSource]]:
-        """The port's claims that a rule is against. A port that may claim anything may have a million of them, of
-        which only the special addresses count."""
-        rule, ownership = self._of(port).rule, self._ownership
+        """The port's claims that a rule is against. One that may claim anything may have a million of them, of which
+        only gateways and what is pinned to others could be, and those are looked at by address."""
+        rule = self._of(port).rule
         if rule.allows_any:
-            special = [one for one in (*self._gateways, *self._pinned) if ownership.claims(port, one)]
-            found = [(address, *how) for address in special for how in ownership.claims_to(port, address)]
-            return [one for one in found if self._rule_against(port, one[0])]
+            return []
         offending, counted = [], set[Packed]()
-        for claim in ownership.claimed(port):
+        for claim in self._ownership.claimed(port):
             against = self._rule_against(port, claim[0]) is not None
             if not against and claim[0] not in counted:
                 against = len(counted) == rule.max_addresses

@@ -237,6 +237,10 @@ class Ownership:
             for prefix, source in self.claims_to(port, address):
                 yield address, prefix, source
 
+    def claimants(self, address: Packed) -> list[str]:
+        """The ports that claim the address."""
+        return list(self._queue(address))
+
     def claims_to(self, port: str, address: Packed) -> Iterable[tuple[int, AddressSource]]:
         """The port's claims to one address that it claims: prefix length and source."""
         return self._queue(address)[port].items()

@@ -115,7 +115,8 @@ class Table:
         """The port won't come back: its counters go too, and what is pinned to it is free."""
         self._past.pop(port, None)
         self._guards.pop(port, None)
-        self._review(self._claims.forget(port))
+        with self.change():
+            self._apply(self._claims.forget(port))
 
     def own_mac(self, port: str) -> bytes | None:
         """The MAC address that its endpoint uses; None if it is the master's, or the port isn't attached."""
@@ -202,7 +203,10 @@ class Table:
 
     def set_rule(self, port: str, rule: Rule) -> None:
         """What the port may claim."""
-        self._review(self._claims.set_rule(port, rule))
+        pinned = self._claims.pinned(port) ^ rule.pinned
+        with self.change():
+            self._apply(self._claims.set_rule(port, rule))
+        self._changes.review_diversion(pinned)
 
     def set_host(self, on_link: Iterable[Network], gateways: Iterable[Address]) -> None:
         """The master's on-link prefixes, and every address that a route of the host by the master has as gateway."""
@@ -210,7 +214,7 @@ class Table:
         with self.change():
             self._apply(self._claims.set_host(on_link, gateways))
             self._changes.set_gateways(frozenset(one.packed for one in gateways) - self._ownership.master_addresses())
-        self._changes.review_diversion()
+        self._changes.review_diversion(self._changes.stolen)
 
     def objection(self, port: str, address: Address) -> Refused | Duplicate | None:
         """Why a claim of the port's would be refused. None: it wouldn't."""
@@ -247,12 +251,6 @@ class Table:
                 self.duplicates += isinstance(each, Duplicate)
                 self.refused += isinstance(each, Refused)
                 log.warning("switch %s: %s", self._switch, each)
-
-    def _review(self, decided: list[Change]) -> None:
-        """Rules have changed, and with them perhaps what the host reaches."""
-        with self.change():
-            self._apply(decided)
-        self._changes.review_diversion()
 
     def _may_divert(self, address: Packed) -> bool:
         owner = self._ownership.owner(address)
