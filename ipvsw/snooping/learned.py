@@ -129,12 +129,14 @@ class Learning:
                 self._known[address].used = now
 
     def age(self, now: float) -> bool:
-        """Forget the addresses that were not used for AGE; whether there were any."""
+        """Forget the addresses that were not used, or only asked about, for AGE; whether there were any."""
         over = [address for address, known in self._ageing() if known.used + AGE <= now]
         for address in over:
             del self._known[address]
-        self._tentative = {address: asked for address, asked in self._tentative.items() if asked + AGE > now}
-        return bool(over)
+        unused = [address for address, asked in self._tentative.items() if asked + AGE <= now]
+        for address in unused:
+            del self._tentative[address]
+        return bool(over or unused)
 
     def _make_room(self, source: AddressSource, now: float) -> None:
         """A leased address replaces the least recently used one at once: the server has the last word."""

@@ -180,6 +180,7 @@ class Snooper:
         if source is AddressSource.DAD:  # a question, and no claim
             if learning.ask(address, now):
                 self._update_port(port)
+                self._after("sweep", SWEEP, self._sweep)
             return
         if objection := self._table.objection(port, address):
             self._refuse(port, str(objection))
@@ -258,11 +259,11 @@ class Snooper:
                 self._note_used(port, learning, now)
                 had = set(learning.addresses)
                 if learning.age(now):
-                    gone = had - set(learning.addresses)
-                    self.counters["aged"] += len(gone)
-                    log.info("switch %s: port %s no longer uses %s", self._switch, port, ", ".join(map(str, gone)))
+                    if gone := had - set(learning.addresses):
+                        self.counters["aged"] += len(gone)
+                        log.info("switch %s: port %s no longer uses %s", self._switch, port, ", ".join(map(str, gone)))
                     self._update_port(port)
-        if any(learning.addresses for learning in self._learnings.values()):
+        if any(learning.addresses or learning.tentative for learning in self._learnings.values()):
             self._after("sweep", SWEEP, self._sweep)
 
     def _await_end(self) -> None:

@@ -174,6 +174,7 @@ class Master(TrackedDevice):
         try:
             gateways = await self._runtime.run_blocking(lambda: sockets.gateways.of(index))
         except OSError as error:
+            self._gateways_stale = True  # read again with the device
             log.warning("%s: cannot read the host's routes: %s", self.label, error.strerror)
             return
         self._table.set_host(self._on_link, gateways)
@@ -344,6 +345,7 @@ class Master(TrackedDevice):
         sockets, self._sockets = self._sockets, None
         if sockets is None:
             return
+        self._gateways_stale = True
         with self._changes.batch() as datapath:
             datapath.detach_master()
         link, self.link, self._groups, self._addresses = self.link, None, frozenset(), frozenset()

@@ -172,6 +172,13 @@ def test_a_question_is_no_claim(runtime: Runtime) -> None:
     assert runtime.tentative["p0"] == set()
 
 
+def test_a_question_alone_is_forgotten_too(runtime: Runtime) -> None:
+    runtime.snooper.take([(0, asks(A))])
+    runtime.sleep(2 * AGE)
+    assert runtime.tentative["p0"] == set() and runtime.snooper.counters == {}
+    assert all(one.over for one in runtime.timers), "nothing is left to wake for"
+
+
 def test_few_questions_are_remembered(runtime: Runtime) -> None:
     runtime.snooper.take([(0, asks(ip_address(0x0A010100 + k))) for k in range(100)])
     assert len(runtime.tentative["p0"]) == runtime.max_learned
