@@ -5,15 +5,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from ipvsw.linux.netlink.lookup import gateway_of
+from ipvsw.linux.netlink.lookup import RTA_OIF, RTM_GETROUTE, RTMSG, gateway_of
 from ipvsw.linux.netlink.messages import AF_INET, AF_INET6, attributes, pack_attribute
 from ipvsw.linux.netlink.questions import NLM_F_DUMP, Questions
 from ipvsw.model import Address
 
 SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12  # linux/netlink.h
-RTM_GETROUTE = 26  # linux/rtnetlink.h
-_RTA_OIF, _RTA_MULTIPATH = 4, 9
-_RTMSG = struct.Struct("=BBBBBBBBI")  # family, lengths of destination and source, tos, table, ..., type, flags
+_RTA_MULTIPATH = 9  # linux/rtnetlink.h
 _RTNEXTHOP = struct.Struct("=HBBi")  # length, flags, hops, index
 
 
@@ -30,9 +28,9 @@ class Gateways(Questions):
         return frozenset(gateway for family in (AF_INET, AF_INET6) for gateway in self._of(family, index))
 
     def _of(self, family: int, index: int) -> Iterator[Address]:
-        body = _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + pack_attribute(_RTA_OIF, struct.pack("=i", index))
+        body = RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + pack_attribute(RTA_OIF, struct.pack("=i", index))
         for route in self.ask(RTM_GETROUTE, NLM_F_DUMP, body):
-            found = attributes(route, _RTMSG.size)
+            found = attributes(route, RTMSG.size)
             if (gateway := gateway_of(found)) is not None:
                 yield gateway
             yield from _of_multipath(found.get(_RTA_MULTIPATH, b""), index)

@@ -21,7 +21,7 @@ from ipvsw.model import Address
 # linux/rtnetlink.h
 RTM_GETLINK, RTM_GETROUTE, RTM_NEWNEIGH, RTM_GETNEIGH, RTM_GETRULE = 18, 26, 28, 30, 34
 RTN_UNICAST, RTN_LOCAL, RTN_MULTICAST = 1, 2, 5
-_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTA_VIA = 1, 2, 4, 5, 8, 18
+_RTA_DST, _RTA_SRC, RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTA_VIA = 1, 2, 4, 5, 8, 18
 _RTAX_MTU = 2
 _IFLA_MTU = 4
 _NDA_DST = 1
@@ -33,7 +33,7 @@ _FRA_SRC, _FRA_UID_RANGE, _FRA_PROTOCOL, _FRA_IP_PROTO = 2, 20, 21, 22
 
 _UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EAGAIN)
 
-_RTMSG = struct.Struct("=BBBBBBBBI")  # family, lengths of destination and source, tos, table, ..., type, flags
+RTMSG = struct.Struct("=BBBBBBBBI")  # family, lengths of destination and source, tos, table, ..., type, flags
 _NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 _IFINFOMSG = struct.Struct("=BxHiII")  # family, ARPHRD_*, index, flags, change
 _RULE_HEADER = struct.Struct("=BBBB8x")  # struct fib_rule_hdr: family, lengths of destination and source, tos
@@ -59,7 +59,7 @@ class RouteLookup(Questions):
             if error.errno in _UNREACHABLE:
                 return None
             raise
-        leaves_by = _INT.unpack(found[_RTA_OIF])[0] if _RTA_OIF in found else 0
+        leaves_by = _INT.unpack(found[RTA_OIF])[0] if RTA_OIF in found else 0
         if kind == RTN_MULTICAST and isinstance(destination, IPv6Address):
             return RouteAnswer(False, leaves_by, destination, b"\x33\x33" + destination.packed[12:], True, 0)
         if kind == RTN_LOCAL:
@@ -102,12 +102,12 @@ class RouteLookup(Questions):
         """Type (RTN_*) and attributes of the route."""
         six = destination.version == 6
         lengths = (128, 128) if six else (32, 0)
-        body = _RTMSG.pack(AF_INET6 if six else AF_INET, *lengths, 0, 0, 0, 0, 0, 0)
-        body += pack_attribute(_RTA_DST, destination.packed) + pack_attribute(_RTA_OIF, _INT.pack(index))
+        body = RTMSG.pack(AF_INET6 if six else AF_INET, *lengths, 0, 0, 0, 0, 0, 0)
+        body += pack_attribute(_RTA_DST, destination.packed) + pack_attribute(RTA_OIF, _INT.pack(index))
         if six:
             body += pack_attribute(_RTA_SRC, source.packed)
         answer = self.ask(RTM_GETROUTE, 0, body)[0]
-        return answer[7], attributes(answer, _RTMSG.size)
+        return answer[7], attributes(answer, RTMSG.size)
 
     def _neighbour(self, index: int, address: Address) -> tuple[bytes | None, bool]:
         """The hardware address, None if it isn't known, and whether it was set by hand."""
