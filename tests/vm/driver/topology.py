@@ -20,17 +20,17 @@ only: the same code runs in a guest and on the host.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+
+from tests.support.topology import inside
 
 MASTER_MAC, WIRE_MAC = "02:00:00:00:00:01", "02:00:00:00:00:fe"
 PORTS = ("p1", "p2", "p3")
 PLACES = (*PORTS, "host", "wire")
 DEVICE = {"p1": "s1", "p2": "s2", "p3": "s3", "host": "m0", "wire": "w0"}
 SPACE = {"p1": "1", "p2": "2", "p3": "3", "host": "h", "wire": "w"}
-CLONE_NEWNET = 0x40000000
 
 # Name -> its address in each family. Those without a place of their own belong to nobody.
 ADDRESS: dict[str, dict[int, str]] = {
@@ -81,8 +81,6 @@ NEIGHBOUR_SYSCTL: dict[str, int | str] = {
 }
 ROUTER_SYSCTL: dict[str, int | str] = {"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1}
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 def place_of(name: str) -> str | None:
     """Where an address of that name is: "p2-routed" -> "p2"; None if nobody has it."""
@@ -99,22 +97,9 @@ class Rig:
     def netns(self, place: str) -> str:
         return f"{self.prefix}-{SPACE[place]}"
 
-    @contextlib.contextmanager
-    def inside(self, place: str) -> Iterator[None]:
+    def inside(self, place: str) -> contextlib.AbstractContextManager[None]:
         """Sockets that this thread makes in the body belong to the namespace of `place`, for good."""
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        try:
-            target = os.open(f"/run/netns/{self.netns(place)}", os.O_RDONLY)
-            try:
-                _setns(target)
-            finally:
-                os.close(target)
-            try:
-                yield
-            finally:
-                _setns(home)
-        finally:
-            os.close(home)
+        return inside(self.netns(place))
 
     def ip(self, place: str, *lines: str) -> None:
         """`ip` commands in the namespace of `place`, in one process."""
@@ -206,8 +191,3 @@ def _addresses(device: str, name: str) -> list[str]:
 
 def _defaults() -> list[str]:
     return [f"route add default via {ADDRESS['wire'][family]}" for family in (4, 6)]
-
-
-def _setns(fd: int) -> None:
-    if _libc.setns(fd, CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")
