@@ -17,6 +17,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ipvsw.linux.heartbeat import Heartbeat
+
 MARK = 0x69707677  # SO_MARK of frames for the host's own stack; master.bpf.c has the same
 WIRE_MARK = 0x69707678  # of ports' frames for the wire
 _MODE, _HOST_IFINDEX = 0, 1  # enum setting of master.bpf.c
@@ -25,6 +27,7 @@ KEY_SIZE, VALUE_SIZE = 20, 4  # bytes of `struct address` and of what the map sa
 KEPT, DIVERTED = (value.to_bytes(VALUE_SIZE, sys.byteorder) for value in (0, 1))  # enum owned_flag of the BPF source
 COPY_BATCH = 4096  # addresses that are copied at a time
 BPF_MAP_TYPE_HASH = 1  # linux/bpf.h
+_NO_OPTIONS = ctypes.c_size_t(ctypes.sizeof(ctypes.c_size_t))  # struct bpf_test_run_opts with its `sz` alone
 _OBJECT = Path(__file__).parents[1] / "ipvsw.bpf.o"
 
 
@@ -68,14 +71,15 @@ class Shim:
 
     `filter_fd` is for SO_ATTACH_BPF on the receiving sockets, `ingress_fd` and `egress_fd` for clsact on the master,
     `mute_fd` for clsact ingress on virtual machines' TAPs, `spread_fd` for spreading flows over several readers: the
-    fanout of the packet sockets, and ports' TAPs. What the programs are attached to keeps them alive, this object only
-    the access to the maps.
+    fanout of the packet sockets, and ports' TAPs. What the programs are attached to keeps them alive, this object the
+    access to the maps, and the heartbeat: without that they leave everything to the host.
     """
 
     def __init__(self) -> None:
         self._addresses = -1  # the map of them, of which `_owned` has only this one
         self._capacity = 0
         self._count = 0
+        self._heartbeat: Heartbeat | None = None
         self._lib = _libbpf()
         self._object = ctypes.c_void_p(self._lib.bpf_object__open_file(os.fsencode(_OBJECT), None))
         if not self._object:
@@ -91,6 +95,8 @@ class Shim:
             self._owned = self._lib.bpf_map__fd(self._map("owned"))
             self._settings = self._lib.bpf_map__fd(self._map("settings"))
             self._install(CAPACITY)
+            beat = self._program("ipvsw_beat")
+            self._heartbeat = Heartbeat(lambda: self._lib.bpf_prog_test_run_opts(beat, ctypes.byref(_NO_OPTIONS)))
         except BaseException:
             self.close()
             raise
@@ -196,7 +202,10 @@ class Shim:
             partial = True
 
     def close(self) -> None:
-        """Give up this process's hold; what is still attached goes on. Idempotent."""
+        """Give up this process's hold; what is still attached has no heartbeat any more. Idempotent."""
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            self._heartbeat = None
         if self._addresses >= 0:
             os.close(self._addresses)
             self._addresses = -1

@@ -10,8 +10,10 @@
  *   transmit: clsact egress (inject: redirect a marked frame to ingress, so that the host receives it on the master)
  *
  * The rule repeats the data plane's (decide_from_master in ipvsw/datapath/rules/decide.pxd): a frame is stolen if and
- * only if the data plane delivers it. They fail open: without a daemon the map of owners is empty or the programs are
- * detached.
+ * only if the data plane delivers it.
+ *
+ * They fail open: a daemon that was killed leaves the programs and the addresses, but its heartbeat ends, and from
+ * PATIENCE_NS on the host has its network as if there were no programs.
  */
 #include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
@@ -19,6 +21,7 @@
 
 #define MARK 0x69707677 /* SO_MARK of the injecting socket; ipvsw/linux/bpf.py has the same */
 #define WIRE_MARK 0x69707678 /* of the sockets that send the ports' frames on the wire */
+#define PATIENCE_NS 5000000000ULL /* without a heartbeat; docs/security.md and the tests have the same */
 #define ICMP_TIME_EXCEEDED 11
 #define ICMPV6_TIME_EXCEEDED 3
 
@@ -57,6 +60,34 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } settings SEC(".maps");
+
+/* When the daemon was last alive, ns since boot. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} heartbeat SEC(".maps");
+
+/* Run by the daemon every second: by the kernel's clock, as the daemon's may be another (time_namespaces(7)). */
+SEC("syscall")
+int ipvsw_beat(void *context)
+{
+	__u32 first = 0;
+	__u64 now = bpf_ktime_get_ns();
+
+	(void)context;
+	return bpf_map_update_elem(&heartbeat, &first, &now, 0);
+}
+
+/* Whether the daemon is. The coarse clock is behind the other by a tick, so that a beat may be in its future. */
+static __always_inline int is_alive(void)
+{
+	__u32 first = 0;
+	__u64 *last = bpf_map_lookup_elem(&heartbeat, &first);
+
+	return last && bpf_ktime_get_coarse_ns() < *last + PATIENCE_NS;
+}
 
 static __always_inline __u32 setting(__u32 which)
 {
@@ -110,7 +141,7 @@ int ipvsw_steal(struct __sk_buff *skb)
 	}
 	if (skb->pkt_type == PACKET_LOOPBACK || (to_group(skb) && setting(MODE) == L2))
 		return TC_ACT_OK;
-	return to_port(skb) ? TC_ACT_SHOT : TC_ACT_OK;
+	return to_port(skb) && is_alive() ? TC_ACT_SHOT : TC_ACT_OK;
 }
 
 /* In l3s the host forwards to the ports, which the kernel's driver does not: its time-exceeded errors reveal a hop. */
@@ -159,7 +190,7 @@ int ipvsw_inject(struct __sk_buff *skb)
 	if (setting(MODE) == L3S)
 		return reveals_hop(skb) ? TC_ACT_SHOT : TC_ACT_OK;
 	interface = setting(HOST_IFINDEX);
-	if (!interface || skb->mark == WIRE_MARK || setting(MODE) != L2)
+	if (!interface || skb->mark == WIRE_MARK || setting(MODE) != L2 || !is_alive())
 		return TC_ACT_OK;
 	if (to_group(skb)) {
 		bpf_clone_redirect(skb, interface, 0);

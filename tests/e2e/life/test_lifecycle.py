@@ -13,7 +13,7 @@ from tests.support import leftovers
 from tests.support.patience import LIMIT, until
 from tests.support.running import Daemon, port, refused, switch
 from tests.support.sniff import sniffing
-from tests.support.topology import MASTER4, WIRE4, Lab, port4, port6, run
+from tests.support.topology import MASTER4, MASTER_MAC, WIRE4, Lab, batch, port4, port6, run
 
 
 def table(lab: Lab) -> dict[str, object]:
@@ -124,6 +124,20 @@ def test_a_killed_daemon_does_not_cut_the_host_off(lab: Lab, lan: Daemon) -> Non
     lan.start()
     until(lan.socket.exists, "the successor's socket")
     lan.wait()
+
+
+def test_the_host_takes_over_an_address_of_a_killed_daemon(lab: Lab, lan: Daemon) -> None:
+    lan.kill()
+    batch([f"addr add {port4(1)}/16 dev m0", f"addr add {port6(1)}/64 dev m0 nodad"], lab.host)
+    for address in (port4(1), port6(1)):
+        lab.ip(lab.wire, "neigh", "replace", address, "lladdr", MASTER_MAC, "dev", "w0")
+        lab.reachable(lab.wire, address)
+    batch([f"addr del {port4(1)}/16 dev m0", f"addr del {port6(1)}/64 dev m0"], lab.host)
+    lan.start()
+    until(lan.socket.exists, "the successor's socket")
+    lan.wait()
+    for address in (port4(1), port6(1)):
+        lab.reachable(lab.wire, address)
 
 
 def test_a_second_daemon_on_the_same_master_is_refused(lab: Lab, lan: Daemon) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +16,10 @@ from ipvsw._fast import MODES
 from ipvsw.linux import bpf
 from ipvsw.linux.bpf import Shim
 from tests.netns.kernel.bpf_run import returned
+from tests.support.patience import LIMIT
 
-TC_ACT_OK, TC_ACT_SHOT = 0, 2
+TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT = 0, 2, 7
+PATIENCE = 5.0  # seconds; PATIENCE_NS of master.bpf.c
 
 
 def is_stolen(one: Shim, address: bytes) -> bool:
@@ -105,3 +110,38 @@ def test_a_key_is_an_address() -> None:
     with pytest.raises(ValueError, match="4 or 16 bytes"):
         bpf._keys([b"12345"])
     assert Path(bpf._OBJECT).exists()
+
+
+def last_beat(shim: Shim, ago: float) -> None:
+    """The daemon's heartbeat ended so many seconds ago."""
+    assert shim._heartbeat is not None
+    shim._heartbeat.stop()
+    value = (time.monotonic_ns() - int(ago * 1e9)).to_bytes(8, sys.byteorder)
+    fd = shim._lib.bpf_map__fd(shim._map("heartbeat"))
+    assert shim._lib.bpf_map_update_elem(fd, bytes(4), value, ctypes.c_uint64(0)) == 0
+
+
+def test_a_daemon_without_a_heartbeat_leaves_everything_to_the_host(small: Shim) -> None:
+    here = bytes([10, 0, 0, 1])
+    frame = b"\2\0\0\0\0\1" * 2 + b"\x08\0\x45\0\0\x14" + bytes(12) + here + bytes(26)
+    small.add([here])
+    small.divert([here], True)
+    small.set_host_ifindex(1)
+    for ago, stolen in ((0.0, True), (PATIENCE - 2, True), (PATIENCE + 0.1, False), (30.0, False)):
+        last_beat(small, ago)
+        assert is_stolen(small, here) is stolen
+        assert (returned(small.egress_fd, frame) == TC_ACT_REDIRECT) is stolen
+
+
+def test_the_heartbeat_is_the_kernels_time(small: Shim) -> None:
+    fd = small._lib.bpf_map__fd(small._map("heartbeat"))
+    value = ctypes.create_string_buffer(8)
+    seen = set()
+    deadline = time.monotonic() + LIMIT
+    while len(seen) < 3:
+        assert time.monotonic() < deadline, "it does not beat"
+        assert small._lib.bpf_map_lookup_elem(fd, bytes(4), value) == 0
+        beat = int.from_bytes(value.raw, sys.byteorder)
+        assert 0 <= time.monotonic_ns() - beat < LIMIT * 1e9
+        seen.add(beat)
+        time.sleep(0.01)
