@@ -1,3 +1,4 @@
 """ipvsw: a userspace IP-VLAN switch."""
 
 __version__ = "0.1.0"
+DEFAULT_SOCKET = "/run/ipvsw/api.sock"

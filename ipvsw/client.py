@@ -13,7 +13,6 @@ import re
 import socket
 import struct
 from typing import Any, cast
-from urllib.parse import quote
 
 Record = dict[str, Any]
 """One object of the JSON."""
@@ -53,7 +52,7 @@ class Client:
         return cast("list[Record]", self.request("GET", "/v1/switches"))
 
     def switch(self, name: str) -> Record:
-        return cast("Record", self.request("GET", f"/v1/switches/{quote(name, safe='')}"))
+        return cast("Record", self.request("GET", f"/v1/switches/{_quoted(name)}"))
 
     def stats(self) -> list[Record]:
         return cast("list[Record]", self.request("GET", "/v1/stats"))
@@ -70,13 +69,13 @@ class Client:
 
     def delete_port(self, name: str) -> None:
         """`name` may be SWITCH/PORT."""
-        self.request("DELETE", f"/v1/ports/{quote(name, safe='')}")
+        self.request("DELETE", f"/v1/ports/{_quoted(name)}")
 
     def set_mode(self, name: str, *, mode: str | None = None, flag: str | None = None) -> Record:
-        """Of the switch `name`, or of the one that has the port PORT or SWITCH/PORT."""
+        """Of the switch `name`, or of the one that has the port PORT or SWITCH/PORT, or that master."""
         return cast(
             "Record",
-            self.request("PATCH", f"/v1/switches/{quote(name, safe='')}", _given({"mode": mode, "flag": flag})),
+            self.request("PATCH", f"/v1/switches/{_quoted(name)}", _given({"mode": mode, "flag": flag})),
         )
 
     def hand_over(self, name: str) -> tuple[Record, list[int]]:
@@ -84,7 +83,7 @@ class Client:
         them. What their virtual machine must know is `HandedOver` in the model."""
         fds: list[int] = []
         try:
-            handed = self.request("GET", f"/v1/ports/{quote(name, safe='')}/fd", fds=fds)
+            handed = self.request("GET", f"/v1/ports/{_quoted(name)}/fd", fds=fds)
         except BaseException:
             for fd in fds:
                 os.close(fd)
@@ -121,6 +120,13 @@ class Client:
             text = decoded.get("error") if isinstance(decoded, dict) else None
             raise ApiError(status, str(text or f"HTTP {status}"))
         return decoded
+
+
+def _quoted(name: str) -> str:
+    """As one part of a path."""
+    from urllib.parse import quote  # most requests need none, and pay for none
+
+    return quote(name, safe="")
 
 
 def _request(method: str, target: str, body: object) -> bytes:

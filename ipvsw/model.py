@@ -12,11 +12,12 @@ from typing import Literal
 
 from msgspec import Struct
 
+from ipvsw import DEFAULT_SOCKET
+
 Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
 
-DEFAULT_SOCKET = "/run/ipvsw/api.sock"
 DEFAULT_LEARNED = 16
 """Addresses: a guest with IPv4, a link-local address and a week of temporary ones (RFC 8981) needs some ten."""
 

@@ -1,7 +1,7 @@
 """The command line tool `ipvsw`: words -> API calls; tables, --json, exit codes (0 done, 1 failed, 2 usage).
 
 It starts on every TAB of a shell, so it imports little: no event loop, no HTTP server, and what one command alone needs
-only there.
+only there (see `command`).
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-import msgspec
-
 from ipvsw import __version__
 from ipvsw.cli.command import Failed, Usage
 from ipvsw.cli.commands import BY_NAME, understand
 from ipvsw.cli.complete import candidates
+from ipvsw.cli.record import OtherVersion
 from ipvsw.client import ApiError, Unreachable
 
 
@@ -37,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Failed, ApiError, Unreachable) as error:
         print(f"ipvsw: {error}", file=sys.stderr)
         return 1
-    except msgspec.ValidationError as error:
+    except OtherVersion as error:
         print(f"ipvsw: the daemon's answer is of another version than {__version__}: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:

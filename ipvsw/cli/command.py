@@ -1,18 +1,20 @@
-"""A command of the tool: one record with its words, its help, what it does, prints and is completed by."""
+"""A command of the tool: one record with its words, its help, what it does, prints and is completed by.
+
+The tool starts on every TAB of a shell. So the commands know the model and the configuration's keys by type alone, and
+import the little that one of them needs when it runs: msgspec's import takes longer than the daemon's answer.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from msgspec import Struct
-
-from ipvsw.config.keys import Key
-from ipvsw.model import DEFAULT_SOCKET
+from ipvsw import DEFAULT_SOCKET
 
 if TYPE_CHECKING:
     from ipvsw.cli.complete import Names
     from ipvsw.client import Client
+    from ipvsw.config.keys import Key
 
 
 class Usage(Exception):
@@ -27,7 +29,7 @@ class Failed(Exception):
     """One line for stderr."""
 
 
-class Option(Struct, frozen=True):
+class Option(NamedTuple):
     name: str
     help: str
     operand: str = ""  # what follows it; "" for nothing
@@ -38,18 +40,19 @@ class Option(Struct, frozen=True):
         return f"{self.name} {self.operand}" if self.operand else self.name
 
 
-class Asked(Struct):
+class Asked:
     """One command line."""
 
-    command: str = ""
-    name: str | None = None  # of a switch, a port or a shell; for "help", of the command
-    socket: str = DEFAULT_SOCKET
-    json: bool = False
-    argv: list[str] = []  # the command that `exec` runs
-    options: dict[str, str] = {}  # those of the command alone, without their dashes; "" for one without an operand
-    port: dict[str, Any] = {}  # the API's keys
-    mode: str | None = None
-    flag: str | None = None
+    def __init__(self) -> None:
+        self.command = ""
+        self.name: str | None = None  # of a switch, a port or a shell; for "help", of the command
+        self.socket = DEFAULT_SOCKET
+        self.json = False
+        self.argv: list[str] = []  # the command that `exec` runs
+        self.options: dict[str, str] = {}  # of the command alone, without their dashes; "" without an operand
+        self.port: dict[str, Any] = {}  # the API's keys
+        self.mode: str | None = None
+        self.flag: str | None = None
 
     @property
     def client(self) -> Client:
@@ -67,22 +70,22 @@ def silent(result: Any, asked: Asked) -> str:
     return ""
 
 
-class Command(Struct, frozen=True, kw_only=True):
+class Command(NamedTuple):
     """`read` takes the words after the name; errors: Usage. `run` returns what --json prints, as the API gave it;
     `write` makes text of that. Without `write` the result is the text, or None. `complete` gives what may stand after
     the words that are there."""
 
     name: str  # as it is typed, "link add"
     summary: str
-    operands: str = ""
     about: str  # the help, after the usage
     read: Callable[[list[str], Asked], None]
     run: Callable[[Asked], Any]
+    operands: str = ""
     write: Callable[[Any, Asked], str] | None = None
     complete: Callable[[list[str], Names], Iterable[str]] = lambda words, names: ()
     options: tuple[Option, ...] = ()
     aliases: tuple[str, ...] = ()
-    keywords: dict[str, Key] = {}  # of the configuration, that it takes
+    keywords: Callable[[], dict[str, Key]] = dict  # of the configuration, that it takes
     argv: bool = False  # whether "--" and a command line may follow
 
 

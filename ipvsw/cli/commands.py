@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ipvsw import __version__
+from ipvsw import DEFAULT_SOCKET, __version__
 from ipvsw.cli import admin, link, stats, status, vm
 from ipvsw.cli.command import Asked, Command, Option, Usage, first, read_nothing
-from ipvsw.model import DEFAULT_SOCKET
 
 OPTIONS = (
     Option("--json", "print JSON", short="-j"),

@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
+from ipvsw import DEFAULT_SOCKET
 from ipvsw.config.names import short_names
-from ipvsw.model import DEFAULT_SOCKET
 
 TIMEOUT = 2.0  # seconds; longer is too long for a TAB
 
@@ -47,7 +46,7 @@ class Names:
 
 
 def _files(directory: str) -> list[str]:
-    return os.listdir(directory) if Path(directory).is_dir() else []
+    return os.listdir(directory) if os.path.isdir(directory) else []
 
 
 def candidates(words: Sequence[str], *, netns: str = "/run/netns", devices: str = "/sys/class/net") -> list[str]:

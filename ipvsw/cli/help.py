@@ -52,7 +52,7 @@ def _of_command(command: Command) -> str:
         textwrap.fill(" ".join(filter(None, words)), WIDTH, initial_indent="usage: ipvsw ", subsequent_indent=" " * 13),
         command.about.rstrip(),
         _columns((one.name, one.summary) for one in inner) + "\nMore on each: ipvsw link add --help" if inner else "",
-        _keyword_list(command.keywords) if command.keywords else "",
+        _keyword_list(keywords) if (keywords := command.keywords()) else "",
         _option_list(command.options),
     ]
     return "\n\n".join(part.rstrip() for part in parts if part) + "\n"

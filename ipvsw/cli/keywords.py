@@ -36,7 +36,7 @@ def read_add(words: list[str], asked: Asked) -> None:
 def read_set(words: list[str], asked: Asked) -> None:
     rest = words[1:] if words[:1] == ["dev"] and len(words) > 1 else list(words)
     if not rest:
-        raise Usage("the name of a port or a switch is missing", asked.command)
+        raise Usage("the name of a port, a switch or a master is missing", asked.command)
     asked.name = rest.pop(0)
     _read_keys(rest, asked, {})
     if asked.mode is None and asked.flag is None:
@@ -142,9 +142,8 @@ def complete_add(words: list[str], names: Names) -> Iterable[str]:
     return _complete(words, KEYS, {"link": names.devices, "netns": names.namespaces})
 
 
-def complete_set(words: list[str], names: Names) -> Iterable[str]:
-    if not words or words == ["dev"]:
-        return names.both()
+def complete_set(words: list[str]) -> Iterable[str]:
+    """What may follow the name."""
     return _complete([word for word in words if word != "dev"][1:], {}, {})
 
 

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from ipvsw.cli.command import Asked, Command, first, read_name, read_nothing, read_port, silent
+from ipvsw.cli.command import Asked, Command, Option, first, read_name, read_nothing, read_port, silent
 from ipvsw.cli.complete import Names
-from ipvsw.cli.keywords import KEYS, complete_add, complete_set, read_add, read_set
 from ipvsw.cli.status import read_switches, select_ports
-from ipvsw.model import Kind, PortState, PortStatus, SwitchStatus
+
+if TYPE_CHECKING:
+    from ipvsw.client import Record
+    from ipvsw.config.keys import Key
+    from ipvsw.model import PortStatus, SwitchStatus
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 
 
-def _show(asked: Asked) -> list[dict[str, Any]]:
-    return [link_record(switch, port) for switch, port in select_ports(read_switches(asked), asked.name)]
+def _show(asked: Asked) -> list[Record]:
+    selected = select_ports(read_switches(asked), asked.name)
+    counted = {one["name"]: one["ports"] for one in asked.client.stats()} if "statistics" in asked.options else None
+    return [
+        link_record(switch, port)
+        # A port that came between the two answers has no counters yet.
+        | ({} if counted is None else statistics(counted.get(switch.name, {}).get(port.name)))
+        for switch, port in selected
+    ]
 
 
-def _write_show(found: list[dict[str, Any]], asked: Asked) -> str:
+def _write_show(found: list[Record], asked: Asked) -> str:
     return "\n".join(map(_link, found))
 
 
-def _link(one: dict[str, Any]) -> str:
-    """As `ip -d link` prints an ipvlan device."""
+def _link(one: Record) -> str:
+    """As `ip -d link` prints an ipvlan device, and `ip -d -s link` with its counters."""
     info = one["linkinfo"]
     flag = next(key for key in info["info_data"] if key != "mode")
     lines = [
@@ -35,16 +46,24 @@ def _link(one: dict[str, Any]) -> str:
         lines.append("    " + " ".join(ether + netns))
     lines.append(f"    {info['info_kind']}  mode {info['info_data']['mode']} {flag}")
     lines += [f"    altname {name}" for name in one.get("altnames", ())]
+    for side, counters in one.get("stats64", {}).items():
+        heads = [f"{side.upper()}:", *counters]
+        cells = [str(value) for value in counters.values()]
+        widths = [max(len(head), len(cell)) for head, cell in zip(heads[1:], cells, strict=True)]
+        lines += [
+            f"    {heads[0]} " + " ".join(head.rjust(width) for head, width in zip(heads[1:], widths, strict=True)),
+            "        " + " ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)),
+        ]
     return "\n".join(lines)
 
 
-def link_record(switch: SwitchStatus, port: PortStatus) -> dict[str, Any]:
+def link_record(switch: SwitchStatus, port: PortStatus) -> Record:
     """With the keys of `ip -d -j link`; `netns` and `altnames` only where they have a value."""
-    up = port.state is PortState.UP
+    up = port.state == "up"
     flags = ["BROADCAST", "MULTICAST"]
     if up:
         flags = [*flags, "UP", "LOWER_UP"] if port.carrier else ["NO-CARRIER", *flags, "UP"]
-    record: dict[str, Any] = {
+    record: Record = {
         "ifindex": port.index,
         "link": switch.master,
         "ifname": port.ifname,
@@ -56,7 +75,7 @@ def link_record(switch: SwitchStatus, port: PortStatus) -> dict[str, Any]:
         "address": port.mac,
         "broadcast": BROADCAST,
         "linkinfo": {
-            "info_kind": "ipvlan" if port.kind in (Kind.NETNS, Kind.LINK) else "ipvtap",
+            "info_kind": "ipvlan" if port.kind in ("netns", "link") else "ipvtap",
             "info_data": {"mode": switch.mode, str(switch.flag): True},
         },
     }
@@ -67,11 +86,22 @@ def link_record(switch: SwitchStatus, port: PortStatus) -> dict[str, Any]:
     return record
 
 
-def _add(asked: Asked) -> dict[str, Any]:
+def statistics(traffic: Record | None) -> Record:
+    """Counters with the keys of `ip -s -j link`, as the port's own side sees them: it receives what the switch sent.
+    Dropped is what the switch did not deliver: rx for want of room in the port's device, tx by its rules."""
+    if traffic is None:
+        return {}
+    lost = sum(count for name, count in traffic["outcomes"].items() if name.startswith(("drop_", "guard_")))
+    rx = {"bytes": traffic["tx_bytes"], "packets": traffic["tx_frames"], "errors": 0, "dropped": traffic["tx_errors"]}
+    tx = {"bytes": traffic["rx_bytes"], "packets": traffic["rx_frames"], "errors": 0, "dropped": lost}
+    return {"stats64": {"rx": rx, "tx": tx}}
+
+
+def _add(asked: Asked) -> Record:
     return asked.client.add_port(**asked.port, mode=asked.mode, flag=asked.flag)
 
 
-def _set(asked: Asked) -> dict[str, Any]:
+def _set(asked: Asked) -> Record:
     return asked.client.set_mode(asked.required_name, mode=asked.mode, flag=asked.flag)
 
 
@@ -79,16 +109,54 @@ def _delete(asked: Asked) -> None:
     asked.client.delete_port(asked.required_name)
 
 
+# ---------------------------------------------------------------------------- keywords, imported where there are any
+
+
+def _read_add(words: list[str], asked: Asked) -> None:
+    from ipvsw.cli.keywords import read_add
+
+    read_add(words, asked)
+
+
+def _read_set(words: list[str], asked: Asked) -> None:
+    from ipvsw.cli.keywords import read_set
+
+    read_set(words, asked)
+
+
+def _keywords() -> dict[str, Key]:
+    from ipvsw.cli.keywords import KEYS
+
+    return KEYS
+
+
+def _complete_add(words: list[str], names: Names) -> Iterable[str]:
+    from ipvsw.cli.keywords import complete_add
+
+    return complete_add(words, names)
+
+
+def _complete_set(words: list[str], names: Names) -> Iterable[str]:
+    if not words or words == ["dev"]:
+        return names.both()
+    from ipvsw.cli.keywords import complete_set
+
+    return complete_set(words)
+
+
 # ---------------------------------------------------------------------------- the commands
 
+_STATISTICS = Option("--statistics", "also counters, as `ip -s` prints them", short="-s")
 _SHOW = Command(
     name="link show",
     summary="ports, as `ip -d link` would print them",
     operands="[[dev] PORT|SWITCH]",
     about="""\
 Ports, in the words and the order of `ip -d link`; with --json, with the keys of `ip -d -j link`.
-A port that waits has no index yet and is NOTPRESENT.
+A port that waits has no index yet and is NOTPRESENT. Counters with -s are the port's own:
+RX is what it received, TX what it sent, dropped what was not delivered; `ipvsw stats` has reasons.
 """,
+    options=(_STATISTICS,),
     read=read_name,
     run=_show,
     write=_write_show,
@@ -101,6 +169,7 @@ COMMANDS = (  # ip's own order: `ip link s` is set
         name="link",
         summary="ports as links: add, set, delete, show",
         about="Ports as links, in the words of ip-link(8). `ipvsw link` alone is `ipvsw link show`.\n",
+        options=(_STATISTICS,),
         read=read_nothing,
         run=_show,
         write=_write_show,
@@ -116,26 +185,27 @@ keys in ipvsw.toml(5). The number of a process stands for its namespace.
 
 Example: ipvsw link add link eth0 name ipvl0 netns ns0 type ipvlan mode l2 private
 """,
-        keywords=KEYS,
-        read=read_add,
+        keywords=_keywords,
+        read=_read_add,
         run=_add,
         write=silent,
-        complete=complete_add,
+        complete=_complete_add,
     ),
     Command(
         name="link set",
         summary="change mode or flag of a switch",
-        operands="[dev] PORT|SWITCH type ipvlan [mode MODE] [FLAG]",
+        operands="[dev] PORT|SWITCH|MASTER type ipvlan [mode MODE] [FLAG]",
         about="""\
 Change the mode (l2, l3, l3s) or the flag (bridge, private, vepa) of a switch. They belong to the
-switch: a change by the name of one port holds for all ports that share its master.
+switch: a change by the name of one port, or of the master, holds for all ports that share it.
 
 Example: ipvsw link set ipvl0 type ipvlan mode l2 vepa
+         ipvsw link set eth0 type ipvlan mode l3
 """,
-        read=read_set,
+        read=_read_set,
         run=_set,
         write=silent,
-        complete=complete_set,
+        complete=_complete_set,
     ),
     Command(
         name="link delete",

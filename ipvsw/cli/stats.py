@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from ipvsw.cli.command import Asked, Command, Option, first, read_name
 from ipvsw.cli.complete import Names
 from ipvsw.cli.status import no_such
 from ipvsw.config.names import find_ports
-from ipvsw.model import SwitchStats, Traffic
 
-Record = dict[str, Any]
+if TYPE_CHECKING:
+    from ipvsw.client import Record
 
 
 def _stats(asked: Asked) -> list[Record]:
@@ -39,41 +37,36 @@ def _is_switch(name: str, found: list[Record]) -> bool:
 def _write_stats(found: list[Record], asked: Asked) -> str:
     totals = asked.name is None or _is_switch(asked.name, found)
     masters = {one["name"]: one["master"] for one in asked.client.switches()} if totals else {}
-    return stats(msgspec.convert(found, list[SwitchStats]), masters, zeros="all" in asked.options, totals=totals)
+    return stats(found, masters, zeros="all" in asked.options, totals=totals)
 
 
-def stats(found: Sequence[SwitchStats], masters: dict[str, str], *, zeros: bool, totals: bool) -> str:
+def stats(found: Sequence[Record], masters: dict[str, str], *, zeros: bool, totals: bool) -> str:
     """`masters`: the name of each switch's master. Without `totals` only the ports are shown."""
-    return "\n".join(line for one in found for line in _stats_lines(one, masters.get(one.name, ""), zeros, totals))
+    return "\n".join(line for one in found for line in _stats_lines(one, masters.get(one["name"], ""), zeros, totals))
 
 
-def _stats_lines(one: SwitchStats, master: str, zeros: bool, totals: bool) -> Iterator[str]:
+def _stats_lines(one: Record, master: str, zeros: bool, totals: bool) -> Iterator[str]:
+    name = one["name"]
     if totals:
-        yield f"switch {one.name}"
-        every = [one.master, one.host, *one.ports.values()]
-        learned = {f"addresses_{name}": count for name, count in one.learned.items()}
-        yield from _counters({"duplicates": one.duplicates, "refused": one.refused} | learned | _sum(every), zeros)
-        yield f"master {one.name}/{master}"
-        yield from _counters(_sum([one.master]), zeros)
-        if one.host.rx_frames:
-            yield f"host {one.name}/{master}"
-            yield from _counters(_sum([one.host]), zeros)
-    for name, traffic in one.ports.items():
-        yield f"port {one.name}/{name}"
+        yield f"switch {name}"
+        every = [one["master"], one["host"], *one["ports"].values()]
+        learned = {f"addresses_{outcome}": count for outcome, count in one["learned"].items()}
+        yield from _counters({key: one[key] for key in ("duplicates", "refused")} | learned | _sum(every), zeros)
+        yield f"master {name}/{master}"
+        yield from _counters(_sum([one["master"]]), zeros)
+        if one["host"]["rx_frames"]:
+            yield f"host {name}/{master}"
+            yield from _counters(_sum([one["host"]]), zeros)
+    for port, traffic in one["ports"].items():
+        yield f"port {name}/{port}"
         yield from _counters(_sum([traffic]), zeros)
 
 
-def _sum(interfaces: Iterable[Traffic]) -> dict[str, int]:
+def _sum(interfaces: Iterable[Record]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for one in interfaces:
-        total.update(
-            rx_frames=one.rx_frames,
-            rx_bytes=one.rx_bytes,
-            tx_frames=one.tx_frames,
-            tx_bytes=one.tx_bytes,
-            tx_errors=one.tx_errors,
-        )
-        total.update(one.outcomes)
+        total.update({key: value for key, value in one.items() if key != "outcomes"})
+        total.update(one["outcomes"])
     return dict(total)
 
 

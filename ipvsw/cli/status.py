@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from ipvsw.cli.command import Asked, Command, Failed, first, read_name, read_show_name
 from ipvsw.cli.complete import Names
+from ipvsw.cli.record import records
 from ipvsw.cli.table import table
 from ipvsw.config.names import find_ports
-from ipvsw.model import (
-    AddressStatus,
-    Guard,
-    HostAccess,
-    L3Output,
-    LeaseStatus,
-    MacSource,
-    PortState,
-    PortStatus,
-    SwitchStatus,
-)
 
-Record = dict[str, Any]
+if TYPE_CHECKING:
+    from ipvsw.client import Record
+    from ipvsw.model import AddressStatus, Guard, LeaseStatus, PortStatus, SwitchStatus
 
 
 def read_switches(asked: Asked) -> list[SwitchStatus]:
-    return msgspec.convert(asked.client.switches(), list[SwitchStatus])
+    found: list[SwitchStatus] = records(asked.client.switches())
+    return found
 
 
 def select_ports(switches: Sequence[SwitchStatus], name: str | None) -> list[tuple[SwitchStatus, PortStatus]]:
@@ -64,7 +55,7 @@ def _show(asked: Asked) -> list[Record]:
 
 
 def _write_show(found: list[Record], asked: Asked) -> str:
-    return show(msgspec.convert(found, list[SwitchStatus]))
+    return show(records(found))
 
 
 def show(switches: Sequence[SwitchStatus]) -> str:
@@ -100,12 +91,12 @@ def show(switches: Sequence[SwitchStatus]) -> str:
 
 
 def _write_addresses(found: list[Record], asked: Asked) -> str:
-    return "\n".join(_address_table(msgspec.convert(found, list[AddressStatus]))) if found else ""
+    return "\n".join(_address_table(records(found))) if found else ""
 
 
 def _write_leases(found: list[Record], asked: Asked) -> str:
     titles = ("ADDRESS", "PORT", "STATE", "REMAINING", "MAC", "CLIENT-ID", "HOSTNAME", "SERVER")
-    return "\n".join(table(titles, map(_lease_row, msgspec.convert(found, list[LeaseStatus])))) if found else ""
+    return "\n".join(table(titles, map(_lease_row, records(found)))) if found else ""
 
 
 def _lease_row(one: LeaseStatus) -> Sequence[str]:
@@ -128,8 +119,8 @@ def _switch_row(switch: SwitchStatus) -> Sequence[str]:
         switch.netns,
         switch.mode,
         switch.flag,
-        "" if switch.l3_output is L3Output.FAST else switch.l3_output,
-        "" if switch.host_access is HostAccess.NONE else switch.host_access,
+        "" if switch.l3_output == "fast" else switch.l3_output,
+        "" if switch.host_access == "none" else switch.host_access,
         "" if switch.guard is None else _guards(switch.guard) or "off",
         _state(switch),
         switch.mac,
@@ -148,7 +139,7 @@ def _port_row(switch: str, port: PortStatus) -> Sequence[str]:
         _state(port),
         port.netns,
         port.ifname,
-        port.mac if port.mac_source is MacSource.OWN else "",
+        port.mac if port.mac_source == "own" else "",
         _number(port.mtu),
         ",".join(port.offloads),
         _guards(port.guards),
@@ -164,10 +155,14 @@ def _address_table(found: Iterable[AddressStatus]) -> list[str]:
 
 
 def _state(one: SwitchStatus | PortStatus) -> str:
-    return "no-carrier" if one.state is PortState.UP and not one.carrier else str(one.state)
+    return "no-carrier" if one.state == "up" and not one.carrier else str(one.state)
 
 
 def _guards(guards: Sequence[Guard]) -> str:
+    if not guards:
+        return ""
+    from ipvsw.model import Guard
+
     return "strict" if len(guards) == len(Guard) else ",".join(guards)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct
 
+from ipvsw import DEFAULT_SOCKET
 from ipvsw.config.values import (
     BUSY_POLL_MAX,
     SOCKET_PATH_MAX,
@@ -28,7 +29,7 @@ from ipvsw.config.values import (
     read_netns,
     read_socket,
 )
-from ipvsw.model import DEFAULT_SOCKET, Flag, Guard, HostAccess, Io, Kind, L3Output, Mode, Who
+from ipvsw.model import Flag, Guard, HostAccess, Io, Kind, L3Output, Mode, Who
 
 KINDS = tuple(kind for kind in Kind if kind is not Kind.LINK)
 """Of ports that a configuration can have."""

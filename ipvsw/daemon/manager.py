@@ -196,10 +196,10 @@ class Manager:
             await self._remove_port(switch, port)
 
     async def set_mode(self, name: str, mode: Mode | None, flag: Flag | None) -> SwitchStatus:
-        """`name` is that of a switch, or of a port on it: mode and flag belong to the whole switch.
+        """`name` is that of a switch, of a port on it or of its master: mode and flag belong to the whole switch.
         Errors: NotFound, Refused."""
         async with self._lock:
-            switch = self._switches[find_switch(name, self._port_names())]
+            switch = self._switches[find_switch(name, self._port_names(), self._masters())]
             now = switch.config
             switch.set_mode(msgspec.structs.replace(now, mode=mode or now.mode, flag=flag or now.flag))
             return switch.status()
@@ -236,6 +236,9 @@ class Manager:
     def _port_names(self) -> dict[str, Container[str]]:
         """Of each switch; those of the kernel module's devices too."""
         return {name: switch.ports.keys() | switch.links.keys() for name, switch in self._switches.items()}
+
+    def _masters(self) -> dict[str, str]:
+        return {name: switch.config.master for name, switch in self._switches.items()}
 
     def _with_ports_by_api(self, filed: Config) -> Config:
         """The file's configuration and what the API has added: each port on the switch that has its master."""

@@ -51,7 +51,7 @@ class Manager(Protocol):
         """`name` is PORT or SWITCH/PORT. Errors: also NotFound."""
 
     async def set_mode(self, name: str, mode: Mode | None, flag: Flag | None) -> SwitchStatus:
-        """`name` is that of a switch, or of a port on it. Errors: also NotFound."""
+        """`name` is that of a switch, of a port on it or of its master. Errors: also NotFound."""
 
     async def hand_over(self, name: str, peer: Peer) -> tuple[HandedOver, list[int]]:
         """Descriptors of the port `name`, or of one on the switch `name` that has none yet; the caller closes them.
@@ -200,7 +200,7 @@ ROUTES = (
         method="PATCH",
         path="/v1/switches/{name}",
         name="setMode",
-        summary="Change mode and flag of a switch, named by itself or by a port on it (PORT or SWITCH/PORT)",
+        summary="Change mode and flag of a switch, named by itself, its master or a port on it (PORT or SWITCH/PORT)",
         handler=_set_mode,
         takes=SetMode,
         returns=SwitchStatus,

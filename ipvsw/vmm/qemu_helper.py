@@ -13,8 +13,8 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from ipvsw import DEFAULT_SOCKET
 from ipvsw.client import ApiError, Client, Unreachable
-from ipvsw.model import DEFAULT_SOCKET
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -81,9 +81,10 @@ def imports(path: Path) -> set[str]:
 
 
 def folders_imported(path: Path) -> set[str]:
-    """Folders of ours that a file imports, other than its own. The package itself (`__version__`) is nobody's."""
+    """Folders of ours that a file imports, other than its own. The package itself (`__version__`, `DEFAULT_SOCKET`) is
+    nobody's."""
     found = {folder_of(tuple(name.split(".")[1:])) for name in imports(path) if name.startswith("ipvsw.")}
-    return {name for name in found if not name.startswith("__")} - {folder(path)}
+    return {name for name in found if not name.startswith("__") and not name.isupper()} - {folder(path)}
 
 
 FILES = [path for path in sources(".py", ".pyx", ".pxd") if folder(path) not in {"__init__", "__main__"}]

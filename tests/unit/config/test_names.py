@@ -37,12 +37,16 @@ def test_one_port() -> None:
 
 
 def test_a_switch_by_itself_or_by_a_port() -> None:
-    assert find_switch("lan", SWITCHES) == "lan"  # rather than the port of that name
-    assert find_switch("b", SWITCHES) == "lan"
-    with pytest.raises(NotFound, match=r'^there is no switch or port "x"$'):
-        find_switch("x", SWITCHES)
+    masters = {"lan": "eth0", "dmz": "eth1", "dmz2": "eth1", "b2": "b"}
+    assert find_switch("lan", SWITCHES, masters) == "lan"  # rather than the port of that name
+    assert find_switch("b", SWITCHES, masters) == "lan"  # rather than the master of that name
+    assert find_switch("eth0", SWITCHES, masters) == "lan"
+    with pytest.raises(NotFound, match=r'^there is no switch, port or master "x"$'):
+        find_switch("x", SWITCHES, masters)
     with pytest.raises(Refused, match="on several switches"):
-        find_switch("a", SWITCHES)
+        find_switch("a", SWITCHES, masters)
+    with pytest.raises(Refused, match=r'^master "eth1" is of several switches: say which of dmz, dmz2$'):
+        find_switch("eth1", SWITCHES, masters)
 
 
 def test_short_names_mean_what_they_should() -> None:

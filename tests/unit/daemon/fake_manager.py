@@ -153,7 +153,7 @@ class FakeManager:
         self._called("delete_port", *find_port(name, PORTS))
 
     async def set_mode(self, name: str, mode: Mode | None, flag: Flag | None) -> SwitchStatus:
-        switch = find_switch(name, PORTS)
+        switch = find_switch(name, PORTS, {one.name: one.master for one in (LAN, DMZ)})
         self._called("set_mode", switch, mode, flag)
         found = self.switch(switch)
         return msgspec.structs.replace(found, mode=mode or found.mode, flag=flag or found.flag)

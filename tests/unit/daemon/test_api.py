@@ -121,7 +121,7 @@ def test_set_mode(daemon: Daemon, api_client: client.Client) -> None:
     assert [call[1] for call in daemon.manager.calls] == ["lan", "lan", "dmz"]
     assert refused(api_client, "PATCH", "/v1/switches/x", {"flag": "vepa"}) == (
         404,
-        'there is no switch or port "x"',
+        'there is no switch, port or master "x"',
     )
 
 
