@@ -94,6 +94,14 @@ class Client:
         """Returns what was done, one line each."""
         return cast("list[str]", self.request("POST", "/v1/reload")["actions"])
 
+    def plan(self) -> list[str]:
+        """What `reload` would do, one line each."""
+        return cast("list[str]", self.request("POST", "/v1/plan")["actions"])
+
+    def config(self) -> str:
+        """What runs, as the text of a configuration file."""
+        return cast("str", self.request("GET", "/v1/config")["toml"])
+
     def request(self, method: str, target: str, body: object = None, *, fds: list[int] | None = None) -> Any:
         """One request to `target` (quoted); returns what the JSON in the answer stands for, None for no body.
         Descriptors that come with it are put into `fds`."""

@@ -1,14 +1,56 @@
-"""`reload` and `completion`."""
+"""`reload`, `save` and `completion`."""
 
 from __future__ import annotations
 
-from ipvsw.cli.command import Asked, Command, Usage, first, read_nothing
+import contextlib
+import os
+
+from ipvsw.cli.command import Asked, Command, Failed, Option, Usage, first, read_nothing
 
 SHELLS = ("bash", "zsh")
 
 
+def _reload(asked: Asked) -> list[str]:
+    return asked.client.plan() if "dry-run" in asked.options else asked.client.reload()
+
+
 def _write_reload(actions: list[str], asked: Asked) -> str:
     return "\n".join(actions) or "nothing has changed"
+
+
+def _read_file(words: list[str], asked: Asked) -> None:
+    """[FILE|-]"""
+    asked.name = words[0] if words else "-"
+    read_nothing(words[1:], asked)
+
+
+def _save(asked: Asked) -> str:
+    """The text, or nothing when it is in the file."""
+    text = asked.client.config()
+    if asked.required_name == "-":
+        return text
+    try:
+        _replace(os.path.realpath(asked.required_name), text)
+    except OSError as error:
+        raise Failed(f"{asked.name}: {error.strerror}") from None
+    return ""
+
+
+def _replace(path: str, text: str) -> None:
+    """The file has either all of `text` or what it had before. Errors: OSError."""
+    beside = f"{path}.{os.getpid()}"
+    try:
+        with open(beside, "x") as file:
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(beside, os.stat(path).st_mode & 0o777)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(beside, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise
 
 
 def _read_shell(words: list[str], asked: Asked) -> None:
@@ -30,11 +72,24 @@ COMMANDS = (
         summary="read the configuration file again",
         about="""\
 Have the daemon read its configuration file again, do what has changed in it, and print that.
-A file with a mistake changes nothing.
+A file with a mistake changes nothing. Ports that do not change lose no frame.
 """,
         read=read_nothing,
-        run=lambda asked: asked.client.reload(),
+        run=_reload,
         write=_write_reload,
+        options=(Option("--dry-run", "print what would be done, and do nothing"),),
+    ),
+    Command(
+        name="save",
+        summary="write what runs as a configuration file",
+        operands="[FILE|-]",
+        about="""\
+Write what runs as a configuration file, to stdout without FILE. When ipvswd reads it, the same
+runs: what `link add` and `link set` have changed is in it, comments and defaults are not. FILE is
+replaced as a whole. Ports that `ip link add ... type ipvsw` has made are not in it.
+""",
+        read=_read_file,
+        run=_save,
     ),
     Command(
         name="completion",

@@ -109,7 +109,7 @@ def _take_options(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     for word in rest:
         name, equals, value = word.partition("=")
         option = known.get(name)
-        if not word.startswith("-"):
+        if not word.startswith("-") or word == "-":
             words.append(word)
         elif option is None or (equals and not option.operand):
             raise Usage(f"{word}: no such option")

@@ -29,6 +29,7 @@ __all__ = [
     "read_attach",
     "read_document",
     "read_mode_change",
+    "with_defaults",
 ]
 
 ATTACH = (*(key for key in keys.SWITCH if key.name == "master"), *port_keys.PORT, *keys.MODE)
@@ -155,14 +156,19 @@ def _make_port(found: dict[str, Any], place: str) -> PortConfig:
     if not is_socket and "ifname" not in found and (fault := ifname_fault(found["name"])):
         at = join(place, "name")
         raise ConfigError(f"{at}: {quoted(found['name'])} {fault}; set ifname, or choose another name")
-    mac = MacSource.MASTER if found.get("kind", Kind.NETNS) is Kind.NETNS else MacSource.OWN
-    port = PortConfig(**({"ifname": found["name"], "netns": "", "mac": mac} | found))
+    port = with_defaults(found)
     _check_kind(port, found, place)
     _check_sockets(port, place)
     _check_gateways(port, place)
     if port.mtu is not None and port.mtu < MTU_MIN_IPV6 and any(one.version == 6 for one in port.addresses):
         raise ConfigError(f"{join(place, 'mtu')}: {port.mtu} is less than {MTU_MIN_IPV6}, which IPv6 addresses need")
     return port
+
+
+def with_defaults(found: dict[str, Any]) -> PortConfig:
+    """A port of these values, `name` among them, with the defaults that follow from others."""
+    mac = MacSource.MASTER if found.get("kind", Kind.NETNS) is Kind.NETNS else MacSource.OWN
+    return PortConfig(**({"ifname": found["name"], "netns": "", "mac": mac} | found))
 
 
 def _check_kind(port: PortConfig, found: Mapping[str, object], place: str) -> None:
@@ -189,6 +195,8 @@ def _check_sockets(port: PortConfig, place: str) -> None:
 
 
 def _check_gateways(port: PortConfig, place: str) -> None:
+    if not port.gateway:
+        return
     own = {one.ip for one in port.addresses}
     families = {one.version for one in port.addresses}
     seen: dict[int, str] = {}
@@ -234,6 +242,7 @@ def _check_together(config: Config, name: Callable[[int, int | None], str], owne
         claim(f"in {_same_netns(switch.netns)}", switch.master, "the interface", place, "master")
         claim("switches", switch.name, "the name", place, "name")
     for s, switch in enumerate(config.switches):
+        doubled = _has_doubles(switch)
         for p, port in enumerate(switch.ports):
             place = name(s, p)
             claim(("ports", s), port.name, "the name", place, "name")
@@ -242,8 +251,15 @@ def _check_together(config: Config, name: Callable[[int, int | None], str], owne
             for key in ("path", "connect", "local", "remote"):
                 if path := getattr(port, key):
                     claim("paths", path, "the path", place, key)
-            for a, interface in enumerate(port.addresses):
+            for a, interface in enumerate(port.addresses if doubled else ()):
                 claim(("addresses", s), interface.ip, "the address", place, f"addresses[{a}]")
+
+
+def _has_doubles(switch: SwitchConfig) -> bool:
+    """Whether an address stands twice. A hundred thousand are looked at as numbers first: to name the place of each
+    takes a hundred times as long."""
+    numbers = [(one.version, int(one)) for port in switch.ports for one in port.addresses]
+    return len(set(numbers)) < len(numbers)
 
 
 def _room(port: PortConfig) -> str:

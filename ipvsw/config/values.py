@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import functools
 import ipaddress
 import json
 import re
@@ -26,6 +27,7 @@ BUSY_POLL_MAX = 1000  # us
 QUEUES_MAX = 16
 LEARNED_MAX = 1024
 ADDRESSES_MAX = 1 << 20
+INTERFACES_CACHED = 1 << 17
 ID_MAX = 0xFFFFFFFE  # (uid_t) -1 means no user
 
 Reader = Callable[[object, str], Any]
@@ -199,15 +201,23 @@ def read_addresses(value: object, place: str) -> tuple[Interface, ...]:
 def _read_interface(value: object, place: str) -> Interface:
     text = read_string(value, place)
     try:
-        # ipaddress would also take a netmask, a hostmask and, for IPv6, a zone.
-        if not re.fullmatch(r"[0-9A-Fa-f.:]+(/[0-9]{1,3})?", text, re.ASCII):
-            raise ValueError
-        interface = ipaddress.ip_interface(text)
+        interface, fault = _interface(text)
     except ValueError:
         raise ConfigError(f"{place}: {quoted(text)} is not an IPv4 or IPv6 interface address") from None
-    if fault := _address_fault(interface.ip):
+    if fault:
         raise ConfigError(f"{place}: {interface.ip} {fault}")
     return interface
+
+
+@functools.lru_cache(INTERFACES_CACHED)
+def _interface(text: str) -> tuple[Interface, str | None]:
+    """The address of `text`, and what is wrong with it. Remembered: a file that is read again has the same addresses
+    but for a few, and the plan compares objects that are the same in no time. Errors: ValueError."""
+    # ipaddress would also take a netmask, a hostmask and, for IPv6, a zone.
+    if not re.fullmatch(r"[0-9A-Fa-f.:]+(/[0-9]{1,3})?", text, re.ASCII):
+        raise ValueError
+    interface = ipaddress.ip_interface(text)
+    return interface, _address_fault(interface.ip)
 
 
 def read_claim(value: object, place: str) -> tuple[Network, ...] | Literal["any", "on-link"]:

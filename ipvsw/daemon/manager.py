@@ -208,16 +208,30 @@ class Manager:
         """Read the file again; what was done, a line for each action. What the API has added stays.
         Errors: Refused."""
         async with self._lock:
-            filed = load(self._path)
-            await preflight(self._runtime.netlink, filed)
-            wanted = self._with_ports_by_api(filed)
-            check(wanted)
-            actions = diff(self._running(), wanted)
+            filed, actions = await self._plan()
             await self._execute(actions)
             for switch in self._switches.values():
                 switch.renew_namespaces()
             self._filed = filed
             return tuple(str(action) for action in actions)
+
+    async def plan(self) -> tuple[str, ...]:
+        """What `reload` would do now. Errors: Refused."""
+        async with self._lock:
+            _, actions = await self._plan()
+            return tuple(str(action) for action in actions)
+
+    async def _plan(self) -> tuple[Config, tuple[Action, ...]]:
+        """What the file has, and what has to be done for it. Changes nothing."""
+        filed = await asyncio.to_thread(load, self._path)  # a hundred thousand addresses take half a second
+        await preflight(self._runtime.netlink, filed)
+        wanted = self._with_ports_by_api(filed)
+        check(wanted)
+        return filed, diff(self._running(), wanted)
+
+    def configuration(self) -> Config:
+        """What runs: the file's switches and ports as they were changed since, and those that the API has added."""
+        return self._running()
 
     # ------------------------------------------------------------------------ finding
 

@@ -15,9 +15,11 @@ from msgspec import Struct
 from ipvsw import __version__
 from ipvsw.config.file import ATTACH, ConfigError, read_attach, read_mode_change
 from ipvsw.config.keys import MODE, Key
+from ipvsw.config.write import write
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import (
     AddressStatus,
+    Config,
     Flag,
     HandedOver,
     LeaseStatus,
@@ -60,6 +62,12 @@ class Manager(Protocol):
     async def reload(self) -> tuple[str, ...]:
         """Read the configuration again; returns what was done, printable."""
 
+    async def plan(self) -> tuple[str, ...]:
+        """What `reload` would do; does nothing. Errors: Refused."""
+
+    def configuration(self) -> Config:
+        """What runs, the ports of the API included."""
+
 
 # ---------------------------------------------------------------------------- bodies that are not in the model
 
@@ -84,9 +92,15 @@ SetMode = _body("SetMode", "What to change of a switch; at least one of them.", 
 
 
 class Reloaded(Struct, frozen=True, kw_only=True):
-    """What a reload has done, in order."""
+    """What a reload has done, or would do, in order."""
 
     actions: tuple[str, ...]
+
+
+class SavedConfig(Struct, frozen=True, kw_only=True):
+    """What runs, as a configuration file."""
+
+    toml: str
 
 
 class Error(Struct, frozen=True, kw_only=True):
@@ -146,6 +160,14 @@ async def _set_mode(manager: Manager, call: Call) -> SwitchStatus:
 
 async def _reload(manager: Manager, call: Call) -> Reloaded:
     return Reloaded(actions=await manager.reload())
+
+
+async def _plan_reload(manager: Manager, call: Call) -> Reloaded:
+    return Reloaded(actions=await manager.plan())
+
+
+async def _get_config(manager: Manager, call: Call) -> SavedConfig:
+    return SavedConfig(toml=await asyncio.to_thread(write, manager.configuration()))
 
 
 def _read(call: Call, reader: Callable[[object], T]) -> T:
@@ -260,6 +282,23 @@ ROUTES = (
         returns=HandedOver,
         errors=(403, 404, 409),
         handed=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/config",
+        name="getConfig",
+        summary="What runs as a configuration file, which gives the same when it is read",
+        handler=_get_config,
+        returns=SavedConfig,
+    ),
+    Route(
+        method="POST",
+        path="/v1/plan",
+        name="planReload",
+        summary="What a reload of the configuration file would do; nothing is changed",
+        handler=_plan_reload,
+        returns=Reloaded,
+        errors=(403, 409),
     ),
     Route(
         method="POST",

@@ -21,6 +21,7 @@ OWNERS = {
     "pyroute2": "linux/netlink/",
     "pytun": "linux/devices/",
     "qemu": "vmm/qmp.py",
+    "tomli_w": "config/write.py",
     "uvloop": "daemon/main.py",
 }
 WITHOUT_MODEL = {"client", "batch", "packets", "model"}

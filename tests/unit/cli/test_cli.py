@@ -23,10 +23,11 @@ from ipvsw.cli.link import statistics
 from ipvsw.cli.stats import stats
 from ipvsw.cli.status import show
 from ipvsw.cli.table import table
+from ipvsw.config.file import parse
 from ipvsw.config.port_keys import MACHINES, PORT
 from ipvsw.model import Flag, HostAccess, L3Output, Mode, PortConfig, SwitchStats, SwitchStatus, Traffic
 from tests.support.patience import LIMIT
-from tests.unit.daemon.fake_manager import DMZ, LAN, LEASES, STATS, Daemon
+from tests.unit.daemon.fake_manager import CONFIG, DMZ, LAN, LEASES, STATS, Daemon
 
 ROOT = Path(cli.__file__).parents[2]
 COMPLETIONS = Path(cli.__file__).parent / "completions"
@@ -331,6 +332,25 @@ def test_link_delete(daemon: Daemon, run: Run, line: str) -> None:
 
 def test_reload(run: Run) -> None:
     assert run("reload") == (0, "attach lan/ipvl2\ndetach lan/ipvl1\n", "")
+    assert run("reload --dry-run") == (0, "attach lan/ipvl2\n", "")
+
+
+def test_save(run: Run, tmp_path: Path) -> None:
+    for words in ("save", "save -"):
+        code, text, _ = run(words)
+        assert code == 0 and parse(text) == CONFIG
+    file = tmp_path / "ipvsw.toml"
+    assert run(f"save {file}") == (0, "", "")
+    assert file.read_text() == text
+    file.write_text("# what was there\n")
+    file.chmod(0o600)
+    link = tmp_path / "link.toml"
+    link.symlink_to(file)
+    assert run(f"save {link}") == (0, "", "")
+    assert (file.read_text(), stat.S_IMODE(file.stat().st_mode), link.is_symlink()) == (text, 0o600, True)
+    assert run(f"save {tmp_path}/none/x") == (1, "", f"ipvsw: {tmp_path}/none/x: No such file or directory\n")
+    assert run(f"save {tmp_path}") == (1, "", f"ipvsw: {tmp_path}: Is a directory\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"ipvsw.toml", "link.toml"}
 
 
 # ---------------------------------------------------------------------------- failing
@@ -347,7 +367,7 @@ def test_no_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == f"ipvsw: {tmp_path}/api.sock: no daemon answers there; is ipvswd running?\n"
 
 
-EVERY = "link, show, address, lease, stats, exec, attach, detach, reload, completion, help"
+EVERY = "link, show, address, lease, stats, exec, attach, detach, reload, save, completion, help"
 
 
 @pytest.mark.parametrize(
@@ -426,7 +446,8 @@ def test_a_reader_that_stops_reading(daemon: Daemon) -> None:
 
 
 def test_every_command_may_be_shortened() -> None:
-    for word, command in (("s", "show"), ("st", "stats"), ("a", "address"), ("addr", "address"), ("r", "reload")):
+    words = {"s": "show", "sa": "save", "st": "stats", "a": "address", "addr": "address", "r": "reload"}
+    for word, command in words.items():
         assert understand([word]).command == command
     assert understand(["l"]).command == "link"
     assert understand(["l", "sho"]).command == "link show"
@@ -507,8 +528,8 @@ def test_starts_quickly(daemon: Daemon, line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("", "address attach completion detach exec help lease link reload show stats"),
-        ("s", "show stats"),
+        ("", "address attach completion detach exec help lease link reload save show stats"),
+        ("s", "save show stats"),
         ("link ", "add delete help list set show"),
         ("link a", "add"),
         ("l del ", "dmz/ipvl0 ipvl1 lan/ipvl0"),

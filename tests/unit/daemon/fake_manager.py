@@ -19,6 +19,7 @@ from ipvsw.model import (
     AddressSource,
     AddressState,
     AddressStatus,
+    Config,
     Flag,
     HandedOver,
     Kind,
@@ -29,6 +30,7 @@ from ipvsw.model import (
     PortState,
     PortStatus,
     Refused,
+    SwitchConfig,
     SwitchStats,
     SwitchStatus,
     Traffic,
@@ -107,6 +109,9 @@ STATS = (
     SwitchStats(name="dmz", master=Traffic(), ports={"ipvl0": Traffic()}),
 )
 
+CONFIG = Config(
+    switches=(SwitchConfig(name="lan", master="eth0", ports=(PortConfig(name="ipvl0", ifname="ipvl0", netns="ns0"),)),)
+)
 LEASES = (
     LeaseStatus(
         switch="lan",
@@ -169,6 +174,13 @@ class FakeManager:
     async def reload(self) -> tuple[str, ...]:
         self._called("reload")
         return ("attach lan/ipvl2", "detach lan/ipvl1")
+
+    async def plan(self) -> tuple[str, ...]:
+        self._called("plan")
+        return ("attach lan/ipvl2",)
+
+    def configuration(self) -> Config:
+        return CONFIG
 
     def refuse(self, text: str) -> None:
         self.error = Refused(text)
