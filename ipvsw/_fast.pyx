@@ -8,7 +8,7 @@ from posix.unistd cimport close
 
 from ipvsw.datapath.face.convert cimport address_of, as_address, as_mac, check, queue_take
 from ipvsw.datapath.face.edits cimport EditList, edit, edits_add, edits_forget, edits_free
-from ipvsw.datapath.face.queries cimport addresses_used, offence_of, routes_used, traffic_add
+from ipvsw.datapath.face.queries cimport addresses_used, frames_read, offence_of, routes_used, traffic_add
 from ipvsw.datapath.kernel.packetring cimport SEND_SLOT, SEND_SLOTS, SLOT, SLOTS
 from ipvsw.datapath.kernel.sys cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, add_i32, eventfd, eventfd_read, eventfd_write, load_i32, load_ptr, load_u32,
@@ -496,3 +496,6 @@ cdef class Datapath:
             traffic_add(&total, t)
         return (total.rx_frames, total.rx_bytes, total.tx_frames, total.tx_bytes, total.tx_errors,
                 tuple([total.outcomes[k] for k in range(N_OUTCOMES)]))
+
+    def frames_read(self):
+        return frames_read(self.workers, self.n_workers)

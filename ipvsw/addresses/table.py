@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from ipaddress import ip_address
@@ -43,6 +43,7 @@ class Table:
         self._numbers: dict[str, int] = {}
         self._names: dict[int, str] = {}
         self._past: dict[str, Traffic] = {}  # of a port's earlier attachments
+        self._past_master = self._past_host = Traffic()  # of earlier daemons
         self._learning: set[str] = set()
         self._guards: dict[str, tuple[tuple[Guard, ...], bool]] = {}
         self._groups: dict[str, frozenset[bytes]] = {}
@@ -263,6 +264,11 @@ class Table:
 
     # ------------------------------------------------------------------------ counters
 
+    def set_past(self, ports: Mapping[str, Traffic], master: Traffic, host: Traffic) -> None:
+        """What was counted before this table was made; counting goes on from there."""
+        self._past |= {port: self._add(past, None) for port, past in ports.items()}
+        self._past_master, self._past_host = master, host
+
     def traffic(self, port: str) -> Traffic:
         """Of all the port's attachments, one after the other."""
         number = self._numbers.get(port)
@@ -272,10 +278,10 @@ class Table:
         self._past[port] = self._add(self._past.get(port), self._datapath.traffic(number))
 
     def master_traffic(self) -> Traffic:
-        return self._add(None, self._datapath.traffic(None))
+        return self._add(self._past_master, self._datapath.traffic(None))
 
     def host_traffic(self) -> Traffic:
-        return self._add(None, self._datapath.traffic("host"))
+        return self._add(self._past_host, self._datapath.traffic("host"))
 
     def _add(self, past: Traffic | None, now: tuple[int, int, int, int, int, tuple[int, ...]] | None) -> Traffic:
         *interfaces, outcomes = now or (0, 0, 0, 0, 0, (0,) * len(OUTCOMES))

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from ipvsw.config.keys import DAEMON, SWITCH, Change, Key
+from ipvsw.config.keys import DAEMON, MODE, SWITCH, Change, Key
 from ipvsw.config.port_keys import PORT
 from ipvsw.model import Config, DaemonConfig, PortConfig, SwitchConfig
 
@@ -92,7 +92,7 @@ def diff(current: Config, wanted: Config) -> tuple[Action, ...]:
     """What to do, in this order, so that `current` becomes `wanted`."""
     before = {switch.name: switch for switch in current.switches}
     after = {switch.name: switch for switch in wanted.switches}
-    kept = [(before[name], new) for name, new in after.items() if name in before and _stays(SWITCH, before[name], new)]
+    kept = [(before[name], new) for name, new in after.items() if name in before and same_switch(before[name], new)]
     stay = {new.name for _, new in kept}
     return (
         *(action for old, new in kept for action in _removals(old, new)),
@@ -105,29 +105,73 @@ def diff(current: Config, wanted: Config) -> tuple[Action, ...]:
     )
 
 
+def same_port(old: PortConfig, new: PortConfig) -> bool:
+    """Whether nothing differs for which the port would have to be made anew."""
+    return _stays(PORT, old, new)
+
+
+def same_switch(old: SwitchConfig, new: SwitchConfig) -> bool:
+    """Whether nothing differs for which the switch, and all its ports, would have to be made anew."""
+    return _stays(SWITCH, old, new)
+
+
 def _stays(keys: Iterable[Key], old: SwitchConfig | PortConfig, new: SwitchConfig | PortConfig) -> bool:
     """Whether nothing differs for which it would have to be made anew."""
     return all(getattr(old, key.name) == getattr(new, key.name) for key in keys if key.change is Change.ANEW)
 
 
+def with_added(before: Config, running: Config, filed: Config) -> Config:
+    """The configuration `filed`, and what runs without being in the file that was read `before`: each port on the
+    switch that has its master."""
+    known = {(switch.name, port.name) for switch in before.switches for port in switch.ports}
+    switches = {(switch.master, switch.netns): switch for switch in filed.switches}
+    for each in running.switches:
+        into = switches.get((each.master, each.netns), structs.replace(each, ports=()))
+        names = {port.name for port in into.ports}
+        extra = [port for port in each.ports if (each.name, port.name) not in known and port.name not in names]
+        if extra:
+            into = structs.replace(into, ports=(*into.ports, *extra))
+            switches[each.master, each.netns] = into
+    return structs.replace(filed, switches=tuple(switches.values()))
+
+
+def with_modes(before: Config, running: Config, filed: Config) -> Config:
+    """The configuration `filed`, with the modes and flags that were changed at run time and that the file still has as
+    it had them `before`."""
+    old = {switch.name: switch for switch in before.switches}
+    now = {switch.name: switch for switch in running.switches}
+
+    def changed(switch: SwitchConfig) -> SwitchConfig:
+        if switch.name not in old or switch.name not in now:
+            return switch
+        kept = {
+            key.name: getattr(now[switch.name], key.name)
+            for key in MODE
+            if getattr(switch, key.name) == getattr(old[switch.name], key.name)
+        }
+        return structs.replace(switch, **kept)
+
+    return structs.replace(filed, switches=tuple(map(changed, filed.switches)))
+
+
 def _removals(old: SwitchConfig, new: SwitchConfig) -> Iterator[Action]:
     wanted = {port.name: port for port in new.ports}
     for port in old.ports:
-        if port.name not in wanted or not _stays(PORT, port, wanted[port.name]):
+        if port.name not in wanted or not same_port(port, wanted[port.name]):
             yield RemovePort(old.name, port.name)
 
 
 def _changes(old: SwitchConfig, new: SwitchConfig) -> Iterator[Action]:
     had = {port.name: port for port in old.ports}
     for port in new.ports:
-        if port.name in had and had[port.name] != port and _stays(PORT, had[port.name], port):
+        if port.name in had and had[port.name] != port and same_port(had[port.name], port):
             yield ChangePort(new.name, had[port.name], port)
 
 
 def _additions(old: SwitchConfig | None, new: SwitchConfig) -> Iterator[Action]:
     had = {port.name: port for port in old.ports} if old else {}
     for port in new.ports:
-        if port.name not in had or not _stays(PORT, had[port.name], port):
+        if port.name not in had or not same_port(had[port.name], port):
             yield AddPort(new.name, port)
 
 

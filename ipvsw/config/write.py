@@ -1,18 +1,14 @@
-"""Model -> TOML: a file that, read, gives the same configuration. What the keys' defaults say is left out."""
+"""Model -> TOML: a file that, read, gives the same configuration."""
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import tomli_w
-from msgspec import Struct
 
-from ipvsw.config.file import with_defaults
-from ipvsw.config.keys import DAEMON, SWITCH, Key
-from ipvsw.config.port_keys import PORT
-from ipvsw.model import Config, DaemonConfig, Kind, PortConfig, SwitchConfig
+from ipvsw.config.tables import daemon_table, port_table, switch_table
+from ipvsw.model import Config
 
 
 def write(config: Config) -> str:
@@ -20,29 +16,8 @@ def write(config: Config) -> str:
 
 
 def _tables(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield "[daemon]", _table(DAEMON, config.daemon, DaemonConfig())
+    yield "[daemon]", daemon_table(config.daemon)
     for switch in config.switches:
-        yield "[[switch]]", _table(SWITCH, switch, SwitchConfig(name="", master=""))
+        yield "[[switch]]", switch_table(switch)
         for port in switch.ports:
-            yield "[[switch.port]]", _port(port)
-
-
-def _port(port: PortConfig) -> dict[str, Any]:
-    like_it = with_defaults({"name": port.name, "kind": port.kind})
-    required = {"name": port.name} | ({} if port.kind is Kind.NETNS else {"kind": str(port.kind)})
-    return required | _table((key for key in PORT if port.kind in key.kinds), port, like_it)
-
-
-def _table(keys: Iterable[Key], value: Struct, default: Struct) -> dict[str, Any]:
-    """The keys whose value is not the default one."""
-    found = {key.name: (getattr(value, key.name), getattr(default, key.name)) for key in keys}
-    return {name: _plain(now) for name, (now, otherwise) in found.items() if now != otherwise}
-
-
-def _plain(value: Any) -> Any:
-    """A value as the key's reader takes it: words, numbers, lists."""
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, enum.Enum) or not isinstance(value, (bool, int, str)):
-        return str(value)
-    return value
+            yield "[[switch.port]]", port_table(port)

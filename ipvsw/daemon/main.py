@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import resource
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 
@@ -17,9 +17,11 @@ import uvloop
 
 from ipvsw import __version__
 from ipvsw.config.file import load
-from ipvsw.daemon import api
+from ipvsw.daemon import api, keeper
 from ipvsw.daemon.manager import Manager
 from ipvsw.daemon.preflight import preflight
+from ipvsw.linux.fdstore import FdStore, NoStore, SystemdStore, notify
+from ipvsw.linux.keeperstore import KeeperStore
 from ipvsw.linux.netlink import Netlink
 from ipvsw.model import Config, Refused
 
@@ -32,14 +34,20 @@ EXIT_FAILED, EXIT_USAGE = 1, 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 after an orderly end, 2 with one line on stderr if the configuration is refused (nothing was
     changed), 1 if the machine fails."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if not (arguments.config or arguments.cleanup):
+        parser.error("the following arguments are required: --config")
     logging.basicConfig(
         level=arguments.log_level.upper(), stream=sys.stderr, format="ipvswd: %(levelname)s: %(message)s"
     )
     try:
-        config = load(arguments.config)
+        config = load(arguments.config) if arguments.config else Config()
         if arguments.check:
             asyncio.run(_check(config))
+        elif arguments.cleanup:
+            _allow_many_files()
+            uvloop.run(_clean_up(config, arguments.socket or config.daemon.socket))
         else:
             _allow_many_files()
             uvloop.run(_serve(config, arguments.config, arguments.socket or config.daemon.socket))
@@ -54,8 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ipvswd", description="Network namespaces behind one MAC address.")
-    parser.add_argument("--config", metavar="FILE", required=True, help="the configuration, TOML")
+    parser.add_argument("--config", metavar="FILE", help="the configuration, TOML")
     parser.add_argument("--check", action="store_true", help="validate the configuration and end")
+    parser.add_argument("--cleanup", action="store_true", help="remove what a killed ipvswd has left, and end")
     parser.add_argument("--socket", metavar="PATH", help="the API's socket, instead of the configured one")
     parser.add_argument("--log-level", choices=LEVELS, default="info", help="default: info")
     parser.add_argument("--version", action="version", version=f"ipvswd {__version__}")
@@ -79,8 +88,10 @@ def _allow_many_files() -> None:
 async def _serve(config: Config, path: str, socket_path: str) -> None:
     """Until SIGTERM or SIGINT. SIGHUP reads the configuration again. Errors: Refused, OSError."""
     signals = _queue_signals()
-    manager = Manager(path)
+    store, held = _open_store(socket_path)
     async with contextlib.AsyncExitStack() as ending:
+        manager = Manager(path, store, held)
+        ending.callback(lambda: store.end() if manager.started or not held else store.close())
         ending.push_async_callback(manager.stop)
         await manager.start(config)
         server = await api.serve(manager, socket_path)
@@ -90,6 +101,17 @@ async def _serve(config: Config, path: str, socket_path: str) -> None:
         ending.callback(_notify, "STOPPING=1")
         while await signals.get() == signal.SIGHUP:
             await _reload(manager)
+
+
+async def _clean_up(config: Config, socket_path: str) -> None:
+    """Errors: OSError, EBUSY if a daemon runs."""
+    store, held = _open_store(socket_path)
+    manager = Manager("", store, held)
+    try:
+        await manager.clean_up(config)
+    finally:
+        await manager.stop()
+        store.end()
 
 
 def _queue_signals() -> asyncio.Queue[int]:
@@ -109,14 +131,25 @@ async def _reload(manager: Manager) -> None:
         log.info("configuration read again: %d changes", len(actions))
 
 
+def _open_store(socket_path: str) -> tuple[FdStore, dict[str, int]]:
+    """Of systemd if it has one for us, else a keeper's beside the API's socket; and what it holds. Errors: OSError,
+    EBUSY if another daemon has the ports."""
+    if os.environ.get("NOTIFY_SOCKET") and os.environ.get("FDSTORE"):
+        store: FdStore = SystemdStore(os.environ)
+        return store, store.take()
+    store = KeeperStore(f"{socket_path}.keeper", [sys.executable, "-I", "-S", keeper.__file__])
+    try:
+        return store, store.take()
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise
+        log.warning("there is no keeper, ports end with this daemon: %s", error.strerror or error)
+        return NoStore(), {}
+
+
 def _notify(state: str) -> None:
-    """Notify systemd, if it has started us (sd_notify(3))."""
-    path = os.environ.get("NOTIFY_SOCKET")
-    if not path:
-        return
-    address = "\0" + path[1:] if path.startswith("@") else path
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
-        sock.sendto(state.encode(), address)
+    with contextlib.suppress(OSError):
+        notify(os.environ, state)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,27 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 
 import msgspec
 
 from ipvsw.config.file import check, load
 from ipvsw.config.names import find_port, find_ports, find_switch
-from ipvsw.config.plan import Action, AddPort, AddSwitch, ChangePort, RemovePort, RemoveSwitch, SetMode, diff
+from ipvsw.config.plan import (
+    Action,
+    AddPort,
+    AddSwitch,
+    ChangePort,
+    RemovePort,
+    RemoveSwitch,
+    SetMode,
+    diff,
+    with_added,
+)
 from ipvsw.daemon.preflight import preflight
+from ipvsw.daemon.state import VERSION, Heritage, Moving, Structure, describe
+from ipvsw.daemon.succession import Succession
+from ipvsw.linux.fdstore import FdStore, NoStore
 from ipvsw.linux.netlink import KmodAttrs
 from ipvsw.linux.peercred import Peer
 from ipvsw.linux.runtime import Runtime
@@ -47,16 +60,22 @@ log = logging.getLogger("ipvsw")
 class Manager:
     """The control side of everything. Made, started and stopped on the loop."""
 
-    def __init__(self, path: str) -> None:
-        """`path` is the configuration file that `reload` reads."""
+    def __init__(self, path: str, store: FdStore | None = None, held: Mapping[str, int] | None = None) -> None:
+        """`path` is the configuration file that `reload` reads; `held` is what `store` had at the start. Errors:
+        OSError."""
         self._path = path
-        self._runtime = Runtime()
+        self._store = store or NoStore()
+        self._runtime = Runtime(self._store)
+        self._succession = Succession(self._store, held or {}, self._describe, self._count, self._progress)
+        self._runtime.note_change = self._succession.note_change
+        self._heritage = Heritage(Config())
         self._switches: dict[str, Switch] = {}
         self._filed = Config()  # what the file has; the rest was added by the API
         self._settings = DaemonConfig()  # of the process, until it is started anew
         self._lock = asyncio.Lock()
         self._discovery = Discovery(self._runtime, self._wants, self._serve)
         self._leaving: set[asyncio.Task[None]] = set()
+        self.started = False  # whether anything that the last daemon has left may be touched
 
     # ------------------------------------------------------------------------ life
 
@@ -65,22 +84,50 @@ class Manager:
         which nothing is left, but `stop` must be called all the same."""
         async with self._lock:
             await preflight(self._runtime.netlink, config, untaken=True)
+            heritage = self._heritage = self._succession.inherit(config)
             self._filed, self._settings = config, config.daemon
-            actions = diff(self._running(), config)
+            actions = diff(self._running(), heritage.config)
             await self._execute(action for action in actions if isinstance(action, AddSwitch))
             for index, switch in enumerate(config.switches):
                 master = self._switches[switch.name].master
                 if master.taken:
                     raise Refused(f"switch[{index}].master: {master.reason}")
+            self.started = True
+            await self._succession.discard(heritage.unwanted)
             await self._execute(action for action in actions if not isinstance(action, AddSwitch))
             self._discovery.start()
+            self._succession.start()
+
+    async def clean_up(self, config: Config) -> None:
+        """Take over what a killed daemon has left, so that `stop` removes it; `config` is its configuration if nothing
+        tells of it."""
+        async with self._lock:
+            heritage = self._heritage = self._succession.inherit_all(config)
+            self._settings, self.started = heritage.config.daemon, True
+            await self._succession.discard(heritage.unwanted)
+            await self._execute(diff(self._running(), heritage.config))
+            ports = [port for switch in self._switches.values() for port in switch.ports.values()]
+            await asyncio.gather(*(port.settled() for port in ports))
 
     async def stop(self) -> None:
         async with self._lock:
+            self._succession.stop()
             await self._discovery.stop()
             await asyncio.gather(*(self._remove_switch(name) for name in list(self._switches)))
             await asyncio.gather(*self._leaving)
             self._runtime.close()
+
+    # ------------------------------------------------------------------------ for a successor
+
+    def _describe(self) -> Structure:
+        ports = {f"{name}/{port}": left for name, one in self._switches.items() for port, left in one.left().items()}
+        return describe(self._running(), self._filed, ports)
+
+    def _count(self) -> Moving:
+        return Moving(version=VERSION, switches={name: switch.stats() for name, switch in self._switches.items()})
+
+    def _progress(self) -> int:
+        return sum(switch.frames_read for switch in self._switches.values())
 
     # ------------------------------------------------------------------------ the kernel module's devices
 
@@ -114,6 +161,7 @@ class Manager:
         return self._switches[name].status()
 
     def stats(self) -> tuple[SwitchStats, ...]:
+        self._succession.write_counters()  # no successor counts from less than what was seen
         return tuple(switch.stats() for switch in self._switches.values())
 
     def leases(self) -> tuple[LeaseStatus, ...]:
@@ -166,6 +214,7 @@ class Manager:
             await self._execute(diff(self._running(), wanted))
             added = self._switches[new.name].ports[port.name]
             await self._settle(new.name, added)
+            self._succession.write()
             return added.status()
 
     async def _preflight_port(self, switch: SwitchConfig, port: PortConfig) -> None:
@@ -194,6 +243,7 @@ class Manager:
             if port in self._switches[switch].links:
                 raise Refused(f"{name}: `ip link add` made this port; delete it with `ip link del`")
             await self._remove_port(switch, port)
+            self._succession.write()
 
     async def set_mode(self, name: str, mode: Mode | None, flag: Flag | None) -> SwitchStatus:
         """`name` is that of a switch, of a port on it or of its master: mode and flag belong to the whole switch.
@@ -202,6 +252,7 @@ class Manager:
             switch = self._switches[find_switch(name, self._port_names(), self._masters())]
             now = switch.config
             switch.set_mode(msgspec.structs.replace(now, mode=mode or now.mode, flag=flag or now.flag))
+            self._succession.write()
             return switch.status()
 
     async def reload(self) -> tuple[str, ...]:
@@ -213,6 +264,7 @@ class Manager:
             for switch in self._switches.values():
                 switch.renew_namespaces()
             self._filed = filed
+            self._succession.write()
             return tuple(str(action) for action in actions)
 
     async def plan(self) -> tuple[str, ...]:
@@ -225,7 +277,7 @@ class Manager:
         """What the file has, and what has to be done for it. Changes nothing."""
         filed = await asyncio.to_thread(load, self._path)  # a hundred thousand addresses take half a second
         await preflight(self._runtime.netlink, filed)
-        wanted = self._with_ports_by_api(filed)
+        wanted = with_added(self._filed, self._running(), filed)
         check(wanted)
         return filed, diff(self._running(), wanted)
 
@@ -253,20 +305,6 @@ class Manager:
 
     def _masters(self) -> dict[str, str]:
         return {name: switch.config.master for name, switch in self._switches.items()}
-
-    def _with_ports_by_api(self, filed: Config) -> Config:
-        """The file's configuration and what the API has added: each port on the switch that has its master."""
-        before = {(switch.name, port.name) for switch in self._filed.switches for port in switch.ports}
-        switches = {(switch.master, switch.netns): switch for switch in filed.switches}
-        for running in (switch.config for switch in self._switches.values()):
-            into = switches.get((running.master, running.netns), msgspec.structs.replace(running, ports=()))
-            names = {port.name for port in into.ports}
-            added = [port for port in running.ports if (running.name, port.name) not in before]
-            extra = [port for port in added if port.name not in names]
-            if extra:
-                into = msgspec.structs.replace(into, ports=(*into.ports, *extra))
-                switches[running.master, running.netns] = into
-        return msgspec.structs.replace(filed, switches=tuple(switches.values()))
 
     # ------------------------------------------------------------------------ actions
 
@@ -301,7 +339,10 @@ class Manager:
 
     async def _add_switch(self, config: SwitchConfig) -> None:
         try:
-            switch = Switch(self._runtime, config, self._settings)
+            left = self._heritage.ports.pop(config.name, {})
+            switch = Switch(self._runtime, config, self._settings, left)
+            if past := self._heritage.counts.pop(config.name, None):
+                switch.set_past(past)
             self._switches[config.name] = switch
             await switch.start()
         except OSError as error:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
+from ipvsw.linux.fdstore import FdStore, NoStore
 from ipvsw.linux.namespaces import Watch, make_namespace
 from ipvsw.linux.netlink import AddressEvent, GroupsEvent, Handle, LinkEvent, NamespaceGone, Netlink, Overrun
 from ipvsw.linux.teardown import Teardown
@@ -47,7 +48,9 @@ class Follower(Protocol):
 class Runtime:
     """One for the daemon. Made and closed on its loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: FdStore | None = None) -> None:
+        self.store = store or NoStore()
+        self.note_change: Callable[[], None] = lambda: None  # a successor has to know another thing
         self.netlink = Netlink()
         self.announces_groups = False  # whether this kernel announces groups that are joined and left (from 6.14)
         self.leaving = Teardown(self.run_in_netns, self.run_blocking)

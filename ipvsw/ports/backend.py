@@ -1,6 +1,7 @@
 """What a port is made of towards its endpoint: the contract of a backend, as Open vSwitch has one in `netdev_class`.
 
-A backend is made closed. Its port calls, one after the other and from its own task: `prepare` at every step; `open`;
+A backend is made closed. Its port calls, one after the other and from its own task: `prepare` at every step; `open`,
+or `adopt` for what the last daemon has left;
 while it is open `hung_up`, `has_moved`, `update`, `read` and `poll` as often as there is a reason; and `close`, after
 which it may be opened again. All other methods may be called at any time while it is open. A kind of port must say
 `kind`, `addressing`, `fd`, `open`, `update`, `read` and `close`; the rest has defaults.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 from abc import ABC, abstractmethod
+from hashlib import blake2b
 from typing import ClassVar, Protocol
 
 from msgspec import Struct
@@ -39,16 +41,6 @@ class MasterState(Struct):
     noarp: bool = False  # modes l3 and l3s
 
 
-class PortEnvironment(Struct, frozen=True, eq=False):
-    """What all ports of a switch share."""
-
-    switch: str
-    runtime: Runtime
-    table: Table
-    shim: Shim
-    master: MasterState
-
-
 class Settings(Struct, frozen=True, gc=False):
     """What an endpoint should be like: by the configuration, and by what the master is like."""
 
@@ -57,6 +49,34 @@ class Settings(Struct, frozen=True, gc=False):
     mtu: int  # bytes, without the Ethernet header
     carrier: bool
     noarp: bool
+
+
+class Holding(Struct, frozen=True):
+    """An endpoint that outlives the daemon: what tells it from others, and the descriptors that keep it alive, by a
+    word for each."""
+
+    fds: dict[str, int]
+    index: int = 0
+    place: tuple[int, int] | None = None  # the identity of its namespace
+
+
+class Left(Struct, frozen=True):
+    """An endpoint as the last daemon had it when it ended."""
+
+    kind: Kind
+    settings: Settings
+    holding: Holding
+
+
+class PortEnvironment(Struct, frozen=True, eq=False):
+    """What all ports of a switch share."""
+
+    switch: str
+    runtime: Runtime
+    table: Table
+    shim: Shim
+    master: MasterState
+    left: dict[str, Left] = {}  # by port; each is adopted, or undone, once
 
 
 class BackendPort(Follower, Protocol):
@@ -72,6 +92,11 @@ class BackendPort(Follower, Protocol):
 
     def endpoint_changed(self, link: Link) -> None:
         """The endpoint has come, left, or changed its attributes. Only while `link` is not None."""
+
+
+def held_name(switch: str, port: str, word: str) -> str:
+    """The name under which a port's descriptor is held, see `FdStore`."""
+    return f"port-{blake2b(f'{switch}/{port}'.encode(), digest_size=12).hexdigest()}-{word}"
 
 
 class Gone(Exception):
@@ -135,6 +160,16 @@ class Backend(ABC):
     async def open(self, settings: Settings) -> Snapshot | None:
         """Make or find the endpoint and have the port follow its device. A snapshot of it, None if its namespace does
         not exist. Errors: OSError, Gone; `close` is called after them."""
+
+    async def adopt(self, holding: Holding, settings: Settings) -> Snapshot | None:
+        """As `open`, with an endpoint that the last daemon has left with `settings`. Takes the descriptors. Errors:
+        OSError if it is not the one that the port is about; `close` is called after it, and undoes it."""
+        raise NotImplementedError
+
+    @property
+    def holding(self) -> Holding | None:
+        """What a successor needs to `adopt` the endpoint, the same for as long as it is open. None: it can't."""
+        return None
 
     @abstractmethod
     async def update(self, settings: Settings, had: Settings) -> bool:

@@ -6,10 +6,13 @@ A port has two parts in which kinds of ports differ: a `Backend`, which makes, c
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import logging
 from collections.abc import Callable, Iterator, Mapping, Set
 from hashlib import blake2b
 
+from ipvsw.linux.fdstore import close_all
 from ipvsw.linux.netlink import AddressEvent, Link, LinkEvent
 from ipvsw.linux.runtime import DeviceEvent
 from ipvsw.linux.tracked import RETRY, Snapshot, TrackedDevice
@@ -25,14 +28,16 @@ from ipvsw.model import (
     PortStatus,
     Refused,
 )
-from ipvsw.ports.backend import Backend, BackendPort, Gone, PortEnvironment, Settings
+from ipvsw.ports.backend import Backend, BackendPort, Gone, Holding, Left, PortEnvironment, Settings, held_name
+
+log = logging.getLogger("ipvsw")
 
 
 class Port(TrackedDevice):
     """See `TrackedDevice`. `config` may be replaced by `change` only."""
 
     __slots__ = (
-        "_addressing", "_attached", "_backend", "_hung_up", "_own_mac", "_settings", "config", "env",
+        "_addressing", "_attached", "_backend", "_held", "_hung_up", "_own_mac", "_settings", "config", "env",
     )  # fmt: skip
 
     def __init__(
@@ -47,6 +52,7 @@ class Port(TrackedDevice):
         self._own_mac: bytes | None = None  # that the endpoint is given, once it is known
         self._settings: Settings | None = None  # what the endpoint was opened or updated with
         self._attached: tuple[bool, int] | None = None  # what the table knows: up, MTU
+        self._held: tuple[str, ...] = ()  # names of the descriptors that are held for a successor
 
     # ------------------------------------------------------------------------ what the switch calls
 
@@ -189,6 +195,7 @@ class Port(TrackedDevice):
         if wanted == had and not self._backend.needs_update(self.link, wanted):
             return True
         self._settings, self._stale = wanted, True
+        self._runtime.note_change()
         return await self._backend.update(wanted, had)
 
     def _poll(self) -> float:
@@ -225,8 +232,57 @@ class Port(TrackedDevice):
         return self._resync()
 
     async def _open_backend(self) -> Snapshot | None:
-        self._settings = self._wanted_settings()
-        return await self._backend.open(self._settings)
+        left = self.env.left.pop(self.config.name, None)
+        snapshot = await self._adopt(left) if left is not None else None
+        if snapshot is None:
+            self._settings = self._wanted_settings()
+            snapshot = await self._backend.open(self._settings)
+        self._hold()
+        return snapshot
+
+    async def _adopt(self, left: Left) -> Snapshot | None:
+        """Go on with the endpoint that the last daemon had. None: that can't be, and nothing is left of it."""
+        self._held = tuple(self._names(left.holding))
+        try:
+            if left.kind is not self._backend.kind:
+                raise OSError(errno.EMEDIUMTYPE, f"it was of kind {left.kind}")
+            snapshot = await self._backend.adopt(left.holding, left.settings)
+        except OSError as error:
+            log.warning("%s: its endpoint can't be kept: %s", self.label, _text(error))
+            snapshot = None
+        if snapshot is None:
+            await self._release()
+            await self._backend.close()
+        self._settings = left.settings  # the next step brings it up to date
+        self.wake()
+        return snapshot
+
+    # ------------------------------------------------------------------------ for a successor
+
+    @property
+    def left(self) -> Left | None:
+        """What a successor would find if the daemon were killed now."""
+        holding = self._backend.holding if self.link is not None else None
+        if holding is None or self._settings is None:
+            return None
+        return Left(self._backend.kind, self._settings, holding)
+
+    def _names(self, holding: Holding) -> dict[str, int]:
+        return {held_name(self.env.switch, self.config.name, word): fd for word, fd in holding.fds.items()}
+
+    def _hold(self) -> None:
+        store, holding = self._runtime.store, self._backend.holding
+        if holding is not None:
+            names = self._names(holding)
+            self._held = tuple(names)
+            for name, fd in names.items():
+                if store.held.get(name) != fd:
+                    store.put(name, fd)
+
+    async def _release(self) -> None:
+        """A device goes with the last copy of its descriptors."""
+        held, self._held = self._held, ()
+        await asyncio.gather(*(self._runtime.store.drop(name) for name in held))
 
     def _wanted_settings(self) -> Settings:
         master = self.env.master
@@ -250,7 +306,14 @@ class Port(TrackedDevice):
         self.link = None
         await self.env.table.leave(self.config.name)
         self._hung_up = False
+        left = self.env.left.pop(self.config.name, None)
+        if left is not None:  # it has never been opened since
+            self._held = tuple(self._names(left.holding))
+        await self._release()
+        if left is not None:
+            await self._runtime.run_blocking(lambda: close_all(left.holding.fds))
         await self._backend.close()
+        self._runtime.note_change()
 
     # ------------------------------------------------------------------------ what the table knows
 
@@ -269,6 +332,7 @@ class Port(TrackedDevice):
             )
             self._attached = None
             self._see(snapshot)
+        self._runtime.note_change()
 
     def _see(self, snapshot: Snapshot) -> None:
         with self.env.table.change():

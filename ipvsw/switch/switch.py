@@ -30,7 +30,7 @@ from ipvsw.model import (
     SwitchStats,
     SwitchStatus,
 )
-from ipvsw.ports.backend import MasterState, PortEnvironment
+from ipvsw.ports.backend import Left, MasterState, PortEnvironment
 from ipvsw.ports.backends.kmod import KmodDevice
 from ipvsw.ports.kinds import configured_port, kmod_port
 from ipvsw.ports.port import Port
@@ -46,8 +46,11 @@ log = logging.getLogger("ipvsw")
 class Switch:
     """Made, started and stopped on the loop. Its calls must not overlap: the caller has a lock."""
 
-    def __init__(self, runtime: Runtime, config: SwitchConfig, settings: DaemonConfig) -> None:
-        """`config.ports` are added by `add_port`. Errors: OSError."""
+    def __init__(
+        self, runtime: Runtime, config: SwitchConfig, settings: DaemonConfig, left: dict[str, Left] | None = None
+    ) -> None:
+        """`config.ports` are added by `add_port`; `left` are those of them whose endpoints the last daemon has left.
+        Errors: OSError."""
         self.name = config.name
         self.ports: dict[str, Port] = {}
         self.links: dict[str, Port] = {}  # ports whose devices the kernel module has made
@@ -69,7 +72,7 @@ class Switch:
         self._router = Router(self._changes, self._answer, lambda: self.master.routes_changed())
         self._snooper = Snooper(config.name, self._table, self._changes, self._named_port, asyncio.get_running_loop())
         self._guard_log = GuardLog(config.name, self._datapath, self._table.name, asyncio.get_running_loop())
-        self._port_env = PortEnvironment(config.name, runtime, self._table, self._shim, self._master_state)
+        self._port_env = PortEnvironment(config.name, runtime, self._table, self._shim, self._master_state, left or {})
         self.master = Master(
             runtime,
             self._table,
@@ -295,6 +298,19 @@ class Switch:
 
     def leases(self) -> tuple[LeaseStatus, ...]:
         return tuple(self._snooper.leases())
+
+    def left(self) -> dict[str, Left]:
+        """What a successor would find if the daemon were killed now, by port."""
+        return {name: left for name, port in self.ports.items() if (left := port.left) is not None}
+
+    @property
+    def frames_read(self) -> int:
+        """Another number when a frame has come since."""
+        return self._datapath.frames_read()
+
+    def set_past(self, past: SwitchStats) -> None:
+        """What earlier daemons have counted."""
+        self._table.set_past(past.ports, past.master, past.host)
 
     def stats(self) -> SwitchStats:
         return SwitchStats(

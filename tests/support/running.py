@@ -94,6 +94,7 @@ class Daemon:
         self.directory = tempfile.TemporaryDirectory(prefix="ivt")
         self.socket = Path(self.directory.name, "api.sock")
         self.config = Path(self.directory.name, "ipvsw.toml")
+        self.keeper = Path(f"{self.socket}.keeper")  # the socket of the process that holds the ports' descriptors
         self.config.write_text(toml(self.socket, switches, workers, io, coalesce))
         self.home = home
         self.log = Path(self.directory.name, "log")
@@ -134,6 +135,7 @@ class Daemon:
                 self.process.kill()
                 self.process.wait()
             self.process = None
+        end_keeper(self.keeper)
         self.directory.cleanup()
 
     @property
@@ -152,6 +154,7 @@ class Daemon:
         self.process = None
         assert status == 0, f"ipvswd ended with {status}: {self.said()[-2000:]}"
         assert not self.socket.exists(), "the API socket is left"
+        assert not self.keeper.exists(), "the keeper is left"
 
     def kill(self) -> None:
         """kill -9."""
@@ -244,6 +247,15 @@ class Daemon:
     def cpu_ns(self) -> int:
         """CPU time of all its threads in ns."""
         return cpu_ns(self.pid)
+
+
+def end_keeper(path: Path) -> None:
+    """Have the keeper end that a killed daemon has left, and what it holds go."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        if connection.connect_ex(str(path)) == 0:
+            connection.send(b"end")
+            connection.settimeout(LIMIT)
+            connection.recv(1)
 
 
 def cpu_ns(pid: int) -> int:

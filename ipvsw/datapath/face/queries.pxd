@@ -73,3 +73,15 @@ cdef inline void traffic_add(Traffic *total, const Traffic *t):
     total.tx_errors += t.tx_errors
     for k in range(N_OUTCOMES):
         total.outcomes[k] += t.outcomes[k]
+
+
+cdef inline uint64_t frames_read(Worker **workers, int n):
+    """On all interfaces."""
+    cdef uint64_t total = 0
+    cdef int32_t port
+    cdef int i
+    for i in range(n):
+        total += workers[i].master.rx_frames + workers[i].host.rx_frames
+        for port in range(workers[i].switch_.n_ports):
+            total += workers[i].ports[port].traffic.rx_frames
+    return total

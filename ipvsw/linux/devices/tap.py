@@ -20,10 +20,11 @@ VNET_HEADER = 10  # bytes: struct virtio_net_hdr, without num_buffers
 # linux/if_tun.h
 TUNSETOWNER, TUNSETGROUP = 0x400454CC, 0x400454CE
 TUNSETOFFLOAD, TUNSETVNETHDRSZ, TUNSETCARRIER, TUNGETDEVNETNS = 0x400454D0, 0x400454D8, 0x400454E2, 0x54E3
-TUNSETSTEERINGEBPF = 0x800454E0
+TUNSETSTEERINGEBPF, TUNGETIFF = 0x800454E0, 0x800454D2
 TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6 = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
 
 IFF_MULTI_QUEUE = 0x0100
+_FLAGS = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
 
 _NAMES = {TUN_F_CSUM: "csum", TUN_F_TSO4: "tso4", TUN_F_TSO6: "tso6", TUN_F_USO4: "uso4", TUN_F_USO6: "uso6"}
 
@@ -45,22 +46,26 @@ class Tap:
     `offloads` are those of "csum", "tso4", "tso6", "uso4", "uso6" that frames may come with on the fds.
     """
 
-    __slots__ = ("_devices", "extra_fds", "fd", "name", "offloads")
+    __slots__ = ("extra_fds", "fd", "name", "offloads")
 
     fd: int
     extra_fds: tuple[int, ...]
     name: str
     offloads: tuple[str, ...]
 
-    def __init__(self, devices: Sequence[TunTapDevice]) -> None:
-        self._devices = devices
-        self.fd, *others = (device.fileno() for device in devices)
+    def __init__(self, name: str, fds: Sequence[int]) -> None:
+        """Takes the descriptors. Errors: OSError; they are closed then."""
+        self.fd, *others = fds
         self.extra_fds = tuple(others)
-        self.name = devices[0].name
-        for fd in (self.fd, *self.extra_fds):
-            os.set_inheritable(fd, False)
-            os.set_blocking(fd, False)
-        self.offloads = prepare(self.fd)
+        self.name = name
+        try:
+            for fd in fds:
+                os.set_inheritable(fd, False)
+                os.set_blocking(fd, False)
+            self.offloads = prepare(self.fd)
+        except OSError:
+            self.close()
+            raise
 
     def spread(self, program_fd: int) -> None:
         """A BPF program says which queue a frame is for, modulo how many there are. Errors: OSError."""
@@ -77,21 +82,45 @@ class Tap:
 
     def close(self) -> None:
         """The device goes with it, which takes the kernel some 16 ms. Idempotent."""
-        devices, self._devices, self.fd, self.extra_fds = self._devices, (), -1, ()
-        for device in devices:
-            device.close()
+        fds, self.fd, self.extra_fds = (self.fd, *self.extra_fds), -1, ()
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
 
 
 def open_tap(queues: int = 1) -> Tap:
     """Create one in the caller's namespace under a name of the kernel's choosing. Errors: OSError."""
+    name, fds = "", []
     with contextlib.ExitStack() as undo:
-        devices: list[TunTapDevice] = []
         for _ in range(queues):
-            devices.append(_open_shared(devices[0].name if devices else "", queues))
-            undo.callback(devices[-1].close)
-        tap = Tap(devices)
+            with contextlib.closing(_open_shared(name, queues)) as device:
+                name = device.name
+                fds.append(os.dup(device.fileno()))
+            undo.callback(os.close, fds[-1])
         undo.pop_all()
-        return tap
+    return Tap(name, fds)
+
+
+def adopt_tap(fds: Sequence[int]) -> Tap:
+    """One that another process has made, of which these are all the queues. Takes the descriptors. Errors: OSError if
+    they aren't of one such TAP; they are closed then."""
+    try:
+        found = {_name_and_flags(fd) for fd in fds}
+        several = IFF_MULTI_QUEUE if len(fds) > 1 else 0
+        (name, flags), *others = found
+        if others or flags & (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE) != _FLAGS | several:
+            raise OSError(errno.EINVAL, "the descriptors are not those of one TAP")
+    except OSError:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return Tap(name, fds)
+
+
+def _name_and_flags(fd: int) -> tuple[str, int]:
+    # struct ifreq: the name, then here its flags
+    name, flags = struct.unpack_from("=16sH", fcntl.ioctl(fd, TUNGETIFF, bytes(40)))
+    return os.fsdecode(name.rstrip(b"\0")), flags
 
 
 def create_persistent_tap(name: str, *, owner: int | None, group: int | None, queues: int) -> None:
@@ -120,7 +149,7 @@ def open_persistent_tap(name: str, queues: int) -> list[int]:
 def _open_shared(name: str, queues: int) -> TunTapDevice:
     several = IFF_MULTI_QUEUE if queues > 1 else 0
     try:
-        return TunTapDevice(name=name, flags=IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | several)
+        return TunTapDevice(name=name, flags=_FLAGS | several)
     except OSError:
         raise
     except Exception as error:  # pytun's own, with errno and text as its arguments

@@ -50,7 +50,7 @@ class Datagrams:
 
     def find(self) -> bool:
         """Whether a VMM is there, who is then the one; also if it is another one since."""
-        return _reach(self.socket, self._remote)
+        return reach(self.socket, self._remote) is not None
 
     def close(self) -> None:
         remove(self._path, self._identity)
@@ -61,13 +61,33 @@ def connect(path: str) -> socket.socket | None:
     """To a VMM that listens there; None if none does."""
     connection = _prepared(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     try:
-        if _reach(connection, path):
+        if reach(connection, path):
             return connection
     except OSError:
         connection.close()
         raise
     connection.close()
     return None
+
+
+def reach(sock: socket.socket, path: str) -> tuple[int, int] | None:
+    """Connect to who serves at `path`: what tells its file from others, None if nobody serves there. EAGAIN: it
+    listens, and has as many waiting as it may. Errors: OSError."""
+    try:
+        found = open_path(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OSError(error.errno, f"{path}: {error.strerror}") from None
+    try:
+        answer, identity = sock.connect_ex(by_descriptor(found)), _identity(os.fstat(found))
+    finally:
+        os.close(found)
+    if answer in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
+        return None
+    if answer:
+        raise OSError(answer, f"{path}: {os.strerror(answer)}")
+    return identity
 
 
 def pair(kind: socket.SocketKind) -> tuple[socket.socket, socket.socket]:
@@ -162,25 +182,6 @@ def _is_served(file: int, kind: int) -> bool:
 
 def _identity(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
-
-
-def _reach(sock: socket.socket, path: str) -> bool:
-    """EAGAIN: it listens, and has as many waiting as it may."""
-    try:
-        found = open_path(path)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise OSError(error.errno, f"{path}: {error.strerror}") from None
-    try:
-        answer = sock.connect_ex(by_descriptor(found))
-    finally:
-        os.close(found)
-    if answer in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
-        return False
-    if answer:
-        raise OSError(answer, f"{path}: {os.strerror(answer)}")
-    return True
 
 
 def _bound(

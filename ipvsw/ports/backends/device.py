@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from abc import abstractmethod
 from typing import ClassVar
@@ -9,8 +10,8 @@ from typing import ClassVar
 from ipvsw.linux.errors import is_gone
 from ipvsw.linux.namespaces import identity
 from ipvsw.linux.netlink import Handle
-from ipvsw.linux.tracked import Snapshot, read_in_netns
-from ipvsw.ports.backend import Backend, BackendPort, Settings
+from ipvsw.linux.tracked import Snapshot, read_device, read_in_netns
+from ipvsw.ports.backend import Backend, BackendPort, Holding, Settings
 
 
 class DeviceBackend(Backend):
@@ -63,6 +64,35 @@ class DeviceBackend(Backend):
             self._place = identity(fd)
             self._nsid = await netlink.run(None, lambda handle: self._create(handle, fd, settings))
             return await netlink.run(fd, lambda handle: self._install(handle, settings))
+        finally:
+            os.close(fd)
+
+    async def _adopt_device(self, holding: Holding) -> Snapshot | None:
+        """`fd` is open: have the port follow the device, if that is what the last daemon says of it."""
+        fd = self._open_device_place()
+        assert fd is not None
+        runtime, groups = self.port.env.runtime, self.addressing.reads_groups
+        try:
+            if identity(fd) != holding.place or not self._belongs(holding.place):
+                raise OSError(errno.ESTALE, "its device is not in its namespace any more")
+            self._place = holding.place
+            self._nsid = await runtime.netlink.run(None, lambda handle: handle.nsid(fd))
+
+            def read(handle: Handle) -> Snapshot | None:
+                self._follow(holding.index)
+                return read_device(handle, holding.index, groups=groups)
+
+            return await runtime.netlink.run(fd, read)
+        finally:
+            os.close(fd)
+
+    def _belongs(self, place: tuple[int, int]) -> bool:
+        """Whether the port's namespace is this one, or has lost its name."""
+        fd = self._find_place()
+        if fd is None:
+            return not self.leaves_with_name
+        try:
+            return identity(fd) == place
         finally:
             os.close(fd)
 

@@ -11,13 +11,13 @@ import errno
 from collections.abc import Iterator
 from hashlib import blake2b
 
-from ipvsw.linux.devices.tap import Tap, open_tap
+from ipvsw.linux.devices.tap import Tap, adopt_tap, open_tap
 from ipvsw.linux.netlink import Handle, Link
 from ipvsw.linux.teardown import PendingDelete
 from ipvsw.linux.tracked import Snapshot, read_device
 from ipvsw.model import Kind, MacSource, PortConfig
 from ipvsw.ports.addressing import FollowedAddresses
-from ipvsw.ports.backend import BackendPort, Settings
+from ipvsw.ports.backend import BackendPort, Holding, Settings
 from ipvsw.ports.backends.device import DeviceBackend
 
 SECRET_SIZE = 16  # bytes; stable_secret in Documentation/networking/ip-sysctl.rst
@@ -109,6 +109,27 @@ class NetnsBackend(DeviceBackend):
                 with _noted(problems):
                     handle.add_default_route(self._index, gateway)
         return tuple(problems)
+
+    # ------------------------------------------------------------------------ for a successor
+
+    @property
+    def holding(self) -> Holding | None:
+        if self._tap is None:
+            return None
+        fds = (self._tap.fd, *self._tap.extra_fds)
+        return Holding({str(queue): fd for queue, fd in enumerate(fds)}, self._index, self._place)
+
+    async def adopt(self, holding: Holding, settings: Settings) -> Snapshot | None:
+        """Nothing of the device changes: neither its carrier nor what the namespace has set."""
+        self._tap = adopt_tap([fd for _, fd in sorted(holding.fds.items(), key=lambda item: int(item[0]))])
+        if len(holding.fds) != min(settings.config.queues, self.port.env.table.readers):
+            raise OSError(errno.EINVAL, f"it has {len(holding.fds)} queues")
+        if self._tap.extra_fds:
+            self._tap.spread(self.port.env.shim.spread_fd)
+        snapshot = await self._adopt_device(holding)
+        if snapshot is not None and snapshot.link.name != self._tap.name:
+            raise OSError(errno.ESTALE, f"its device is not {self._tap.name}")
+        return snapshot
 
     # ------------------------------------------------------------------------ while it is open
 

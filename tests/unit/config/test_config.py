@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import string
 from ipaddress import ip_address, ip_interface
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipvsw.config.file import FILE_MAX, ConfigError, check, load, parse, read_attach, read_document
+from ipvsw.config.tables import document
 from ipvsw.model import (
     Config,
     DaemonConfig,
@@ -125,6 +127,26 @@ def test_the_example_is_a_configuration() -> None:
 def test_taken(lines: str) -> None:
     read = parse(f"[[switch]]\nmaster = 'eth0'\n[[switch.port]]\nname = 'a'\n{lines}\n")
     assert len(read.switches[0].ports) == 1
+
+
+EVERY_KIND = """
+[[switch]]
+master = "eth0"
+guard = ["arp", "nd"]
+port = [
+  {name = "a", netns = "n", claim = ["10.0.0.0/8", "fd00::/64"], max_addresses = 0, guard = "off", queues = 2},
+  {name = "b", kind = "macvtap", mac = "master", learn = true, max_learned = 3, allow = ["@kvm", 7], claim = "any"},
+  {name = "c", kind = "tap", owner = "nobody", group = 9, guard = "strict"},
+  {name = "much-longer-than-an-interface-name", kind = "stream", path = "/run/c"},
+  {name = "e", kind = "dgram", local = "/run/l", remote = "/run/r", claim = "on-link"},
+]
+"""
+
+
+@pytest.mark.parametrize("text", ["", EVERYTHING, EVERY_KIND])
+def test_what_is_written_as_tables_is_read_as_the_same(text: str) -> None:
+    config = parse(text)
+    assert read_document(json.loads(json.dumps(document(config)))) == config
 
 
 def test_same_names_in_different_namespaces() -> None:

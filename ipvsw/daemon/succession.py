@@ -1,0 +1,117 @@
+"""What is kept for the next daemon: the records, when they are written, and what the last daemon has left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from ipvsw.config.file import read_document
+from ipvsw.daemon.state import VERSION, Heritage, Moving, Structure, decode, encode, inherit
+from ipvsw.linux.fdstore import FdStore, close_all
+from ipvsw.linux.record import Record
+from ipvsw.model import Config, Refused
+
+log = logging.getLogger("ipvsw")
+
+SHARE = 0.05  # of the time: what writing may cost while much changes
+PERIOD = 1.0  # seconds between two looks at the counters
+
+
+class Succession:
+    """`describe` gives what is to be told of the structure, `count` of what frames change, and `progress` a number that
+    is another one when frames were forwarded."""
+
+    def __init__(
+        self,
+        store: FdStore,
+        held: Mapping[str, int],
+        describe: Callable[[], Structure],
+        count: Callable[[], Moving],
+        progress: Callable[[], int],
+    ) -> None:
+        """`held` is what `store` had. Errors: OSError."""
+        self._store = store
+        self._structure = Record("structure", store, held)
+        self._moving = Record("moving", store, held)
+        self._held = {name: fd for name, fd in held.items() if name.startswith("port-")}
+        self._describe = describe
+        self._count = count
+        self._progress = progress
+        self._last = -1
+        self._written_at = self._cost = 0.0  # seconds: when, and what it has cost
+        self._soon: asyncio.TimerHandle | None = None
+        self._tick: asyncio.TimerHandle | None = None
+
+    def inherit(self, filed: Config) -> Heritage:
+        """What the last daemon has left, for one with the configuration `filed`. Errors: Refused."""
+        structure = decode(self._structure.found, Structure)
+        return inherit(filed, structure, decode(self._moving.found, Moving), self._held)
+
+    def inherit_all(self, filed: Config) -> Heritage:
+        """As it ran, whatever a file says now. Where nothing tells how it ran, as `filed` says."""
+        try:
+            structure = decode(self._structure.found, Structure)
+            if structure.running:
+                return inherit(read_document(structure.running), structure, Moving(version=VERSION), self._held)
+        except Refused as error:
+            log.warning("%s", error)
+        return Heritage(config=filed, unwanted=dict(self._held))
+
+    async def discard(self, fds: Mapping[str, int]) -> None:
+        """Have devices go that nobody wants any more."""
+        await asyncio.gather(*(self._store.drop(name) for name in fds))
+        await asyncio.to_thread(close_all, fds)
+
+    # ------------------------------------------------------------------------ writing
+
+    def start(self) -> None:
+        self._store.start()
+        self.write()
+        self._watch_counters()
+
+    def note_change(self) -> None:
+        """Write what has changed: now, unless it was written a moment ago and that took long."""
+        if self._tick is None or self._soon is not None:
+            return
+        delay = self._written_at + self._cost / SHARE - time.monotonic()
+        if delay > 0:
+            self._soon = asyncio.get_running_loop().call_later(delay, self.write)
+        else:
+            self.write()
+
+    def write(self) -> None:
+        """Write everything now."""
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        start = time.monotonic()
+        self._write(self._structure, lambda: encode(self._describe()))
+        self.write_counters()
+        self._written_at = time.monotonic()
+        self._cost = self._written_at - start
+
+    def write_counters(self) -> None:
+        self._last = self._progress()
+        self._write(self._moving, lambda: encode(self._count()))
+
+    def _write(self, record: Record, content: Callable[[], bytes]) -> None:
+        try:
+            record.write(content())
+        except OSError as error:
+            log.error("the state of the ports can't be kept: %s", error.strerror)
+
+    def _watch_counters(self) -> None:
+        if self._progress() != self._last:
+            self.write_counters()
+        self._tick = asyncio.get_running_loop().call_later(PERIOD, self._watch_counters)
+
+    # ------------------------------------------------------------------------ the end
+
+    def stop(self) -> None:
+        """Nothing more is written. Idempotent."""
+        for timer in (self._soon, self._tick):
+            if timer is not None:
+                timer.cancel()
+        self._soon = self._tick = None

@@ -1,0 +1,185 @@
+"""What one daemon tells the next: it means the same there, and only what is still wanted is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+
+from ipvsw.config.file import parse
+from ipvsw.daemon.state import VERSION, Heritage, Moving, Structure, decode, describe, encode, inherit
+from ipvsw.model import Config, Flag, Kind, Mode, PortConfig, Refused, SwitchStats, Traffic
+from ipvsw.ports.backend import Holding, Left, Settings, held_name
+
+FILE = """
+[[switch]]
+name = "lan"
+master = "eth0"
+
+[[switch.port]]
+name = "a"
+netns = "ns1"
+addresses = ["10.0.0.1/24"]
+
+[[switch.port]]
+name = "b"
+netns = "ns2"
+queues = 2
+"""
+ADDED = """
+[[switch.port]]
+name = "c"
+netns = "ns3"
+"""
+
+
+def left(port: PortConfig, first_fd: int) -> Left:
+    settings = Settings(port, b"\2\0\0\0\0\1", 1500, True, False)
+    fds = {str(queue): first_fd + queue for queue in range(port.queues)}
+    return Left(port.kind, settings, Holding(fds, 7, (4, 4026532000)))
+
+
+def endpoints(config: Config) -> dict[str, Left]:
+    found = {}
+    for number, (switch, port) in enumerate((one, each) for one in config.switches for each in one.ports):
+        found[f"{switch.name}/{port.name}"] = left(port, 100 + 10 * number)
+    return found
+
+
+def held(ports: dict[str, Left]) -> dict[str, int]:
+    return {
+        held_name(*name.split("/"), word): fd for name, one in ports.items() for word, fd in one.holding.fds.items()
+    }
+
+
+def pass_on(running: Config, before: Config, filed: Config, without: Iterable[str] = ()) -> Heritage:
+    """From a daemon that ran `running`, having read `before`, to one that reads `filed`."""
+    ports = endpoints(running)
+    structure = decode(encode(describe(running, before, ports)), Structure)
+    kept = {name: fd for name, fd in held(ports).items() if name not in without}
+    counts = {switch.name: SwitchStats(name=switch.name, master=Traffic(rx_frames=5)) for switch in running.switches}
+    moving = decode(encode(Moving(version=VERSION, switches=counts)), Moving)
+    return inherit(filed, structure, moving, kept)
+
+
+def names(heritage: Heritage) -> set[str]:
+    return {f"{switch}/{port}" for switch, ports in heritage.ports.items() for port in ports}
+
+
+def test_the_same_file_keeps_everything_as_it_was() -> None:
+    config = parse(FILE)
+    heritage = pass_on(config, config, config)
+    assert heritage.config == config
+    assert {f"{s}/{p}": one for s, ports in heritage.ports.items() for p, one in ports.items()} == endpoints(config)
+    assert heritage.unwanted == {}
+    assert heritage.counts["lan"].master.rx_frames == 5
+
+
+def test_the_first_daemon_inherits_nothing() -> None:
+    heritage = inherit(parse(FILE), decode(None, Structure), decode(None, Moving), {})
+    assert heritage == Heritage(config=parse(FILE))
+
+
+def test_what_was_added_at_run_time_is_kept() -> None:
+    file, running = parse(FILE), parse(FILE + ADDED)
+    heritage = pass_on(running, file, file)
+    assert heritage.config == running
+    assert names(heritage) == {"lan/a", "lan/b", "lan/c"}
+
+
+def test_a_switch_that_was_made_at_run_time_is_kept() -> None:
+    file = parse(FILE)
+    running = parse(FILE + '[[switch]]\nmaster = "eth1"\nmode = "l3"' + ADDED)
+    heritage = pass_on(running, file, file)
+    assert heritage.config == running
+    assert names(heritage) == {"lan/a", "lan/b", "eth1/c"}
+
+
+def test_what_left_the_file_goes() -> None:
+    config = parse(FILE)
+    heritage = pass_on(config, config, parse(FILE[: FILE.rindex("[[switch.port]]")]))
+    assert names(heritage) == {"lan/a"}
+    assert heritage.unwanted == {held_name("lan", "b", "0"): 110, held_name("lan", "b", "1"): 111}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kept"),
+    [
+        ("10.0.0.1/24", "10.0.0.9/24", {"lan/a", "lan/b"}),  # in place
+        ('netns = "ns1"', 'netns = "ns9"', {"lan/b"}),  # made anew
+        ("queues = 2", "queues = 3", {"lan/a"}),
+        ('master = "eth0"', 'master = "eth9"', set()),
+        ('name = "lan"', 'name = "wan"', set()),
+    ],
+)
+def test_a_file_that_was_changed_keeps_what_need_not_be_made_anew(old: str, new: str, kept: set[str]) -> None:
+    config, changed = parse(FILE), parse(FILE.replace(old, new))
+    heritage = pass_on(config, config, changed)
+    assert heritage.config == changed
+    assert names(heritage) == kept
+
+
+def test_a_port_of_the_file_that_takes_the_place_of_an_added_one_wins() -> None:
+    running, changed = parse(FILE + ADDED), parse(FILE + ADDED.replace("ns3", "ns4"))
+    heritage = pass_on(running, parse(FILE), changed)
+    assert heritage.config == changed
+    assert names(heritage) == {"lan/a", "lan/b"}
+
+
+def test_added_ports_that_the_file_leaves_no_room_for_are_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    changed = parse(FILE + '[[switch.port]]\nname = "d"\nnetns = "ns3"\nifname = "c"\n')
+    heritage = pass_on(parse(FILE + ADDED), parse(FILE), changed)
+    assert heritage.config == changed
+    assert "not restored" in caplog.text
+
+
+def test_a_mode_that_was_set_at_run_time_is_kept_until_the_file_says_another() -> None:
+    file = parse(FILE)
+    running = parse(FILE.replace('"eth0"', '"eth0"\nmode = "l3"\nflag = "private"'))
+    assert pass_on(running, file, file).config == running
+    changed = parse(FILE.replace('"eth0"', '"eth0"\nmode = "l3s"'))
+    switch = pass_on(running, file, changed).config.switches[0]
+    assert (switch.mode, switch.flag) == (Mode.L3S, Flag.PRIVATE)
+
+
+def test_a_port_whose_descriptors_are_not_all_there_is_made_anew() -> None:
+    config = parse(FILE)
+    heritage = pass_on(config, config, config, without=[held_name("lan", "b", "1")])
+    assert names(heritage) == {"lan/a"}
+    assert heritage.unwanted == {held_name("lan", "b", "0"): 110}
+
+
+def test_a_newer_version_is_refused_and_says_what_to_do() -> None:
+    newer = json.dumps({"version": VERSION + 1, "running": 7}).encode()
+    with pytest.raises(Refused, match=f"newer ipvswd .state version {VERSION + 1}, .*--cleanup"):
+        decode(newer, Structure)
+
+
+def test_fields_that_are_unknown_or_missing_are_no_fault() -> None:
+    content = json.loads(encode(describe(parse(FILE), parse(FILE), endpoints(parse(FILE)))))
+    content["another"] = content["endpoints"]["lan/a"]["another"] = [1]
+    assert decode(json.dumps(content).encode(), Structure).endpoints.keys() == {"lan/a", "lan/b"}
+    assert decode(b'{"version": 1}', Structure) == Structure(version=1)
+    assert decode(b'{"version": 0}', Moving).switches == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": "x"}', b'{"version": 1, "endpoints": {"a": 1}}'])
+def test_what_cannot_be_read_is_refused_in_one_line(content: bytes) -> None:
+    with pytest.raises(Refused) as refused:
+        decode(content, Structure)
+    assert "\n" not in str(refused.value)
+
+
+def test_names_of_held_descriptors_fit_every_store() -> None:
+    name = held_name("s" * 255, "\N{SNOWMAN}" * 80, "0")
+    assert name.isascii()
+    assert ":" not in name
+    assert len(name) < 200
+    assert held_name("a", "b", "0") != held_name("a", "c", "0")
+
+
+def test_kinds_are_written_as_words() -> None:
+    structure = describe(parse(FILE), parse(FILE), endpoints(parse(FILE)))
+    assert msgspec.json.decode(encode(structure))["endpoints"]["lan/a"]["kind"] == Kind.NETNS.value
