@@ -12,6 +12,7 @@ from ipvsw.datapath.loop.mailbox cimport BIND, UNBIND, Batch as Mail, Edit, rese
 from ipvsw.datapath.loop.forward cimport forward_from_port
 from ipvsw.datapath.loop.state cimport Worker
 from ipvsw.datapath.kernel.sys cimport clock_gettime, mac48, store_ptr, timespec
+from ipvsw.datapath.rules.decide cimport note_stages
 from ipvsw.datapath.rules.table cimport table_free, table_init, table_put
 from ipvsw.datapath.packet.headers cimport IPV4, Address
 
@@ -48,6 +49,7 @@ cdef class Batch:
             self.w.switch_.rules[k].up = True
             self.w.switch_.rules[k].mtu = 1500
         self.w.switch_.rules[0].guards = guards
+        note_stages(&self.w.switch_.rules[0])
         for k, address in enumerate(addresses):
             a = Address(0, address, IPV4)
             if not table_put(&self.w.switch_.table, &a, k % ports):

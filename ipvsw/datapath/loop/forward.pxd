@@ -4,7 +4,8 @@
   1 parse     once; every later stage has the `Frame`                   packet/headers.pxd     frame_parse
   2 MAC NAT   a port's own MAC address becomes the master's             rules/macnat.pxd       macnat_rewrite
   3 guard     may the port send this at all                             rules/guard.pxd        guard_check
-  4 punt      waits until Python has seen it, and goes on with stage 5  loop/punt.pxd          punt_from_port, _to_port
+  4 punt      waits until Python has seen it, and goes on with stage 5  loop/punt.pxd          punt_dhcp, punt_to_port,
+                                                                                               punt_new_address
   5 ND proxy  replies to ARP and neighbour solicitations in l3          rules/ndproxy.pxd      neighbour_reply
   6 decide    a verdict, from the rules and the table                   rules/decide.pxd       decide_from_*
   7 dispatch  acts on the verdict                                       here                   dispatch
@@ -14,27 +15,30 @@
                 TO_HOST    into the host's stack, if guards let it      loop/tx.pxd            host_tx
                 TO_ROUTE   by the route cache, host or Python           loop/tx_routed.pxd     route_tx
 
-A port's frame passes all stages. What comes from the master or from the host passes 1, 4, 6 and 7. Datagrams that
-arrived from the master one behind the other may be forwarded as one GSO frame, by `gro_forward` in rx_master.pxd.
+A port's frame passes all stages; one test says that a port needs neither MAC NAT, guards nor learning. What comes from
+the master or from the host passes 1, 4, 6 and 7. Datagrams that arrived from the master one behind the other may be
+forwarded as one GSO frame, by `gro_forward` in rx_master.pxd.
 
 Every frame that was read ends in exactly one outcome counter, counted where it ends: a frame for the wire when the
 kernel took it, one that was punted when it has come back. Copies of multicast frames count as the receiving port's tx,
 not as outcomes.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE
 from ipvsw.datapath.loop.flood cimport queue_flood
 from ipvsw.datapath.loop.guards cimport note_offence, stopped_by_guard
-from ipvsw.datapath.loop.punt cimport punt_from_port, punt_to_port
+from ipvsw.datapath.loop.punt cimport punt_dhcp, punt_new_address, punt_to_port
 from ipvsw.datapath.loop.state cimport BURST, FROM_HOST, FROM_MASTER, HEADER, ROOM, Reinjected, Traffic, Worker
 from ipvsw.datapath.loop.tx cimport host_tx, master_tx, port_tx, queue_master_tx, traffic_of
 from ipvsw.datapath.loop.tx_routed cimport route_tx
 from ipvsw.datapath.packet.headers cimport Frame, frame_header, frame_parse
-from ipvsw.datapath.rules.decide cimport L2, Verdict, decide_from_host, decide_from_master, decide_from_port
+from ipvsw.datapath.rules.decide cimport (
+    GUARDED, L2, LEARNING, MAC_NAT, Verdict, decide_from_host, decide_from_master, decide_from_port,
+)
 from ipvsw.datapath.rules.guard cimport guard_host
 from ipvsw.datapath.rules.macnat cimport macnat_rewrite
 from ipvsw.datapath.rules.ndproxy cimport is_neighbour_query, neighbour_reply
@@ -50,23 +54,35 @@ cdef inline void forward_from_port(Worker *w, int32_t port, uint8_t *buffer, uin
     """A frame that was read from a port: `buffer` holds its virtio_net_hdr and itself, n bytes, and stays until the
     round is over if the frame is for the wire or `may_queue` is set."""
     cdef Traffic *traffic = &w.ports[port].traffic
-    cdef uint64_t *own = w.switch_.rules[port].own
-    cdef int outcome
+    cdef uint8_t extra
     cdef Frame f
     traffic.rx_frames += 1
     traffic.rx_bytes += n - HEADER
     if not frame_parse(&f, buffer + HEADER, n - HEADER):  # 1
         traffic.outcomes[DROP_RUNT] += 1
         return
-    if own != NULL:  # 2
-        outcome = macnat_rewrite(own, w.switch_.mac, frame_header(&f), &f)
-        if outcome != NO_OUTCOME:
-            traffic.outcomes[outcome] += 1
+    extra = w.switch_.rules[port].extra_stages
+    if unlikely(extra):
+        if ended_in_extra_stage(w, port, extra, &f):  # 2 to 4
             return
-    if unlikely(w.switch_.rules[port].guards) and stopped_by_guard(w, port, &f, False):  # 3
+    elif punt_dhcp(w, port, &f):  # 4
         return
-    if not punt_from_port(w, port, &f):  # 4
-        resume_from_port(w, port, &f)
+    resume_from_port(w, port, &f)
+
+
+cdef inline bint ended_in_extra_stage(Worker *w, int32_t port, uint8_t extra, Frame *f) noexcept nogil:
+    """Whether stages 2 to 4 keep the frame of a port that has more of them than others."""
+    cdef int outcome
+    if extra & MAC_NAT:  # 2
+        outcome = macnat_rewrite(w.switch_.rules[port].own, w.switch_.mac, frame_header(f), f)
+        if outcome != NO_OUTCOME:
+            w.ports[port].traffic.outcomes[outcome] += 1
+            return True
+    if extra & GUARDED and stopped_by_guard(w, port, f, False):  # 3
+        return True
+    if extra & LEARNING and punt_new_address(w, port, f):  # 4
+        return True
+    return punt_dhcp(w, port, f)
 
 
 cdef inline void resume_from_port(Worker *w, int32_t port, const Frame *f) noexcept nogil:

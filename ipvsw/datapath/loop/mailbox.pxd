@@ -10,7 +10,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
-from ipvsw.datapath.rules.decide cimport PortRule
+from ipvsw.datapath.rules.decide cimport PortRule, note_stages
 from ipvsw.datapath.kernel.packetring cimport packets_map, packets_unmap, send_ring_map, send_ring_unmap
 from ipvsw.datapath.rules.routecache cimport Route, route_clear, route_forget, route_put
 from ipvsw.datapath.loop.state cimport (
@@ -141,9 +141,11 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
         return 0 if copy_groups(&w.switch_.rules[e.port], e) else ENOMEM
     elif e.kind == SET_LEARNING:
         w.switch_.rules[e.port].learn = e.up
+        note_stages(&w.switch_.rules[e.port])
     elif e.kind == SET_GUARDS:
         w.switch_.rules[e.port].guards = e.guards
         w.switch_.rules[e.port].holds = e.up
+        note_stages(&w.switch_.rules[e.port])
         store_u32(&w.ports[e.port].offence.state, OFFENCE_WANTED if e.guards else NO_OFFENCE)
     elif e.kind == REINJECT:
         return 0 if queue_reinjected(w, e) else ENOMEM
@@ -189,6 +191,7 @@ cdef inline int attach_port(Worker *w, const Edit *e) noexcept nogil:
     p.credit = CREDIT
     w.switch_.rules[e.port].mtu = e.mtu
     w.switch_.rules[e.port].own = e.own
+    note_stages(&w.switch_.rules[e.port])
     return watch_port(w, e.port) if e.backend == DEVICE and reads_port(w, e.port) else 0
 
 

@@ -28,13 +28,13 @@ cdef enum:
     FOR_DHCP = 8  # credits of a port that only DHCP may use
 
 
-cdef inline bint punt_from_port(Worker *w, int32_t port, const Frame *f) noexcept nogil:
-    """Whether a port's frame waits for Python now."""
-    if w.switch_.mode == L2 and is_dhcp(f, False):
-        return punt(w, &w.ports[port].credit, 0, port, f)
-    if w.switch_.rules[port].learn and is_new_address(w, port, f):
-        return punt(w, &w.ports[port].credit, FOR_DHCP, port, f)
-    return False
+cdef inline bint punt_new_address(Worker *w, int32_t port, const Frame *f) noexcept nogil:
+    """Whether the frame of a port that learns waits. If it is DHCP it may have credits yet that others may not."""
+    return is_new_address(w, port, f) and punt(w, &w.ports[port].credit, FOR_DHCP, port, f)
+
+
+cdef inline bint punt_dhcp(Worker *w, int32_t port, const Frame *f) noexcept nogil:
+    return w.switch_.mode == L2 and is_dhcp(f, False) and punt(w, &w.ports[port].credit, 0, port, f)
 
 
 cdef inline bint punt_to_port(Worker *w, int32_t source, const Frame *f) noexcept nogil:

@@ -145,8 +145,9 @@ cdef inline int guard_ipv4(
     if at > total or total > length:
         return guarded_by(guards, GUARD_IP_SOURCE)
     if not be16(p + 6) & OFFSET:
-        if p[9] == IPPROTO_UDP and is_on(guards, GUARD_DHCP_SERVER):
-            if at + 8 > total or be16(p + at) == DHCP_SERVER or be16(p + at + 2) == DHCP_CLIENT:
+        if p[9] == IPPROTO_UDP:
+            if ((at + 8 > total or be16(p + at) == DHCP_SERVER or be16(p + at + 2) == DHCP_CLIENT)
+                    and is_on(guards, GUARD_DHCP_SERVER)):
                 return GUARD_DHCP_SERVER
         elif p[9] == IPPROTO_ICMP and at < total and p[at] == ICMP_ROUTER_ADVERTISEMENT and is_on(guards, GUARD_RA):
             return GUARD_RA
