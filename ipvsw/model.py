@@ -208,10 +208,26 @@ class LeaseStatus(Struct, frozen=True, kw_only=True):
     remaining: int | None  # seconds; None: for ever
 
 
+class Subject(enum.StrEnum):
+    """What the daemon sets in the kernel, and puts back when others change it."""
+
+    FILTERS = "filters"
+    HOST_DEVICE = "host_device"
+    RULES = "rules"
+    ROUTES = "routes"
+    SYSCTLS = "sysctls"
+    GROUPS = "groups"
+    MAC = "mac"
+    ADDR_GEN_MODE = "addr_gen_mode"
+    ADDRESSES = "addresses"
+    GATEWAYS = "gateways"
+
+
 class PortState(enum.StrEnum):
     WAITING = "waiting"  # for its namespace, for the master, or for a virtual machine
     UP = "up"
     DOWN = "down"  # set down inside its namespace
+    DEGRADED = "degraded"  # it forwards, but something is not as it should be: `reason` says what
     FAILED = "failed"  # `reason` says why
 
 
@@ -284,6 +300,7 @@ class SwitchStats(Struct, frozen=True, kw_only=True):
     ports: dict[str, Traffic] = {}
     duplicates: int = 0  # addresses refused because another port or the master has them
     refused: int = 0  # because the port may not claim them
+    repaired: dict[str, int] = {}  # what others had changed and was put back, by `Subject`
     learned: dict[str, int] = {}  # outcomes of address learning
     routed: dict[str, int] = {}  # l3: how the frames ended that the data plane handed to the router (`to_slowpath`)
 

@@ -59,7 +59,7 @@ def _link(one: Record) -> str:
 
 def link_record(switch: SwitchStatus, port: PortStatus) -> Record:
     """With the keys of `ip -d -j link`; `netns` and `altnames` only where they have a value."""
-    up = port.state == "up"
+    up = port.state in ("up", "degraded")
     flags = ["BROADCAST", "MULTICAST"]
     if up:
         flags = [*flags, "UP", "LOWER_UP"] if port.carrier else ["NO-CARRIER", *flags, "UP"]

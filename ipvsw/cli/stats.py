@@ -51,7 +51,9 @@ def _stats_lines(one: Record, master: str, zeros: bool, totals: bool) -> Iterato
         yield f"switch {name}"
         every = [one["master"], one["host"], *one["ports"].values()]
         learned = {f"addresses_{outcome}": count for outcome, count in one["learned"].items()}
-        yield from _counters({key: one[key] for key in ("duplicates", "refused")} | learned | _sum(every), zeros)
+        repaired = {f"repaired_{subject}": count for subject, count in one["repaired"].items()}
+        counters = {key: one[key] for key in ("duplicates", "refused")} | repaired | learned
+        yield from _counters(counters | _sum(every), zeros)
         yield f"master {name}/{master}"
         yield from _counters(_sum([one["master"]]), zeros)
         if one["host"]["rx_frames"]:

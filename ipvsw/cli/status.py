@@ -183,7 +183,8 @@ that the kernel granted; their addresses, with state and source. Ports of kind l
 `ip link add ... type ipvsw` with the optional kernel module: they are named DEVICE@NETNS, and only
 `ip link del` removes them.
 
-States:     up, no-carrier, down, failed, waiting (for a namespace, the master or a VMM)
+States:     up, no-carrier, down, failed, waiting (for a namespace, the master or a VMM),
+            degraded (it forwards, but something is not as it should be: see REASON)
 Addresses:  owned      frames for it go to the port
             down       the port is down: frames for it go to the host
             duplicate  another port of the switch has it

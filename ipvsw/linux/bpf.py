@@ -66,6 +66,11 @@ def _keys(addresses: Sequence[bytes]) -> bytes:
     return keys
 
 
+def _id_of(program_fd: int) -> int:
+    lines = Path(f"/proc/self/fdinfo/{program_fd}").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("prog_id:"))
+
+
 class Shim:
     """One switch's BPF programs and map. Errors: OSError.
 
@@ -107,6 +112,11 @@ class Shim:
     def _program(self, name: str) -> int:
         program = ctypes.c_void_p(self._lib.bpf_object__find_program_by_name(self._object, name.encode()))
         return _checked(self._lib.bpf_program__fd(program), name)
+
+    @property
+    def programs(self) -> tuple[int, int]:
+        """The kernel's ids of the programs at ingress and at egress."""
+        return _id_of(self.ingress_fd), _id_of(self.egress_fd)
 
     def set_mode(self, mode: int) -> None:
         """What is stolen and filtered from now on; the numbers of `_fast.MODES`."""

@@ -16,7 +16,16 @@ from typing import Protocol, TypeVar
 
 from ipvsw.linux.fdstore import FdStore, NoStore
 from ipvsw.linux.namespaces import Watch, make_namespace
-from ipvsw.linux.netlink import AddressEvent, GroupsEvent, Handle, LinkEvent, NamespaceGone, Netlink, Overrun
+from ipvsw.linux.netlink import (
+    AddressEvent,
+    GroupsEvent,
+    Handle,
+    LinkEvent,
+    NamespaceGone,
+    Netlink,
+    Overrun,
+    RemovalEvent,
+)
 from ipvsw.linux.teardown import Teardown
 
 T = TypeVar("T")
@@ -29,7 +38,7 @@ NETNS_REQUESTS = 8  # requests that may wait for the netlink thread, each with a
 BURST = 500  # events that are handled before other tasks have their turn
 OPENINGS = 4  # ports that are opened at one time, so that events of the others needn't wait for a thousand
 
-DeviceEvent = LinkEvent | AddressEvent | GroupsEvent
+DeviceEvent = LinkEvent | AddressEvent | GroupsEvent | RemovalEvent
 
 
 class Follower(Protocol):

@@ -14,13 +14,15 @@ import logging
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
 
 from ipvsw.linux.errors import is_gone
 from ipvsw.linux.namespaces import NamespaceRef
 from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent
+from ipvsw.linux.repair import Part, Upkeep
 from ipvsw.linux.runtime import DeviceEvent, Runtime
 from ipvsw.model import Address, PortState
 
@@ -33,6 +35,22 @@ RESYNC = 60.0  # seconds between readings without an event, give or take a quart
 SHARE = 0.0004  # of a CPU: what such readings may cost where there are many
 AVERAGE = 8  # readings over which the cost is averaged
 SETNS_COST = 0.002  # seconds of CPU for a reading, besides what the device has
+
+
+class Pace:
+    """How often to do what is done without an event: at most once in `least` seconds, and so that it takes no more
+    than `SHARE` of a CPU."""
+
+    def __init__(self, least: float) -> None:
+        self._least = least
+        self._next = 0.0
+
+    def is_due(self, now: float) -> bool:
+        return now >= self._next
+
+    def spent(self, seconds: float, now: float) -> None:
+        """It was done, and took that much CPU time."""
+        self._next = now + max(self._least, seconds / SHARE)
 
 
 class Snapshot(Struct, frozen=True):
@@ -93,10 +111,13 @@ class TrackedDevice(ABC):
         "namespace",
         "reason",
         "state",
+        "upkeep",
     )  # fmt: skip
 
-    def __init__(self, runtime: Runtime, spec: str, label: str) -> None:
+    def __init__(self, runtime: Runtime, spec: str, label: str, repaired: Counter[str]) -> None:
+        """`repaired` counts what is put back, by subject."""
         self.label = label
+        self.upkeep = Upkeep(label, repaired)
         self.link: Link | None = None
         self.state = PortState.WAITING
         self.reason = ""
@@ -190,6 +211,8 @@ class TrackedDevice(ABC):
                 delay = RETRY
             if not self._settled.done():
                 self._settled.set_result(None)
+            if (at := self.upkeep.next_at()) is not None:
+                delay = min(delay, max(at - asyncio.get_running_loop().time(), SPACING))
             if not self._stopping:
                 await self._pause(delay)
         if self._soon is not None:
@@ -201,16 +224,36 @@ class TrackedDevice(ABC):
             return
         loop = asyncio.get_running_loop()
         self._sleep = loop.create_future()
-        timer = loop.call_later(seconds, self.mark_stale)
+        timer = loop.call_later(seconds, self._timed_out)
         try:
             await self._sleep
         finally:
             timer.cancel()
             self._sleep = None
 
+    def _timed_out(self) -> None:
+        """There was no event for a while."""
+        self.mark_stale()
+
     def _resync(self) -> float:
         """Spread out, so that a thousand interfaces aren't read at once, nor keep an idle daemon busy."""
         return max(RESYNC, self._runtime.interfaces * self._runtime.reading / SHARE) * random.uniform(0.75, 1.25)
+
+    async def _put_back(
+        self, wrong: Sequence[Part], open_place: Callable[[], int | None], mend: Callable[[Handle, Part], None]
+    ) -> None:
+        """`wrong` is all that is not as it should be: put back what is due, by `mend` in the namespace of `open_place`.
+        Errors: OSError of entering it; those of `mend` are problems."""
+        loop = asyncio.get_running_loop()
+        due = self.upkeep.due(wrong, loop.time())
+        if not due:
+            return
+
+        def mend_all(handle: Handle) -> dict[Part, str]:
+            return {part: _error_of(mend, handle, part) for part in due}
+
+        results = await self._runtime.run_in_netns(open_place, mend_all)
+        self.upkeep.done(results or {}, loop.time())
 
     def _wait(self, reason: str) -> None:
         self._tell(PortState.WAITING, reason)
@@ -281,3 +324,12 @@ class TrackedDevice(ABC):
     @abstractmethod
     def _follow(self, event: DeviceEvent) -> None:
         """The device was announced to have changed."""
+
+
+def _error_of(mend: Callable[[Handle, Part], None], handle: Handle, part: Part) -> str:
+    """The text of the OSError that it raises, "" if none."""
+    try:
+        mend(handle, part)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

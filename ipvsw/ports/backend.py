@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from hashlib import blake2b
 from typing import ClassVar, Protocol
 
@@ -76,6 +77,7 @@ class PortEnvironment(Struct, frozen=True, eq=False):
     table: Table
     shim: Shim
     master: MasterState
+    repaired: Counter[str]  # what others had changed and ports have put back, by `model.Subject`
     left: dict[str, Left] = {}  # by port; each is adopted, or undone, once
 
 

@@ -43,7 +43,7 @@ class Port(TrackedDevice):
     def __init__(
         self, env: PortEnvironment, config: PortConfig, make_backend: Callable[[BackendPort], Backend]
     ) -> None:
-        super().__init__(env.runtime, config.netns, f"port {env.switch}/{config.name}")
+        super().__init__(env.runtime, config.netns, f"port {env.switch}/{config.name}", env.repaired)
         self.env = env
         self.config = config
         self._backend = make_backend(self)
@@ -343,7 +343,7 @@ class Port(TrackedDevice):
         """The endpoint has come, left, or changed its attributes."""
         self.link = link
         state, reason = self._state_of(link)
-        attached = (state is PortState.UP, link.mtu)
+        attached = (state in (PortState.UP, PortState.DEGRADED), link.mtu)
         if self._attached != attached:
             self._attached = attached
             self.env.table.set_port(self.config.name, up=attached[0], mtu=link.mtu)

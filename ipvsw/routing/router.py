@@ -19,14 +19,14 @@ import itertools
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from msgspec import Struct
 
 from ipvsw.changes import Changes
 from ipvsw.linux.devices.raw import Stack
-from ipvsw.linux.netlink import NeighbourChanged, RouteAnswer, RouteLookup, RouteMonitor
+from ipvsw.linux.netlink import NeighbourChanged, RouteAnswer, RouteLookup, RouteMonitor, RoutesChanged
 from ipvsw.model import Address
 from ipvsw.packets import pathmtu
 from ipvsw.routing.cache import NextHop, RouteCache, Unresolved
@@ -63,10 +63,13 @@ class Router:
     """One switch's. Made, started and stopped on the loop."""
 
     def __init__(
-        self, changes: Changes, answer: Callable[[int, bytes], None], routes_changed: Callable[[], None] = lambda: None
+        self,
+        changes: Changes,
+        answer: Callable[[int, bytes], None],
+        routes_changed: Callable[[Sequence[RoutesChanged]], None] = lambda changes: None,
     ) -> None:
         """`answer` gives a frame, its virtio_net_hdr before it, back to the port of that number. `routes_changed` is
-        called when the host's routes are others than before."""
+        called when the host's routes may be others than before."""
         self._datapath = changes.datapath
         self._answer = answer
         self._on_routes_changed = routes_changed
@@ -135,9 +138,9 @@ class Router:
     def _take_events(self) -> None:
         assert self._monitor is not None and self._uplink is not None
         events = list(self._monitor.events())
-        if not all(isinstance(one, NeighbourChanged) for one in events):
+        if changes := [one for one in events if isinstance(one, RoutesChanged)]:
             self._forget()
-            self._on_routes_changed()
+            self._on_routes_changed(changes)
         neighbours = {
             one.address: one for one in events if isinstance(one, NeighbourChanged) and one.index == self._uplink.index
         }

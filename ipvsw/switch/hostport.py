@@ -8,7 +8,8 @@ the master alone: the host's traffic to them follows the host's own routes. A ho
 forwarding nothing else.
 
 The kernel removes the routes with the TAP, also if the daemon is killed; the next start replaces the rules and knows
-from them what the host's forwarding was.
+from them what the host's forwarding was. While the daemon runs, `wanted` and `seen` say what others have changed, and
+`mend` puts it back.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
 from ipvsw.changes import Changes
 from ipvsw.linux.devices.tap import Tap, open_tap
-from ipvsw.linux.netlink import TABLES, WIRE_TABLES, Handle, Link, Rule
+from ipvsw.linux.netlink import TABLES, WIRE_TABLES, Handle, Link, RoutesChanged, Rule
+from ipvsw.linux.repair import Part
 from ipvsw.linux.runtime import Runtime
-from ipvsw.model import Address
+from ipvsw.model import Address, Subject
 
 log = logging.getLogger("ipvsw")
 
@@ -34,6 +36,9 @@ NAME_MAX = 15  # bytes; IFNAMSIZ less the closing NUL
 PREF_SKIP = 117  # ports' own packets, which name the master as output device, skip the table
 PREF_LOOKUP = 118  # look the destination up among the ports' addresses
 PREF_END = 119  # where PREF_SKIP goes to
+
+
+HostRoute = tuple[Address, int]  # a port's address, and the table that has the route
 
 
 class HostPortConfig(Struct, frozen=True):
@@ -55,9 +60,12 @@ class HostPort:
         self._tap: Tap | None = None
         self._index = 0
         self._pushed: Link | None = None  # the master as the interface knows it
-        # (address, routing table) -> the source that the host uses towards it
-        self._routes: dict[tuple[Address, int], Address | None] = {}
-        self._sysctls: dict[int, dict[str, str]] = {4: {}, 6: {}}  # what they were before, by IP version
+        self._routes: dict[HostRoute, Address | None] = {}  # the source that the host uses towards it
+        self._missing: set[HostRoute] = set()  # of them
+        self._rules: set[Rule] = set()
+        self._former: dict[int, dict[str, str]] = {4: {}, 6: {}}  # what sysctls were before, by IP version
+        self._sysctls: dict[str, str] = {}  # what they are now
+        self.is_lost = False  # the device is gone: to be closed, and made again by `adapt`
         self._applied: HostPortConfig | None = None  # what rules and sysctls are set for
 
     async def adapt(
@@ -68,41 +76,56 @@ class HostPort:
         diverted: frozenset[Address],
         others: frozenset[Address],
         sources: dict[int, Address | None],
-    ) -> None:
+    ) -> dict[Part, str]:
         """Make, change or close the interface. `diverted` are the ports' addresses that the host itself is to have
         routes to, `others` those that only what arrives on the master is to; `sources` the master's own by IP version.
-        Errors: OSError."""
+        The routes that could not be set, and why. Errors: OSError."""
         if not config.wanted:
             await self.close(place)
             await self._clean(place, master, config)
-            return
+            return {}
         if self._tap is None:
             await self._open(place, master)
         tables = dict.fromkeys(diverted, TABLES + master.index) if config.routes else {}
         tables |= dict.fromkeys(others, WIRE_TABLES + master.index) if config.forward else {}
-        routes = {
-            (address, table): sources.get(address.version)
-            for address, table in tables.items()
-            if not address.is_link_local
-        }
-        had, self._routes = self._routes, routes
+        had, self._routes = (
+            self._routes,
+            {
+                (address, table): sources.get(address.version)
+                for address, table in tables.items()
+                if not address.is_link_local
+            },
+        )
         pushed, self._pushed = self._pushed, master
         applied, self._applied = self._applied, config
+        if (pushed, had, applied) == (master, self._routes, config):
+            return {}
+        old = had.keys() - self._routes.keys()
+        new = {route for route, source in self._routes.items() if route not in had or had[route] != source}
+        self._missing = (self._missing | new) - old
 
-        def push(handle: Handle) -> None:
+        def push(handle: Handle) -> dict[Part, str]:
             if pushed != master:
                 handle.set_link(self._index, mac=master.mac, mtu=master.mtu)
-            for address, table in had.keys() - routes.keys():
+            for address, table in old:
                 with contextlib.suppress(OSError):
                     handle.delete_host_route(self._index, table, address)
-            for (address, table), source in routes.items():
-                if (address, table) not in had or had[address, table] != source:
-                    handle.add_host_route(self._index, table, address, source)
+            failed = {}
+            for route in new:
+                try:
+                    self._add_route(handle, route)
+                except OSError as error:
+                    failed[_route_part(route)] = error.strerror or str(error)
             if applied != config:
                 self._set_policy(handle, master, config)
+            return failed
 
-        if (pushed, had, applied) != (master, routes, config):
-            await self._runtime.run_in_netns(place, push)
+        return await self._runtime.run_in_netns(place, push) or {}
+
+    def _add_route(self, handle: Handle, route: HostRoute) -> None:
+        address, table = route
+        handle.add_host_route(self._index, table, address, self._routes.get(route))
+        self._missing.discard(route)
 
     def _set_policy(self, handle: Handle, master: Link, config: HostPortConfig) -> None:
         """Our policy rules and forwarding sysctls as `config` needs them, none with the default one."""
@@ -112,7 +135,7 @@ class HostPort:
             nothing_else = Rule(version, PREF_END, master.name)
             switch = _forwarding(version, master.name)
             if nothing_else in present:  # maybe from an earlier run that was killed before it restored the sysctl
-                self._sysctls[version].setdefault(switch, "0")
+                self._former[version].setdefault(switch, "0")
             forward = config.forward and (version == 4 or handle.sysctl("net/ipv6/conf/all/forwarding") != "1")
             self._set_sysctls(handle, version, [switch, _forwarding(version, self.name)] if forward else [])
             if config.routes and config.host_access:
@@ -122,8 +145,9 @@ class HostPort:
             if config.forward:
                 wanted.add(Rule(version, PREF_LOOKUP, master.name, table))
                 wanted.add(Rule(version, PREF_LOOKUP, master.name, WIRE_TABLES + master.index))
-                if self._sysctls[version].get(switch) == "0":
+                if self._former[version].get(switch) == "0":
                     wanted.add(nothing_else)
+        self._rules = wanted
         handle.set_rules(wanted, master.name, table)
 
     async def _open(self, place: Callable[[], int | None], master: Link) -> None:
@@ -136,8 +160,8 @@ class HostPort:
             )
 
         def install(handle: Handle) -> int:
-            handle.set_sysctl(f"net/ipv6/conf/{self.name}/addr_gen_mode", "1")
-            handle.set_sysctl(f"net/ipv6/conf/{self.name}/accept_ra", "0")
+            for name, value in (("addr_gen_mode", "1"), ("accept_ra", "0")):
+                self._set_sysctl(handle, f"net/ipv6/conf/{self.name}/{name}", value)
             link = handle.link(self.name)
             assert link is not None
             handle.set_link(link.index, up=True)
@@ -156,32 +180,109 @@ class HostPort:
             raise
         finally:
             os.close(fd)
-        self._pushed, self._routes, self._applied = None, {}, None
+        self._pushed, self._routes, self._missing, self._applied = None, {}, set(), None
         assert self._tap is not None
         self._changes.attach_host(self._tap.fd, self._index)
 
     def _set_sysctls(self, handle: Handle, version: int, wanted: list[str]) -> None:
         """Those of `wanted` are 1; the others that were set get their former values back."""
-        had = self._sysctls[version]
+        had = self._former[version]
         for path in [path for path in had if path not in wanted]:
+            self._sysctls.pop(path, None)
             handle.set_sysctl(path, had.pop(path))
         for path in wanted:
-            before = handle.set_sysctl(path, "1")
+            before = self._set_sysctl(handle, path, "1")
             if before is not None:
                 had.setdefault(path, before)
+
+    def _set_sysctl(self, handle: Handle, path: str, value: str) -> str | None:
+        before = handle.set_sysctl(path, value)
+        if before is not None:
+            self._sysctls[path] = value
+        return before
+
+    # ------------------------------------------------------------------------ what others change
+
+    def wanted(self) -> dict[Part, object]:
+        """What the daemon has set but for the routes."""
+        if self._tap is None or self._pushed is None:
+            return {}
+        device = Part(Subject.HOST_DEVICE, "", self.name)
+        wanted: dict[Part, object] = {device: (self.name, True, self._pushed.mac, self._pushed.mtu)}
+        wanted |= {Part(Subject.RULES, rule, str(rule)): True for rule in self._rules}
+        return wanted | {
+            Part(Subject.SYSCTLS, path, path.replace("/", ".")): value for path, value in self._sysctls.items()
+        }
+
+    def seen(self, handle: Handle, wanted: Iterable[Part]) -> dict[Part, object]:
+        """What there is of that. A sysctl that the kernel doesn't have any more is left out of `wanted` by its own
+        device, which is there under another name or not at all."""
+        seen: dict[Part, object] = {}
+        rules = handle.rules() if self._rules else set()
+        for part in wanted:
+            if part.subject is Subject.HOST_DEVICE:
+                link = handle.link_at(self._index)
+                if link is not None:
+                    seen[part] = (link.name, link.up, link.mac, link.mtu)
+            elif part.subject is Subject.RULES and part.key in rules:
+                seen[part] = True
+            elif part.subject is Subject.SYSCTLS:
+                value = handle.sysctl(str(part.key))
+                seen[part] = self._sysctls.get(str(part.key)) if value is None else value
+        return seen
+
+    def missing_routes(self) -> list[Part]:
+        return [_route_part(route) for route in self._missing]
+
+    def read_routes(self, handle: Handle) -> frozenset[HostRoute]:
+        """In the master's namespace: all that there are. Errors: OSError."""
+        return handle.host_routes(self._index) if self._routes else frozenset()
+
+    def compare_routes(self, seen: frozenset[HostRoute]) -> None:
+        self._missing |= self._routes.keys() - seen
+
+    def routes_changed(self, change: RoutesChanged) -> None:
+        if change.link_down and change.link_down == self._index:
+            self._missing = set(self._routes)
+        elif change.host_route in self._routes:
+            self._missing.add(change.host_route)
+
+    def mend(self, handle: Handle, part: Part) -> None:
+        """Put it back. Errors: OSError."""
+        if part.subject is Subject.ROUTES and part.key in self._routes:
+            self._add_route(handle, part.key)
+        elif part.subject is Subject.RULES:
+            handle.add_rule(part.key)
+        elif part.subject is Subject.SYSCTLS:
+            handle.set_sysctl(part.key, self._sysctls[part.key])
+        elif part.subject is Subject.HOST_DEVICE:
+            self._mend_device(handle)
+
+    def _mend_device(self, handle: Handle) -> None:
+        link, master = handle.link_at(self._index), self._pushed
+        if link is None or master is None:
+            self.is_lost = True
+            return
+        if link.name != self.name:
+            handle.set_link(self._index, up=False)  # a device that is up can't be renamed before Linux 6.2
+            handle.set_link(self._index, name=self.name)
+        handle.set_link(self._index, up=True, mac=master.mac, mtu=master.mtu)
+
+    # ------------------------------------------------------------------------ the end
 
     async def close(self, place: Callable[[], int | None]) -> None:
         """Nothing is left of the interface. Idempotent."""
         if self._tap is None:
             return
         self._changes.detach_host()
+        self.is_lost = False
         master, self._pushed, self._applied = self._pushed, None, None
         if master is not None:
             with contextlib.suppress(OSError):
                 await self._runtime.run_in_netns(
                     place, lambda handle: self._set_policy(handle, master, HostPortConfig())
                 )
-        self._sysctls, self._routes = {4: {}, 6: {}}, {}
+        self._former, self._sysctls, self._rules, self._routes, self._missing = {4: {}, 6: {}}, {}, set(), {}, set()
         await self._drop_tap()
 
     async def _clean(self, place: Callable[[], int | None], master: Link, config: HostPortConfig) -> None:
@@ -190,12 +291,16 @@ class HostPort:
             self._applied = config
             with contextlib.suppress(OSError):
                 await self._runtime.run_in_netns(place, lambda handle: self._set_policy(handle, master, config))
-            self._sysctls = {4: {}, 6: {}}
+            self._former = {4: {}, 6: {}}
 
     async def _drop_tap(self) -> None:
         tap, self._tap = self._tap, None
         if tap is not None:
             await self._runtime.run_blocking(tap.close)
+
+
+def _route_part(route: HostRoute) -> Part:
+    return Part(Subject.ROUTES, route, f"route to {route[0]}")
 
 
 def _forwarding(version: int, device: str) -> str:

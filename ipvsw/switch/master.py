@@ -6,64 +6,40 @@ the namespace has lost its name.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
 import os
-import socket
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from ipaddress import ip_network
 
-from msgspec import Struct
-
-from ipvsw._fast import PACKET_RING, SEND_RING
 from ipvsw.addresses.table import Table
 from ipvsw.changes import Changes
-from ipvsw.linux.bpf import MARK, WIRE_MARK, Shim
+from ipvsw.linux.bpf import Shim
 from ipvsw.linux.devices import packet
-from ipvsw.linux.devices.raw import Stack, open_stack
 from ipvsw.linux.namespaces import identity
-from ipvsw.linux.netlink import AddressEvent, Gateways, Handle, Link, LinkEvent, RouteLookup, RouteMonitor
+from ipvsw.linux.netlink import (
+    AddressEvent,
+    Handle,
+    Link,
+    LinkEvent,
+    RoutesChanged,
+)
 from ipvsw.linux.runtime import POLL, DeviceEvent, Runtime
-from ipvsw.linux.tracked import RETRY, Snapshot, TrackedDevice, read_device, read_in_netns
+from ipvsw.linux.tracked import RESYNC, RETRY, Snapshot, TrackedDevice, read_device, read_in_netns
 from ipvsw.model import Address, Network, PortState
 from ipvsw.routing.router import RouterUplink
 from ipvsw.switch.hostport import HostPort, HostPortConfig
+from ipvsw.switch.sockets import Sockets, Taken, Unfit, open_sockets
+from ipvsw.switch.upkeep import INTERVAL, MasterUpkeep
 
 log = logging.getLogger("ipvsw")
 
 
-class Sockets(Struct, frozen=True):
-    """What is open on the master while it is served."""
-
-    claim: socket.socket
-    frames: list[socket.socket]
-    senders: list[socket.socket]  # of short frames
-    inject: socket.socket
-    stack: Stack
-    routes: RouteMonitor
-    lookup: RouteLookup
-    gateways: Gateways
-
-    def close(self) -> None:
-        for each in (*self.frames, *self.senders, self.inject, self.claim):
-            each.close()
-        self.stack.close()
-        self.routes.close()
-        self.lookup.close()
-        self.gateways.close()
-
-
 class Absent(Exception):
     """There is no such device."""
-
-
-class Unfit(Exception):
-    """The device can't be a master; the text says why."""
-
-
-class Taken(Unfit):
-    """Another daemon serves it."""
 
 
 class Master(TrackedDevice):
@@ -80,8 +56,9 @@ class Master(TrackedDevice):
         netns: str,
         workers: int,
         changed: Callable[[], None],
+        repaired: Counter[str],
     ) -> None:
-        super().__init__(runtime, netns, f"master {name}")
+        super().__init__(runtime, netns, f"master {name}", repaired)
         self.taken = False  # another daemon serves it
         self._name = name
         self._table = table
@@ -91,6 +68,8 @@ class Master(TrackedDevice):
         self._changed = changed
         self._host = HostPort(runtime, changes, name)
         self._host_config = HostPortConfig()
+        self._host_problem = ""  # why there is no interface for the host
+        self._care = MasterUpkeep(shim, self._host)
         self._sockets: Sockets | None = None
         self._nsid: int | None = None
         self._place: tuple[int, int] | None = None
@@ -140,12 +119,19 @@ class Master(TrackedDevice):
             await self._keep()
         if self._sockets is None:
             return await self._open()
-        return self._resync()
+        return INTERVAL
+
+    def _timed_out(self) -> None:
+        if asyncio.get_running_loop().time() >= self._read_at + RESYNC:
+            self.mark_stale()
+        else:
+            self.wake()
 
     async def _keep(self) -> None:
         assert self.link is not None
         present = True
         if self._stale or self._netns_changed:
+            self._care.is_stale = True
             self._netns_changed = False
             present = await self._read(self._read_link)
         if present:
@@ -158,9 +144,37 @@ class Master(TrackedDevice):
         await self._listen()
         await self._read_gateways()
         await self._update_host_port()
+        await self._look_after()
 
-    def routes_changed(self) -> None:
-        """The host's routes are others than before."""
+    async def _look_after(self) -> None:
+        """Put back what others have changed."""
+        loop, link, sockets = asyncio.get_running_loop(), self.link, self._sockets
+        if link is None or sockets is None or not self._care.is_due(loop.time()):
+            return
+        if self._care.is_stale:
+            self._care.is_stale = False
+            self.upkeep.hope()
+        wanted = self._care.wanted(link)
+        now = loop.time()
+        seen = await self._runtime.run_in_netns(
+            self._open_place, lambda handle: self._care.read(handle, link, wanted, now)
+        )
+        if seen is None:
+            return
+        wrong = self._care.compare(wanted, self._groups, seen, now)
+        listener = sockets.frames[0]
+        await self._put_back(
+            wrong, self._open_place, lambda handle, part: self._care.mend(handle, part, link, listener)
+        )
+        if self._host.is_lost:
+            await self._host.close(self._open_place)
+            await self._update_host_port()
+        self._tell_state(link)
+
+    def routes_changed(self, changes: Sequence[RoutesChanged]) -> None:
+        """The host's routes may be others than before."""
+        for change in changes:
+            self._host.routes_changed(change)
         self._gateways_stale = True
         self.mark_stale()
 
@@ -172,7 +186,7 @@ class Master(TrackedDevice):
         self._gateways_stale = False
         index = link.index
         try:
-            gateways = await self._runtime.run_blocking(lambda: sockets.gateways.of(index))
+            gateways = await self._runtime.run_blocking(lambda: sockets.device.gateways(index))
         except OSError as error:
             self._gateways_stale = True  # read again with the device
             log.warning("%s: cannot read the host's routes: %s", self.label, error.strerror)
@@ -184,12 +198,19 @@ class Master(TrackedDevice):
         uplink, link = self.router_uplink, self.link
         assert uplink is not None and link is not None
         try:
-            sources = {4: uplink.ipv4, 6: uplink.ipv6}
+            # The kernel takes no link-local address as the source of a route (ip6_route_info_create).
+            six = None if uplink.ipv6 is None or uplink.ipv6.is_link_local else uplink.ipv6
+            sources = {4: uplink.ipv4, 6: six}
             owned = self._table.owned() if self._host_config.forward else frozenset()
             diverted = self._table.diverted() if self._host_config.routes else frozenset()
-            await self._host.adapt(self._open_place, link, self._host_config, diverted, owned - diverted, sources)
+            failed = await self._host.adapt(
+                self._open_place, link, self._host_config, diverted, owned - diverted, sources
+            )
+            self.upkeep.done(failed, asyncio.get_running_loop().time())
+            self._host_problem = ""
         except OSError as error:
-            self._tell(self.state, f"no interface for the host: {error.strerror or error}")
+            self._host_problem = f"no interface for the host: {error.strerror or error}"
+        self._tell_state(link)
 
     async def _listen(self) -> None:
         """Have the device listen to every group that a port listens to."""
@@ -221,7 +242,7 @@ class Master(TrackedDevice):
             await self._shut()
             self._fail(getattr(error, "strerror", None) or str(error))
             return RETRY
-        return self._resync()
+        return INTERVAL
 
     async def _open_in_namespace(self) -> None:
         fd = self.namespace.open()
@@ -243,24 +264,7 @@ class Master(TrackedDevice):
         if not link.ethernet:
             raise Unfit(f"{self._name} is not an Ethernet device")
         with contextlib.ExitStack() as undo:
-            claim = undo.enter_context(self._claim(link.index))
-            frames = packet.open_master(
-                link.index, self._workers, self._shim.filter_fd, self._shim.spread_fd, WIRE_MARK, ring=PACKET_RING
-            )
-            for each in frames:
-                undo.enter_context(each)
-            senders = packet.open_senders(link.index, self._workers, WIRE_MARK, SEND_RING)
-            for each in senders:
-                undo.enter_context(each)
-            inject = undo.enter_context(packet.open_inject(link.index, MARK))
-            stack = open_stack(link.index)
-            undo.callback(stack.close)
-            routes = RouteMonitor()
-            undo.callback(routes.close)
-            lookup = RouteLookup()
-            undo.callback(lookup.close)
-            gateways = Gateways()
-            undo.callback(gateways.close)
+            sockets = open_sockets(undo, link, self._workers, self._shim)
             handle.attach_clsact(link.index, self._shim.ingress_fd, self._shim.egress_fd)
             undo.callback(handle.detach_clsact, link.index)
             self._runtime.enter(self._nsid, link.index, self)
@@ -269,16 +273,8 @@ class Master(TrackedDevice):
             if snapshot is None:
                 raise Absent(f"for the device {self._name}")
             undo.pop_all()
-        self._sockets = Sockets(claim, frames, senders, inject, stack, routes, lookup, gateways)
+        self._sockets = sockets
         return snapshot
-
-    def _claim(self, index: int) -> socket.socket:
-        try:
-            return packet.claim_master(index)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise Taken(f"{self._name} is already served by another ipvswd") from None
-            raise
 
     def _attach(self, snapshot: Snapshot) -> None:
         assert self._sockets is not None
@@ -323,9 +319,14 @@ class Master(TrackedDevice):
         if old is not None and old.mac != link.mac:
             with self._changes.batch() as datapath:
                 datapath.set_master(link.mac)
-        self._tell(PortState.UP if link.up else PortState.DOWN)
+        self._tell_state(link)
         if old != link:
             self._changed()
+
+    def _tell_state(self, link: Link) -> None:
+        problems = [*filter(None, [self._host_problem]), *self.upkeep.problems]
+        well = PortState.DEGRADED if problems else PortState.UP
+        self._tell(well if link.up else PortState.DOWN, "; ".join(problems))
 
     def _needs_reading(self, event: DeviceEvent) -> bool:
         """The router sends ICMP errors from one of the addresses: all must be known to choose it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -60,6 +61,7 @@ class Switch:
         self._master_state = MasterState(name=config.master)
         self._leaving: dict[Port, asyncio.Task[None]] = {}
         self._announced: tuple[int, int] | None = None  # mode and flags, as the links' attributes have them
+        self._repaired: Counter[str] = Counter()  # what others had changed, by subject
         self._shim = Shim()
         self._datapath = Datapath(
             settings.workers, settings.io, busy_poll=settings.busy_poll, coalesce=settings.coalesce
@@ -69,10 +71,12 @@ class Switch:
         )
         self._table = Table(config.name, self._changes, self._table_changed, self._endpoint_gone)
         self._announcer = Announcer(self._table, self._changes)
-        self._router = Router(self._changes, self._answer, lambda: self.master.routes_changed())
+        self._router = Router(self._changes, self._answer, lambda changes: self.master.routes_changed(changes))
         self._snooper = Snooper(config.name, self._table, self._changes, self._named_port, asyncio.get_running_loop())
         self._guard_log = GuardLog(config.name, self._datapath, self._table.name, asyncio.get_running_loop())
-        self._port_env = PortEnvironment(config.name, runtime, self._table, self._shim, self._master_state, left or {})
+        self._port_env = PortEnvironment(
+            config.name, runtime, self._table, self._shim, self._master_state, self._repaired, left or {}
+        )
         self.master = Master(
             runtime,
             self._table,
@@ -82,6 +86,7 @@ class Switch:
             netns=config.netns,
             workers=settings.workers,
             changed=self._master_changed,
+            repaired=self._repaired,
         )
 
     @property
@@ -320,6 +325,7 @@ class Switch:
             ports={name: self._table.traffic(name) for name in (*self.ports, *self.links)},
             duplicates=self._table.duplicates,
             refused=self._table.refused,
+            repaired=dict(self._repaired),
             learned=dict(self._snooper.counters),
             routed=dict(self._router.counters),
         )

@@ -11,16 +11,17 @@ closed when the function returns.
     delete.py     many links deleted at once
     questions.py  a socket for questions that are written by hand
     lookup.py     which way the host would send a packet
-    gateways.py   which gateways its routes by a device have
     routes.py     what the answers are, and the events after which they may be others
-    rules.py      our policy rules
+    device.py     one device's link, addresses and routes
+    rules.py      our policy rules and routes
     clsact.py     the shim's two tc filters
     thread.py     the event socket and the thread that enters namespaces
 """
 
 from __future__ import annotations
 
-from ipvsw.linux.netlink.gateways import Gateways
+from ipvsw.linux.netlink.clsact import EGRESS, INGRESS
+from ipvsw.linux.netlink.device import DeviceReader
 from ipvsw.linux.netlink.handle import Handle
 from ipvsw.linux.netlink.lookup import RouteLookup
 from ipvsw.linux.netlink.messages import (
@@ -32,17 +33,20 @@ from ipvsw.linux.netlink.messages import (
     LinkEvent,
     NamespaceGone,
     Overrun,
+    RemovalEvent,
 )
 from ipvsw.linux.netlink.routes import NeighbourChanged, RouteAnswer, RouteMonitor, RoutesChanged
 from ipvsw.linux.netlink.rules import TABLES, WIRE_TABLES, Rule
 from ipvsw.linux.netlink.thread import Netlink, enter_namespace
 
 __all__ = [
+    "EGRESS",
+    "INGRESS",
     "TABLES",
     "WIRE_TABLES",
     "AddressEvent",
+    "DeviceReader",
     "Event",
-    "Gateways",
     "GroupsEvent",
     "Handle",
     "KmodAttrs",
@@ -52,6 +56,7 @@ __all__ = [
     "NeighbourChanged",
     "Netlink",
     "Overrun",
+    "RemovalEvent",
     "RouteAnswer",
     "RouteLookup",
     "RouteMonitor",

@@ -7,14 +7,22 @@ in one step by the kernel (cls_bpf_change) and frames never pass without one.
 from __future__ import annotations
 
 import errno
+import struct
 from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
+
+from ipvsw.linux.netlink.messages import attributes
+from ipvsw.linux.netlink.questions import NLM_F_DUMP, Questions
 
 # linux/pkt_sched.h
 CLSACT = 0xFFFF0000
 INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 ETH_P_ALL = 3
+RTM_GETTFILTER = 46  # linux/rtnetlink.h
+TCA_OPTIONS, TCA_BPF_ID = 2, 11  # linux/rtnetlink.h, linux/pkt_cls.h
+_TCMSG = struct.Struct("=BxxxiIII")  # family, interface index, handle, parent, preference and protocol
+_UINT = struct.Struct("=I")
 
 NAME = "ipvsw"
 # Before filters without a preference (the kernel counts those down from 49152). A handle of our own
@@ -41,6 +49,24 @@ def mute(route: Any, index: int, fd: int) -> None:
     """At ingress only. Errors: NetlinkError."""
     _add_qdisc(route, index)
     route.tc("replace-filter", direct_action=True, fd=fd, name=NAME, **_ours(index, INGRESS))
+
+
+def programs(kernel: Questions, index: int) -> dict[int, int]:
+    """INGRESS and EGRESS -> the id of our program there. Errors: OSError, ENODEV if the device is gone."""
+    found = {}
+    for parent in (INGRESS, EGRESS):
+        try:
+            filters = kernel.ask(RTM_GETTFILTER, NLM_F_DUMP, _TCMSG.pack(0, index, 0, parent, 0))
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT):
+                raise
+            continue  # there is no clsact
+        for body in filters:
+            _, _, handle, _, info = _TCMSG.unpack_from(body)
+            options = attributes(attributes(body, _TCMSG.size).get(TCA_OPTIONS, b""), 0)
+            if handle == HANDLE and info >> 16 == PREFERENCE and TCA_BPF_ID in options:
+                found[parent] = int(_UINT.unpack(options[TCA_BPF_ID])[0])
+    return found
 
 
 def detach(route: Any, index: int) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -15,6 +16,7 @@ from pyroute2.netlink.rtnl import TC_H_ROOT
 
 from ipvsw.linux.netlink import clsact, routes, rules
 from ipvsw.linux.netlink.delete import delete_links
+from ipvsw.linux.netlink.device import DeviceReader
 from ipvsw.linux.netlink.dump import dump_links
 from ipvsw.linux.netlink.messages import (
     AF_INET,
@@ -23,8 +25,6 @@ from ipvsw.linux.netlink.messages import (
     IFF_NOARP,
     IFF_UP,
     Link,
-    make_link,
-    owned_address,
 )
 from ipvsw.linux.netlink.rules import Rule
 from ipvsw.model import Address, Interface
@@ -44,45 +44,35 @@ GATEWAY_NOT_COVERED = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL)
 class Handle:
     """rtnetlink inside one namespace; valid only during `Netlink.run`, on its thread. Errors: OSError."""
 
-    def __init__(self, route: Any) -> None:
-        self._route = route
-
     @classmethod
     @contextlib.contextmanager
     def opened(cls) -> Iterator[Handle]:
         """A handle of the namespace that the calling thread is in."""
-        route = IPRoute(ext_ack=True)
+        handle = cls()
         try:
-            yield cls(route)
+            yield handle
         finally:
-            route.close()
+            for each in (handle.__dict__.get("_route"), handle.__dict__.get("_kernel")):
+                if each is not None:
+                    each.close()
+
+    @functools.cached_property
+    def _route(self) -> Any:
+        """pyroute2's, of which making one takes 2 ms."""
+        return IPRoute(ext_ack=True)
+
+    @functools.cached_property
+    def _kernel(self) -> DeviceReader:
+        """For what is asked often."""
+        return DeviceReader()
 
     # ------------------------------------------------------------------------ links
 
     def link(self, name: str) -> Link | None:
-        return self._find_link(name, ifname=name)
+        return self._kernel.link(name=name)
 
     def link_at(self, index: int) -> Link | None:
-        return self._find_link(f"link {index}", index=index)
-
-    def _find_link(self, place: str, **key: Any) -> Link | None:
-        try:
-            with _readable(place):
-                message = self._route.link("get", **key)[0]
-        except OSError as error:
-            if error.errno == errno.ENODEV:
-                return None
-            raise
-        return make_link(
-            index=message["index"],
-            name=message.get("ifname"),
-            mac=bytes.fromhex((message.get("address") or "").replace(":", "")),
-            mtu=message.get("mtu") or 0,
-            flags=message["flags"],
-            hardware=message["ifi_type"],
-            kind=message.get(("linkinfo", "kind")) or "",
-            master=message.get("master") or 0,
-        )
+        return self._kernel.link(index)
 
     def kmod_links(self) -> list[Link]:
         """The devices of kind "ipvsw" in this namespace."""
@@ -144,14 +134,7 @@ class Handle:
 
     def addresses(self, index: int) -> list[tuple[Address, int]]:
         """The addresses of a device with their prefix lengths, as `AddressEvent` has them."""
-        found = []
-        with _readable(f"link {index}"):
-            for message in self._route.get_addr(index=index):
-                address, local = (_packed(message.get(key)) for key in ("address", "local"))
-                owned = owned_address(message["family"], address, local)
-                if owned is not None:
-                    found.append((owned, message["prefixlen"]))
-        return found
+        return self._kernel.addresses(index)
 
     def add_address(self, index: int, address: Interface) -> None:
         """Replaces; IPv6 without duplicate detection is not asked for."""
@@ -175,9 +158,9 @@ class Handle:
         """
         route = _default_route(index, gateway)
         with _readable(f"default route via {gateway}"):
-            for old in self._defaults(index, route["family"]):
-                if old != str(gateway):
-                    self._route.route("del", gateway=old, **route)
+            for old, protocol in self.default_gateways(index).items():
+                if protocol == RTPROT_STATIC and old.version == gateway.version and old != gateway:
+                    self._route.route("del", gateway=str(old), **route)
         try:
             self._append_route(route, gateway, 0)
         except OSError as error:
@@ -189,15 +172,12 @@ class Handle:
         """One that is not there, or that others have set, is no error."""
         route = _default_route(index, gateway)
         with _readable(f"default route via {gateway}"):
-            if str(gateway) in self._defaults(index, route["family"]):
+            if self.default_gateways(index).get(gateway) == RTPROT_STATIC:
                 self._route.route("del", gateway=str(gateway), **route)
 
-    def _defaults(self, index: int, family: int) -> list[str]:
-        return [
-            message.get("gateway")
-            for message in self._route.get_routes(family=family, oif=index, table=RT_TABLE_MAIN)
-            if message["dst_len"] == 0 and message["proto"] == RTPROT_STATIC and message.get("gateway")
-        ]
+    def default_gateways(self, index: int) -> dict[Address, int]:
+        """Those of the device in the main table, with the protocol (RTPROT_*) of each."""
+        return self._kernel.default_gateways(index)
 
     def _append_route(self, route: dict[str, Any], gateway: Address, flags: int) -> None:
         try:
@@ -216,15 +196,23 @@ class Handle:
         with _readable(f"route to {address}"):
             self._route.route("del", **_host_route(index, table, address))
 
+    def host_routes(self, index: int) -> frozenset[tuple[Address, int]]:
+        """All that `add_host_route` has added for the device, with their tables."""
+        return self._kernel.host_routes(index)
+
     def rules(self) -> set[Rule]:
         """Our policy rules in this namespace."""
-        with _readable("policy rules"):
-            return rules.ours(self._route)
+        return rules.ours(self._kernel)
 
     def set_rules(self, wanted: set[Rule], master: str, table: int) -> None:
         """All our policy rules for this master and its routing table."""
+        had = {rule for rule in self.rules() if master in (rule.iif, rule.oif) or rule.table == table}
         with _readable("policy rules"):
-            rules.replace(self._route, wanted, master, table)
+            rules.replace(self._route, had, wanted)
+
+    def add_rule(self, rule: Rule) -> None:
+        with _readable(str(rule)):
+            rules.add(self._route, rule)
 
     # ------------------------------------------------------------------------ neighbours
 
@@ -308,6 +296,10 @@ class Handle:
         with _readable(f"tc filters on link {index}"):
             clsact.attach(self._route, index, ingress_fd, egress_fd)
 
+    def clsact_programs(self, index: int) -> dict[int, int]:
+        """Where (`clsact.INGRESS`, `EGRESS`) -> the id of our program."""
+        return clsact.programs(self._kernel, index)
+
     def mute(self, index: int, drop_fd: int) -> None:
         """Have a BPF program keep what a device receives from this namespace's stack."""
         with _readable(f"tc filter on link {index}"):
@@ -350,7 +342,3 @@ def _readable(place: str) -> Iterator[None]:
     except NetlinkError as error:
         # A closed handle can't be the cause: pyroute2 raises that as an OSError of its own.
         raise OSError(error.code, f"{place}: {error.args[1]}") from error
-
-
-def _packed(address: str | None) -> bytes | None:
-    return ip_address(address).packed if address else None

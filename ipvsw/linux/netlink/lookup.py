@@ -13,7 +13,7 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 
 from ipvsw.linux.netlink import rules
-from ipvsw.linux.netlink.messages import AF_INET, AF_INET6, attributes, pack_attribute
+from ipvsw.linux.netlink.messages import AF_INET, AF_INET6, IFINFOMSG, attributes, pack_attribute
 from ipvsw.linux.netlink.questions import NLM_F_ACK, NLM_F_DUMP, NLM_F_REPLACE, Questions
 from ipvsw.linux.netlink.routes import NTF_USE, RouteAnswer, read_neighbour
 from ipvsw.model import Address
@@ -35,7 +35,6 @@ _UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVA
 
 RTMSG = struct.Struct("=BBBBBBBBI")  # family, lengths of destination and source, tos, table, ..., type, flags
 _NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
-_IFINFOMSG = struct.Struct("=BxHiII")  # family, ARPHRD_*, index, flags, change
 _RULE_HEADER = struct.Struct("=BBBB8x")  # struct fib_rule_hdr: family, lengths of destination and source, tos
 _INT = struct.Struct("=i")
 
@@ -120,10 +119,10 @@ class RouteLookup(Questions):
     def _mtu(self, index: int) -> int:
         """A device's, 0 if there is no such device any more."""
         try:
-            body = self.ask(RTM_GETLINK, 0, _IFINFOMSG.pack(0, 0, index, 0, 0))[0]
+            body = self.ask(RTM_GETLINK, 0, IFINFOMSG.pack(0, 0, index, 0, 0))[0]
         except OSError:
             return 0
-        found = attributes(body, _IFINFOMSG.size)
+        found = attributes(body, IFINFOMSG.size)
         return int(_INT.unpack(found[_IFLA_MTU])[0]) if _IFLA_MTU in found else 0
 
 

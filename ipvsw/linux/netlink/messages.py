@@ -64,6 +64,13 @@ class GroupsEvent(Struct, frozen=True):
     index: int
 
 
+class RemovalEvent(Struct, frozen=True):
+    """A default route, filter or queueing discipline of a device was removed."""
+
+    nsid: int | None
+    index: int
+
+
 class NamespaceGone(Struct, frozen=True):
     nsid: int
 
@@ -72,7 +79,7 @@ class Overrun(Struct, frozen=True):
     """Events were lost (ENOBUFS): everything must be read anew."""
 
 
-Event = LinkEvent | AddressEvent | GroupsEvent | NamespaceGone | Overrun
+Event = LinkEvent | AddressEvent | GroupsEvent | RemovalEvent | NamespaceGone | Overrun
 
 AF_UNSPEC, AF_INET, AF_INET6 = 0, 2, 10
 
@@ -80,13 +87,14 @@ AF_UNSPEC, AF_INET, AF_INET6 = 0, 2, 10
 RTM_NEWLINK, RTM_DELLINK = 16, 17
 RTM_NEWADDR, RTM_DELADDR = 20, 21
 RTM_NEWMULTICAST, RTM_DELMULTICAST = 56, 57
+RTM_NEWROUTE, RTM_DELROUTE, RTM_DELQDISC, RTM_DELTFILTER = 24, 25, 37, 45
 RTM_DELNSID = 89
 
 # linux/if.h, linux/if_arp.h
 IFF_UP, IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI, IFF_LOWER_UP = 0x1, 0x80, 0x100, 0x200, 0x10000
 ARPHRD_ETHER = 1
 
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
+_IFLA_ADDRESS, IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
 _IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _NETNSA_NSID = 1
@@ -97,8 +105,10 @@ _IFLA_IPVSW_MODE, _IFLA_IPVSW_FLAGS, _IFLA_IPVSW_TAP, _IFLA_IPVSW_NETNS, _IFLA_I
 _NLA_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
 _NLMSGHDR = struct.Struct("=IHHII")  # length, type, flags, sequence, port
-_IFINFOMSG = struct.Struct("=BxHiII")  # family, ARPHRD_*, index, flags, change
-_IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+IFINFOMSG = struct.Struct("=BxHiII")  # family, ARPHRD_*, index, flags, change
+IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+_TCMSG_INDEX = struct.Struct("=4xi")  # struct tcmsg: family, padded, index
+_RTMSG_SIZE, _RTA_OIF = 12, 4
 _RTGENMSG_SIZE = 4  # family, padded
 _RTATTR = struct.Struct("=HH")  # length with this header, type
 _INT = struct.Struct("=i")
@@ -123,21 +133,33 @@ def read_events(data: bytes, nsid: int | None) -> Iterator[Event]:
             # Bridges tell about their ports as links of family AF_BRIDGE; a RTM_DELLINK of that kind
             # is a port that left a bridge, not a device that is gone.
             if body[0] == AF_UNSPEC:
-                yield LinkEvent(nsid, _read_link(body), kind == RTM_DELLINK)
+                yield LinkEvent(nsid, read_link(body), kind == RTM_DELLINK)
         elif kind in (RTM_NEWADDR, RTM_DELADDR):
-            family, prefix, _, _, index = _IFADDRMSG.unpack_from(body)
-            found = attributes(body, _IFADDRMSG.size)
-            address = owned_address(family, found.get(_IFA_ADDRESS), found.get(_IFA_LOCAL))
-            if address is not None:
-                yield AddressEvent(nsid, index, address, prefix, kind == RTM_DELADDR)
+            owned = read_address(body)
+            if owned is not None:
+                yield AddressEvent(nsid, IFADDRMSG.unpack_from(body)[4], *owned, kind == RTM_DELADDR)
         elif kind in (RTM_NEWMULTICAST, RTM_DELMULTICAST):
-            yield GroupsEvent(nsid, _IFADDRMSG.unpack_from(body)[4])
+            yield GroupsEvent(nsid, IFADDRMSG.unpack_from(body)[4])
+        elif kind in (RTM_DELQDISC, RTM_DELTFILTER):
+            yield RemovalEvent(nsid, _TCMSG_INDEX.unpack_from(body)[0])
+        elif kind == RTM_DELROUTE:
+            device = attributes(body, _RTMSG_SIZE).get(_RTA_OIF)
+            if device is not None:
+                yield RemovalEvent(nsid, _INT.unpack(device)[0])
         elif kind == RTM_DELNSID and nsid is None:
             # Other namespaces have ids of their own for their neighbours; they are none of ours.
             yield NamespaceGone(_INT.unpack(attributes(body, _RTGENMSG_SIZE)[_NETNSA_NSID])[0])
 
 
-def owned_address(family: int, address: bytes | None, local: bytes | None) -> Address | None:
+def read_address(body: bytes) -> tuple[Address, int] | None:
+    """Address and prefix length of a struct ifaddrmsg with its attributes; None if it is of another family."""
+    family, prefix, *_ = IFADDRMSG.unpack_from(body)
+    found = attributes(body, IFADDRMSG.size)
+    address = _owned_address(family, found.get(_IFA_ADDRESS), found.get(_IFA_LOCAL))
+    return None if address is None else (address, prefix)
+
+
+def _owned_address(family: int, address: bytes | None, local: bytes | None) -> Address | None:
     """The address that the kernel's ipvlan would own, or None if the family is neither IPv4 nor IPv6.
 
     Source: ipvlan_addr4_event takes `ifa_address`, which is the peer's if the address has one;
@@ -150,47 +172,22 @@ def owned_address(family: int, address: bytes | None, local: bytes | None) -> Ad
     return None
 
 
-def make_link(
-    *,
-    index: int,
-    name: str,
-    mac: bytes,
-    mtu: int,
-    flags: int,
-    hardware: int,
-    kind: str,
-    master: int,
-    served: KmodAttrs | None = None,
-) -> Link:
-    """A Link from rtnetlink's fields: `flags` are IFF_*, `hardware` is ARPHRD_*."""
+def read_link(body: bytes) -> Link:
+    """Of a struct ifinfomsg with its attributes."""
+    _, hardware, index, flags, _ = IFINFOMSG.unpack_from(body)
+    found = attributes(body, IFINFOMSG.size)
+    info = attributes(found.get(_IFLA_LINKINFO, b""), 0)
+    kind = _text(info.get(_IFLA_INFO_KIND, b""))
+    served = _read_served(info, found.get(_IFLA_LINK)) if kind == SERVED_KIND else None
     return Link(
         index=index,
-        name=name,
-        mac=mac,
-        mtu=mtu,
+        name=_text(found.get(IFLA_IFNAME, b"")),
+        mac=found.get(_IFLA_ADDRESS, b""),
+        mtu=_INT.unpack(found[_IFLA_MTU])[0] if _IFLA_MTU in found else 0,
         up=bool(flags & IFF_UP),
         carrier=bool(flags & IFF_LOWER_UP),
         all_multicast=bool(flags & (IFF_PROMISC | IFF_ALLMULTI)),
         ethernet=hardware == ARPHRD_ETHER,
-        kind=kind,
-        master=master,
-        served=served,
-    )
-
-
-def _read_link(body: bytes) -> Link:
-    _, hardware, index, flags, _ = _IFINFOMSG.unpack_from(body)
-    found = attributes(body, _IFINFOMSG.size)
-    info = attributes(found.get(_IFLA_LINKINFO, b""), 0)
-    kind = _text(info.get(_IFLA_INFO_KIND, b""))
-    served = _read_served(info, found.get(_IFLA_LINK)) if kind == SERVED_KIND else None
-    return make_link(
-        index=index,
-        name=_text(found.get(_IFLA_IFNAME, b"")),
-        mac=found.get(_IFLA_ADDRESS, b""),
-        mtu=_INT.unpack(found[_IFLA_MTU])[0] if _IFLA_MTU in found else 0,
-        flags=flags,
-        hardware=hardware,
         kind=kind,
         master=_INT.unpack(found[_IFLA_MASTER])[0] if _IFLA_MASTER in found else 0,
         served=served,

@@ -13,7 +13,17 @@ from typing import Any
 from msgspec import Struct
 from pyroute2.netlink.exceptions import NetlinkError
 
-from ipvsw.linux.netlink.messages import AF_INET, AF_INET6, attributes, messages
+from ipvsw.linux.netlink.messages import (
+    AF_INET,
+    AF_INET6,
+    IFF_UP,
+    IFINFOMSG,
+    RTM_DELROUTE,
+    RTM_NEWLINK,
+    attributes,
+    messages,
+)
+from ipvsw.linux.netlink.rules import read_host_route
 from ipvsw.model import Address
 
 # linux/rtnetlink.h
@@ -31,6 +41,7 @@ SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 SO_RCVBUFFORCE = 33
 DATAGRAM = 64 << 10
 BURST = 64  # datagrams that are read before others have their turn
+_RTMSG_SIZE = 12
 _NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 
 
@@ -47,6 +58,10 @@ class RouteAnswer(Struct, frozen=True):
 
 class RoutesChanged(Struct, frozen=True):
     """Routes, rules, addresses or links have changed."""
+
+    lost: bool = False  # events were lost: anything may have
+    link_down: int = 0  # the index of a device that was set down: its routes are gone without a word
+    host_route: tuple[Address, int] | None = None  # one of the daemon's own that was removed, with its table
 
 
 class NeighbourChanged(Struct, frozen=True):
@@ -113,11 +128,11 @@ class RouteMonitor:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                yield RoutesChanged()  # events were lost
+                yield RoutesChanged(lost=True)
                 continue
             for kind, body in messages(data):
                 if kind not in (RTM_NEWNEIGH, RTM_DELNEIGH):
-                    yield RoutesChanged()
+                    yield _read_change(kind, body)
                     continue
                 changed = read_neighbour(body, gone=kind == RTM_DELNEIGH)
                 if changed is not None:
@@ -125,6 +140,15 @@ class RouteMonitor:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def _read_change(kind: int, body: bytes) -> RoutesChanged:
+    if kind == RTM_DELROUTE:
+        return RoutesChanged(host_route=read_host_route(body[:_RTMSG_SIZE], attributes(body, _RTMSG_SIZE)))
+    if kind == RTM_NEWLINK:
+        _, _, index, flags, _ = IFINFOMSG.unpack_from(body)
+        return RoutesChanged(link_down=0 if flags & IFF_UP else index)
+    return RoutesChanged()
 
 
 def read_neighbour(body: bytes, *, gone: bool) -> NeighbourChanged | None:

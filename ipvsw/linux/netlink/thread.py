@@ -10,12 +10,22 @@ import gc
 import os
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from ipvsw.linux.netlink.handle import Handle
-from ipvsw.linux.netlink.messages import Event, Overrun, read_events
+from ipvsw.linux.netlink.messages import (
+    RTM_DELQDISC,
+    RTM_DELROUTE,
+    RTM_DELTFILTER,
+    RTM_NEWMULTICAST,
+    RTM_NEWROUTE,
+    Event,
+    Overrun,
+    read_events,
+)
 
 T = TypeVar("T")
 
@@ -26,7 +36,11 @@ NETLINK_ADD_MEMBERSHIP, NETLINK_LISTEN_ALL_NSID = 1, 8
 
 # linux/rtnetlink.h, enum rtnetlink_groups
 RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_NSID = 1, 5, 9, 28
+RTNLGRP_TC, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE = 4, 7, 11
 RTNLGRP_IPV4_MCADDR, RTNLGRP_IPV6_MCADDR = 37, 38
+SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+NLMSG_HDRLEN = 16  # linux/netlink.h
+LOAD_BYTE, IF_EQUAL, IF_GREATER, IF_AT_LEAST, RETURN = 0x30, 0x15, 0x25, 0x35, 0x06  # linux/bpf_common.h
 
 EVENT_BUFFER = 16 << 20  # bytes: some ten thousand messages, which wait while the loop is busy
 GC_INTERVAL = 128  # requests between two collections of the garbage that pyroute2 leaves
@@ -146,7 +160,16 @@ def _open_events() -> socket.socket:
         events.bind((0, 0))
         events.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, EVENT_BUFFER)
         events.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
-        for group in (RTNLGRP_NSID, RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR):
+        _pass_few(events)
+        for group in (
+            RTNLGRP_NSID,
+            RTNLGRP_LINK,
+            RTNLGRP_IPV4_IFADDR,
+            RTNLGRP_IPV6_IFADDR,
+            RTNLGRP_TC,
+            RTNLGRP_IPV4_ROUTE,
+            RTNLGRP_IPV6_ROUTE,
+        ):
             events.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
         for group in (RTNLGRP_IPV4_MCADDR, RTNLGRP_IPV6_MCADDR):
             with contextlib.suppress(OSError):  # EINVAL: an older kernel without such events
@@ -155,6 +178,27 @@ def _open_events() -> socket.socket:
         events.close()
         raise
     return events
+
+
+def _pass_few(events: socket.socket) -> None:
+    """Of routes and traffic control the kernel gives us only what `RemovalEvent` tells: a router's table, of which
+    every change would be announced, must not fill the buffer."""
+    low = 4 if sys.byteorder == "little" else 5  # of nlmsg_type: all types of rtnetlink are below 256
+    program = [  # struct sock_filter: code, where to go if true and if false (after the next one), operand
+        (LOAD_BYTE, 0, 0, low),
+        (IF_GREATER, 0, 7, RTM_NEWROUTE - 1),  # links and addresses are below: pass
+        (IF_EQUAL, 3, 0, RTM_DELROUTE),
+        (IF_EQUAL, 5, 0, RTM_DELQDISC),
+        (IF_EQUAL, 4, 0, RTM_DELTFILTER),
+        (IF_AT_LEAST, 3, 2, RTM_NEWMULTICAST),  # groups and namespaces are above: pass
+        (LOAD_BYTE, 0, 0, NLMSG_HDRLEN + 1),  # rtm_dst_len, which is 0 of a default route
+        (IF_EQUAL, 1, 0, 0),
+        (RETURN, 0, 0, 0),
+        (RETURN, 0, 0, 0xFFFFFFFF),
+    ]
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    events.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(buffer)))
 
 
 def _nsid(control: list[tuple[int, int, bytes]]) -> int | None:

@@ -127,14 +127,15 @@ def test_stats(run: Run) -> None:
         0,
         """\
 switch lan
-    duplicates    4
-    rx_frames     4
-    rx_bytes    240
-    tx_frames     3
-    tx_bytes    180
-    to_port       2
-    runt          1
-    to_master     1
+    duplicates          4
+    repaired_filters    1
+    rx_frames           4
+    rx_bytes          240
+    tx_frames           3
+    tx_bytes          180
+    to_port             2
+    runt                1
+    to_master           1
 master lan/eth0
     rx_frames    3
     rx_bytes   180

@@ -105,6 +105,7 @@ STATS = (
             "ipvl1": Traffic(),
         },
         duplicates=4,
+        repaired={"filters": 1},
     ),
     SwitchStats(name="dmz", master=Traffic(), ports={"ipvl0": Traffic()}),
 )

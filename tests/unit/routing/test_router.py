@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from ipaddress import ip_address
 from typing import Any, TypeVar, cast
@@ -174,8 +174,8 @@ class Rig:
             lookup=cast(Any, self.kernel),
         )
 
-    def _count_change(self) -> None:
-        self.routes_changed += 1
+    def _count_change(self, changes: Sequence[RoutesChanged]) -> None:
+        self.routes_changed += len(changes)
 
     @property
     def counters(self) -> dict[str, int]:

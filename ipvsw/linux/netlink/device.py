@@ -1,0 +1,111 @@
+"""One device's link, addresses and routes, read by hand: pyroute2 takes 2 ms to begin with, and 0.1 ms for each."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Iterator
+
+from ipvsw.linux.netlink.lookup import RTA_OIF, RTM_GETLINK, RTM_GETROUTE, RTMSG, gateway_of
+from ipvsw.linux.netlink.messages import (
+    AF_INET,
+    AF_INET6,
+    IFADDRMSG,
+    IFINFOMSG,
+    IFLA_IFNAME,
+    Link,
+    attributes,
+    pack_attribute,
+    read_address,
+    read_link,
+)
+from ipvsw.linux.netlink.questions import NLM_F_DUMP, Questions
+from ipvsw.linux.netlink.rules import read_host_route
+from ipvsw.model import Address
+
+SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12  # linux/netlink.h
+RTM_GETADDR, RT_TABLE_UNSPEC, RT_TABLE_MAIN = 22, 0, 254  # linux/rtnetlink.h
+_RTA_MULTIPATH = 9
+_RTNEXTHOP = struct.Struct("=HBBi")  # length, flags, hops, index
+
+
+class DeviceReader(Questions):
+    """Asks about one device alone, which the kernel picks out (strict checking, Linux 4.20): a host may have a whole
+    internet's routes on another. Errors: OSError."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+
+    def link(self, index: int = 0, name: str = "") -> Link | None:
+        """The device of that index or name, None if there is none."""
+        named = pack_attribute(IFLA_IFNAME, os.fsencode(name) + b"\0") if name else b""
+        try:
+            return read_link(self.ask(RTM_GETLINK, 0, IFINFOMSG.pack(0, 0, index, 0, 0) + named)[0])
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+
+    def addresses(self, index: int) -> list[tuple[Address, int]]:
+        """With their prefix lengths, as `AddressEvent` has them."""
+        found = []
+        for family in (AF_INET, AF_INET6):
+            for body in self.ask(RTM_GETADDR, NLM_F_DUMP, IFADDRMSG.pack(family, 0, 0, 0, index)):
+                if (owned := read_address(body)) is not None:
+                    found.append(owned)
+        return found
+
+    def gateways(self, index: int) -> frozenset[Address]:
+        """The gateways of the routes in every table."""
+        return frozenset(self._gateways(index))
+
+    def default_gateways(self, index: int) -> dict[Address, int]:
+        """The gateways of the default routes in the main table, with the protocol (RTPROT_*) of each."""
+        found = {}
+        for family in (AF_INET, AF_INET6):
+            for route, parts in self._dump(family, index, RT_TABLE_MAIN):
+                gateway = gateway_of(parts)
+                if route[1] == 0 and gateway is not None:
+                    found[gateway] = route[5]
+        return found
+
+    def host_routes(self, index: int) -> frozenset[tuple[Address, int]]:
+        """The daemon's own routes to single addresses, with the table of each."""
+        found = set()
+        for family in (AF_INET, AF_INET6):
+            for route, parts in self._dump(family, index, RT_TABLE_UNSPEC):
+                if (host := read_host_route(route, parts)) is not None:
+                    found.add(host)
+        return frozenset(found)
+
+    def _gateways(self, index: int) -> Iterator[Address]:
+        for family in (AF_INET, AF_INET6):
+            for _, parts in self._dump(family, index, RT_TABLE_UNSPEC):
+                if (gateway := gateway_of(parts)) is not None:
+                    yield gateway
+                yield from _of_multipath(parts.get(_RTA_MULTIPATH, b""), index)
+
+    def _dump(self, family: int, index: int, table: int) -> Iterator[tuple[bytes, dict[int, bytes]]]:
+        """Each route's struct rtmsg, and its attributes."""
+        body = RTMSG.pack(family, 0, 0, 0, table, 0, 0, 0, 0) + pack_attribute(RTA_OIF, struct.pack("=i", index))
+        try:
+            routes = self.ask(RTM_GETROUTE, NLM_F_DUMP, body)
+        except FileNotFoundError:  # there is no such table yet
+            return
+        for route in routes:
+            yield route[: RTMSG.size], attributes(route, RTMSG.size)
+
+
+def _of_multipath(hops: bytes, index: int) -> Iterator[Address]:
+    """Of the next hops by the device (struct rtnexthop, each with attributes)."""
+    start = 0
+    while start + _RTNEXTHOP.size <= len(hops):
+        length, _, _, device = _RTNEXTHOP.unpack_from(hops, start)
+        if length < _RTNEXTHOP.size:
+            return
+        gateway = gateway_of(attributes(hops[start : start + length], _RTNEXTHOP.size))
+        if device == index and gateway is not None:
+            yield gateway
+        start += (length + 3) & ~3
