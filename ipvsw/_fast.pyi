@@ -170,6 +170,12 @@ class Datapath:
         owns yet is punted, as long as the port has credit, and checked once more when it is reinjected. Errors:
         ValueError."""
 
+    def set_limits(
+        self, port: int, *, rate: tuple[int, int] = (0, 0), packets: tuple[int, int] = (0, 0), broadcast: int = 0
+    ) -> None:
+        """What may pass in a second, 0 for any number: bits from the port and to it, packets from it and to it, and
+        multicast frames from it that are copied to all. A port starts without limits; new ones start with a burst."""
+
     def guards(self, port: int) -> tuple[str, ...]:
         """Names of GUARDS that are on since the last commit; none if there is no such port."""
 

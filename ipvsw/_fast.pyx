@@ -3,12 +3,13 @@
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 from posix.unistd cimport close
 
 from ipvsw.datapath.face.convert cimport address_of, as_address, as_mac, check, queue_take
 from ipvsw.datapath.face.edits cimport EditList, edit, edits_add, edits_forget, edits_free
-from ipvsw.datapath.face.queries cimport addresses_used, frames_read, offence_of, routes_used, traffic_add
+from ipvsw.datapath.face.limits cimport limits_new
+from ipvsw.datapath.face.queries cimport addresses_used, frames_read, offence_of, routes_used, traffic_total
 from ipvsw.datapath.kernel.packetring cimport SEND_SLOT, SEND_SLOTS, SLOT, SLOTS
 from ipvsw.datapath.kernel.sys cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, add_i32, eventfd, eventfd_read, eventfd_write, load_i32, load_ptr, load_u32,
@@ -18,13 +19,12 @@ from ipvsw.datapath.kernel.uring cimport Ring, ring_close, ring_open
 from ipvsw.datapath.loop.loop cimport worker_run
 from ipvsw.datapath.loop.mailbox cimport (
     ANNOUNCE, ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BIND, CLEAR_ROUTES, CONNECT_PORT, DETACH_HOST, DETACH_MASTER,
-    DETACH_PORT, FORGET_ROUTE, REINJECT, SET_GROUPS, SET_GUARDS, SET_LEARNING, SET_MASTER, SET_MODE, SET_PORT,
-    SET_ROUTE, STOP, UNBIND, Batch, Edit, take_mail,
+    DETACH_PORT, FORGET_ROUTE, REINJECT, SET_GROUPS, SET_GUARDS, SET_LEARNING, SET_LIMITS, SET_MASTER, SET_MODE,
+    SET_PORT, SET_ROUTE, STOP, UNBIND, Batch, Edit, take_mail,
 )
 from ipvsw.datapath.loop.state cimport (
     BUFFER, CREDIT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, EVENT_GUARD_BIT, FROM_GONE, FROM_HOST, FROM_MASTER, HEADER,
-    LONGEST, MASTER_CREDIT, OFFENCE_WANTED, ROOM, UNIX_SOCKET, Offence, Port, Traffic, Worker, worker_free,
-    worker_new,
+    LONGEST, MASTER_CREDIT, OFFENCE_WANTED, ROOM, UNIX_SOCKET, Offence, Port, Worker, worker_free, worker_new,
 )
 from ipvsw.datapath.loop.unixsock cimport (
     DATAGRAMS, NO_FRAMING, PACKETS, STREAM, Socket, socket_new, socket_send, socket_tx,
@@ -32,7 +32,6 @@ from ipvsw.datapath.loop.unixsock cimport (
 from ipvsw.datapath.rules.decide cimport BRIDGE, HOST_GATEWAY, HOST_PORT, L2, L3, L3S, PRIVATE, VEPA
 from ipvsw.datapath.rules.guard cimport FIRST_GUARD, N_GUARDS
 from ipvsw.datapath.rules.hostaccess cimport CLOSED, FLOWS, FROM_HOST_INITIATES, TO_HOST_INITIATES
-from ipvsw.datapath.rules.outcome cimport N_OUTCOMES
 from ipvsw.datapath.rules.routecache cimport BY_LOCAL_STACK, BY_NEXTHOP, BY_STACK, UNREACHABLE
 
 cdef extern from *:
@@ -76,7 +75,8 @@ cdef class Datapath:
     cdef EditList edits  # for the next commit
     cdef list keep  # what the edits point to
     cdef dict own  # port number -> address of the MAC that its endpoint uses
-    cdef list left  # such addresses of ports that are detached with the next commit
+    cdef dict limits  # port number -> address of its limits
+    cdef list left  # such addresses that nothing needs after the next commit
     cdef set numbers  # of the ports that are attached
     cdef set sockets  # those of them that are sockets
     cdef int32_t next_number
@@ -90,7 +90,7 @@ cdef class Datapath:
             raise ValueError(f"there is no way to read and write called {io}")
         self.notify_fd = self.done_fd = -1
         self.threads, self.keep, self.numbers, self.sockets = [], [], set(), set()
-        self.own, self.left = {}, []
+        self.own, self.limits, self.left = {}, {}, []
         self.workers = <Worker **> calloc(workers, sizeof(Worker *))
         self.flows = <uint64_t *> calloc(FLOWS, sizeof(uint64_t))
         if self.workers == NULL or self.flows == NULL:
@@ -153,8 +153,8 @@ cdef class Datapath:
             return  # closed, or never made: there the descriptors are not ours
         for i in range(self.n_workers):
             worker_free(self.workers[i])
-        self.left += self.own.values()
-        self.own = {}
+        self.left += [*self.own.values(), *self.limits.values()]
+        self.own, self.limits = {}, {}
         self.free_left()
         free(self.workers)
         free(self.flows)
@@ -266,6 +266,15 @@ cdef class Datapath:
         e.guards, e.up = guards, holds
         edits_add(&self.edits, &e)
 
+    def set_limits(self, int32_t port, *, rate=(0, 0), packets=(0, 0), uint64_t broadcast=0):
+        cdef Edit e = edit(SET_LIMITS, self.known(port))
+        e.limits = limits_new(rate, packets, broadcast)
+        if port in self.limits:
+            self.left.append(self.limits.pop(port))
+        if e.limits != NULL:
+            self.limits[port] = <size_t> e.limits
+        edits_add(&self.edits, &e)
+
     def reinject(self, int32_t source, bytes frame, int32_t to=-1):
         cdef Edit e = edit(REINJECT)
         if not HEADER <= len(frame) <= HEADER + LONGEST:
@@ -290,8 +299,7 @@ cdef class Datapath:
         edits_add(&self.edits, &e)
         self.numbers.discard(port)
         self.sockets.discard(port)
-        if port in self.own:
-            self.left.append(self.own.pop(port))
+        self.left += [owned.pop(port) for owned in (self.own, self.limits) if port in owned]
 
     def bind_host(self, bytes address):
         self.bind_to(address, HOST_PORT)
@@ -480,22 +488,8 @@ cdef class Datapath:
         return load_u64(<uint64_t *> place).to_bytes(6, "little") if place else None
 
     def traffic(self, port):
-        cdef Traffic total
-        cdef const Traffic *t
-        cdef int i, k
-        memset(&total, 0, sizeof(total))
-        for i in range(self.n_workers):
-            if port is None:
-                t = &self.workers[i].master
-            elif port == "host":
-                t = &self.workers[i].host
-            elif self.known(port) < self.workers[i].switch_.n_ports:
-                t = &self.workers[i].ports[<int32_t> port].traffic
-            else:
-                continue  # attached, but not committed yet
-            traffic_add(&total, t)
-        return (total.rx_frames, total.rx_bytes, total.tx_frames, total.tx_bytes, total.tx_errors,
-                tuple([total.outcomes[k] for k in range(N_OUTCOMES)]))
+        cdef int32_t source = FROM_MASTER if port is None else FROM_HOST if port == "host" else self.known(port)
+        return traffic_total(self.workers, self.n_workers, source)
 
     def frames_read(self):
         return frames_read(self.workers, self.n_workers)

@@ -94,6 +94,20 @@ class Guard(enum.StrEnum):
     HOST = "host"
 
 
+class Limit(Struct, frozen=True, kw_only=True):
+    """How much may pass in a second, 0 for any amount; `text` says it as the configuration does."""
+
+    text: str
+    rx: int = 0  # from the port
+    tx: int = 0  # to it
+
+    def __str__(self) -> str:
+        return self.text
+
+
+UNLIMITED = Limit(text="off")
+DEFAULT_BROADCAST = Limit(text="500/s", rx=500)
+
 Who = str | int
 """An entry of an allow list: a user by name or number, or "@group"."""
 
@@ -125,6 +139,10 @@ class PortConfig(Struct, frozen=True, kw_only=True):
     claim: tuple[Network, ...] | Literal["any", "on-link"] | None = None  # None: by the kind, see `claim_rule`
     max_addresses: int | None = None  # that it may claim; None: any number
     guard: tuple[Guard, ...] | None = None  # None: the switch's, see `guards_of`
+    rate: Limit = UNLIMITED  # bits a second
+    packets: Limit = UNLIMITED  # a second
+    broadcast: Limit = DEFAULT_BROADCAST  # multicast frames a second from the port
+    max_groups: int | None = None  # multicast groups that a namespace listens to
 
 
 class SwitchConfig(Struct, frozen=True, kw_only=True):
@@ -246,6 +264,7 @@ class PortStatus(Struct, frozen=True, kw_only=True):
     offloads: tuple[str, ...] = ()  # of "csum", "tso4", "tso6", "uso4", "uso6"
     addresses: tuple[AddressStatus, ...] = ()
     guards: tuple[Guard, ...] = ()  # that are on
+    limits: dict[str, str | int] = {}  # by key, as configured, where they are not the default
 
 
 class HandedOver(Struct, frozen=True, kw_only=True):

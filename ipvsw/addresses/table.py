@@ -17,7 +17,7 @@ from ipvsw.addresses.claims import Admission, Change, Refused, Rule
 from ipvsw.addresses.ownership import Bind, BindAll, Claims, Duplicate, Ownership, Packed, Unbind
 from ipvsw.batch import Batcher
 from ipvsw.changes import Changes
-from ipvsw.model import Address, AddressSource, AddressStatus, Guard, Network, Traffic
+from ipvsw.model import Address, AddressSource, AddressStatus, Guard, Limit, Network, Traffic
 
 log = logging.getLogger("ipvsw")
 
@@ -46,6 +46,7 @@ class Table:
         self._past_master = self._past_host = Traffic()  # of earlier daemons
         self._learning: set[str] = set()
         self._guards: dict[str, tuple[tuple[Guard, ...], bool]] = {}
+        self._limits: dict[str, tuple[Limit, Limit, Limit]] = {}
         self._groups: dict[str, frozenset[bytes]] = {}
         self._listeners: Counter[bytes] = Counter()  # group -> ports that listen to it
         self._leaving = Batcher(self._detach_all)
@@ -80,6 +81,8 @@ class Table:
         self._numbers[port], self._names[number] = number, port
         if port in self._guards:
             self._apply_guards(port)
+        if port in self._limits:
+            self._apply_limits(port)
 
     def connect(self, port: str, fd: int) -> None:
         """A VMM is connected to the socket `fd`; -1: none is any more."""
@@ -116,6 +119,7 @@ class Table:
         """The port won't come back: its counters go too, and what is pinned to it is free."""
         self._past.pop(port, None)
         self._guards.pop(port, None)
+        self._limits.pop(port, None)
         with self.change():
             self._apply(self._claims.forget(port))
 
@@ -159,6 +163,21 @@ class Table:
 
     def guards(self, port: str) -> tuple[Guard, ...]:
         return self._guards.get(port, ((), False))[0]
+
+    def set_limits(self, port: str, rate: Limit, packets: Limit, broadcast: Limit) -> None:
+        """What may pass in a second, now and whenever the port is attached again. A change begins with a burst."""
+        limits = rate, packets, broadcast
+        if self._limits.get(port) != limits:
+            self._limits[port] = limits
+            if port in self._numbers:
+                self._apply_limits(port)
+
+    def _apply_limits(self, port: str) -> None:
+        rate, packets, broadcast = self._limits[port]
+        with self.change():
+            self._datapath.set_limits(
+                self._numbers[port], rate=(rate.rx, rate.tx), packets=(packets.rx, packets.tx), broadcast=broadcast.rx
+            )
 
     def set_groups(self, port: str, groups: Iterable[bytes], *, all_multicast: bool = False) -> None:
         with self.change():

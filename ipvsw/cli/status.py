@@ -82,7 +82,7 @@ def show(switches: Sequence[SwitchStatus]) -> str:
             map(_switch_row, switches),
         ),
         table(
-            ("PORT", "KIND", "STATE", "NETNS", "IFNAME", "OWN-MAC", "MTU", "OFFLOADS", "GUARDS", "REASON"),
+            ("PORT", "KIND", "STATE", "NETNS", "IFNAME", "OWN-MAC", "MTU", "OFFLOADS", "GUARDS", "LIMITS", "REASON"),
             (_port_row(switch, port) for switch, port in ports),
         ),
         _address_table([one for _, port in ports for one in port.addresses]),
@@ -143,6 +143,7 @@ def _port_row(switch: str, port: PortStatus) -> Sequence[str]:
         _number(port.mtu),
         ",".join(port.offloads),
         _guards(port.guards),
+        ",".join(f"{key}={value}" for key, value in vars(port.limits).items()),
         port.reason,
     )
 

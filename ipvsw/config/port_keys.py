@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ipvsw.config.keys import Change, Key
+from ipvsw.config.limits import read_broadcast, read_packets, read_rate
 from ipvsw.config.values import (
     ADDRESSES_MAX,
+    GROUPS_MAX,
     IFNAME_MAX,
     LEARNED_MAX,
     MTU_MAX,
@@ -26,7 +28,7 @@ from ipvsw.config.values import (
     read_socket,
     read_who,
 )
-from ipvsw.model import DEFAULT_LEARNED, Guard, Kind, MacSource, Who
+from ipvsw.model import DEFAULT_BROADCAST, DEFAULT_LEARNED, UNLIMITED, Guard, Kind, MacSource, Who
 
 DEVICES = (Kind.NETNS, Kind.MACVTAP, Kind.TAP)
 SOCKETS = (Kind.STREAM, Kind.DGRAM)
@@ -246,6 +248,52 @@ PORT = (
         " `dhcp-server`: a DHCP server's messages. `mac`: another source MAC address. `vlan`: VLAN tags. `gateway`: the"
         " address of one of the host's gateways. `host`: whatever reaches the host, unless `host_access` lets it.",
         example='"strict"',
+    ),
+    Key(
+        name="rate",
+        read=read_rate,
+        default=UNLIMITED,
+        change=Change.IN_PLACE,
+        operand="RATE[/RATE]",
+        help="bits a second that may pass, in each direction",
+        more="A number with `kbit`, `mbit`, `gbit` or `tbit`, as in tc(8), or `off`. One for both directions, or what"
+        " the port may send and, behind a slash, what it may receive. What is more is dropped; a port that was silent"
+        " may have a burst of 20 ms.",
+        example='"1gbit/500mbit"',
+    ),
+    Key(
+        name="packets",
+        read=read_packets,
+        default=UNLIMITED,
+        change=Change.IN_PLACE,
+        operand="N[/N]",
+        help="packets a second that may pass, in each direction",
+        more="Written as `rate`, a number with `k` or `m`. A GSO frame counts as the packets that it becomes.",
+        example='"200k"',
+    ),
+    Key(
+        name="broadcast",
+        read=read_broadcast,
+        default=DEFAULT_BROADCAST,
+        change=Change.IN_PLACE,
+        operand="N",
+        help="broadcast and multicast frames a second from the port",
+        more="Each is copied to all ports that listen, which costs far more than another frame. `off`: any number. A"
+        " port that was silent may have a burst of 2 s.",
+        example='"500/s"',
+    ),
+    Key(
+        name="max_groups",
+        read=integer(1, GROUPS_MAX),
+        type=int,
+        default=None,
+        default_text="any number",
+        change=Change.IN_PLACE,
+        kinds=(Kind.NETNS,),
+        operand="N",
+        help="how many multicast groups the namespace may listen to at most",
+        more="Those by which its own addresses are found come first. With the key the namespace can't listen to all.",
+        example="64",
     ),
     Key(
         name="path",

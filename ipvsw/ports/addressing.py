@@ -57,7 +57,11 @@ class FollowedAddresses(Addressing):
 
     def see(self, table: Table, config: PortConfig, snapshot: Snapshot) -> None:
         table.replace(config.name, {claim: self._source(config, *claim) for claim in snapshot.addresses})
-        table.set_groups(config.name, snapshot.groups, all_multicast=snapshot.link.all_multicast)
+        groups, most = snapshot.groups, config.max_groups
+        if most is not None and len(groups) > most:
+            needed = {*ALL_NODES, *(_solicited_node(one) for one, _ in snapshot.addresses if one.version == 6)}
+            groups = tuple(sorted(groups, key=lambda group: group not in needed)[:most])
+        table.set_groups(config.name, groups, all_multicast=snapshot.link.all_multicast and most is None)
 
     def follow(self, table: Table, config: PortConfig, event: AddressEvent) -> None:
         if event.gone:

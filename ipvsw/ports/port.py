@@ -22,6 +22,7 @@ from ipvsw.model import (
     AddressState,
     AddressStatus,
     HandedOver,
+    Limit,
     MacSource,
     PortConfig,
     PortState,
@@ -31,6 +32,9 @@ from ipvsw.model import (
 from ipvsw.ports.backend import Backend, BackendPort, Gone, Holding, Left, PortEnvironment, Settings, held_name
 
 log = logging.getLogger("ipvsw")
+
+LIMITS = ("rate", "packets", "broadcast", "max_addresses", "max_groups")
+DEFAULTS = PortConfig(name="", ifname="", netns="")
 
 
 class Port(TrackedDevice):
@@ -110,6 +114,7 @@ class Port(TrackedDevice):
             offloads=self._backend.offloads,
             addresses=(*self.env.table.statuses(self.config.name), *self._tentative()),
             guards=self.env.table.guards(self.config.name),
+            limits=_limits(self.config),
         )
 
     def _mac(self, link: Link) -> bytes:
@@ -367,3 +372,13 @@ class Port(TrackedDevice):
 
 def _text(error: OSError) -> str:
     return error.strerror or str(error)
+
+
+def _limits(config: PortConfig) -> dict[str, str | int]:
+    """Those that are not the default."""
+    found = {key: getattr(config, key) for key in LIMITS}
+    return {
+        key: value.text if isinstance(value, Limit) else value
+        for key, value in found.items()
+        if value != getattr(DEFAULTS, key)
+    }

@@ -124,7 +124,7 @@ class Switch:
         port = configured_port(self._port_env, config)
         self.ports[config.name] = port
         self._table.set_rule(config.name, claim_rule(config))
-        self._set_guards(config)
+        self._restrain(config)
         port.start()
         return port
 
@@ -148,7 +148,7 @@ class Switch:
         if port.config.name in self.ports or port.config.name in self.links:
             return False
         self.links[port.config.name] = port
-        self._set_guards(port.config)
+        self._restrain(port.config)
         port.start()
         self._adopt_mode(served)
         return True
@@ -177,17 +177,19 @@ class Switch:
 
     def change_port(self, action: ChangePort) -> None:
         self._table.set_rule(action.new.name, claim_rule(action.new))
-        self._set_guards(action.new)
+        self._restrain(action.new)
         self.ports[action.new.name].change(action.new)
 
-    def _set_guards(self, port: PortConfig) -> None:
+    def _restrain(self, port: PortConfig) -> None:
+        """Guards and limits."""
         self._table.set_guards(port.name, guards_of(port, self._config.guard), holds=holds_unknown(port))
+        self._table.set_limits(port.name, port.rate, port.packets, port.broadcast)
 
     def set_mode(self, config: SwitchConfig) -> None:
         """Mode, flag and what goes with them, for the whole switch at once. Ports stay."""
         self._config = msgspec.structs.replace(config, ports=())
         for port in self._all_ports():
-            self._set_guards(port.config)
+            self._restrain(port.config)
         mode, access = config.mode, config.host_access
         routed = mode is not Mode.L2
         self._changes.set_mode(MODES[mode], FLAGS[config.flag], ACCESS[access])

@@ -19,6 +19,8 @@ from ipvsw.datapath.rules.routecache cimport (
     Route, Routes as CRoutes, route_clear, route_find, route_forget, route_put, route_rewrite as c_route_rewrite,
     wire_length as c_wire_length,
 )
+from ipvsw.datapath.face.limits cimport limits_new
+from ipvsw.datapath.rules.ratelimit cimport Limits as CLimits, limit_check, may_fan_out
 from ipvsw.datapath.rules.guard cimport claimed_address as c_claimed_address
 from ipvsw.datapath.loop.punt cimport is_dhcp as c_is_dhcp, sender_of as c_sender_of
 from ipvsw.datapath.kernel.sys cimport mac48, virtio_net_hdr
@@ -368,3 +370,30 @@ cdef class Table:
         """Bytes, of the directory too."""
         return (sum([slots for _, slots, _ in self.parts()]) * sizeof(Slot)
                 + (<uint64_t> 1 << self.table.depth) * sizeof(Part *))
+
+
+cdef class Limits:
+    """A port's buckets at times that the test chooses, in ns. `frame` has its virtio_net_hdr."""
+
+    cdef CLimits *limits
+
+    def __cinit__(self, *, rate=(0, 0), packets=(0, 0), uint64_t broadcast=0):
+        self.limits = limits_new(rate, packets, broadcast)
+
+    def __dealloc__(self):
+        free(self.limits)
+
+    def check(self, int direction, bytes frame, uint64_t now):
+        """The outcome's number, -1 if it passes."""
+        cdef uint8_t *block = exact_copy(frame)
+        try:
+            return limit_check(self.limits, direction, block, len(frame), now)
+        finally:
+            free(block)
+
+    def fan_out(self, bytes frame, uint64_t now):
+        cdef uint8_t *block = exact_copy(frame)
+        try:
+            return may_fan_out(self.limits, block, len(frame), now)
+        finally:
+            free(block)

@@ -7,6 +7,7 @@ from ipvsw.datapath.face.convert cimport address_of, as_address
 from ipvsw.datapath.kernel.sys cimport load_u32, take_u64
 from ipvsw.datapath.loop.punt cimport place_of
 from ipvsw.datapath.loop.state cimport MARKS, OFFENCE_KEPT, Offence, Traffic, Worker
+from ipvsw.datapath.loop.tx cimport traffic_of
 from ipvsw.datapath.packet.headers cimport Address
 from ipvsw.datapath.rules.outcome cimport N_OUTCOMES
 from ipvsw.datapath.rules.routecache cimport Routes
@@ -62,6 +63,19 @@ cdef inline Offence *offence_of(Worker **workers, int n, int32_t port):
         if port < workers[i].switch_.n_ports and load_u32(&workers[i].ports[port].offence.state) == OFFENCE_KEPT:
             return &workers[i].ports[port].offence
     return NULL
+
+
+cdef inline tuple traffic_total(Worker **workers, int n, int32_t source):
+    """As `Datapath.traffic` gives it: of a port, FROM_MASTER or FROM_HOST. A port that was not committed yet has none.
+    """
+    cdef Traffic total
+    cdef int i, k
+    memset(&total, 0, sizeof(total))
+    for i in range(n):
+        if source < workers[i].switch_.n_ports:
+            traffic_add(&total, traffic_of(workers[i], source))
+    return (total.rx_frames, total.rx_bytes, total.tx_frames, total.tx_bytes, total.tx_errors,
+            tuple([total.outcomes[k] for k in range(N_OUTCOMES)]))
 
 
 cdef inline void traffic_add(Traffic *total, const Traffic *t):

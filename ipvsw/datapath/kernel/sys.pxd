@@ -36,6 +36,8 @@ cdef extern from *:
     #define ipvsw_add(p, v) __atomic_add_fetch((p), (v), __ATOMIC_ACQ_REL)
     #define ipvsw_or(p, v) __atomic_fetch_or((p), (v), __ATOMIC_ACQ_REL)
     #define ipvsw_take(p) __atomic_exchange_n((p), 0, __ATOMIC_ACQ_REL)
+    #define ipvsw_exchange(p, was, v) \
+        __atomic_compare_exchange_n((p), (was), (v), 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
     """
     cdef struct virtio_net_hdr:
         uint8_t flags
@@ -102,6 +104,8 @@ cdef extern from *:
     void store_u16 "ipvsw_store"(uint16_t *p, uint16_t v) noexcept nogil
     uint64_t or_u64 "ipvsw_or"(uint64_t *p, uint64_t v) noexcept nogil
     uint64_t take_u64 "ipvsw_take"(uint64_t *p) noexcept nogil
+    # If *p is *was it becomes v; else *was becomes *p, and it is false.
+    bint exchange_u64 "ipvsw_exchange"(uint64_t *p, uint64_t *was, uint64_t v) noexcept nogil
 
 cdef extern from "pthread.h" nogil:
     ctypedef struct pthread_mutex_t:

@@ -14,11 +14,12 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from ipvsw.datapath.rules.decide cimport BROADCAST, host_hears_group, port_accepts, port_listens
-from ipvsw.datapath.rules.outcome cimport DROP_BACKLOG, TO_PORTS
+from ipvsw.datapath.rules.outcome cimport DROP_BACKLOG, LIMIT_BROADCAST, TO_PORTS
+from ipvsw.datapath.rules.ratelimit cimport may_fan_out
 from ipvsw.datapath.rules.macnat cimport put_mac
 from ipvsw.datapath.loop.state cimport (
     BACKLOG, BURST, EVENT_GROUPS_BIT, FROM_GONE, FROM_MASTER, HEADER, ROOM, Held, Waiting, Worker, backlog_put,
-    raise_event, waiting_of,
+    raise_event, round_ns, waiting_of,
 )
 from ipvsw.datapath.kernel.busypoll cimport clock_ns
 from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE, mac48, virtio_net_hdr
@@ -37,6 +38,9 @@ cdef enum:
 cdef inline int queue_flood(Worker *w, int32_t source, const Frame *f) noexcept nogil:
     if source >= 0 and frame_is_membership_report(f):
         raise_event(w, source, EVENT_GROUPS_BIT)
+    if source >= 0 and w.ports[source].limits != NULL and not may_fan_out(
+            w.ports[source].limits, f.data - HEADER, f.length + HEADER, round_ns(w)):
+        return LIMIT_BROADCAST
     return TO_PORTS if backlog_put(w, source, f.data - HEADER, f.length + HEADER) else DROP_BACKLOG
 
 

@@ -4,6 +4,7 @@
   1 parse     once; every later stage has the `Frame`                   packet/headers.pxd     frame_parse
   2 MAC NAT   a port's own MAC address becomes the master's             rules/macnat.pxd       macnat_rewrite
   3 guard     may the port send this at all                             rules/guard.pxd        guard_check
+    limit     may it send so much                                       rules/ratelimit.pxd    limit_check
   4 punt      waits until Python has seen it, and goes on with stage 5  loop/punt.pxd          punt_dhcp, punt_to_port,
                                                                                                punt_new_address
   5 ND proxy  replies to ARP and neighbour solicitations in l3          rules/ndproxy.pxd      neighbour_reply
@@ -32,12 +33,14 @@ from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE
 from ipvsw.datapath.loop.flood cimport queue_flood
 from ipvsw.datapath.loop.guards cimport note_offence, stopped_by_guard
 from ipvsw.datapath.loop.punt cimport punt_dhcp, punt_new_address, punt_to_port
-from ipvsw.datapath.loop.state cimport BURST, FROM_HOST, FROM_MASTER, HEADER, ROOM, Reinjected, Traffic, Worker
+from ipvsw.datapath.loop.state cimport (
+    BURST, FROM_HOST, FROM_MASTER, HEADER, ROOM, Reinjected, Traffic, Worker, round_ns,
+)
 from ipvsw.datapath.loop.tx cimport host_tx, master_tx, port_tx, queue_master_tx, traffic_of
 from ipvsw.datapath.loop.tx_routed cimport route_tx
 from ipvsw.datapath.packet.headers cimport Frame, frame_header, frame_parse
 from ipvsw.datapath.rules.decide cimport (
-    GUARDED, L2, LEARNING, MAC_NAT, Verdict, decide_from_host, decide_from_master, decide_from_port,
+    GUARDED, L2, LEARNING, LIMITED, MAC_NAT, Verdict, decide_from_host, decide_from_master, decide_from_port,
 )
 from ipvsw.datapath.rules.guard cimport guard_host
 from ipvsw.datapath.rules.macnat cimport macnat_rewrite
@@ -45,6 +48,7 @@ from ipvsw.datapath.rules.ndproxy cimport is_neighbour_query, neighbour_reply
 from ipvsw.datapath.rules.outcome cimport (
     ANSWERED, DROP_MULTICAST, DROP_RUNT, GUARD_HOST, NO_OUTCOME, TO_HOST, TO_MASTER, TO_PORT, TO_PORTS, TO_ROUTE,
 )
+from ipvsw.datapath.rules.ratelimit cimport RX, limit_check
 
 cdef extern from *:
     bint unlikely(bint condition) noexcept nogil  # Cython's: what follows is kept out of the way of the rest
@@ -80,6 +84,11 @@ cdef inline bint ended_in_extra_stage(Worker *w, int32_t port, uint8_t extra, Fr
             return True
     if extra & GUARDED and stopped_by_guard(w, port, f, False):  # 3
         return True
+    if extra & LIMITED:
+        outcome = limit_check(w.ports[port].limits, RX, f.data - HEADER, f.length + HEADER, round_ns(w))
+        if outcome != NO_OUTCOME:
+            w.ports[port].traffic.outcomes[outcome] += 1
+            return True
     if extra & LEARNING and punt_new_address(w, port, f):  # 4
         return True
     return punt_dhcp(w, port, f)

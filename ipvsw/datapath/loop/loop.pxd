@@ -38,6 +38,7 @@ cdef inline void worker_run(Worker *w) noexcept nogil:
 
 cdef inline void epoll_run(Worker *w) noexcept nogil:
     while not w.stopping:
+        w.round_ns = 0
         serve_epoll(w, 0 if w.backlog_length or w.mail_read else -1)
         flood_slice(w)
         if w.tx_length:

@@ -40,6 +40,7 @@ cdef inline void ring_run(Worker *w) noexcept nogil:
     cdef uint32_t waiting
     ring_begin(w)
     while not w.stopping and w.ring.running:
+        w.round_ns = 0
         if w.epoll_ready or w.master_ready or w.mail_read or w.inflight_writes:
             ring_enter(&w.ring, False)
         elif w.backlog_length:

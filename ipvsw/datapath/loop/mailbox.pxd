@@ -6,7 +6,7 @@ reads of counters and a worker's reallocations of them never meet.
 """
 
 from libc.errno cimport ENOMEM
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
@@ -19,6 +19,7 @@ from ipvsw.datapath.loop.state cimport (
 )
 from ipvsw.datapath.loop.unixsock cimport Socket, socket_connect, socket_release
 from ipvsw.datapath.kernel.sys cimport add_i32, eventfd_write, load_ptr, store_ptr, store_u32, take_u32
+from ipvsw.datapath.rules.ratelimit cimport RX, TX, Limits, limits_direction
 from ipvsw.datapath.rules.table cimport table_put, table_remove
 from ipvsw.datapath.packet.headers cimport Address
 
@@ -36,6 +37,7 @@ cdef enum EditKind:
     SET_GROUPS
     SET_LEARNING
     SET_GUARDS
+    SET_LIMITS
     REINJECT
     ANNOUNCE
     DETACH_PORT
@@ -64,6 +66,7 @@ cdef struct Edit:
     int flag
     int access
     uint32_t guards
+    Limits *limits
     bint up
     bint all_multicast
     uint32_t mtu
@@ -120,7 +123,7 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
     if e.kind == ATTACH_PORT:
         return attach_port(w, e)
     if e.port >= w.switch_.n_ports and e.kind in (
-            BIND, CONNECT_PORT, SET_PORT, SET_GROUPS, SET_LEARNING, SET_GUARDS, ANNOUNCE, DETACH_PORT):
+            BIND, CONNECT_PORT, SET_PORT, SET_GROUPS, SET_LEARNING, SET_GUARDS, SET_LIMITS, ANNOUNCE, DETACH_PORT):
         return ENOMEM  # there was none for the port itself
     if e.kind == BIND:
         return 0 if table_put(&w.switch_.table, &e.address, e.port) else ENOMEM
@@ -143,10 +146,12 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
         w.switch_.rules[e.port].learn = e.up
         note_stages(&w.switch_.rules[e.port])
     elif e.kind == SET_GUARDS:
-        w.switch_.rules[e.port].guards = e.guards
+        w.switch_.rules[e.port].guards = <uint16_t> e.guards
         w.switch_.rules[e.port].holds = e.up
         note_stages(&w.switch_.rules[e.port])
         store_u32(&w.ports[e.port].offence.state, OFFENCE_WANTED if e.guards else NO_OFFENCE)
+    elif e.kind == SET_LIMITS:
+        set_limits(w, e.port, e.limits)
     elif e.kind == REINJECT:
         return 0 if queue_reinjected(w, e) else ENOMEM
     elif e.kind == ANNOUNCE:
@@ -188,6 +193,7 @@ cdef inline int attach_port(Worker *w, const Edit *e) noexcept nogil:
     p.backend = e.backend
     p.socket = e.socket
     p.accepts_uso = e.accepts_uso
+    p.special = e.backend != DEVICE
     p.credit = CREDIT
     w.switch_.rules[e.port].mtu = e.mtu
     w.switch_.rules[e.port].own = e.own
@@ -257,6 +263,15 @@ cdef inline void disown(Queue *q, int32_t port) noexcept nogil:
     for i in range(q.tail - q.head):
         if q.entries[(q.head + i) % SLOW].source == port:
             q.entries[(q.head + i) % SLOW].source = FROM_GONE
+
+
+cdef inline void set_limits(Worker *w, int32_t port, Limits *limits) noexcept nogil:
+    """NULL: none."""
+    cdef Port *p = &w.ports[port]
+    p.limits = limits
+    p.special = p.backend != DEVICE or (limits != NULL and limits_direction(limits, TX))
+    w.switch_.rules[port].limited = limits != NULL and limits_direction(limits, RX)
+    note_stages(&w.switch_.rules[port])
 
 
 cdef inline bint copy_groups(PortRule *rule, const Edit *e) noexcept nogil:

@@ -3,7 +3,7 @@
 Functions stand in the order in which a frame meets them.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memmove, memset
 
 from ipvsw.datapath.rules.prefetch cimport Ahead, ahead_fetch, is_far, collect_ahead
@@ -94,7 +94,7 @@ cdef inline void gro_rx(Worker *w) noexcept nogil:
 
 
 cdef inline bint gro_forward(Worker *w) noexcept nogil:
-    """Forward the batch as one GSO frame. False if the port does not take such frames or has MAC NAT."""
+    """Forward the batch as one GSO frame. False if the port does not take such frames."""
     cdef GroBatch *t = &w.gro
     cdef uint64_t total = t.total + <uint64_t> t.count * t.headers
     cdef Frame first
@@ -103,7 +103,7 @@ cdef inline bint gro_forward(Worker *w) noexcept nogil:
     if not frame_parse(&first, <uint8_t *> t.frames[0].iov_base + HEADER, <uint32_t> t.frames[0].iov_len - HEADER):
         return False
     v = decide_from_master(&w.switch_, &first)
-    if v.outcome != TO_PORT or not w.ports[v.port].accepts_uso or w.switch_.rules[v.port].own != NULL:
+    if v.outcome != TO_PORT or not takes_gro(w, v.port):
         return False
     if not gro_checksums_hold(t):
         return False
@@ -114,6 +114,11 @@ cdef inline bint gro_forward(Worker *w) noexcept nogil:
     outcome = gro_tx(w, v.port, total)
     w.master.outcomes[outcome] += t.count
     return True
+
+
+cdef inline bint takes_gro(const Worker *w, int32_t port) noexcept nogil:
+    """Not with MAC NAT nor with limits, which look at each frame."""
+    return w.ports[port].accepts_uso and not w.ports[port].special and w.switch_.rules[port].own == NULL
 
 
 cdef inline bint packet_rx(Worker *w) noexcept nogil:

@@ -16,12 +16,13 @@ from ipvsw.datapath.kernel.sys cimport (
     epoll_event, eventfd, eventfd_write, iovec, mmsghdr, or_u32,
 )
 from ipvsw.datapath.kernel.uring cimport Ring, ring_close, ring_read
-from ipvsw.datapath.kernel.busypoll cimport BusyPoll
+from ipvsw.datapath.kernel.busypoll cimport BusyPoll, clock_ns
 from ipvsw.datapath.loop.unixsock cimport Socket, socket_release
 from ipvsw.datapath.packet.gro cimport GroBatch
 from ipvsw.datapath.packet.headers cimport Address
 from ipvsw.datapath.rules.decide cimport Switch
 from ipvsw.datapath.rules.outcome cimport N_OUTCOMES
+from ipvsw.datapath.rules.ratelimit cimport Limits
 from ipvsw.datapath.rules.routecache cimport Routes
 from ipvsw.datapath.rules.table cimport table_free, table_init
 
@@ -107,6 +108,8 @@ cdef struct Port:
     int queues  # each of which has its reader
     Socket *socket  # UNIX_SOCKET alone
     bint accepts_uso  # takes datagrams that have become one (USO)
+    bint special  # no DEVICE, or there are limits to what it gets
+    Limits *limits  # shared by all workers; NULL: none
     bint tx_pending  # frames for its socket wait to be sent together
     uint32_t events  # EVENT_* bits that the control thread has not fetched
     Held waiting  # its multicast frames in the backlog
@@ -174,6 +177,7 @@ cdef struct Worker:
     int32_t backlog_octets
     uint32_t yielding  # turns for which flooding still yields to other traffic
     uint64_t busy_until  # ns, the clock's
+    uint64_t round_ns  # its time in this round; 0: nobody has asked yet
     Held master_waiting
     Held host_waiting
     Queue slow  # for the router
@@ -226,6 +230,13 @@ cdef inline int poll_fd(Worker *w, int fd, uint32_t tag) noexcept nogil:
     event.events = EPOLLIN
     event.data.u64 = tag
     return 0 if epoll_ctl(w.epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0 else errno
+
+
+cdef inline uint64_t round_ns(Worker *w) noexcept nogil:
+    """The clock's time, read once in a round, and only if somebody asks."""
+    if w.round_ns == 0:
+        w.round_ns = clock_ns()
+    return w.round_ns
 
 
 cdef inline void unpoll_fd(Worker *w, int fd) noexcept nogil:

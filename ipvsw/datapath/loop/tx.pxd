@@ -9,10 +9,11 @@ from ipvsw.datapath.rules.outcome cimport (
     DROP_BAD_HEADER, DROP_ERROR, DROP_FULL, DROP_NO_MASTER, DROP_PORT_DOWN, NO_OUTCOME, TO_HOST, TO_MASTER, TO_PORT,
 )
 from ipvsw.datapath.rules.macnat cimport macnat_restore
+from ipvsw.datapath.rules.ratelimit cimport TX, limit_check, limits_direction
 from ipvsw.datapath.kernel.packetring cimport send_ring_put, send_ring_send
 from ipvsw.datapath.loop.state cimport (
     BURST, FROM_FIRST, FROM_HOST, HEADER, RING_LENGTHS, RING_PORT, RING_PORTS, RING_SOURCE, RING_WRITE, UNIX_SOCKET,
-    Port, Traffic, Worker,
+    Port, Traffic, Worker, round_ns,
 )
 from ipvsw.datapath.loop.unixsock cimport socket_send, socket_tx
 from ipvsw.datapath.kernel.sys cimport MSG_DONTWAIT, send, sendmmsg, writev
@@ -22,10 +23,15 @@ cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) no
     """The outcome; NO_OUTCOME if the write was queued on the io_uring, whose completion counts it."""
     cdef Port *p = &w.ports[port]
     cdef uint64_t *own = w.switch_.rules[port].own
+    cdef int outcome
     if own != NULL:
         macnat_restore(own, w.switch_.mac, w.switch_.mode != L2, buffer + HEADER, n - HEADER)
-    if p.backend == UNIX_SOCKET:
-        return socket_port_tx(w, port, buffer, n)
+    if p.special:
+        outcome = limit_tx(w, p, buffer, n)
+        if outcome != NO_OUTCOME:
+            return outcome
+        if p.backend == UNIX_SOCKET:
+            return socket_port_tx(w, port, buffer, n)
     if w.may_queue and queue_port_tx(w, port, buffer, n):
         return NO_OUTCOME
     if write(p.fd, buffer, n) < 0:
@@ -34,6 +40,15 @@ cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) no
     p.traffic.tx_frames += 1
     p.traffic.tx_bytes += n - HEADER
     return TO_PORT
+
+
+cdef inline int limit_tx(Worker *w, Port *p, const uint8_t *buffer, uint32_t n) noexcept nogil:
+    """NO_OUTCOME if the port may get the frame."""
+    cdef int outcome = NO_OUTCOME
+    if p.limits != NULL and limits_direction(p.limits, TX):
+        outcome = limit_check(p.limits, TX, buffer, n, round_ns(w))
+        p.traffic.tx_errors += outcome != NO_OUTCOME
+    return outcome
 
 
 cdef inline int gro_tx(Worker *w, int32_t port, uint64_t total) noexcept nogil:

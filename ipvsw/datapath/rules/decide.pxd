@@ -10,7 +10,7 @@ the host's. Who may send with which address is no question here: that is for the
 written; the one thing that is, in hostaccess.pxd, is which flows either side has initiated.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from ipvsw.datapath.rules.hostaccess cimport (
     CLOSED, FROM_HOST_INITIATES, TO_HOST_INITIATES, is_dhcp_reply, is_link_control, may_pass,
@@ -35,20 +35,22 @@ cdef enum:
     PRIVATE = 1
     VEPA = 2
 
-# What the rules need to know of a port. One cache line, found by a shift.
 cdef enum:  # a port's `extra_stages`
     MAC_NAT = 1
     GUARDED = 2
-    LEARNING = 4
+    LIMITED = 4
+    LEARNING = 8
 
+# What the rules need to know of a port. One cache line, found by a shift.
 cdef struct PortRule:
     # Whether
     uint8_t up
     uint8_t learn  # its addresses are found out from its frames
     uint8_t holds  # frames with an address that nobody owns yet wait until Python has seen them, where a guard is on
     uint8_t all_multicast  # it listens to every group
+    uint8_t limited  # what it sends has a limit, see ratelimit.pxd
     uint8_t extra_stages  # bits of what its frames pass besides; `note_stages` keeps them
-    uint32_t guards  # one bit each, see guard.pxd; 0: none
+    uint16_t guards  # one bit each, see guard.pxd; 0: none
     uint64_t *own  # the MAC of its own that its endpoint uses, shared by all workers; NULL: it uses the master's
     Address source  # the last that a guard found to be its own,
     uint64_t source_at  # and when, as `table_stamp` gives it; 0: none
@@ -74,7 +76,8 @@ cdef struct Verdict:
 cdef inline void note_stages(PortRule *rule) noexcept nogil:
     """After a change of what `extra_stages` stands for: one test for all of it is all that an ordinary port pays."""
     rule.extra_stages = ((MAC_NAT if rule.own != NULL else 0) | (GUARDED if rule.guards else 0)
-                         | (LEARNING if rule.learn else 0))
+                         | (LIMITED if rule.limited else 0) | (LEARNING if rule.learn else 0))
+
 
 cdef enum:
     BROADCAST = 0xFFFFFFFFFFFF  # as mac48 gives it

@@ -37,6 +37,9 @@ cdef enum:
     GUARD_VLAN  # a VLAN tag, or more tags than are looked through
     GUARD_GATEWAY  # the address of a gateway of the host
     GUARD_HOST  # for the host, and `host_access` does not let it pass
+    LIMIT_RATE  # more bits a second than a port may send, or the receiving port may get
+    LIMIT_PACKETS  # the same for packets
+    LIMIT_BROADCAST  # from a port: more multicast frames a second than it may have copied to all
     N_OUTCOMES
 
 cdef enum:

@@ -22,7 +22,10 @@ from tests.support.topology import MASTER_MAC, Lab, inside, port4, port6
 @pytest.fixture(scope="module")
 def four() -> Iterator[Lab]:
     with Lab(4) as lab:
-        ports = [port(f"ipvl{k}", netns, [f"{port4(k)}/16", f"{port6(k)}/64"]) for k, netns in enumerate(lab.ports, 1)]
+        ports = [
+            port(f"ipvl{k}", netns, [f"{port4(k)}/16", f"{port6(k)}/64"], broadcast="off")
+            for k, netns in enumerate(lab.ports, 1)
+        ]
         with Daemon(switch("m0", lab.host, ports), home=lab.home) as daemon:
             daemon.wait()
             lab.reachable(lab.ports[0], port4(2))

@@ -542,13 +542,14 @@ def test_starts_quickly(daemon: Daemon, line: str) -> None:
         ("link set ipvl1 type ipvlan vepa ", "mode"),
         (
             "link add ",
-            "address allow bridge claim connect gateway group guard ifname kind learn link local mac"
-            " max_addresses max_learned mode mtu name netns owner path private queues remote type vepa",
+            "address allow bridge broadcast claim connect gateway group guard ifname kind learn link local mac"
+            " max_addresses max_groups max_learned mode mtu name netns owner packets path private queues rate remote"
+            " type vepa",
         ),
         ("link add link e", "eth0 eth1"),
         ("link add link eth0 name x netns ", "ns0 ns1"),
         ("link add link eth0 name x address 10.0.0.2/24 a", "address allow"),
-        ("link add link eth0 name x m", "mac max_addresses max_learned mode mtu"),
+        ("link add link eth0 name x m", "mac max_addresses max_groups max_learned mode mtu"),
         ("link add link eth0 name x mac ", "master own"),
         ("link add link eth0 name x learn ", "off on"),
         ("lease l", "lan lan/ipvl0"),

@@ -68,6 +68,10 @@ PORT_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "learn": st.booleans(),
     "max_learned": st.integers(1, 1024),
     "claim": st.sampled_from(["any", "on-link"]) | st.lists(PREFIXES, max_size=2),
+    "rate": st.sampled_from(["off", "1gbit", "1000mbit/off", "64kbit/2.5gbit"]),
+    "packets": st.sampled_from(["off", "200k", "1500/off", "1m/7"]),
+    "broadcast": st.sampled_from(["off", "500/s", "2k/s", "7"]),
+    "max_groups": st.integers(1, 1 << 20),
     "max_addresses": st.integers(0, 1 << 20),
     "guard": GUARDS,
 }
