@@ -53,6 +53,16 @@ fuzz: setup test-packages .venv/.probe  ## a million random frames through parse
 san: setup  ## the C-level tests under ASan and UBSan
 	scripts/sanitize $(SAN)
 
+wheel: setup  ## build/wheels: ipvsw with its compiled parts and the BPF object, for this Python
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheels .
+	@ls build/wheels
+
+deb:  ## the Debian package, for this Debian: build/deb/*.deb
+	@scripts/deb build
+
+debcheck:  ## build the Debian package in a new Debian; install, run, upgrade, purge it there [SUITE=trixie]
+	@scripts/fresh '$(or $(SUITE),bookworm)' 'scripts/deb build && scripts/deb try'
+
 fresh:  ## the first two commands in a Debian where nothing is installed [SUITE=trixie] [COMMAND="make lint"]
 	@scripts/fresh '$(or $(SUITE),bookworm)' "$${COMMAND-}"
 
@@ -84,4 +94,4 @@ bench-packages:
 
 always:
 
-.PHONY: help setup run test lint format docs conformance bench where fuzz san fresh clean system test-packages bench-packages always
+.PHONY: help setup run test lint format docs conformance bench where fuzz san wheel deb debcheck fresh clean system test-packages bench-packages always

@@ -204,8 +204,9 @@ class Datapath:
         """Those of `addresses` that a port which learns, and is bound to them, has sent from since the last call;
         now and then one more."""
 
-    def commit(self) -> None:
-        """Errors: OSError (no memory, or a descriptor that can't be polled): the other changes were made."""
+    def commit(self, beat: bool = False) -> None:
+        """With `beat` also if there are no changes: it returns when every worker has made a round.
+        Errors: OSError (no memory, or a descriptor that can't be polled): the other changes were made."""
     def events(self) -> list[tuple[int, int]]:
         """(port, EVENT_* bits) since the last call; clears `notify_fd`."""
 

@@ -356,11 +356,11 @@ cdef class Datapath:
         cdef Edit e = edit(CLEAR_ROUTES)
         edits_add(&self.edits, &e)
 
-    def commit(self):
+    def commit(self, bint beat=False):
         cdef Batch batch
         cdef uint64_t value
         cdef int i
-        if not self.edits.length:
+        if not (self.edits.length or beat):
             return
         batch.edits = self.edits.edits
         batch.length = self.edits.length

@@ -68,6 +68,10 @@ class Changes:
             if not self._depth:
                 self._commit()
 
+    def beat(self) -> None:
+        """Outside batches: returns when every worker has made a round. Not at all if one hangs."""
+        self.datapath.commit(beat=True)
+
     @property
     def stolen(self) -> Set[bytes]:
         """The addresses whose frames the shim keeps from the host: those in the table. Not to be kept."""

@@ -17,7 +17,7 @@ import uvloop
 
 from ipvsw import __version__
 from ipvsw.config.file import load
-from ipvsw.daemon import api, keeper
+from ipvsw.daemon import api, keeper, watchdog
 from ipvsw.daemon.manager import Manager
 from ipvsw.daemon.preflight import preflight
 from ipvsw.linux.fdstore import FdStore, NoStore, SystemdStore, notify
@@ -99,6 +99,9 @@ async def _serve(config: Config, path: str, socket_path: str) -> None:
         log.info("version %s, API on %s", __version__, socket_path)
         _notify("READY=1")
         ending.callback(_notify, "STOPPING=1")
+        if every := watchdog.interval(os.environ):
+            feeding = asyncio.create_task(watchdog.feed(manager.beat, _notify, every))
+            ending.callback(feeding.cancel)
         while await signals.get() == signal.SIGHUP:
             await _reload(manager)
 

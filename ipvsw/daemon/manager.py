@@ -117,6 +117,11 @@ class Manager:
             await asyncio.gather(*self._leaving)
             self._runtime.close()
 
+    def beat(self) -> None:
+        """Returns when every worker of every switch has made a round."""
+        for switch in self._switches.values():
+            switch.beat()
+
     # ------------------------------------------------------------------------ for a successor
 
     def _describe(self) -> Structure:

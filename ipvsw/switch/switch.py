@@ -169,6 +169,10 @@ class Switch:
         if not self.links:
             self._announced = None
 
+    def beat(self) -> None:
+        """Returns when every worker has made a round."""
+        self._changes.beat()
+
     def renew_namespaces(self) -> None:
         """The configuration was read again: names of processes that have ended mean those of the same number."""
         self.master.renew_namespace()

@@ -6,12 +6,14 @@ The daemon runs in a namespace of its own, where the master is too, so that all 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -185,6 +187,55 @@ def test_systemd_is_told(daemon: Make, tmp_path: Path) -> None:
         assert heard.recv(100) == b"READY=1"
         assert running.stop(signal.SIGINT) == 0
         assert heard.recv(100) == b"STOPPING=1"
+
+
+def test_the_watchdog_hears_the_data_plane(daemon: Make, tmp_path: Path) -> None:
+    """One thread of the data plane hangs, the loop does not: systemd hears nothing until it goes on."""
+    running = daemon(switch())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(tmp_path / "notify"))
+        heard.settimeout(LIMIT)
+        running.start(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="300000")
+        assert [heard.recv(100) for _ in range(4)] == [b"READY=1", *[b"WATCHDOG=1"] * 3]
+        assert running.process is not None
+        with stopped(worker_of(running.process.pid)):
+            time.sleep(0.3)  # what was sent before
+            heard.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while heard.recv(100):
+                    pass
+            heard.settimeout(1.0)
+            with pytest.raises(TimeoutError):
+                heard.recv(100)
+        heard.settimeout(LIMIT)
+        assert heard.recv(100) == b"WATCHDOG=1"
+        assert running.stop() == 0
+
+
+def worker_of(pid: int) -> int:
+    """The one thread besides the loop's that waits for descriptors: epoll_wait, epoll_pwait, epoll_pwait2 or
+    io_uring_enter of x86-64."""
+
+    def waiting() -> list[int]:
+        calls = {int(each.name): (each / "syscall").read_text() for each in Path(f"/proc/{pid}/task").iterdir()}
+        return [tid for tid, call in calls.items() if tid != pid and call.split()[0] in ("232", "281", "441", "426")]
+
+    until(lambda: len(waiting()) == 1, "the worker sleeps")
+    return waiting()[0]
+
+
+@contextlib.contextmanager
+def stopped(thread: int) -> Iterator[None]:
+    """One thread of another process stands still (ptrace(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    seize, interrupt, detach = 0x4206, 0x4207, 17
+    assert libc.ptrace(seize, thread, None, None) == 0, os.strerror(ctypes.get_errno())
+    assert libc.ptrace(interrupt, thread, None, None) == 0
+    os.waitpid(thread, 0x40000000)  # __WALL
+    try:
+        yield
+    finally:
+        libc.ptrace(detach, thread, None, None)
 
 
 def test_a_killed_daemon_is_replaced(home: Namespace, netns: Spaces, daemon: Make) -> None:

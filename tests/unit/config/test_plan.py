@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from ipaddress import ip_address, ip_interface
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipvsw.config.file import parse
 from ipvsw.config.plan import (
     Action,
     AddPort,
@@ -161,3 +163,23 @@ def test_settings_of_the_process_wait() -> None:
     actions = diff(Config(), Config(daemon=DaemonConfig(workers=4)))
     assert actions == (Postpone("workers", "4"),)
     assert str(actions[0]) == "daemon.workers = 4 needs a restart"
+
+
+def test_a_large_file_is_read_again_quickly() -> None:
+    """Its addresses are parsed once for all readings, and one that did not change is the same object to the plan."""
+
+    def text(mtu: int) -> str:
+        addresses = [f'"10.{k // 62500}.{k // 250 % 250}.{k % 250 + 1}/8"' for k in range(20_000)]
+        ports = (
+            f"[[switch.port]]\nname = 'p{p}'\naddresses = [{','.join(addresses[p * 100 : p * 100 + 100])}]\n"
+            for p in range(200)
+        )
+        return f"[[switch]]\nmaster = 'm0'\n{''.join(ports)}mtu = {mtu}\n"
+
+    start = time.process_time()
+    before = parse(text(1400))
+    first = time.process_time()
+    (change,) = diff(before, parse(text(1300)))
+    again = time.process_time() - first
+    assert str(change) == "change port m0/p199: mtu 1300"
+    assert again < (first - start) / 2
