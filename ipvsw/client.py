@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Any, cast
 
 Record = dict[str, Any]
@@ -102,16 +103,35 @@ class Client:
         """What runs, as the text of a configuration file."""
         return cast("str", self.request("GET", "/v1/config")["toml"])
 
+    def events(self) -> Iterator[Record]:
+        """What happens from now on (`EventStatus` in the model); ends when the daemon does."""
+        with self._connected() as connection:
+            connection.sendall(_request("GET", "/v1/events", None, version="1.0"))  # of which no answer is chunked
+            status, head, data = _read_head(connection, None)
+            if status >= 400:
+                self._decode(status, _read_content(connection, None, head, data))
+            connection.settimeout(None)
+            while part := connection.recv(RECEIVE):
+                *lines, data = (data + part).split(b"\n")
+                yield from (json.loads(line[5:]) for line in lines if line.startswith(b"data:"))
+
     def request(self, method: str, target: str, body: object = None, *, fds: list[int] | None = None) -> Any:
         """One request to `target` (quoted); returns what the JSON in the answer stands for, None for no body.
         Descriptors that come with it are put into `fds`."""
+        with self._connected() as connection:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused before all was sent
+                connection.sendall(_request(method, target, body))
+            status, head, data = _read_head(connection, fds)
+            content = _read_content(connection, fds, head, data)
+        return self._decode(status, content)
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[socket.socket]:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(self._timeout)
                 connection.connect(self._path)
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused before all was sent
-                    connection.sendall(_request(method, target, body))
-                status, content = _read_answer(connection, fds)
+                yield connection
         except (FileNotFoundError, ConnectionRefusedError):
             raise Unreachable(f"{self._path}: no daemon answers there; is ipvswd running?") from None
         except TimeoutError:
@@ -120,6 +140,8 @@ class Client:
             raise Unreachable(f"{self._path}: {error.strerror or error}") from None
         except ValueError as error:  # a NUL in the path, or no HTTP
             raise Unreachable(f"{self._path}: {error}") from None
+
+    def _decode(self, status: int, content: bytes) -> Any:
         try:
             decoded = json.loads(content) if content else None
         except ValueError:
@@ -137,16 +159,18 @@ def _quoted(name: str) -> str:
     return quote(name, safe="")
 
 
-def _request(method: str, target: str, body: object) -> bytes:
+def _request(method: str, target: str, body: object, version: str = "1.1") -> bytes:
     content = b"" if body is None else json.dumps(body).encode()
-    lines = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close", f"Content-Length: {len(content)}"]
+    lines = [f"{method} {target} HTTP/{version}", "Host: localhost", "Connection: close"]
+    lines.append(f"Content-Length: {len(content)}")
     if content:
         lines.append("Content-Type: application/json")
     return "\r\n".join([*lines, "", ""]).encode() + content
 
 
-def _read_answer(connection: socket.socket, fds: list[int] | None) -> tuple[int, bytes]:
-    """Status and content of the final answer (RFC 9112). Errors: OSError, ValueError if it is not HTTP."""
+def _read_head(connection: socket.socket, fds: list[int] | None) -> tuple[int, bytes, bytes]:
+    """Status and head of the final answer (RFC 9112), and what came with it of the content. Errors: OSError, ValueError
+    if it is not HTTP."""
     data = b""
     while True:
         while b"\r\n\r\n" not in data:
@@ -161,14 +185,18 @@ def _read_answer(connection: socket.socket, fds: list[int] | None) -> tuple[int,
         if found is None:
             raise ValueError(NOT_OURS)
         if not found[1].startswith(b"1"):  # not an interim one
-            break
+            return int(found[1]), head, data
+
+
+def _read_content(connection: socket.socket, fds: list[int] | None, head: bytes, data: bytes) -> bytes:
+    """Errors: OSError."""
     length = re.search(rb"^content-length:[ \t]*([0-9]+)", head, re.IGNORECASE | re.MULTILINE)
     while length is None or len(data) < int(length[1]):
         part = _receive(connection, fds)
         if not part:
             break
         data += part
-    return int(found[1]), data
+    return data
 
 
 def _receive(connection: socket.socket, fds: list[int] | None) -> bytes:

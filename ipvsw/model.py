@@ -267,6 +267,35 @@ class PortStatus(Struct, frozen=True, kw_only=True):
     limits: dict[str, str | int] = {}  # by key, as configured, where they are not the default
 
 
+class Event(enum.StrEnum):
+    """What has happened, as `ipvsw watch` and the log's field EVENT name it."""
+
+    STATE = "state"  # a port or a master is up, down, waiting or failed
+    CHANGE = "change"  # of the configuration, by a reload or the API
+    BOUND = "bound"  # an address is a port's from now on
+    UNBOUND = "unbound"  # it is nobody's any more
+    LEARNED = "learned"  # a virtual machine has an address
+    FORGOTTEN = "forgotten"  # its lease has ended, or it is not used any more
+    DUPLICATE = "duplicate"  # a port was refused an address that another or the master has
+    REFUSED = "refused"  # or that it may not have
+    GUARD = "guard"  # a guard has dropped a port's frames
+    REPAIRED = "repaired"  # something that others had removed or changed was put back
+    LOST = "lost"  # events that this reader was too slow for
+
+
+class EventStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One event; what it is not about is left out."""
+
+    time: float  # seconds since the epoch
+    event: Event
+    text: str  # one line
+    switch: str = ""
+    port: str = ""
+    master: str = ""
+    address: str = ""
+    reason: str = ""
+
+
 class HandedOver(Struct, frozen=True, kw_only=True):
     """What goes with a port's descriptors: what their virtual machine must know."""
 

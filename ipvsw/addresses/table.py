@@ -17,7 +17,7 @@ from ipvsw.addresses.claims import Admission, Change, Refused, Rule
 from ipvsw.addresses.ownership import Bind, BindAll, Claims, Duplicate, Ownership, Packed, Unbind
 from ipvsw.batch import Batcher
 from ipvsw.changes import Changes
-from ipvsw.model import Address, AddressSource, AddressStatus, Guard, Limit, Network, Traffic
+from ipvsw.model import Address, AddressSource, AddressStatus, Event, Guard, Limit, Network, Traffic
 
 log = logging.getLogger("ipvsw")
 
@@ -260,6 +260,8 @@ class Table:
 
     def _apply(self, decided: list[Change]) -> None:
         """Within a change."""
+        if log.isEnabledFor(logging.DEBUG):
+            self._log_bindings(decided)
         for each in decided:
             if isinstance(each, Bind):
                 self._changes.bind((each.address,), self._numbers[each.port])
@@ -270,7 +272,24 @@ class Table:
             else:
                 self.duplicates += isinstance(each, Duplicate)
                 self.refused += isinstance(each, Refused)
-                log.warning("switch %s: %s", self._switch, each)
+                event = Event.DUPLICATE if isinstance(each, Duplicate) else Event.REFUSED
+                about = {"event": event, "switch": self._switch, "port": each.port, "address": ip_address(each.address)}
+                log.warning("switch %s: %s", self._switch, each, extra=about | {"reason": str(each)})
+
+    def _log_bindings(self, decided: Iterable[Change]) -> None:
+        """For those who watch."""
+        for each in decided:
+            about: dict[str, object] = {"switch": self._switch}
+            if isinstance(each, Bind):
+                about |= {"event": Event.BOUND, "port": each.port, "address": ip_address(each.address)}
+                log.debug("switch %s: port %s has %s", self._switch, each.port, about["address"], extra=about)
+            elif isinstance(each, BindAll):
+                about |= {"event": Event.BOUND, "port": each.port, "address": ip_address(each.addresses[0])}
+                text = "switch %s: port %s has %d addresses from %s on"
+                log.debug(text, self._switch, each.port, len(each.addresses), about["address"], extra=about)
+            elif isinstance(each, Unbind):
+                about |= {"event": Event.UNBOUND, "address": ip_address(each.address)}
+                log.debug("switch %s: no port has %s any more", self._switch, about["address"], extra=about)
 
     def _may_divert(self, address: Packed) -> bool:
         owner = self._ownership.owner(address)

@@ -19,14 +19,16 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import cast
 
 import msgspec
 from aiohttp import web
 from msgspec import Struct
 
+from ipvsw.daemon.events import Watcher
 from ipvsw.daemon.listener import Admission, Connection, Limits, Listener
-from ipvsw.daemon.operations import REASONS, ROUTES, BadBody, Call, Error, Manager, Route, openapi
+from ipvsw.daemon.operations import REASONS, ROUTES, STREAM, BadBody, Call, Error, Manager, Route, openapi
 from ipvsw.linux.devices.unix import bind, remove
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import Forbidden, HandedOver, NotFound, Refused
@@ -55,15 +57,16 @@ _CONNECTIONS: web.AppKey[dict[asyncio.Protocol, Connection]] = web.AppKey("conne
 class Server:
     """A running API. `close` ends it and removes the sockets."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, manager: Manager, limits: Limits) -> None:
+        self._manager = manager
         self._admission = Admission(limits)
         self._sites: list[_Site] = []
 
-    async def listen(self, manager: Manager, routes: Iterable[Route], path: str, mode: int) -> None:
+    async def listen(self, routes: Iterable[Route], path: str, mode: int) -> None:
         """Errors: Refused, also if another daemon serves at the first of the sockets: the others belong to it."""
         connections: dict[asyncio.Protocol, Connection] = {}
         runner = web.AppRunner(
-            _application(manager, routes, connections),
+            _application(self._manager, routes, connections),
             access_log=None,
             logger=_http_log,
             shutdown_timeout=CLOSE_TIMEOUT,
@@ -82,6 +85,7 @@ class Server:
     async def close(self) -> None:
         """Idempotent. Leaves a socket alone if another daemon's has taken its place."""
         sites, self._sites = self._sites, []
+        self._manager.events.end()
         for site in sites:
             remove(site.path, site.identity)
             site.listener.close()
@@ -98,11 +102,11 @@ class _Site(Struct, frozen=True):
 async def serve(manager: Manager, path: str | os.PathLike[str], limits: Limits = Limits()) -> Server:  # noqa: B008
     """Serve the API on the unix socket `path`, and what is for everybody on `path`.fd beside it. Errors: Refused,
     also if another daemon serves there."""
-    server = Server(limits)
+    server = Server(manager, limits)
     try:
-        await server.listen(manager, ROUTES, os.fspath(path), SOCKET_MODE)
+        await server.listen(ROUTES, os.fspath(path), SOCKET_MODE)
         handed = [route for route in ROUTES if route.handed]
-        await server.listen(manager, handed, f"{os.fspath(path)}{HAND_SUFFIX}", HAND_MODE)
+        await server.listen(handed, f"{os.fspath(path)}{HAND_SUFFIX}", HAND_MODE)
     except BaseException:
         await server.close()
         raise
@@ -138,13 +142,16 @@ def _application(
     return application
 
 
-def _bind(manager: Manager, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def handle(request: web.Request) -> web.Response:
+def _bind(manager: Manager, route: Route) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
         connection = _connection(request)
         peer = connection.peer
         call = Call(name=request.match_info.get("name", ""), body=await _body(request, route, connection), peer=peer)
         connection.received()
         result = await route.handler(manager, call)
+        if route.streams:
+            with cast("AbstractContextManager[Watcher]", result) as watcher:
+                return await _stream(request, connection, watcher)
         if route.handed:
             result, descriptors = cast("tuple[HandedOver, list[int]]", result)
             _send_descriptors(connection, descriptors)
@@ -169,6 +176,19 @@ async def _body(request: web.Request, route: Route, connection: Connection) -> b
         return await request.read()
     except web.RequestPayloadError as error:
         raise BadBody(f"the body: {error}") from None
+
+
+async def _stream(request: web.Request, connection: Connection, watcher: Watcher) -> web.StreamResponse:
+    """Server-sent events until the client has gone. One that does not read for a while is let go."""
+    answer = web.StreamResponse(headers={"Content-Type": STREAM, "Cache-Control": "no-store"})
+    answer.force_close()
+    await answer.prepare(request)
+    async for events in watcher:
+        lines = [b"event: %s\ndata: %s\n\n" % (one.event.encode(), msgspec.json.encode(one)) for one in events]
+        connection.answered()  # it has so long to read what is written now
+        await answer.write(b"".join(lines) or b":\n\n")
+        connection.received()
+    return answer
 
 
 def _send_descriptors(connection: Connection, descriptors: list[int]) -> None:

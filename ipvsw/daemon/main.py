@@ -17,7 +17,7 @@ import uvloop
 
 from ipvsw import __version__
 from ipvsw.config.file import load
-from ipvsw.daemon import api, keeper, watchdog
+from ipvsw.daemon import api, keeper, logs, watchdog
 from ipvsw.daemon.manager import Manager
 from ipvsw.daemon.preflight import preflight
 from ipvsw.linux.fdstore import FdStore, NoStore, SystemdStore, notify
@@ -38,10 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not (arguments.config or arguments.cleanup):
         parser.error("the following arguments are required: --config")
-    logging.basicConfig(
-        level=arguments.log_level.upper(), stream=sys.stderr, format="ipvswd: %(levelname)s: %(message)s"
-    )
     try:
+        logs.setup(arguments.log_format, arguments.log_level)
         config = load(arguments.config) if arguments.config else Config()
         if arguments.check:
             asyncio.run(_check(config))
@@ -67,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cleanup", action="store_true", help="remove what a killed ipvswd has left, and end")
     parser.add_argument("--socket", metavar="PATH", help="the API's socket, instead of the configured one")
     parser.add_argument("--log-level", choices=LEVELS, default="info", help="default: info")
+    parser.add_argument(
+        "--log-format", choices=logs.FORMATS, default="auto", help="auto: the journal if stderr is it, otherwise text"
+    )
     parser.add_argument("--version", action="version", version=f"ipvswd {__version__}")
     return parser
 

@@ -19,12 +19,14 @@ from ipvsw.config.plan import (
     AddPort,
     AddSwitch,
     ChangePort,
+    Postpone,
     RemovePort,
     RemoveSwitch,
     SetMode,
     diff,
     with_added,
 )
+from ipvsw.daemon.events import Events
 from ipvsw.daemon.preflight import preflight
 from ipvsw.daemon.state import VERSION, Heritage, Moving, Structure, describe
 from ipvsw.daemon.succession import Succession
@@ -35,6 +37,7 @@ from ipvsw.linux.runtime import Runtime
 from ipvsw.model import (
     Config,
     DaemonConfig,
+    Event,
     Flag,
     Forbidden,
     HandedOver,
@@ -76,6 +79,7 @@ class Manager:
         self._discovery = Discovery(self._runtime, self._wants, self._serve)
         self._leaving: set[asyncio.Task[None]] = set()
         self.started = False  # whether anything that the last daemon has left may be touched
+        self.events = Events()
 
     # ------------------------------------------------------------------------ life
 
@@ -317,7 +321,7 @@ class Manager:
         """Ports that go, go together: closing a TAP takes long."""
         going: list[RemovePort] = []
         for action in actions:
-            log.info("%s", action)
+            log.info("%s", action, extra=_about(action))
             if isinstance(action, RemovePort):
                 going.append(action)
                 continue
@@ -365,3 +369,11 @@ class Manager:
         await self._remove_ports([RemovePort(switch, port)])
         if not self._switches[switch].ports and all(switch != one.name for one in self._filed.switches):
             await self._remove_switch(switch)
+
+
+def _about(action: Action) -> dict[str, str]:
+    """For the log, as fields."""
+    about = {"event": Event.CHANGE, "reason": str(action)}
+    if isinstance(action, Postpone):
+        return about
+    return about | {"switch": action.switch if isinstance(action.switch, str) else action.switch.name}

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
@@ -16,10 +17,12 @@ from ipvsw import __version__
 from ipvsw.config.file import ATTACH, ConfigError, read_attach, read_mode_change
 from ipvsw.config.keys import MODE, Key
 from ipvsw.config.write import write
+from ipvsw.daemon.events import Events, Watcher
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import (
     AddressStatus,
     Config,
+    EventStatus,
     Flag,
     HandedOver,
     LeaseStatus,
@@ -68,6 +71,12 @@ class Manager(Protocol):
     def configuration(self) -> Config:
         """What runs, the ports of the API included."""
 
+    @property
+    def events(self) -> Events:
+        """What happens."""
+
+
+JSON, STREAM = "application/json", "text/event-stream"
 
 # ---------------------------------------------------------------------------- bodies that are not in the model
 
@@ -158,6 +167,10 @@ async def _set_mode(manager: Manager, call: Call) -> SwitchStatus:
     return await manager.set_mode(call.name, mode, flag)
 
 
+async def _watch(manager: Manager, call: Call) -> AbstractContextManager[Watcher]:
+    return manager.events.watch()
+
+
 async def _reload(manager: Manager, call: Call) -> Reloaded:
     return Reloaded(actions=await manager.reload())
 
@@ -186,7 +199,8 @@ def _read(call: Call, reader: Callable[[object], T]) -> T:
 
 class Route(Struct, frozen=True, kw_only=True):
     """One operation. `returns` and `takes` are types of the model or of this file. One that is `handed` sends
-    descriptors too, and checks itself which user may get them."""
+    descriptors too, and checks itself which user may get them. One that `streams` has no end: its handler gives a
+    context with a watcher, whose values `returns` is the type of."""
 
     method: str
     path: str
@@ -198,6 +212,7 @@ class Route(Struct, frozen=True, kw_only=True):
     status: int = 200
     errors: tuple[int, ...] = ()
     handed: bool = False
+    streams: bool = False
 
 
 ROUTES = (
@@ -292,6 +307,16 @@ ROUTES = (
         returns=SavedConfig,
     ),
     Route(
+        method="GET",
+        path="/v1/events",
+        name="watchEvents",
+        summary="What happens, as server-sent events: each is one value. The answer has no end",
+        handler=_watch,
+        returns=EventStatus,
+        errors=(409,),
+        streams=True,
+    ),
+    Route(
         method="POST",
         path="/v1/plan",
         name="planReload",
@@ -339,12 +364,13 @@ def openapi() -> dict[str, Any]:
             for parameter in operation["parameters"]:
                 parameter["description"] = _PARAMETERS[parameter["name"]]
         if route.takes is not None:
-            operation["requestBody"] = {"required": True, "content": _content(schema_of[route.takes])}
+            operation["requestBody"] = {"required": True, "content": {JSON: {"schema": schema_of[route.takes]}}}
         for status in (route.status, *route.errors):
             answer: dict[str, Any] = {"description": REASONS[status]}
             returns = route.returns if status == route.status else Error
             if returns is not None:
-                answer["content"] = _content(schema_of[returns])
+                kind = STREAM if route.streams and status == route.status else JSON
+                answer["content"] = {kind: {"schema": schema_of[returns]}}
             operation["responses"][str(status)] = answer
         paths.setdefault(route.path, {})[route.method.lower()] = operation
     document = {
@@ -359,7 +385,3 @@ def openapi() -> dict[str, Any]:
         "components": {"schemas": components},
     }
     return cast("dict[str, Any]", json.loads(json.dumps(document)))  # as it is served: no tuples
-
-
-def _content(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"application/json": {"schema": schema}}

@@ -24,7 +24,7 @@ from ipvsw.linux.namespaces import NamespaceRef
 from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent
 from ipvsw.linux.repair import Part, Upkeep
 from ipvsw.linux.runtime import DeviceEvent, Runtime
-from ipvsw.model import Address, PortState
+from ipvsw.model import Address, Event, PortState
 
 log = logging.getLogger("ipvsw")
 
@@ -134,6 +134,11 @@ class TrackedDevice(ABC):
         self._netns_changed = False  # the namespace's name may stand for another one
         self._read_at = 0.0  # the loop's time
         self._buffered_events: list[DeviceEvent] | None = None  # those that arrive while the device is being read
+
+    @property
+    @abstractmethod
+    def about(self) -> dict[str, str]:
+        """What it is, as fields of the log."""
 
     def start(self) -> None:
         self._runtime.interfaces += 1
@@ -278,6 +283,7 @@ class TrackedDevice(ABC):
                 self.label,
                 state,
                 f" {reason}" if state is PortState.WAITING else f": {reason}" if reason else "",
+                extra={"event": Event.STATE, **self.about, "reason": f"{state}: {reason}" if reason else state},
             )
         self.state, self.reason = state, reason
 

@@ -58,6 +58,10 @@ class Port(TrackedDevice):
         self._attached: tuple[bool, int] | None = None  # what the table knows: up, MTU
         self._held: tuple[str, ...] = ()  # names of the descriptors that are held for a successor
 
+    @property
+    def about(self) -> dict[str, str]:
+        return {"switch": self.env.switch, "port": self.config.name}
+
     # ------------------------------------------------------------------------ what the switch calls
 
     def change(self, config: PortConfig) -> None:

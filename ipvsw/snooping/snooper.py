@@ -14,7 +14,7 @@ from typing import Protocol
 
 from ipvsw.addresses.table import Table
 from ipvsw.changes import Changes
-from ipvsw.model import Address, AddressSource, LeaseStatus
+from ipvsw.model import Address, AddressSource, Event, LeaseStatus
 from ipvsw.snooping import dhcp4, dhcp6
 from ipvsw.snooping.learned import Full, Learning, claimed_address
 from ipvsw.snooping.leases import Lease, Leases
@@ -183,22 +183,28 @@ class Snooper:
                 self._after("sweep", SWEEP, self._sweep)
             return
         if objection := self._table.objection(port, address):
-            self._refuse(port, str(objection))
+            self._refuse(port, address, str(objection))
             return
         if len(learning.addresses) >= learning.max_learned:
             self._note_used(port, learning, now)
         try:
             new = learning.learn(address, source, now)
         except Full:
-            self._refuse(port, f"{address} is not learned of port {port}: it has {learning.max_learned} already")
+            why = f"{address} is not learned of port {port}: it has {learning.max_learned} already"
+            self._refuse(port, address, why)
             return
         if new:
             self.counters["learned"] += 1
-            log.info("switch %s: port %s has %s, by %s", self._switch, port, address, source)
+            about = self._about(Event.LEARNED, port, address, source)
+            log.info("switch %s: port %s has %s, by %s", self._switch, port, address, source, extra=about)
             self._update_port(port)
             self._after("sweep", SWEEP, self._sweep)
 
-    def _refuse(self, port: str, why: str) -> None:
+    def _about(self, event: Event, port: str, address: object, reason: str) -> dict[str, object]:
+        """For the log, as fields."""
+        return {"event": event, "switch": self._switch, "port": port, "address": address, "reason": reason}
+
+    def _refuse(self, port: str, address: Address, why: str) -> None:
         """Counted each time, logged once."""
         self.counters["refused"] += 1
         logged = self._refusals.setdefault(port, {})
@@ -206,13 +212,14 @@ class Snooper:
             logged[why] = None
             if len(logged) > REFUSALS:
                 del logged[next(iter(logged))]
-            log.warning("switch %s: %s", self._switch, why)
+            log.warning("switch %s: %s", self._switch, why, extra=self._about(Event.REFUSED, port, address, why))
 
     def _end(self, leases: tuple[Lease, ...]) -> None:
         for lease in leases:
             learning = self._learnings.get(lease.port)
             if learning is not None and learning.forget(lease.address):
-                log.info("switch %s: port %s has %s no longer", self._switch, lease.port, lease.address)
+                about = self._about(Event.FORGOTTEN, lease.port, lease.address, "lease ended")
+                log.info("switch %s: port %s has %s no longer", self._switch, lease.port, lease.address, extra=about)
                 self.counters["ended"] += 1
                 self._update_port(lease.port)
 
@@ -261,7 +268,9 @@ class Snooper:
                 if learning.age(now):
                     if gone := had - set(learning.addresses):
                         self.counters["aged"] += len(gone)
-                        log.info("switch %s: port %s no longer uses %s", self._switch, port, ", ".join(map(str, gone)))
+                        addresses = ", ".join(map(str, gone))
+                        about = self._about(Event.FORGOTTEN, port, addresses, "unused")
+                        log.info("switch %s: port %s no longer uses %s", self._switch, port, addresses, extra=about)
                     self._update_port(port)
         if any(learning.addresses or learning.tentative for learning in self._learnings.values()):
             self._after("sweep", SWEEP, self._sweep)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ipvsw._fast import Datapath
-from ipvsw.model import Guard, Kind, PortConfig
+from ipvsw.model import Event, Guard, Kind, PortConfig
 
 log = logging.getLogger("ipvsw")
 
@@ -47,7 +47,11 @@ class GuardLog:
             return
         outcome, mac, address = offence
         claimed = "" if address is None else f" as {address}"
-        log.warning("switch %s: port %s: %s: a frame from %s%s", self._switch, port, outcome, mac.hex(":"), claimed)
+        about = {"event": Event.GUARD, "switch": self._switch, "port": port, "reason": outcome}
+        if address is not None:
+            about["address"] = str(address)
+        text = "switch %s: port %s: %s: a frame from %s%s"
+        log.warning(text, self._switch, port, outcome, mac.hex(":"), claimed, extra=about)
         self._clock.call_later(LOG_INTERVAL, lambda: self._await_next(number))
 
     def _await_next(self, number: int) -> None:

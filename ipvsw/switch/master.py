@@ -78,6 +78,10 @@ class Master(TrackedDevice):
         self._on_link: frozenset[Network] = frozenset()
         self._gateways_stale = True
 
+    @property
+    def about(self) -> dict[str, str]:
+        return {"master": self._name}
+
     def handle_event(self, event: DeviceEvent) -> None:
         if self._sockets is not None or self._buffered_events is not None:
             super().handle_event(event)

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,9 +50,9 @@ class Daemon:
         enter = ["nsenter", f"--net=/run/netns/{self.home.name}"]
         return [*enter, sys.executable, "-m", "ipvsw", "--config", str(self.file), *more]
 
-    def start(self, **environment: str) -> Daemon:
+    def start(self, *options: str, **environment: str) -> Daemon:
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command(), cwd=ROOT, stderr=log, env=os.environ | environment)
+            self.process = subprocess.Popen(self.command(*options), cwd=ROOT, stderr=log, env=os.environ | environment)
         until(self.answers, "the API answers")
         return self
 
@@ -236,6 +237,41 @@ def stopped(thread: int) -> Iterator[None]:
         yield
     finally:
         libc.ptrace(detach, thread, None, None)
+
+
+def test_what_happens_is_told(home: Namespace, netns: Spaces, daemon: Make) -> None:
+    """To those who watch, and to the log as fields."""
+    a = netns(create=False)
+    running = daemon(switch(port("a", a))).start("--log-format=json")
+    seen: list[dict[str, Any]] = []
+    reader = threading.Thread(target=lambda: seen.extend(running.client.events()))
+    reader.start()
+
+    def is_heard() -> bool:
+        running.client.add_port(master=MASTER, name="b", netns="nowhere")
+        running.client.delete_port("b")
+        return bool(seen)
+
+    until(is_heard, "the reader is connected")
+    a.create()
+    running.until("up", "a")
+    a.run("ip", "addr", "add", "10.7.0.1/24", "dev", "a")
+    running.until_owned("a", "10.7.0.1")
+    a.run("ip", "addr", "del", "10.7.0.1/24", "dev", "a")
+    running.until_owned("a")
+    assert running.stop() == 0
+    reader.join(LIMIT)
+    assert [one.get("switch") for one in seen if one["event"] == "change"][:1] == ["lan"]
+    told = [(one["event"], one.get("port"), one.get("address"), one.get("reason")) for one in seen]
+    assert ("state", "a", None, "up") in told
+    assert ("bound", "a", "10.7.0.1", None) in told
+    assert ("unbound", None, "10.7.0.1", None) in told
+    logged = [json.loads(line) for line in running.log.read_text().splitlines()]
+    assert [(one["switch"], one["reason"]) for one in logged if one.get("port") == "a"][:2] == [
+        ("lan", f"waiting: for the namespace {a.name}"),
+        ("lan", "up"),
+    ]
+    assert not any(one.get("event") == "bound" for one in logged)
 
 
 def test_a_killed_daemon_is_replaced(home: Namespace, netns: Spaces, daemon: Make) -> None:

@@ -13,6 +13,7 @@ import msgspec
 
 from ipvsw.config.names import find_port, find_switch
 from ipvsw.daemon import api
+from ipvsw.daemon.events import Events
 from ipvsw.daemon.listener import Limits
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import (
@@ -135,6 +136,7 @@ class FakeManager:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.error: Exception | None = None
+        self.events = Events()
 
     def switches(self) -> tuple[SwitchStatus, ...]:
         return (LAN, DMZ)
