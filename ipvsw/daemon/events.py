@@ -36,12 +36,12 @@ class Events(logging.Handler):
         """Errors: Refused if there are too many."""
         if len(self._watchers) >= WATCHERS:
             raise Refused(f"there are {WATCHERS} watchers already")
-        if not self._watchers:
-            self._level = log.level
-            log.addHandler(self)
-            log.setLevel(logging.DEBUG)
         watcher = Watcher()
         self._watchers.add(watcher)
+        if len(self._watchers) == 1:
+            self._level = log.level
+            log.setLevel(logging.DEBUG)
+            log.addHandler(self)
         try:
             yield watcher
         finally:
@@ -88,13 +88,12 @@ class Watcher:
 
     async def __aiter__(self) -> AsyncIterator[list[EventStatus]]:
         """All that there is each time; an empty list after KEEPALIVE seconds without any."""
-        while not self._ended:
+        while self._queue or not self._ended:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(KEEPALIVE):
                     await self._ready.wait()
             self._ready.clear()
-            found = list(self._queue)
-            self._queue.clear()
+            found = [self._queue.popleft() for _ in range(len(self._queue))]  # another thread may add one meanwhile
             if lost := self._lost:
                 self._lost = 0
                 text = f"{lost} events were lost: this reader was too slow"
