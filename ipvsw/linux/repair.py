@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ipvsw.model import Subject
+from ipvsw.model import Event, Subject
 
 log = logging.getLogger("ipvsw")
 
@@ -79,7 +79,8 @@ class Upkeep:
             self._counters.update(str(part.subject) for part in repaired)
             more = f" and {len(repaired) - NAMED} more" if len(repaired) > NAMED else ""
             names = ", ".join(part.name for part in repaired[:NAMED])
-            log.warning("%s: changed by others, put back: %s%s", self._label, names, more)
+            about = {"event": Event.REPAIRED, "reason": names + more}
+            log.warning("%s: changed by others, put back: %s%s", self._label, names, more, extra=about)
 
     def hope(self) -> None:
         """Something has happened that may let what failed succeed."""
