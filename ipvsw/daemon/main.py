@@ -72,10 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _check(config: Config) -> None:
+async def _check(config: Config, *, untaken: bool = False) -> None:
     netlink = Netlink()
     try:
-        await preflight(netlink, config)
+        await preflight(netlink, config, untaken=untaken)
     finally:
         netlink.close()
 
@@ -89,7 +89,11 @@ def _allow_many_files() -> None:
 async def _serve(config: Config, path: str, socket_path: str) -> None:
     """Until SIGTERM or SIGINT. SIGHUP reads the configuration again. Errors: Refused, OSError."""
     signals = _queue_signals()
-    store, held = _open_store(socket_path)
+    try:
+        store, held = _open_store(socket_path)
+    except OSError:
+        await _check(config, untaken=True)  # says which master is taken, if one is
+        raise
     async with contextlib.AsyncExitStack() as ending:
         manager = Manager(path, store, held)
         ending.callback(lambda: store.end() if manager.started or not held else store.close())

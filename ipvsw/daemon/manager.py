@@ -55,6 +55,7 @@ from ipvsw.model import (
 from ipvsw.ports.backends.kmod import KmodDevice
 from ipvsw.ports.discovery import Discovery
 from ipvsw.ports.port import Port
+from ipvsw.snooping.saved import Snooped
 from ipvsw.switch.switch import Switch
 
 log = logging.getLogger("ipvsw")
@@ -68,7 +69,7 @@ class Manager:
         OSError."""
         self._path = path
         self._store = store or NoStore()
-        self._runtime = Runtime(self._store)
+        self._runtime = Runtime(self._store, held)
         self._succession = Succession(self._store, held or {}, self._describe, self._count, self._progress)
         self._runtime.note_change = self._succession.note_change
         self._heritage = Heritage(Config())
@@ -133,7 +134,11 @@ class Manager:
         return describe(self._running(), self._filed, ports)
 
     def _count(self) -> Moving:
-        return Moving(version=VERSION, switches={name: switch.stats() for name, switch in self._switches.items()})
+        return Moving(
+            version=VERSION,
+            counters={name: switch.stats() for name, switch in self._switches.items()},
+            snooped={name: switch.snooped() for name, switch in self._switches.items()},
+        )
 
     def _progress(self) -> int:
         return sum(switch.frames_read for switch in self._switches.values())
@@ -350,8 +355,8 @@ class Manager:
         try:
             left = self._heritage.ports.pop(config.name, {})
             switch = Switch(self._runtime, config, self._settings, left)
-            if past := self._heritage.counts.pop(config.name, None):
-                switch.set_past(past)
+            if past := self._heritage.counters.pop(config.name, None):
+                switch.set_past(past, self._heritage.snooped.pop(config.name, Snooped()))
             self._switches[config.name] = switch
             await switch.start()
         except OSError as error:

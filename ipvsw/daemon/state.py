@@ -19,6 +19,7 @@ from ipvsw.config.plan import same_port, same_switch, with_added, with_modes
 from ipvsw.config.tables import document, port_table
 from ipvsw.model import Config, Kind, PortConfig, Refused, SwitchConfig, SwitchStats
 from ipvsw.ports.backend import Holding, Left, Settings, held_name
+from ipvsw.snooping.saved import Snooped
 
 log = logging.getLogger("ipvsw")
 
@@ -54,9 +55,10 @@ class Structure(_Versioned):
 
 
 class Moving(_Versioned):
-    """What frames change, by switch."""
+    """What frames change, by switch: counters, and what was learned of virtual machines."""
 
-    switches: dict[str, SwitchStats] = {}
+    counters: dict[str, SwitchStats] = {}
+    snooped: dict[str, Snooped] = {}
 
 
 class Heritage(Struct):
@@ -64,7 +66,8 @@ class Heritage(Struct):
 
     config: Config  # with what was added and set at run time
     ports: dict[str, dict[str, Left]] = {}  # by switch and port
-    counts: dict[str, SwitchStats] = {}
+    counters: dict[str, SwitchStats] = {}
+    snooped: dict[str, Snooped] = {}
     unwanted: dict[str, int] = {}  # held descriptors that nobody has a use for
 
 
@@ -137,7 +140,8 @@ def inherit(filed: Config, structure: Structure, moving: Moving, held: Mapping[s
             heritage.ports.setdefault(switch, {})[port] = left
             for fd_name in (held_name(switch, port, word) for word in endpoint.fds):
                 del heritage.unwanted[fd_name]
-    heritage.counts = {name: counts for name, counts in moving.switches.items() if name in kept}
+    heritage.counters = {name: counted for name, counted in moving.counters.items() if name in kept}
+    heritage.snooped = {name: snooped for name, snooped in moving.snooped.items() if name in kept}
     return heritage
 
 

@@ -56,6 +56,9 @@ async def daemon(config: Path, log: Path, client: Client) -> AsyncIterator[None]
             process.kill()
             await process.wait()
             print(f"ipvswd did not end in {EXIT:.0f} s and was killed")
+        if process.returncode:  # what it has left would wait for another one
+            cleanup = await asyncio.create_subprocess_exec(*command, "--cleanup", stderr=subprocess.DEVNULL)
+            await cleanup.wait()
 
 
 def all_up(client: Client) -> bool:

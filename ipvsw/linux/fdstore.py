@@ -55,11 +55,17 @@ class FdStore(ABC):
         self._held[name] = fd
         self._send(f"put {name}", fd)
 
+    def forget(self, name: str) -> bool:
+        """Have the copy closed that has this name; whether there was one. It is not waited for."""
+        if name not in self._held:
+            return False
+        del self._held[name]
+        self._send(f"drop {name}")
+        return True
+
     async def drop(self, name: str) -> None:
-        """Returns when no copy of it is held any more. Nothing happens if none is."""
-        if name in self._held:
-            del self._held[name]
-            self._send(f"drop {name}")
+        """As `forget`; returns when no copy is held any more."""
+        if self.forget(name):
             await self._dropping.ask(name)
 
     async def _drop_all(self, names: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
@@ -38,6 +38,8 @@ NETNS_REQUESTS = 8  # requests that may wait for the netlink thread, each with a
 BURST = 500  # events that are handled before other tasks have their turn
 OPENINGS = 4  # ports that are opened at one time, so that events of the others needn't wait for a thousand
 
+HIDDEN = "hidden"  # the name under which `open_hidden`'s namespace is held
+
 DeviceEvent = LinkEvent | AddressEvent | GroupsEvent | RemovalEvent
 
 
@@ -57,7 +59,8 @@ class Follower(Protocol):
 class Runtime:
     """One for the daemon. Made and closed on its loop."""
 
-    def __init__(self, store: FdStore | None = None) -> None:
+    def __init__(self, store: FdStore | None = None, held: Mapping[str, int] | None = None) -> None:
+        """`held` are the descriptors that `store` had."""
         self.store = store or NoStore()
         self.note_change: Callable[[], None] = lambda: None  # a successor has to know another thing
         self.netlink = Netlink()
@@ -76,7 +79,7 @@ class Runtime:
         self._absent: set[Follower] = set()  # those that wait for a device whose index they can't know
         self._events = self.netlink.events()
         self._again: asyncio.Handle | None = None
-        self._hidden = -1
+        self._hidden = (held or {}).get(HIDDEN, -1)
         loop = asyncio.get_running_loop()
         loop.add_reader(self.netlink.fileno(), self._take_events)
         loop.add_reader(self._watch.fileno(), self._names_changed)
@@ -113,9 +116,10 @@ class Runtime:
 
     def open_hidden(self) -> int:
         """An fd of a namespace that has no name and is empty but for what its callers put there: no stack sends
-        anything to devices there. It goes with the daemon. Errors: OSError."""
+        anything to devices there. It is the last daemon's, if that has left it. Errors: OSError."""
         if self._hidden < 0:
             self._hidden = make_namespace()
+            self.store.put(HIDDEN, self._hidden)
         return os.dup(self._hidden)
 
     async def run_blocking(self, work: Callable[[], T]) -> T:

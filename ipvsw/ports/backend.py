@@ -95,6 +95,9 @@ class BackendPort(Follower, Protocol):
     def endpoint_changed(self, link: Link) -> None:
         """The endpoint has come, left, or changed its attributes. Only while `link` is not None."""
 
+    def hold(self) -> None:
+        """`holding` has other descriptors than before."""
+
 
 def held_name(switch: str, port: str, word: str) -> str:
     """The name under which a port's descriptor is held, see `FdStore`."""
@@ -170,8 +173,13 @@ class Backend(ABC):
 
     @property
     def holding(self) -> Holding | None:
-        """What a successor needs to `adopt` the endpoint, the same for as long as it is open. None: it can't."""
+        """What a successor needs to `adopt` the endpoint. None: it can't."""
         return None
+
+    def inherit(self, word: str) -> int | None:
+        """Take a descriptor of what the last daemon has left, before `adopt` has the others. None: there is none."""
+        left = self.port.env.left.get(self.port.config.name)
+        return None if left is None else left.holding.fds.pop(word, None)
 
     @abstractmethod
     async def update(self, settings: Settings, had: Settings) -> bool:

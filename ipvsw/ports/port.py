@@ -56,7 +56,8 @@ class Port(TrackedDevice):
         self._own_mac: bytes | None = None  # that the endpoint is given, once it is known
         self._settings: Settings | None = None  # what the endpoint was opened or updated with
         self._attached: tuple[bool, int] | None = None  # what the table knows: up, MTU
-        self._held: tuple[str, ...] = ()  # names of the descriptors that are held for a successor
+        left = env.left.get(config.name)
+        self._held = tuple(self._names(left.holding)) if left else ()  # names of descriptors, held for a successor
 
     @property
     def about(self) -> dict[str, str]:
@@ -246,12 +247,11 @@ class Port(TrackedDevice):
         if snapshot is None:
             self._settings = self._wanted_settings()
             snapshot = await self._backend.open(self._settings)
-        self._hold()
+        self.hold()
         return snapshot
 
     async def _adopt(self, left: Left) -> Snapshot | None:
         """Go on with the endpoint that the last daemon had. None: that can't be, and nothing is left of it."""
-        self._held = tuple(self._names(left.holding))
         try:
             if left.kind is not self._backend.kind:
                 raise OSError(errno.EMEDIUMTYPE, f"it was of kind {left.kind}")
@@ -279,14 +279,18 @@ class Port(TrackedDevice):
     def _names(self, holding: Holding) -> dict[str, int]:
         return {held_name(self.env.switch, self.config.name, word): fd for word, fd in holding.fds.items()}
 
-    def _hold(self) -> None:
+    def hold(self) -> None:
+        """Have a successor find the endpoint as it is now."""
         store, holding = self._runtime.store, self._backend.holding
-        if holding is not None:
-            names = self._names(holding)
-            self._held = tuple(names)
-            for name, fd in names.items():
-                if store.held.get(name) != fd:
-                    store.put(name, fd)
+        names = self._names(holding) if holding is not None else {}
+        for name in self._held:
+            if name not in names:
+                store.forget(name)
+        self._held = tuple(names)
+        for name, fd in names.items():
+            if store.held.get(name) != fd:
+                store.put(name, fd)
+        self._runtime.note_change()
 
     async def _release(self) -> None:
         """A device goes with the last copy of its descriptors."""
@@ -316,10 +320,8 @@ class Port(TrackedDevice):
         await self.env.table.leave(self.config.name)
         self._hung_up = False
         left = self.env.left.pop(self.config.name, None)
-        if left is not None:  # it has never been opened since
-            self._held = tuple(self._names(left.holding))
         await self._release()
-        if left is not None:
+        if left is not None:  # it has never been opened since
             await self._runtime.run_blocking(lambda: close_all(left.holding.fds))
         await self._backend.close()
         self._runtime.note_change()

@@ -8,7 +8,7 @@ port has as many as it may, the least recently used one is replaced.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 
 from msgspec import Struct
@@ -86,6 +86,11 @@ class Learning:
     @property
     def addresses(self) -> Mapping[Address, AddressSource]:
         return {address: known.source for address, known in self._known.items()}
+
+    def known(self) -> Iterator[tuple[Address, AddressSource, float]]:
+        """With their sources, and when they were last used."""
+        for address, known in self._known.items():
+            yield address, known.source, known.used
 
     @property
     def tentative(self) -> frozenset[Address]:

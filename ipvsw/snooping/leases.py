@@ -86,6 +86,10 @@ class Leases:
             gone += [address for address in self._held_by(port, transaction) if address != granted[0].address]
         return Answer(port, granted, self._end(port, gone))
 
+    def restore(self, lease: Lease) -> None:
+        """Granted before this was made."""
+        self._leases.setdefault(lease.port, {})[lease.address] = lease
+
     def expire(self, now: float) -> tuple[Lease, ...]:
         """Returns the leases that have ended."""
         over = [lease for lease in self.all() if lease.until is not None and lease.until <= now]

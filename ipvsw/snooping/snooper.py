@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
+from ipaddress import ip_address
 from typing import Protocol
 
 from ipvsw.addresses.table import Table
@@ -18,6 +19,7 @@ from ipvsw.model import Address, AddressSource, Event, LeaseStatus
 from ipvsw.snooping import dhcp4, dhcp6
 from ipvsw.snooping.learned import Full, Learning, claimed_address
 from ipvsw.snooping.leases import Lease, Leases
+from ipvsw.snooping.saved import Snooped, save
 
 log = logging.getLogger("ipvsw")
 
@@ -73,6 +75,24 @@ class Snooper:
         self._refusals.pop(port, None)
         if self._learnings.pop(port, None) is not None:
             self._update_port(port)
+
+    def save(self) -> Snooped:
+        return save(self._learnings, self._leases)
+
+    def restore(self, port: str, snooped: Snooped) -> None:
+        """What the last daemon knew of the machine, which goes on."""
+        addresses, leases = snooped.of_port(port)
+        snooped_port = self._find_port(port)
+        if snooped_port is None or not snooped_port.max_learned:
+            return
+        learning = self._learnings[port] = Learning(snooped_port.max_learned)
+        for one in addresses[: snooped_port.max_learned]:
+            learning.learn(ip_address(one.address), one.source, one.used)
+        for lease in leases:
+            self._leases.restore(lease)
+        self._await_end()
+        self._after("sweep", SWEEP, self._sweep)
+        self._update_port(port)
 
     def leases(self) -> Iterator[LeaseStatus]:
         now = self._clock.time()

@@ -36,6 +36,7 @@ from ipvsw.ports.backends.kmod import KmodDevice
 from ipvsw.ports.kinds import configured_port, kmod_port
 from ipvsw.ports.port import Port
 from ipvsw.routing.router import Router
+from ipvsw.snooping.saved import Snooped
 from ipvsw.snooping.snooper import Snooper
 from ipvsw.switch.guards import GuardLog, guards_of, holds_unknown
 from ipvsw.switch.hostport import HostPortConfig
@@ -59,6 +60,8 @@ class Switch:
         self._runtime = runtime
         self._workers = settings.workers
         self._master_state = MasterState(name=config.master)
+        self._left = left or {}
+        self._snooped = Snooped()  # by the last daemon
         self._leaving: dict[Port, asyncio.Task[None]] = {}
         self._announced: tuple[int, int] | None = None  # mode and flags, as the links' attributes have them
         self._repaired: Counter[str] = Counter()  # what others had changed, by subject
@@ -75,7 +78,7 @@ class Switch:
         self._snooper = Snooper(config.name, self._table, self._changes, self._named_port, asyncio.get_running_loop())
         self._guard_log = GuardLog(config.name, self._datapath, self._table.name, asyncio.get_running_loop())
         self._port_env = PortEnvironment(
-            config.name, runtime, self._table, self._shim, self._master_state, self._repaired, left or {}
+            config.name, runtime, self._table, self._shim, self._master_state, self._repaired, self._left
         )
         self.master = Master(
             runtime,
@@ -125,6 +128,8 @@ class Switch:
         self.ports[config.name] = port
         self._table.set_rule(config.name, claim_rule(config))
         self._restrain(config)
+        if config.name in self._left:
+            self._snooper.restore(config.name, self._snooped)
         port.start()
         return port
 
@@ -256,6 +261,8 @@ class Switch:
         port = self._port(number)
         self._announcer.want(addresses if port is not None and port.serves_vm else moved)
         self._snooper.release(number)
+        if port is not None and port.serves_vm:
+            self._runtime.note_change()
 
     def _table_changed(self) -> None:
         self.master.wake()
@@ -319,9 +326,14 @@ class Switch:
         """Another number when a frame has come since."""
         return self._datapath.frames_read()
 
-    def set_past(self, past: SwitchStats) -> None:
-        """What earlier daemons have counted."""
-        self._table.set_past(past.ports, past.master, past.host)
+    def set_past(self, counted: SwitchStats, snooped: Snooped) -> None:
+        """What earlier daemons have counted, and what they knew of virtual machines."""
+        self._table.set_past(counted.ports, counted.master, counted.host)
+        self._snooped = snooped
+
+    def snooped(self) -> Snooped:
+        """What is known of virtual machines."""
+        return self._snooper.save()
 
     def stats(self) -> SwitchStats:
         return SwitchStats(

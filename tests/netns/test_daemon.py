@@ -24,6 +24,7 @@ import pytest
 from ipvsw.client import ApiError, Client, Unreachable
 from ipvsw.linux.teardown import MIN_GROUP_DELETE
 from tests.support.patience import LIMIT, until
+from tests.support.running import end_keeper
 from tests.support.spaces import Namespace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,6 +101,7 @@ class Daemon:
         if self.process:
             self.process.kill()
             self.process.wait()
+        end_keeper(Path(f"{self.socket}.keeper"))
 
 
 @pytest.fixture

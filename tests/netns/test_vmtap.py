@@ -489,7 +489,7 @@ def test_a_macvtap_without_dev(home: Namespace, monkeypatch: pytest.MonkeyPatch)
     home.ip("link", "add", "link", "tap7", "name", name, "type", "macvtap", "mode", "passthru")
     index = next(link["ifindex"] for link in json.loads(home.ip("-j", "link")) if link["ifname"] == name)
     monkeypatch.setattr(macvtap, "_path", lambda index: f"/dev/no-such-tap{index}")
-    node = home.inside(lambda: macvtap.Node(index))
+    node = home.inside(lambda: macvtap.open_node(index))
     try:
         fds = node.open(1)
         assert node.taken

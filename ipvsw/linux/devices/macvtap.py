@@ -18,10 +18,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from ipvsw.linux.safepath import by_descriptor
+
 IN_OPEN, IN_CLOSE = 0x20, 0x08 | 0x10
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 MS_REC, MS_PRIVATE = 0x4000, 0x40000
 ENDED = FileNotFoundError, ProcessLookupError, PermissionError  # what /proc says of a process that has
+MADE = "ipvsw-"  # how directories begin that hold a file of our own
 _EVENT = struct.Struct("=iIII")  # watch, mask, cookie, length of the name that follows
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -45,30 +48,24 @@ def free_index() -> int:
 
 
 class Node:
-    """The character device of the macvtap with this index, from `free_index`, in the caller's namespace.
-    Errors: OSError."""
+    """The character device of a macvtap, by its file: `fd` is an O_PATH descriptor of it, which this takes. VMMs that
+    have it open already are counted. Errors: OSError."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
         self._opens = 0
-        self._uncounted = False  # whether the holders are to be counted
+        self._uncounted = True  # whether the holders are to be counted
         self._several = False  # opens at the same time, since it was last free
-        self._watch = _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
-        self._made: Path | None = None
+        self._watch = -1
         try:
-            self._path = _path(index)
-            if not _is_macvtap(self._path):
-                self._path = self._make(index)
-            _checked(_libc.inotify_add_watch(self._watch, os.fsencode(self._path), IN_OPEN | IN_CLOSE))
+            os.set_inheritable(fd, False)
+            self._watch = _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+            path = os.fsencode(by_descriptor(fd))
+            _checked(_libc.inotify_add_watch(self._watch, path, IN_OPEN | IN_CLOSE))
+            self.read_events()
         except BaseException:
             self.close()
             raise
-
-    def _make(self, index: int) -> str:
-        """Where /dev has no such file: it is not kept up to date, or belongs to another mount namespace."""
-        number = _number(index)
-        self._made = Path(tempfile.mkdtemp(prefix="ipvsw-"))
-        os.mknod(self._made / "tap", 0o600 | stat.S_IFCHR, number)
-        return str(self._made / "tap")
 
     def fileno(self) -> int:
         """Readable when `read_events` has something to read."""
@@ -91,7 +88,7 @@ class Node:
                 self._opens = 0
         if self._uncounted:
             with contextlib.suppress(OSError):  # EMFILE: it has who had it, until the next look
-                self._opens = _holders(self._path)
+                self._opens = _holders(os.fstat(self.fd).st_rdev)
                 self._several, self._uncounted = self._opens > 0, False
 
     def _events(self) -> Iterator[int]:
@@ -108,23 +105,41 @@ class Node:
         with contextlib.ExitStack() as undo:
             fds = []
             for _ in range(queues):
-                fds.append(os.open(self._path, os.O_RDWR | os.O_CLOEXEC))
+                fds.append(os.open(by_descriptor(self.fd), os.O_RDWR | os.O_CLOEXEC))
                 undo.callback(os.close, fds[-1])
                 self.read_events()  # one by one: inotify merges several alike
             undo.pop_all()
             return fds
 
     def close(self) -> None:
-        """Idempotent."""
+        """A file that `open_node` has made is removed. Idempotent."""
         if self._watch >= 0:
             os.close(self._watch)
-            self._watch = -1
-        if self._made is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._made / "tap")
-            with contextlib.suppress(FileNotFoundError):
-                os.rmdir(self._made)
-            self._made = None
+        if self.fd >= 0:
+            made = Path(os.readlink(by_descriptor(self.fd)))
+            os.close(self.fd)
+            if made.parent.name.startswith(MADE):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(made)
+                with contextlib.suppress(FileNotFoundError):
+                    os.rmdir(made.parent)
+        self._watch = self.fd = -1
+
+
+def open_node(index: int) -> Node:
+    """That of the macvtap with this index, from `free_index`, in the caller's namespace. Errors: OSError."""
+    path = _path(index)
+    if not _is_macvtap(path):
+        path = _make(index)
+    return Node(os.open(path, os.O_PATH | os.O_CLOEXEC))
+
+
+def _make(index: int) -> str:
+    """Where /dev has no such file: it is not kept up to date, or belongs to another mount namespace."""
+    number = _number(index)
+    made = Path(tempfile.mkdtemp(prefix=MADE))
+    os.mknod(made / "tap", 0o600 | stat.S_IFCHR, number)
+    return str(made / "tap")
 
 
 def _path(index: int) -> str:
@@ -139,15 +154,27 @@ def _is_macvtap(path: str) -> bool:
     return stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) == _major()
 
 
-def _holders(path: str) -> int:
-    """Descriptors that processes have of it. One on its way by a socket is not seen."""
+def _holders(number: int) -> int:
+    """Descriptors that processes have of the device with that number, O_PATH ones aside. One on its way by a socket is
+    not seen."""
     count = 0
     for directory in Path("/proc").glob("[0-9]*/fd"):
         with contextlib.suppress(*ENDED):
             for name in os.listdir(directory):
                 with contextlib.suppress(*ENDED):
-                    count += os.readlink(directory / name).removesuffix(" (deleted)") == path
+                    if "tap" in os.readlink(directory / name):  # others' files are not asked for their attributes
+                        found = os.stat(directory / name)
+                        count += (
+                            stat.S_ISCHR(found.st_mode)
+                            and found.st_rdev == number
+                            and not _is_path_only(directory.parent / "fdinfo" / name)
+                        )
     return count
+
+
+def _is_path_only(fdinfo: Path) -> bool:
+    flags = next(line for line in fdinfo.read_text().splitlines() if line.startswith("flags:"))
+    return bool(int(flags.split()[1], 8) & os.O_PATH)
 
 
 def _major() -> int | None:

@@ -123,6 +123,12 @@ def open_far_end(index: int) -> socket.socket:
         return sock
 
 
+def bound_to(sock: socket.socket) -> str:
+    """The name of the device that it is bound to, "" if that is gone."""
+    name: str = sock.getsockname()[0]
+    return name
+
+
 def set_groups(sock: socket.socket, index: int, add: Iterable[bytes], drop: Iterable[bytes]) -> None:
     """Have the master listen to group MACs (PACKET_ADD_MEMBERSHIP). Counted: as many drops as adds end
     it. Errors: OSError."""

@@ -25,6 +25,14 @@ class Listener:
         self._socket, self._identity = _bound(path, socket.SOCK_STREAM, owner, group)
         self._socket.listen(1)
 
+    @classmethod
+    def adopt(cls, fd: int) -> Listener:
+        """One that another process has made. Takes the descriptor. Errors: OSError; it is closed then."""
+        made = cls.__new__(cls)
+        made._socket = socket.socket(fileno=fd)
+        made._path, made._identity = made._socket.getsockname(), _file_of(made._socket)
+        return made
+
     def fileno(self) -> int:
         return self._socket.fileno()
 
@@ -47,6 +55,14 @@ class Datagrams:
         self._path, self._remote = local, remote
         self.socket, self._identity = _bound(local, socket.SOCK_DGRAM, owner, group)
         _prepared(self.socket)
+
+    @classmethod
+    def adopt(cls, fd: int, remote: str) -> Datagrams:
+        """One that another process has made. Takes the descriptor. Errors: OSError; it is closed then."""
+        made = cls.__new__(cls)
+        made.socket = socket.socket(fileno=fd)
+        made._path, made._remote, made._identity = made.socket.getsockname(), remote, _file_of(made.socket)
+        return made
 
     def find(self) -> bool:
         """Whether a VMM is there, who is then the one; also if it is another one since."""
@@ -140,6 +156,19 @@ def remove(path: str, identity: tuple[int, int]) -> None:
                 os.unlink(name, dir_fd=directory)
         finally:
             os.close(directory)
+
+
+def _file_of(sock: socket.socket) -> tuple[int, int]:
+    """What tells the file that a socket is bound to from others. Errors: OSError; the socket is closed then."""
+    try:
+        file = fcntl.ioctl(sock.fileno(), SIOCUNIXFILE)
+    except OSError:
+        sock.close()
+        raise
+    try:
+        return _identity(os.fstat(file))
+    finally:
+        os.close(file)
 
 
 def _hand_to(file: int, mode: int, owner: int | None, group: int | None) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import socket
 
 from ipvsw.linux.devices.unix import Datagrams
+from ipvsw.linux.tracked import Snapshot
 from ipvsw.model import Kind
-from ipvsw.ports.backend import BackendPort
+from ipvsw.ports.backend import BackendPort, Holding, Settings
 from ipvsw.ports.backends.unixsocket import UnixSocketBackend, owners
 
 PEER_CHECK = 1.0  # seconds between two checks whether the peer behind a path is still there
@@ -38,10 +39,27 @@ class DgramBackend(UnixSocketBackend):
     def _type(self) -> socket.SocketKind:
         return socket.SOCK_SEQPACKET
 
+    @property
+    def holding(self) -> Holding:
+        if self._datagrams is not None:
+            return Holding({"path": self._datagrams.socket.fileno()})
+        return Holding({"connection": self._connection.fileno()} if self._connection else {})
+
+    async def adopt(self, holding: Holding, settings: Settings) -> Snapshot | None:
+        if self._datagrams is not None and self._datagrams.find():
+            self._kept = self._datagrams.socket
+            self._settings = settings
+            return await self.read()
+        return await super().adopt(holding, settings)
+
     def prepare(self) -> None:
         config = self.port.config
         if config.local and config.remote and self._datagrams is None:
-            self._datagrams = Datagrams(config.local, config.remote, *owners(config))
+            kept = self.inherit("path")
+            if kept is None:
+                self._datagrams = Datagrams(config.local, config.remote, *owners(config))
+            else:
+                self._datagrams = Datagrams.adopt(kept, config.remote)
 
     def _find_peer(self) -> float | None:
         if self._datagrams is None:

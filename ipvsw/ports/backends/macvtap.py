@@ -10,13 +10,13 @@ import asyncio
 import errno
 from hashlib import blake2b
 
-from ipvsw.linux.devices.macvtap import Node, free_index
-from ipvsw.linux.devices.tap import Tap, open_tap
+from ipvsw.linux.devices.macvtap import Node, free_index, open_node
+from ipvsw.linux.devices.tap import Tap, adopt_tap, open_tap
 from ipvsw.linux.netlink import Handle, Link
 from ipvsw.linux.tracked import Snapshot, read_device
 from ipvsw.model import Kind
 from ipvsw.ports.addressing import GuestAddresses
-from ipvsw.ports.backend import BackendPort, Settings
+from ipvsw.ports.backend import BackendPort, Holding, Settings
 from ipvsw.ports.backends.device import DeviceBackend
 
 
@@ -51,9 +51,12 @@ class MacvtapBackend(DeviceBackend):
 
     async def open(self, settings: Settings) -> Snapshot | None:
         snapshot = await super().open(settings)
+        self._watch_node()
+        return snapshot
+
+    def _watch_node(self) -> None:
         if self._node is not None:
             asyncio.get_running_loop().add_reader(self._node.fileno(), self.poll)
-        return snapshot
 
     def _create(self, handle: Handle, netns_fd: int, settings: Settings) -> int | None:
         """Make the TAP and move it."""
@@ -79,13 +82,38 @@ class MacvtapBackend(DeviceBackend):
         for device in (lower.name, name):
             handle.set_sysctl(f"net/ipv6/conf/{device}/disable_ipv6", "1")
         self._follow(index)
-        self._node = Node(index)
+        self._node = open_node(index)
         handle.set_link(lower.index, up=True)
         handle.set_link(index, up=True, allmulti=True, alias=self._alias())
         snapshot = read_device(handle, index, groups=False)
         if snapshot is None:
             raise OSError(errno.ENODEV, f"{name} is gone")
         return snapshot
+
+    # ------------------------------------------------------------------------ for a successor
+
+    @property
+    def holding(self) -> Holding | None:
+        if self._tap is None or self._node is None:
+            return None
+        return Holding({"0": self._tap.fd, "node": self._node.fd}, self._index, self._place)
+
+    async def adopt(self, holding: Holding, settings: Settings) -> Snapshot | None:
+        """A VMM that has the device goes on with it."""
+        self._node = Node(holding.fds["node"])
+        self._tap = adopt_tap([holding.fds["0"]])
+        snapshot = await self._adopt_device(holding)
+        lower = await self._find_lower()
+        if lower is None:
+            raise OSError(errno.ENODEV, f"{self._lower_name()} is gone")
+        self._lower = lower.index
+        self._watch_node()
+        return snapshot
+
+    async def _find_lower(self) -> Link | None:
+        return await self.port.env.runtime.run_in_netns(
+            self._open_device_place, lambda handle: handle.link(self._lower_name())
+        )
 
     # ------------------------------------------------------------------------ while it is open
 

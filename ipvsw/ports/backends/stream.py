@@ -7,7 +7,7 @@ import socket
 
 from ipvsw.linux.devices.unix import Listener, connect
 from ipvsw.model import Kind
-from ipvsw.ports.backend import BackendPort
+from ipvsw.ports.backend import BackendPort, Holding
 from ipvsw.ports.backends.unixsocket import UnixSocketBackend, owners
 
 
@@ -34,10 +34,16 @@ class StreamBackend(UnixSocketBackend):
     def _type(self) -> socket.SocketKind:
         return socket.SOCK_STREAM
 
+    @property
+    def holding(self) -> Holding:
+        """No connection: where in a frame its reader was killed can't be known. The VMM makes another one."""
+        return Holding({"listener": self._listener.fileno()} if self._listener else {})
+
     def prepare(self) -> None:
         config = self.port.config
         if config.path and self._listener is None:
-            self._listener = Listener(config.path, *owners(config))
+            kept = self.inherit("listener")
+            self._listener = Listener(config.path, *owners(config)) if kept is None else Listener.adopt(kept)
 
     def _find_peer(self) -> float | None:
         if self._listener is not None:

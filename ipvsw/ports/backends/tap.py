@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 
-from ipvsw.linux.devices.packet import open_far_end
+from ipvsw.linux.devices.packet import bound_to, open_far_end
 from ipvsw.linux.devices.tap import create_persistent_tap, open_persistent_tap
 from ipvsw.linux.namespaces import identity
 from ipvsw.linux.netlink import Handle, Link
@@ -19,7 +19,7 @@ from ipvsw.linux.peercred import group_number, user_number
 from ipvsw.linux.tracked import Snapshot, read_device
 from ipvsw.model import Kind
 from ipvsw.ports.addressing import GuestAddresses
-from ipvsw.ports.backend import BackendPort, Settings
+from ipvsw.ports.backend import BackendPort, Holding, Settings
 from ipvsw.ports.backends.device import DeviceBackend
 
 
@@ -72,6 +72,21 @@ class TapBackend(DeviceBackend):
         snapshot = read_device(handle, link.index, groups=False)
         if snapshot is None:
             raise OSError(errno.ENODEV, f"{name} is gone")
+        return snapshot
+
+    # ------------------------------------------------------------------------ for a successor
+
+    @property
+    def holding(self) -> Holding | None:
+        """The socket: frames of the virtual machine wait in it. The device stays without it."""
+        return Holding({"0": self._socket.fileno()}, self._index, self._place) if self._socket else None
+
+    async def adopt(self, holding: Holding, settings: Settings) -> Snapshot | None:
+        self._socket = socket.socket(fileno=holding.fds["0"])
+        self._ifname = settings.config.ifname
+        snapshot = await self._adopt_device(holding)
+        if snapshot is not None and (snapshot.link.name, bound_to(self._socket)) != (self._ifname, self._ifname):
+            raise OSError(errno.ESTALE, f"its device is not {self._ifname}")
         return snapshot
 
     # ------------------------------------------------------------------------ while it is open

@@ -16,7 +16,7 @@ from ipvsw.linux.peercred import group_number, user_number
 from ipvsw.linux.tracked import Snapshot
 from ipvsw.model import PortConfig
 from ipvsw.ports.addressing import GuestAddresses
-from ipvsw.ports.backend import Backend, BackendPort, Settings
+from ipvsw.ports.backend import Backend, BackendPort, Holding, Settings
 
 MIN_RETRY, MAX_RETRY = 0.05, 1.0  # seconds until the next attempt to reach a VMM: twice as long each time
 
@@ -24,7 +24,7 @@ MIN_RETRY, MAX_RETRY = 0.05, 1.0  # seconds until the next attempt to reach a VM
 class UnixSocketBackend(Backend):
     """A kind says how both ends come together; where it has no `vmm_path`, by a descriptor that is handed over."""
 
-    __slots__ = ("_connected_at", "_connection", "_retry", "_settings")
+    __slots__ = ("_connected_at", "_connection", "_kept", "_retry", "_settings")
 
     addressing = GuestAddresses
     serves_vm = True
@@ -32,6 +32,7 @@ class UnixSocketBackend(Backend):
     def __init__(self, port: BackendPort) -> None:
         super().__init__(port)
         self._connection: socket.socket | None = None
+        self._kept: socket.socket | None = None  # the last daemon's connection, until `poll` connects it
         self._connected_at = 0.0  # the loop's time
         self._retry = MIN_RETRY  # seconds before the next attempt
         self._settings: Settings | None = None
@@ -71,6 +72,13 @@ class UnixSocketBackend(Backend):
         self._settings = settings
         return await self.read()
 
+    async def adopt(self, holding: Holding, settings: Settings) -> Snapshot | None:
+        """A connection that keeps frames apart goes on."""
+        self._settings = settings
+        fd = holding.fds.get("connection")
+        self._kept = None if fd is None else socket.socket(fileno=fd)
+        return await self.read()
+
     async def update(self, settings: Settings, had: Settings) -> bool:
         self._settings = settings
         return True
@@ -87,13 +95,16 @@ class UnixSocketBackend(Backend):
             mac=self._settings.mac,
             mtu=self._settings.mtu,
             up=True,
-            carrier=self._connection is not None,
+            carrier=self._connection is not None or self._kept is not None,
             all_multicast=True,
             ethernet=True,
             kind=str(self.kind),
         )
 
     def poll(self) -> float | None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            self._connect(kept)
         return self._find_peer() if self._connection is None else self._check_peer()
 
     def hung_up(self) -> bool:
@@ -101,6 +112,9 @@ class UnixSocketBackend(Backend):
         return False
 
     async def close(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
         self._disconnect()
         self._remove_paths()
 
@@ -120,6 +134,7 @@ class UnixSocketBackend(Backend):
         with table.change():
             table.connect(self.port.config.name, connection.fileno())
             self.port.endpoint_changed(self._link())
+        self.port.hold()
 
     def _disconnect(self) -> None:
         """Idempotent."""
@@ -133,6 +148,7 @@ class UnixSocketBackend(Backend):
             with table.change():
                 self.port.endpoint_changed(self._link())
                 table.connect(self.port.config.name, -1)
+            self.port.hold()
         self._end_connection(connection)
 
     def _next_retry(self) -> float:

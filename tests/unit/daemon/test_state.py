@@ -60,7 +60,7 @@ def pass_on(running: Config, before: Config, filed: Config, without: Iterable[st
     structure = decode(encode(describe(running, before, ports)), Structure)
     kept = {name: fd for name, fd in held(ports).items() if name not in without}
     counts = {switch.name: SwitchStats(name=switch.name, master=Traffic(rx_frames=5)) for switch in running.switches}
-    moving = decode(encode(Moving(version=VERSION, switches=counts)), Moving)
+    moving = decode(encode(Moving(version=VERSION, counters=counts)), Moving)
     return inherit(filed, structure, moving, kept)
 
 
@@ -74,7 +74,7 @@ def test_the_same_file_keeps_everything_as_it_was() -> None:
     assert heritage.config == config
     assert {f"{s}/{p}": one for s, ports in heritage.ports.items() for p, one in ports.items()} == endpoints(config)
     assert heritage.unwanted == {}
-    assert heritage.counts["lan"].master.rx_frames == 5
+    assert heritage.counters["lan"].master.rx_frames == 5
 
 
 def test_the_first_daemon_inherits_nothing() -> None:
@@ -162,7 +162,7 @@ def test_fields_that_are_unknown_or_missing_are_no_fault() -> None:
     content["another"] = content["endpoints"]["lan/a"]["another"] = [1]
     assert decode(json.dumps(content).encode(), Structure).endpoints.keys() == {"lan/a", "lan/b"}
     assert decode(b'{"version": 1}', Structure) == Structure(version=1)
-    assert decode(b'{"version": 0}', Moving).switches == {}
+    assert decode(b'{"version": 0}', Moving).counters == {}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": "x"}', b'{"version": 1, "endpoints": {"a": 1}}'])

@@ -1,0 +1,68 @@
+"""What the next daemon must know of virtual machines: their learned addresses and leases, as JSON has them. Pure.
+
+Times are those of the loops, CLOCK_MONOTONIC, which all processes share until the machine is started anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_address
+
+from msgspec import Struct
+
+from ipvsw.model import AddressSource
+from ipvsw.snooping.learned import Learning
+from ipvsw.snooping.leases import Lease, Leases
+
+
+class SavedAddress(Struct):
+    address: str
+    source: AddressSource
+    used: float
+
+
+class SavedLease(Struct):
+    """As `Lease`."""
+
+    port: str
+    address: str
+    until: float | None
+    client: bytes
+    chaddr: bytes
+    server: str
+    hostname: str
+
+
+class Snooped(Struct):
+    """Of one switch; learned addresses by port."""
+
+    learned: dict[str, list[SavedAddress]] = {}
+    leases: list[SavedLease] = []
+
+    def of_port(self, port: str) -> tuple[list[SavedAddress], list[Lease]]:
+        leases = [one for one in self.leases if one.port == port]
+        return self.learned.get(port, []), [
+            Lease(
+                port=port,
+                address=ip_address(one.address),
+                until=one.until,
+                client=one.client,
+                chaddr=one.chaddr,
+                server=one.server,
+                hostname=one.hostname,
+            )
+            for one in leases
+        ]
+
+
+def save(learnings: Mapping[str, Learning], leases: Leases) -> Snooped:
+    return Snooped(
+        learned={
+            port: [SavedAddress(str(address), source, used) for address, source, used in learning.known()]
+            for port, learning in learnings.items()
+        },
+        leases=[
+            SavedLease(one.port, str(one.address), one.until, one.client, one.chaddr, one.server, one.hostname)
+            for one in leases.all()
+        ],
+    )
