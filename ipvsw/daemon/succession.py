@@ -15,7 +15,7 @@ from ipvsw.model import Config, Refused
 
 log = logging.getLogger("ipvsw")
 
-SHARE = 0.05  # of the time: what writing may cost while much changes
+SHARE = 0.1  # of the time: what writing may cost while much changes
 PERIOD = 1.0  # seconds between two looks at the counters
 
 
@@ -40,7 +40,7 @@ class Succession:
         self._count = count
         self._progress = progress
         self._last = -1
-        self._written_at = self._cost = 0.0  # seconds: when, and what it has cost
+        self._written_at = self._cost = 0.0  # seconds: when, and what CPU time it has cost
         self._soon: asyncio.TimerHandle | None = None
         self._tick: asyncio.TimerHandle | None = None
 
@@ -86,11 +86,11 @@ class Succession:
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
-        start = time.monotonic()
+        start = time.thread_time()
         self._write(self._structure, lambda: encode(self._describe()))
         self.write_counters()
         self._written_at = time.monotonic()
-        self._cost = self._written_at - start
+        self._cost = time.thread_time() - start
 
     def write_counters(self) -> None:
         self._last = self._progress()
