@@ -60,6 +60,9 @@ class Datapath:
     def start(self) -> None:
         """Start the workers, once. Errors: RuntimeError."""
 
+    def halt(self) -> None:
+        """Stop the workers for good, when what they have read has left. Counters can still be read. Idempotent."""
+
     def close(self) -> None:
         """Stop the workers and free everything. Idempotent."""
 

@@ -136,7 +136,7 @@ cdef class Datapath:
         with nogil:
             worker_run(w)
 
-    def close(self):
+    def halt(self):
         cdef Edit e = edit(STOP)
         if self.threads:
             self.forget_edits()
@@ -145,6 +145,9 @@ cdef class Datapath:
             for thread in self.threads:
                 thread.join()
             self.threads = []
+
+    def close(self):
+        self.halt()
         self.release()
 
     cdef void release(self):

@@ -95,6 +95,10 @@ class Client:
         """Returns what was done, one line each."""
         return cast("list[str]", self.request("POST", "/v1/reload")["actions"])
 
+    def take_over(self, state: int) -> None:
+        """Have the daemon leave everything to one that reads a state of that version, and end."""
+        self.request("POST", "/v1/takeover", {"state": state})
+
     def plan(self) -> list[str]:
         """What `reload` would do, one line each."""
         return cast("list[str]", self.request("POST", "/v1/plan")["actions"])

@@ -16,10 +16,12 @@ from collections.abc import Sequence
 import uvloop
 
 from ipvsw import __version__
+from ipvsw.client import ApiError, Client, Unreachable
 from ipvsw.config.file import load
 from ipvsw.daemon import api, keeper, logs, watchdog
 from ipvsw.daemon.manager import Manager
 from ipvsw.daemon.preflight import preflight
+from ipvsw.daemon.state import VERSION
 from ipvsw.linux.fdstore import FdStore, NoStore, SystemdStore, notify
 from ipvsw.linux.keeperstore import KeeperStore
 from ipvsw.linux.netlink import Netlink
@@ -28,6 +30,7 @@ from ipvsw.model import Config, Refused
 log = logging.getLogger("ipvsw")
 
 LEVELS = ("debug", "info", "warning", "error")
+TAKEN_OVER = 0  # in the place of a signal
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
 
@@ -48,7 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             uvloop.run(_clean_up(config, arguments.socket or config.daemon.socket))
         else:
             _allow_many_files()
-            uvloop.run(_serve(config, arguments.config, arguments.socket or config.daemon.socket))
+            socket_path = arguments.socket or config.daemon.socket
+            if arguments.takeover:
+                asyncio.run(_check(config))
+                _take_over(socket_path)
+            uvloop.run(_serve(config, arguments.config, socket_path))
     except Refused as error:
         print(f"ipvswd: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -63,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE", help="the configuration, TOML")
     parser.add_argument("--check", action="store_true", help="validate the configuration and end")
     parser.add_argument("--cleanup", action="store_true", help="remove what a killed ipvswd has left, and end")
+    parser.add_argument("--takeover", action="store_true", help="go on in the place of the ipvswd that runs")
     parser.add_argument("--socket", metavar="PATH", help="the API's socket, instead of the configured one")
     parser.add_argument("--log-level", choices=LEVELS, default="info", help="default: info")
     parser.add_argument(
@@ -107,8 +115,28 @@ async def _serve(config: Config, path: str, socket_path: str) -> None:
         if every := watchdog.interval(os.environ):
             feeding = asyncio.create_task(watchdog.feed(manager.beat, _notify, every))
             ending.callback(feeding.cancel)
-        while await signals.get() == signal.SIGHUP:
+        manager.taken_over = lambda: signals.put_nowait(TAKEN_OVER)
+        while (number := await signals.get()) == signal.SIGHUP:
             await _reload(manager)
+        if number == signal.SIGTERM and await asyncio.to_thread(store.is_followed):
+            _notify("STOPPING=1")
+            await manager.leave()
+            number = TAKEN_OVER
+        if number == TAKEN_OVER:
+            await server.close()
+            log.info("another ipvswd goes on")
+            logging.shutdown()
+            os._exit(0)  # undoing nothing: the other one has it
+
+
+def _take_over(socket_path: str) -> None:
+    """Have the daemon that serves there stop, and leave everything as it is. Errors: Refused."""
+    try:
+        Client(socket_path).take_over(VERSION)
+    except Unreachable as error:
+        log.info("there is nothing to take over: %s", error)
+    except ApiError as error:
+        raise Refused(str(error)) from None
 
 
 async def _clean_up(config: Config, socket_path: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 import msgspec
 
@@ -79,6 +79,7 @@ class Manager:
         self._lock = asyncio.Lock()
         self._discovery = Discovery(self._runtime, self._wants, self._serve)
         self._leaving: set[asyncio.Task[None]] = set()
+        self.taken_over: Callable[[], None] = lambda: None
         self.started = False  # whether anything that the last daemon has left may be touched
         self.events = Events()
 
@@ -100,6 +101,7 @@ class Manager:
             self.started = True
             await self._succession.discard(heritage.unwanted)
             await self._execute(action for action in actions if not isinstance(action, AddSwitch))
+            await asyncio.gather(*(switch.resume() for switch in self._switches.values()))
             self._discovery.start()
             self._succession.start()
 
@@ -128,6 +130,24 @@ class Manager:
             switch.beat()
 
     # ------------------------------------------------------------------------ for a successor
+
+    async def take_over(self, version: int) -> None:
+        """Leave everything to a daemon that reads a state of that version, and forward nothing more. `taken_over` is
+        called. Errors: Refused."""
+        if version < VERSION:
+            raise Refused(f"this ipvswd has a state of version {VERSION}; an older one can't take over")
+        await self.leave()
+        self.taken_over()
+
+    async def leave(self) -> None:
+        """Forward nothing more, and leave everything as it is to the next daemon. This process must end without
+        `stop`."""
+        async with self._lock:
+            await self._discovery.stop()
+            for switch in self._switches.values():
+                switch.halt()
+            self._succession.write()
+            self._succession.stop()
 
     def _describe(self) -> Structure:
         ports = {f"{name}/{port}": left for name, one in self._switches.items() for port, left in one.left().items()}

@@ -62,6 +62,9 @@ class Manager(Protocol):
         """Descriptors of the port `name`, or of one on the switch `name` that has none yet; the caller closes them.
         Errors: also Forbidden."""
 
+    async def take_over(self, version: int) -> None:
+        """Leave everything to a daemon that reads a state of that version, and end."""
+
     async def reload(self) -> tuple[str, ...]:
         """Read the configuration again; returns what was done, printable."""
 
@@ -98,6 +101,12 @@ def _body(name: str, doc: str, keys: Iterable[Key]) -> type[Struct]:
 
 AddPort = _body("AddPort", "A port to attach: the keys of `[[switch.port]]`, and those of its switch.", ATTACH)
 SetMode = _body("SetMode", "What to change of a switch; at least one of them.", MODE)
+
+
+class TakeOver(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who takes over."""
+
+    state: int  # version of the state that it reads
 
 
 class Reloaded(Struct, frozen=True, kw_only=True):
@@ -169,6 +178,14 @@ async def _set_mode(manager: Manager, call: Call) -> SwitchStatus:
 
 async def _watch(manager: Manager, call: Call) -> AbstractContextManager[Watcher]:
     return manager.events.watch()
+
+
+async def _take_over(manager: Manager, call: Call) -> None:
+    try:
+        asked = msgspec.json.decode(call.body, type=TakeOver)
+    except msgspec.MsgspecError as error:
+        raise BadBody(str(error)) from None
+    await manager.take_over(asked.state)
 
 
 async def _reload(manager: Manager, call: Call) -> Reloaded:
@@ -324,6 +341,16 @@ ROUTES = (
         handler=_plan_reload,
         returns=Reloaded,
         errors=(403, 409),
+    ),
+    Route(
+        method="POST",
+        path="/v1/takeover",
+        name="takeOver",
+        summary="Leave ports, counters and state to another daemon, which reads a state of that version, and end",
+        handler=_take_over,
+        takes=TakeOver,
+        status=204,
+        errors=(400, 403, 409),
     ),
     Route(
         method="POST",

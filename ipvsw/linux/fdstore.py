@@ -12,8 +12,10 @@ import contextlib
 import logging
 import os
 import socket
+import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ipvsw.batch import Batcher
 
@@ -95,6 +97,10 @@ class FdStore(ABC):
     def end(self) -> None:
         """Nothing is to be held any more: the daemon ends in good order."""
 
+    def is_followed(self) -> bool:
+        """Whether the daemon is asked to end because another one is to follow at once."""
+        return False
+
     def close(self) -> None:  # noqa: B027
         """The daemon ends; what is held stays held."""
 
@@ -136,6 +142,18 @@ class SystemdStore(FdStore):
             if not self._refused:
                 log.warning("systemd does not hold the ports' descriptors: %s", error.strerror)
             self._refused = True
+
+    def is_followed(self) -> bool:
+        """systemd sends SIGTERM for a restart too, and keeps the store then: its job tells. Blocks for a moment."""
+        try:
+            groups = Path("/proc/self/cgroup").read_text().splitlines()
+            unit = next((name for line in groups if (name := line.rpartition("/")[2]).endswith(".service")), None)
+            command = ["systemctl", "list-jobs", "--no-legend", "--no-pager"]
+            jobs = subprocess.run(command, capture_output=True, text=True, timeout=BARRIER, check=True).stdout
+        except (OSError, subprocess.SubprocessError) as error:
+            log.warning("systemd does not say whether this is a restart: %s", error)
+            return False
+        return any(line.split()[1:3] == [unit, "restart"] for line in jobs.splitlines())
 
     def end(self) -> None:
         for name in self._held:

@@ -111,6 +111,11 @@ class Master(TrackedDevice):
             lookup=sockets.lookup,
         )
 
+    def release(self) -> None:
+        """Another daemon may serve the device. Nothing else changes."""
+        if self._sockets is not None:
+            self._sockets.claim.close()
+
     @property
     def identity(self) -> tuple[int, int] | None:
         """The inode number of its namespace and its index there, None while there is no master."""

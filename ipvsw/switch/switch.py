@@ -44,6 +44,8 @@ from ipvsw.switch.master import Master
 
 log = logging.getLogger("ipvsw")
 
+RESUME = 1.0  # seconds after which frames are forwarded though some ports are not there again
+
 
 class Switch:
     """Made, started and stopped on the loop. Its calls must not overlap: the caller has a lock."""
@@ -61,6 +63,7 @@ class Switch:
         self._workers = settings.workers
         self._master_state = MasterState(name=config.master)
         self._left = left or {}
+        self._resuming = bool(left)  # the data plane stands still
         self._snooped = Snooped()  # by the last daemon
         self._leaving: dict[Port, asyncio.Task[None]] = {}
         self._announced: tuple[int, int] | None = None  # mode and flags, as the links' attributes have them
@@ -101,12 +104,30 @@ class Switch:
 
     async def start(self) -> None:
         """Returns when the master is served or known to be absent, taken or unfit. Errors: OSError."""
-        self._datapath.start()
+        if not self._resuming:
+            self._datapath.start()
         self._router.start()
         self.set_mode(self._config)
         asyncio.get_running_loop().add_reader(self._datapath.notify_fd, self._take_events)
         self.master.start()
         await self.master.settled()
+
+    def halt(self) -> None:
+        """Forward nothing more, for good, and let go of the master: another daemon goes on. What was read has left."""
+        self._take_events()
+        asyncio.get_running_loop().remove_reader(self._datapath.notify_fd)
+        self._datapath.halt()
+        self.master.release()
+
+    async def resume(self) -> None:
+        """Forward frames as soon as the ports are there again that the last daemon has left: what was sent to them
+        waits until then. After a while without those that can't be."""
+        if self._resuming:
+            self._resuming = False
+            ports = [asyncio.ensure_future(port.settled()) for port in self.ports.values()]
+            if ports:
+                await asyncio.wait(ports, timeout=RESUME)
+            self._datapath.start()
 
     async def stop(self) -> None:
         """Nothing is left of the switch when this returns."""

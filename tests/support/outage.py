@@ -18,10 +18,11 @@ RATE = 2000  # datagrams a second
 
 
 class Numbered:
-    """Datagrams with numbers from one namespace to an address of another, RATE of them a second. A context manager."""
+    """Datagrams with numbers from one namespace to an address of another, `rate` a second. A context manager."""
 
-    def __init__(self, source: str, target: str, address: str) -> None:
+    def __init__(self, source: str, target: str, address: str, rate: int = RATE) -> None:
         self.sent = 0
+        self._rate = rate
         self.received: list[tuple[float, int]] = []  # when, which
         self._receiver = listen(target, address, socket.SOCK_DGRAM)
         self._receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
@@ -47,7 +48,7 @@ class Numbered:
     def _send(self) -> None:
         start = time.monotonic()
         while not self._ending.is_set():
-            for _ in range(int((time.monotonic() - start) * RATE) - self.sent):
+            for _ in range(int((time.monotonic() - start) * self._rate) - self.sent):
                 self._sender.send(struct.pack("!I", self.sent))
                 self.sent += 1
             time.sleep(0.002)

@@ -90,6 +90,7 @@ class Daemon:
         workers: int = 1,
         io: str | None = None,
         coalesce: bool = True,
+        started: bool = True,
     ) -> None:
         self.directory = tempfile.TemporaryDirectory(prefix="ivt")
         self.socket = Path(self.directory.name, "api.sock")
@@ -99,10 +100,11 @@ class Daemon:
         self.home = home
         self.log = Path(self.directory.name, "log")
         self.process: subprocess.Popen[bytes] | None = None
-        self.start()
+        if started:
+            self.start()
 
-    def start(self) -> None:
-        command = [*words("IPVSWD", "ipvsw.daemon.main"), "--config", str(self.config)]
+    def start(self, *more: str) -> None:
+        command = [*words("IPVSWD", "ipvsw.daemon.main"), "--config", str(self.config), *more]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 exec_in(self.home, *command) if self.home else command,

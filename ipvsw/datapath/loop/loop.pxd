@@ -26,6 +26,7 @@ from ipvsw.datapath.loop.mailbox cimport take_mail
 from ipvsw.datapath.loop.loop_uring cimport ring_run
 from ipvsw.datapath.loop.state cimport Worker
 from ipvsw.datapath.loop.tx cimport master_tx, sockets_tx
+from ipvsw.datapath.kernel.packetring cimport packets_release
 from ipvsw.datapath.kernel.uring cimport ring_close, ring_start
 
 
@@ -34,6 +35,18 @@ cdef inline void worker_run(Worker *w) noexcept nogil:
         ring_run(w)
     ring_close(&w.ring)
     epoll_run(w)
+    worker_drain(w)
+
+
+cdef inline void worker_drain(Worker *w) noexcept nogil:
+    """What was read leaves, and the ring's slots are the kernel's: another process may go on."""
+    while w.backlog_length:
+        flood_slice(w)
+    if w.tx_length:
+        master_tx(w)
+    if w.n_gathering:
+        sockets_tx(w)
+    packets_release(&w.packets)
 
 
 cdef inline void epoll_run(Worker *w) noexcept nogil:

@@ -17,6 +17,7 @@ import ipvsw.daemon.keeper
 from ipvsw.linux.fdstore import FdStore, SystemdStore
 from ipvsw.linux.keeperstore import KeeperStore
 from tests.support.patience import LIMIT, until
+from tests.support.systemd import Systemd
 
 COMMAND = [sys.executable, "-I", "-S", ipvsw.daemon.keeper.__file__]
 
@@ -203,35 +204,11 @@ def test_a_keeper_is_small(keepers: Keepers) -> None:
     assert own < 6000, f"{own} kB of its own"
 
 
-class Systemd:
-    """The part of systemd that keeps descriptors (sd_notify(3), FDSTORE=1)."""
-
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(str(path))
-        self.socket.settimeout(LIMIT)
-        self.environment = {"NOTIFY_SOCKET": str(path)}
-        self.stored: dict[str, int] = {}
-
-    def receive(self) -> dict[str, str]:
-        data, fds, _, _ = socket.recv_fds(self.socket, 4096, 4)
-        message = dict(line.split("=", 1) for line in data.decode().splitlines())
-        if message.get("FDSTORE") == "1":
-            assert message["FDPOLL"] == "0"
-            (self.stored[message["FDNAME"]],) = fds
-        elif message.get("FDSTOREREMOVE") == "1":
-            os.close(self.stored.pop(message["FDNAME"]))
-        else:
-            for fd in fds:
-                os.close(fd)
-        return message
-
-
 @pytest.fixture
 def systemd(tmp_path: Path) -> Iterator[Systemd]:
     made = Systemd(tmp_path / "notify")
     yield made
-    made.socket.close()
+    made.close()
 
 
 def test_systemd_holds_what_is_put_and_closes_what_is_dropped(systemd: Systemd) -> None:

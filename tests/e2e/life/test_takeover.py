@@ -1,0 +1,86 @@
+"""Another daemon goes on in the place of the one that runs, and nothing between is lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.life.test_kill import index
+from tests.support import leftovers
+from tests.support.outage import LinkEvents, Numbered
+from tests.support.patience import LIMIT, until
+from tests.support.running import Daemon, port, switch
+from tests.support.topology import WIRE4, Lab, port4
+from tests.support.traffic import Stream
+
+
+def take_over(daemon: Daemon) -> None:
+    """A successor, and the orderly end of the one before, which undoes nothing."""
+    before = daemon.process
+    assert before is not None
+    daemon.start("--takeover")
+    assert before.wait(LIMIT) == 0, daemon.said()
+    daemon.wait()
+
+
+@pytest.mark.parametrize("io", ["epoll", "auto"])
+def test_nothing_between_ports_is_lost_or_doubled(lab: Lab, io: str) -> None:
+    before = leftovers.network(lab)
+    ports = [port(f"ipvl{k}", netns, [f"{port4(k)}/16"]) for k, netns in enumerate(lab.ports, 1)]
+    with Daemon(switch("m0", lab.host, ports), home=lab.home, io=io) as daemon:
+        daemon.wait()
+        lab.ip(lab.ports[0], "addr", "add", "10.1.77.7/16", "dev", "ipvl1")
+        was = index(lab, lab.ports[0], "ipvl1")
+        lab.reachable(lab.ports[0], port4(2))
+        with (
+            LinkEvents(lab, lab.ports[0]) as events,
+            Stream(lab.ports[0], lab.ports[1], port4(2)) as stream,
+            Numbered(lab.ports[0], lab.ports[1], port4(2), rate=300) as numbered,
+        ):
+            for _ in range(3):
+                take_over(daemon)
+                numbered.goes_on()
+                stream.flows()
+            assert events.disturbances() == []
+        print(f"{numbered.sent} sent, gap {numbered.gap:.3f} s")
+        assert (numbered.lost, numbered.doubled) == (0, 0)
+        assert index(lab, lab.ports[0], "ipvl1") == was
+        lab.reachable(lab.wire, "10.1.77.7")
+        daemon.stop()
+        until(lambda: leftovers.network(lab) == before, "the network is as it was", every=0.1)
+
+
+def test_counters_and_what_was_added_go_on(lab: Lab, lan: Daemon) -> None:
+    lab.add(f"{lab.prefix}-p3")
+    lan.cli(*f"link add link m0 name ipvl3 netns {lab.prefix}-p3 type ipvlan address {port4(3)}/16".split())
+    lab.ping(lab.ports[0], WIRE4, 20)
+    before = lan.stats()[0]["ports"]["ipvl1"]["rx_frames"]
+    take_over(lan)
+    assert lan.stats()[0]["ports"]["ipvl1"]["rx_frames"] >= before >= 20
+    lab.reachable(f"{lab.prefix}-p3", WIRE4)
+
+
+def test_a_successor_with_a_wrong_file_takes_nothing(lab: Lab, lan: Daemon) -> None:
+    process, good = lan.process, lan.config.read_text()
+    lan.config.write_text(good.replace('master = "m0"', 'master = "nothing"'))
+    lan.start("--takeover")
+    assert lan.process is not None
+    assert lan.process.wait(LIMIT) == 2
+    lan.process = process
+    assert process is not None and process.poll() is None
+    lan.config.write_text(good)
+    lab.reachable(lab.ports[0], WIRE4)
+
+
+def test_without_a_daemon_it_is_an_ordinary_start(lab: Lab, lan: Daemon) -> None:
+    lan.stop()
+    lan.start("--takeover")
+    lan.wait()
+    lab.reachable(lab.ports[0], WIRE4)
+
+
+def test_an_older_state_is_not_handed_over(lab: Lab, lan: Daemon) -> None:
+    status, answer = lan.call("POST", "/v1/takeover", {"state": 0})
+    assert (status, "an older one can't take over" in answer["error"]) == (409, True)
+    status, _ = lan.call("POST", "/v1/takeover", {"version": 1})
+    assert status == 400
+    lab.reachable(lab.ports[0], WIRE4)
