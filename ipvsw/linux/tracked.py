@@ -23,7 +23,7 @@ from ipvsw.linux.errors import is_gone
 from ipvsw.linux.namespaces import NamespaceRef
 from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent
 from ipvsw.linux.repair import Part, Upkeep
-from ipvsw.linux.runtime import DeviceEvent, Runtime
+from ipvsw.linux.runtime import BURST, DeviceEvent, Runtime
 from ipvsw.model import Address, Event, PortState
 
 log = logging.getLogger("ipvsw")
@@ -303,17 +303,25 @@ class TrackedDevice(ABC):
     ) -> bool:
         """Buffer events, read the device once, `see` what was read, then follow what was announced meanwhile: no event
         is lost between the two, and none is overwritten by an older state. Whether the device is there."""
-        self._stale, self._buffered_events = False, []
+        buffered: list[DeviceEvent] = []
+        self._stale, self._buffered_events = False, buffered
         try:
             snapshot = await read()
+            if snapshot is None:
+                return False
+            see(snapshot)
+            while len(buffered) > BURST:
+                self._replay(buffered, BURST)
+                await asyncio.sleep(0)  # others have their turn, and what is announced meanwhile comes last
+            self._replay(buffered, len(buffered))
         finally:
-            buffered, self._buffered_events = self._buffered_events, None
-        if snapshot is None:
-            return False
-        see(snapshot)
-        for event in buffered:
-            self._follow(event)
+            self._buffered_events = None
         return True
+
+    def _replay(self, buffered: list[DeviceEvent], count: int) -> None:
+        for event in buffered[:count]:
+            self._follow(event)
+        del buffered[:count]
 
     @abstractmethod
     async def _step(self) -> float:

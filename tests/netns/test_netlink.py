@@ -331,7 +331,7 @@ def test_addresses_and_default_routes(netlink: Netlink, netns: Make, veth: Pair)
         assert link
         for _ in range(2):
             for address in ("10.77.0.2/24", "fd77::2/64"):
-                handle.add_address(link.index, ip_interface(address))
+                assert not handle.add_addresses(link.index, [ip_interface(address)])
         for gateway in ("10.77.0.1", "10.77.0.254", "10.77.0.254", "fd77::1", "fe80::1", "fe80::1"):
             handle.add_default_route(link.index, ip_address(gateway))
         return handle.addresses(link.index)
@@ -353,12 +353,36 @@ def test_a_gateway_outside_every_prefix_is_on_the_link(netlink: Netlink, netns: 
         link = handle.link(far)
         assert link
         for address in ("10.77.0.2/32", "fd77::2/128"):
-            handle.add_address(link.index, ip_interface(address))
+            assert not handle.add_addresses(link.index, [ip_interface(address)])
         handle.add_default_route(link.index, ip_address(gateway))
 
     run(netlink, there, configure)
     shown = there.ip("-6" if ":" in gateway else "-4", "route", "show", "default")
     assert f"via {gateway} dev {far}" in shown and "onlink" in shown
+
+
+def test_thousands_of_addresses_at_once(netlink: Netlink, netns: Make, veth: Pair) -> None:
+    """More than are sent together, of both families; what the kernel refuses is told by itself and stops nothing."""
+    there = netns()
+    _, far = veth(None, there)
+    wanted = [ip_interface(f"10.{k >> 8}.{k & 255}.1/24") for k in range(1000)]
+    wanted += [ip_interface(f"fd77::{k:x}/64") for k in range(1, 1000)]
+    bad = ip_interface("ff02::1/64")
+
+    def configure(handle: Handle) -> tuple[list[OSError], list[Any], list[OSError], list[Any], list[OSError]]:
+        link = handle.link(far)
+        assert link
+        refused = handle.add_addresses(link.index, [*wanted[:500], bad, *wanted[500:]])
+        there = handle.addresses(link.index)
+        stayed = handle.delete_addresses(link.index, [*wanted[1:], ip_interface("10.250.0.1/24")])
+        return refused, there, stayed, handle.addresses(link.index), handle.add_addresses(99999, wanted[:1])
+
+    refused, addresses, stayed, left, elsewhere = run(netlink, there, configure)
+    assert [str(error.strerror).startswith(f"{bad}: ") for error in refused] == [True]
+    assert {(one.ip, one.network.prefixlen) for one in wanted} <= set(addresses)
+    assert stayed == []
+    assert [one for one, _ in left if not one.is_link_local] == [wanted[0].ip]
+    assert [error.errno for error in elsewhere] == [errno.ENODEV]
 
 
 def test_a_default_route_of_another_device_stays(netlink: Netlink, netns: Make, veth: Pair) -> None:
@@ -371,7 +395,7 @@ def test_a_default_route_of_another_device_stays(netlink: Netlink, netns: Make, 
     def configure(handle: Handle) -> None:
         link = handle.link(second)
         assert link
-        handle.add_address(link.index, ip_interface("10.77.0.2/24"))
+        assert not handle.add_addresses(link.index, [ip_interface("10.77.0.2/24")])
         handle.add_default_route(link.index, ip_address("10.77.0.1"))
 
     run(netlink, there, configure)

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -14,7 +14,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import TC_H_ROOT
 
-from ipvsw.linux.netlink import clsact, routes, rules
+from ipvsw.linux.netlink import addresses, clsact, routes, rules
 from ipvsw.linux.netlink.delete import delete_links
 from ipvsw.linux.netlink.device import DeviceReader
 from ipvsw.linux.netlink.dump import dump_links
@@ -136,19 +136,15 @@ class Handle:
         """The addresses of a device with their prefix lengths, as `AddressEvent` has them."""
         return self._kernel.addresses(index)
 
-    def add_address(self, index: int, address: Interface) -> None:
-        """Replaces; IPv6 without duplicate detection is not asked for."""
-        with _readable(str(address)):
-            self._route.addr("replace", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+    def add_addresses(self, index: int, wanted: Iterable[Interface]) -> list[OSError]:
+        """What the kernel has refused. One that is there is replaced; of duplicate address detection the device
+        decides."""
+        return addresses.add_addresses(self._kernel, index, wanted)
 
-    def delete_address(self, index: int, address: Interface) -> None:
-        """One that is not there is no error."""
-        try:
-            with _readable(str(address)):
-                self._route.addr("del", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
-        except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:
-                raise
+    def delete_addresses(self, index: int, unwanted: Iterable[Interface]) -> list[OSError]:
+        """What the kernel has refused. One that is not there is no error."""
+        refused = addresses.delete_addresses(self._kernel, index, unwanted)
+        return [error for error in refused if error.errno != errno.EADDRNOTAVAIL]
 
     def add_default_route(self, index: int, gateway: Address) -> None:
         """The default route through `gateway` on this device, instead of another that we set there.

@@ -6,19 +6,19 @@ namespace. The fd is the only thing that keeps the device alive: closing it undo
 
 from __future__ import annotations
 
-import contextlib
 import errno
-from collections.abc import Iterator
+from functools import partial
 from hashlib import blake2b
 
 from ipvsw.linux.devices.tap import Tap, adopt_tap, open_tap
 from ipvsw.linux.netlink import Handle, Link
 from ipvsw.linux.teardown import PendingDelete
 from ipvsw.linux.tracked import Snapshot, read_device
-from ipvsw.model import Kind, MacSource, PortConfig
+from ipvsw.model import Kind, MacSource
 from ipvsw.ports.addressing import FollowedAddresses
 from ipvsw.ports.backend import BackendPort, Holding, Settings
 from ipvsw.ports.backends.device import DeviceBackend
+from ipvsw.ports.backends.reconfigure import Reconfiguration
 
 SECRET_SIZE = 16  # bytes; stable_secret in Documentation/networking/ip-sysctl.rst
 
@@ -26,7 +26,7 @@ SECRET_SIZE = 16  # bytes; stable_secret in Documentation/networking/ip-sysctl.r
 class NetnsBackend(DeviceBackend):
     """The namespace may have addresses besides those of the configuration."""
 
-    __slots__ = ("_tap",)
+    __slots__ = ("_rest", "_tap")
 
     kind = Kind.NETNS
     addressing = FollowedAddresses
@@ -34,6 +34,7 @@ class NetnsBackend(DeviceBackend):
     def __init__(self, port: BackendPort) -> None:
         super().__init__(port)
         self._tap: Tap | None = None
+        self._rest: Reconfiguration | None = None  # of addresses and gateways, what is still to be done
 
     @property
     def fd(self) -> int:
@@ -52,6 +53,13 @@ class NetnsBackend(DeviceBackend):
         return "uso4" in self.offloads  # a kernel that sends UDP GSO frames takes them
 
     # ------------------------------------------------------------------------ opening
+
+    async def open(self, settings: Settings) -> Snapshot | None:
+        snapshot = await super().open(settings)
+        if snapshot is None or self._rest is None:
+            return snapshot
+        await self._finish()
+        return await self.read()
 
     def _create(self, handle: Handle, netns_fd: int, settings: Settings) -> int | None:
         """Make the TAP and move it."""
@@ -85,7 +93,7 @@ class NetnsBackend(DeviceBackend):
             handle.set_noqueue(link.index)
         handle.set_stable_secret(name, self._secret())
         handle.set_link(link.index, up=True)
-        self.problems = self._add_addresses(handle, settings.config, None)
+        self._reconfigure(handle, Reconfiguration(settings.config, None))
         snapshot = read_device(handle, link.index, groups=True)
         if snapshot is None:
             raise OSError(errno.ENODEV, f"{name} is gone")
@@ -96,19 +104,6 @@ class NetnsBackend(DeviceBackend):
         after a restart."""
         name = f"{self.port.env.switch}/{self.port.config.name}"
         return blake2b(name.encode(), digest_size=SECRET_SIZE, person=b"ipvsw").digest()
-
-    def _add_addresses(self, handle: Handle, config: PortConfig, had: PortConfig | None) -> tuple[str, ...]:
-        """Add what `config` has and `had` hadn't; what could not be done, as text."""
-        problems: list[str] = []
-        for address in config.addresses:
-            if had is None or address not in had.addresses:
-                with _noted(problems):
-                    handle.add_address(self._index, address)
-        for gateway in config.gateway:
-            if had is None or gateway not in had.gateway:
-                with _noted(problems):
-                    handle.add_default_route(self._index, gateway)
-        return tuple(problems)
 
     # ------------------------------------------------------------------------ for a successor
 
@@ -133,6 +128,15 @@ class NetnsBackend(DeviceBackend):
 
     # ------------------------------------------------------------------------ while it is open
 
+    async def update(self, settings: Settings, had: Settings) -> bool:
+        if not await super().update(settings, had):
+            return False
+        try:
+            await self._finish()
+        except OSError as error:
+            self.problems = (*self.problems, error.strerror or str(error))
+        return True
+
     def _open_device_place(self) -> int | None:
         return self._tap.open_namespace() if self._tap else None
 
@@ -151,30 +155,23 @@ class NetnsBackend(DeviceBackend):
             noarp=settings.noarp if settings.noarp != had.noarp else None,
         )
         if settings.config != had.config:
-            self.problems = self._reconfigure(handle, settings.config, had.config)
+            self._reconfigure(handle, Reconfiguration(settings.config, had.config))
 
-    def _reconfigure(self, handle: Handle, config: PortConfig, had: PortConfig) -> tuple[str, ...]:
-        problems: list[str] = []
-        for gateway in had.gateway:
-            if gateway not in config.gateway:
-                with _noted(problems):
-                    handle.delete_default_route(self._index, gateway)
-        for address in had.addresses:
-            if address not in config.addresses:
-                with _noted(problems):
-                    handle.delete_address(self._index, address)
-        return (*problems, *self._add_addresses(handle, config, had))
+    def _reconfigure(self, handle: Handle, change: Reconfiguration) -> None:
+        """A step of it."""
+        change.step(handle, self._index)
+        self.problems = tuple(change.problems)
+        self._rest = None if change.done else change
+
+    async def _finish(self) -> None:
+        """The steps that are left; others have their turn between them."""
+        rest, self._rest = self._rest, None
+        while rest is not None:
+            await self.port.env.runtime.run_in_netns(self._open_place, partial(self._reconfigure, change=rest))
+            rest, self._rest = self._rest, None
 
     async def _undo(self) -> None:
         tap, self._tap = self._tap, None
         if tap is not None:
             delete = PendingDelete(self._place, self._index, tap.open_namespace, tap.close)
             await self.port.env.runtime.leaving.leave(delete)
-
-
-@contextlib.contextmanager
-def _noted(problems: list[str]) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        problems.append(error.strerror or str(error))

@@ -146,7 +146,7 @@ def set_up(there: Namespace, interface: tap.Tap) -> None:
         assert link
         handle.set_noqueue(link.index)
         handle.set_link(link.index, up=True)
-        handle.add_address(link.index, ip_interface(f"{OWN}/24"))
+        assert not handle.add_addresses(link.index, [ip_interface(f"{OWN}/24")])
 
     with contextlib.closing(Netlink()) as netlink:
         asyncio.run(netlink.run(None, move))
