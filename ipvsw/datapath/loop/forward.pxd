@@ -4,7 +4,7 @@
   1 parse     once; every later stage has the `Frame`                   packet/headers.pxd     frame_parse
   2 MAC NAT   a port's own MAC address becomes the master's             rules/macnat.pxd       macnat_rewrite
   3 guard     may the port send this at all                             rules/guard.pxd        guard_check
-    limit     may it send so much                                       rules/ratelimit.pxd    limit_check
+    limit     may it send so much                                       rules/ratelimit.pxd    limit_frame
   4 punt      waits until Python has seen it, and goes on with stage 5  loop/punt.pxd          punt_dhcp, punt_to_port,
                                                                                                punt_new_address
   5 ND proxy  replies to ARP and neighbour solicitations in l3          rules/ndproxy.pxd      neighbour_reply
@@ -48,7 +48,7 @@ from ipvsw.datapath.rules.ndproxy cimport is_neighbour_query, neighbour_reply
 from ipvsw.datapath.rules.outcome cimport (
     ANSWERED, DROP_MULTICAST, DROP_RUNT, GUARD_HOST, NO_OUTCOME, TO_HOST, TO_MASTER, TO_PORT, TO_PORTS, TO_ROUTE,
 )
-from ipvsw.datapath.rules.ratelimit cimport RX, limit_check
+from ipvsw.datapath.rules.ratelimit cimport RX, limit_frame
 
 cdef extern from *:
     bint unlikely(bint condition) noexcept nogil  # Cython's: what follows is kept out of the way of the rest
@@ -85,7 +85,7 @@ cdef inline bint ended_in_extra_stage(Worker *w, int32_t port, uint8_t extra, Fr
     if extra & GUARDED and stopped_by_guard(w, port, f, False):  # 3
         return True
     if extra & LIMITED:
-        outcome = limit_check(w.ports[port].limits, RX, f.data - HEADER, f.length + HEADER, round_ns(w))
+        outcome = limit_frame(w.ports[port].limits, RX, f.data - HEADER, f.length + HEADER, round_ns(w))
         if outcome != NO_OUTCOME:
             w.ports[port].traffic.outcomes[outcome] += 1
             return True

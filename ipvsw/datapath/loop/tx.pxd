@@ -9,7 +9,7 @@ from ipvsw.datapath.rules.outcome cimport (
     DROP_BAD_HEADER, DROP_ERROR, DROP_FULL, DROP_NO_MASTER, DROP_PORT_DOWN, NO_OUTCOME, TO_HOST, TO_MASTER, TO_PORT,
 )
 from ipvsw.datapath.rules.macnat cimport macnat_restore
-from ipvsw.datapath.rules.ratelimit cimport TX, limit_check, limits_direction
+from ipvsw.datapath.rules.ratelimit cimport TX, limit_frame, limits_direction
 from ipvsw.datapath.kernel.packetring cimport send_ring_put, send_ring_send
 from ipvsw.datapath.loop.state cimport (
     BURST, FROM_FIRST, FROM_HOST, HEADER, RING_LENGTHS, RING_PORT, RING_PORTS, RING_SOURCE, RING_WRITE, UNIX_SOCKET,
@@ -46,7 +46,7 @@ cdef inline int limit_tx(Worker *w, Port *p, const uint8_t *buffer, uint32_t n) 
     """NO_OUTCOME if the port may get the frame."""
     cdef int outcome = NO_OUTCOME
     if p.limits != NULL and limits_direction(p.limits, TX):
-        outcome = limit_check(p.limits, TX, buffer, n, round_ns(w))
+        outcome = limit_frame(p.limits, TX, buffer, n, round_ns(w))
         p.traffic.tx_errors += outcome != NO_OUTCOME
     return outcome
 
