@@ -216,8 +216,8 @@ class Datapath:
     def own_mac(self, port: int) -> bytes | None:
         """The MAC address that a port's endpoint uses, None if it is the master's."""
 
-    def traffic(self, port: int | str | None) -> tuple[int, int, int, int, int, tuple[int, ...]]:
-        """(rx_frames, rx_bytes, tx_frames, tx_bytes, tx_errors, outcomes) of a port, of the master
-        for None, or of the host's own interface for "host". Bytes include the Ethernet header."""
+    def traffic(self, port: int | str | None) -> tuple[int, int, int, int, int, int, tuple[int, ...]]:
+        """The fields of `model.Traffic`, in its order, of a port, of the master for None, or of the host's own
+        interface for "host". Bytes include the Ethernet header."""
     def frames_read(self) -> int:
         """On all interfaces: another number when a frame has come since."""

@@ -338,6 +338,7 @@ class Traffic(Struct, frozen=True, kw_only=True):
     tx_frames: int = 0
     tx_bytes: int = 0
     tx_errors: int = 0
+    offload_fixed: int = 0  # GSO frames and checksums that no virtio_net_hdr can describe: segmented, completed
     outcomes: dict[str, int] = {}
 
 

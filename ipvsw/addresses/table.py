@@ -321,10 +321,10 @@ class Table:
     def host_traffic(self) -> Traffic:
         return self._add(self._past_host, self._datapath.traffic("host"))
 
-    def _add(self, past: Traffic | None, now: tuple[int, int, int, int, int, tuple[int, ...]] | None) -> Traffic:
-        *interfaces, outcomes = now or (0, 0, 0, 0, 0, (0,) * len(OUTCOMES))
+    def _add(self, past: Traffic | None, now: tuple[int, int, int, int, int, int, tuple[int, ...]] | None) -> Traffic:
+        *interfaces, outcomes = now or (0, 0, 0, 0, 0, 0, (0,) * len(OUTCOMES))
         old = past or Traffic(outcomes={})
-        names = ("rx_frames", "rx_bytes", "tx_frames", "tx_bytes", "tx_errors")
+        names = Traffic.__struct_fields__[:-1]
         sums = {name: getattr(old, name) + count for name, count in zip(names, interfaces, strict=True)}
         return Traffic(
             **sums,

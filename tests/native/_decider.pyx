@@ -19,8 +19,10 @@ from ipvsw.datapath.rules.guard cimport (
     FIRST_GUARD, N_GUARDS, UNKNOWN, claimed_address, guard_check, guard_host,
 )
 from ipvsw.datapath.rules.outcome cimport DROP_RUNT, N_OUTCOMES, NO_OUTCOME, TO_PORT, TO_ROUTE
+from ipvsw.datapath.packet.checksum cimport ones_sum as c_ones_sum
+from ipvsw.datapath.packet.offload cimport offload_fits
 from ipvsw.datapath.packet.segment cimport (
-    HEAD, Segmenter, segmenter_checksum, segmenter_head, segmenter_parse, segmenter_payload, ones_sum as c_ones_sum,
+    HEAD, Segmenter, segmenter_complete, segmenter_head, segmenter_parse, segmenter_payload,
 )
 from ipvsw.datapath.rules.macnat cimport macnat_restore as c_macnat_restore, macnat_rewrite as c_macnat_rewrite
 from ipvsw.datapath.rules.routecache cimport Route, route_rewrite as c_route_rewrite, wire_length as     c_wire_length
@@ -263,14 +265,15 @@ cdef void cut(const uint8_t *frame, uint32_t length, uint64_t *state) noexcept:
     header.hdr_len = random_below(state, 100) if random_below(state, 8) else random_below(state, 65536)
     header.gso_size = random_below(state, 40)
     header.csum_start = (14, 34, 38, 54, 58)[random_below(state, 5)]
-    header.csum_offset = (6, 16)[random_below(state, 2)] if random_below(state, 8) else random_below(state, 65536)
+    header.csum_offset = (6, 16, 8)[random_below(state, 3)] if random_below(state, 8) else random_below(state, 65536)
+    offload_fits(block, n)
     if segmenter_parse(&c, block, n):
         if c.size:
             for number in range(c.count):
                 segmenter_head(&c, number, head)
                 c_ones_sum(c.frame + c.head + number * c.size, segmenter_payload(&c, number))
-        elif c.sum_at:
-            segmenter_checksum(&c)
+        else:
+            segmenter_complete(&c, block + sizeof(virtio_net_hdr))
     free(block)
 
 

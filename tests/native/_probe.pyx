@@ -9,9 +9,10 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+from ipvsw.datapath.packet.checksum cimport ones_sum as c_ones_sum
+from ipvsw.datapath.packet.offload cimport offload_fits as c_offload_fits
 from ipvsw.datapath.packet.segment cimport (
-    HEAD, Segmenter, segmenter_bytes, segmenter_checksum, segmenter_head, segmenter_parse, segmenter_payload, ones_sum
-    as c_ones_sum,
+    HEAD, Segmenter, segmenter_bytes, segmenter_complete, segmenter_head, segmenter_parse, segmenter_payload,
 )
 from ipvsw.datapath.packet.gro cimport GroBatch, gro_merge, gro_checksums_hold, gro_takes
 from ipvsw.datapath.rules.macnat cimport macnat_restore as c_macnat_restore, macnat_rewrite as c_macnat_rewrite
@@ -105,6 +106,15 @@ def ones_sum(bytes data):
         free(block)
 
 
+def offload_fits(bytes data):
+    """Whether its virtio_net_hdr describes a frame."""
+    cdef uint8_t *block = exact_copy(data)
+    try:
+        return bool(c_offload_fits(block, len(data)))
+    finally:
+        free(block)
+
+
 def offloaded(bytes data):
     """The frames that leave an interface without offloads, of a virtio_net_hdr and a frame; None if the header lies."""
     cdef uint8_t *block
@@ -121,9 +131,8 @@ def offloaded(bytes data):
         if not c.size:
             frame = data[sizeof(virtio_net_hdr):]
             assert c.count == 1 and segmenter_bytes(&c) == <uint64_t> len(frame)
-            if not c.sum_at:
-                return [frame]
-            return [frame[:c.sum_at] + int(segmenter_checksum(&c)).to_bytes(2, "big") + frame[c.sum_at + 2:]]
+            segmenter_complete(&c, block + sizeof(virtio_net_hdr))
+            return [PyBytes_FromStringAndSize(<const char *> block + sizeof(virtio_net_hdr), c.length)]
         assert c.head <= HEAD
         head = <uint8_t *> malloc(c.head)
         found = []

@@ -62,6 +62,7 @@ class Counted:
     tx_frames: int
     tx_bytes: int
     tx_errors: int
+    offload_fixed: int
     outcomes: dict[str, int]  # those that happened
 
 

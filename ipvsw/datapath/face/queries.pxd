@@ -75,7 +75,7 @@ cdef inline tuple traffic_total(Worker **workers, int n, int32_t source):
         if source < workers[i].switch_.n_ports:
             traffic_add(&total, traffic_of(workers[i], source))
     return (total.rx_frames, total.rx_bytes, total.tx_frames, total.tx_bytes, total.tx_errors,
-            tuple([total.outcomes[k] for k in range(N_OUTCOMES)]))
+            total.offload_fixed, tuple([total.outcomes[k] for k in range(N_OUTCOMES)]))
 
 
 cdef inline void traffic_add(Traffic *total, const Traffic *t):
@@ -85,6 +85,7 @@ cdef inline void traffic_add(Traffic *total, const Traffic *t):
     total.tx_frames += t.tx_frames
     total.tx_bytes += t.tx_bytes
     total.tx_errors += t.tx_errors
+    total.offload_fixed += t.offload_fixed
     for k in range(N_OUTCOMES):
         total.outcomes[k] += t.outcomes[k]
 

@@ -18,7 +18,8 @@
 
 A port's frame passes all stages; one test says that a port needs neither MAC NAT, guards nor learning. What comes from
 the master or from the host passes 1, 4, 6 and 7. Datagrams that arrived from the master one behind the other may be
-forwarded as one GSO frame, by `gro_forward` in rx_master.pxd.
+forwarded as one GSO frame, by `gro_forward` in rx_master.pxd. A frame that its virtio_net_hdr does not describe never
+comes here: offload_fix.pxd forwards what it stands for.
 
 Every frame that was read ends in exactly one outcome counter, counted where it ends: a frame for the wire when the
 kernel took it, one that was punted when it has come back. Copies of multicast frames count as the receiving port's tx,

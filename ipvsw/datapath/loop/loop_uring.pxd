@@ -20,7 +20,8 @@ from ipvsw.datapath.loop.mailbox cimport ATTACH_MASTER, DETACH_MASTER, DETACH_PO
 from ipvsw.datapath.loop.rx_master cimport master_rx, packet_rx
 from ipvsw.datapath.loop.rx_ports cimport port_rx_over
 from ipvsw.datapath.kernel.packetring cimport packets_release, packets_waiting
-from ipvsw.datapath.loop.forward cimport forward_from_port, take_reinjected
+from ipvsw.datapath.loop.forward cimport take_reinjected
+from ipvsw.datapath.loop.offload_fix cimport receive_from_port
 from ipvsw.datapath.loop.state cimport (
     BURST, DEVICE, EVENT_GONE_BIT, HEADER, MASTER_EVENT, RING_CANCEL, RING_EPOLL, RING_MASTER, RING_READ, RING_WRITE,
     Port, Worker, poll_fd, raise_event, read_by_ring, reads_port, unpoll_fd,
@@ -187,7 +188,7 @@ cdef inline void ring_rx(Worker *w, int32_t port, const io_uring_cqe *cqe) noexc
     if cqe.res >= HEADER:
         p.got_frame = True
         waiting = w.backlog_length
-        forward_from_port(w, port, ring_buffer(&w.ring, number), cqe.res)
+        receive_from_port(w, port, ring_buffer(&w.ring, number), cqe.res)
         note_activity(w, waiting)
         if w.tx_length == BURST:
             master_tx(w)

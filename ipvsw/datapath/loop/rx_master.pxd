@@ -3,7 +3,7 @@
 Functions stand in the order in which a frame meets them.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memmove, memset
 
 from ipvsw.datapath.rules.prefetch cimport Ahead, ahead_fetch, is_far, collect_ahead
@@ -11,14 +11,14 @@ from ipvsw.datapath.rules.decide cimport Verdict, decide_from_master
 from ipvsw.datapath.rules.outcome cimport DROP_ERROR, TO_PORT
 from ipvsw.datapath.packet.gro cimport GroBatch, gro_merge, gro_checksums_hold, gro_takes
 from ipvsw.datapath.kernel.packetring cimport packet_slot, packet_take, packets_waiting
-from ipvsw.datapath.loop.forward cimport forward_from_master
+from ipvsw.datapath.loop.offload_fix cimport receive_from_master
 from ipvsw.datapath.loop.state cimport CONTROL, HEADER, LONGEST, MASTER_BURST, ROOM, Worker
 from ipvsw.datapath.kernel.sys cimport (
     CMSG_DATA, CMSG_FIRSTHDR, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA, SOL_PACKET, TP_STATUS_COPY,
     TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, cmsghdr,
     iovec, msghdr, recvmsg, tpacket2_hdr, tpacket_auxdata, virtio_net_hdr,
 )
-from ipvsw.datapath.loop.tx cimport gro_tx
+from ipvsw.datapath.loop.tx cimport gro_tx, takes_gro
 from ipvsw.datapath.kernel.uring cimport ring_submit
 from ipvsw.datapath.packet.headers cimport ETH_P_8021Q, VLAN_HLEN, Frame, frame_parse, put16
 
@@ -111,14 +111,9 @@ cdef inline bint gro_forward(Worker *w) noexcept nogil:
     gro_merge(t)
     w.master.rx_frames += t.count
     w.master.rx_bytes += total
-    outcome = gro_tx(w, v.port, total)
+    outcome = gro_tx(w, v.port, t.frames, t.count, t.count, total)
     w.master.outcomes[outcome] += t.count
     return True
-
-
-cdef inline bint takes_gro(const Worker *w, int32_t port) noexcept nogil:
-    """Not with MAC NAT nor with limits, which look at each frame."""
-    return w.ports[port].accepts_uso and not w.ports[port].special and w.switch_.rules[port].own == NULL
 
 
 cdef inline bint packet_rx(Worker *w) noexcept nogil:
@@ -160,7 +155,7 @@ cdef inline void master_frame(
         buffer = restore_tag(buffer, tpid if status & TP_STATUS_VLAN_TPID_VALID else ETH_P_8021Q, tci)
         n += VLAN_HLEN
     if not truncated:
-        forward_from_master(w, buffer, n)
+        receive_from_master(w, buffer, n)
         return
     w.master.rx_frames += 1
     w.master.rx_bytes += n - HEADER

@@ -9,6 +9,7 @@ from posix.unistd cimport read
 
 from ipvsw.datapath.kernel.sys cimport MSG_DONTWAIT, MSG_TRUNC, recv
 from ipvsw.datapath.loop.forward cimport forward_from_host, forward_from_port
+from ipvsw.datapath.loop.offload_fix cimport receive_from_port
 from ipvsw.datapath.loop.state cimport (
     BURST, EVENT_GONE_BIT, HEADER, LONGEST, ROOM, UNIX_SOCKET, Worker, raise_event, unpoll_fd,
 )
@@ -34,7 +35,7 @@ cdef inline void port_rx(Worker *w, int32_t port) noexcept nogil:
             elif errno != EAGAIN:
                 port_rx_over(w, port, errno)
             return
-        forward_from_port(w, port, buffer, n)
+        receive_from_port(w, port, buffer, n)
         if w.tx_length == BURST:
             master_tx(w)
 

@@ -88,6 +88,7 @@ cdef struct Traffic:
     uint64_t tx_frames
     uint64_t tx_bytes
     uint64_t tx_errors
+    uint64_t offload_fixed  # frames that were read and that their virtio_net_hdr did not describe
     uint64_t outcomes[N_OUTCOMES]
 
 # What of a queue is an interface's. Where it is for Python, the control thread takes it back.

@@ -16,7 +16,7 @@ from ipvsw.datapath.loop.state cimport (
     Port, Traffic, Worker, round_ns,
 )
 from ipvsw.datapath.loop.unixsock cimport socket_send, socket_tx
-from ipvsw.datapath.kernel.sys cimport MSG_DONTWAIT, send, sendmmsg, writev
+from ipvsw.datapath.kernel.sys cimport MSG_DONTWAIT, iovec, send, sendmmsg, writev
 from ipvsw.datapath.kernel.uring cimport ring_write
 
 cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
@@ -51,13 +51,20 @@ cdef inline int limit_tx(Worker *w, Port *p, const uint8_t *buffer, uint32_t n) 
     return outcome
 
 
-cdef inline int gro_tx(Worker *w, int32_t port, uint64_t total) noexcept nogil:
-    """Write the batch as one GSO frame. Counted are the datagrams that it was made of, `total` bytes."""
+cdef inline bint takes_gro(const Worker *w, int32_t port) noexcept nogil:
+    """Whether a port takes UDP GSO frames: not with MAC NAT nor with limits, which look at each frame."""
+    return w.ports[port].accepts_uso and not w.ports[port].special and w.switch_.rules[port].own == NULL
+
+
+cdef inline int gro_tx(
+    Worker *w, int32_t port, const iovec *pieces, uint32_t n, uint32_t count, uint64_t total
+) noexcept nogil:
+    """Write n pieces as one GSO frame. Counted are the datagrams that it is made of, `total` bytes."""
     cdef Port *p = &w.ports[port]
-    if writev(p.fd, w.gro.frames, w.gro.count) < 0:
-        p.traffic.tx_errors += w.gro.count
+    if writev(p.fd, pieces, n) < 0:
+        p.traffic.tx_errors += count
         return port_failure(errno)
-    p.traffic.tx_frames += w.gro.count
+    p.traffic.tx_frames += count
     p.traffic.tx_bytes += total
     return TO_PORT
 

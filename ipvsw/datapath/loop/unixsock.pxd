@@ -16,7 +16,7 @@ from posix.unistd cimport read
 
 from ipvsw.datapath.rules.outcome cimport DROP_BAD_HEADER, DROP_FULL, DROP_PORT_DOWN, DROP_TOO_BIG, TO_PORT
 from ipvsw.datapath.packet.segment cimport (
-    HEAD, Segmenter, segmenter_bytes, segmenter_checksum, segmenter_head, segmenter_parse, segmenter_payload,
+    HEAD, Segmenter, segmenter_bytes, segmenter_complete, segmenter_head, segmenter_parse, segmenter_payload,
 )
 from ipvsw.datapath.kernel.sys cimport (
     EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, add_i32,
@@ -238,8 +238,7 @@ cdef inline void gather(Socket *s, const Segmenter *c) noexcept nogil:
     cdef uint8_t *p = s.out_ + s.out_end
     put_prefix(p, c.length)
     memcpy(p + PREFIX, c.frame, c.length)
-    if c.sum_at:
-        put16(p + PREFIX + c.sum_at, segmenter_checksum(c))
+    segmenter_complete(c, p + PREFIX)
     s.out_end += PREFIX + c.length
 
 

@@ -11,7 +11,8 @@ kernel; RFC 768; RFC 8200 section 8.1.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
-from ipvsw.datapath.packet.segment cimport GSO_UDP_L4, PROTOCOL_UDP, ones_sum
+from ipvsw.datapath.packet.checksum cimport ones_sum
+from ipvsw.datapath.packet.offload cimport GSO_UDP_L4, PROTOCOL_UDP
 from ipvsw.datapath.kernel.sys cimport (
     VIRTIO_NET_HDR_F_DATA_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, be16, iovec, virtio_net_hdr,
 )

@@ -18,7 +18,7 @@ cdef enum:
     DROP_BACKLOG  # too many multicast frames are waiting
     DROP_NO_MASTER  # there is no master to send on
     DROP_FULL  # the receiving device's queue is full
-    DROP_BAD_HEADER  # its virtio_net_hdr contradicts its bytes
+    DROP_BAD_HEADER  # its virtio_net_hdr contradicts its bytes, or does not describe them and can't be made to
     DROP_ERROR  # the receiving device refused it
     TO_STACK  # handed to the host's IP output, as if sent by a process there
     TO_SLOWPATH  # Python's turn: no route is cached yet, or the frame must be made smaller first

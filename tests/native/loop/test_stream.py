@@ -145,7 +145,8 @@ def test_a_header_that_lies_is_dropped(it: Lab) -> None:
     it.interfaces[0].send(between(0, 2))
     assert one.receive() == between(0, 2)
     assert it.settled(0, len(lies) + 1).outcomes == {"drop_bad_header": len(lies), "to_port": 1}
-    assert it.counted(one.number).tx_errors == len(lies)
+    beyond = 1  # the checksum that starts behind the TCP header: no encapsulation leads there, which is seen at once
+    assert it.counted(one.number).tx_errors == len(lies) - beyond
 
 
 # ------------------------------------------------------------------------------------------ no room

@@ -80,9 +80,9 @@ class Machine:
         self.pending = {}
         assert self.stolen <= set(self.bound), "stolen, but nobody's"
 
-    def traffic(self, number: int | None) -> tuple[int, int, int, int, int, tuple[int, ...]]:
+    def traffic(self, number: int | None) -> tuple[int, int, int, int, int, int, tuple[int, ...]]:
         self.frames += 1
-        return (self.frames, 0, 0, 0, 0, (self.frames, *[0] * (len(OUTCOMES) - 1)))
+        return (self.frames, 0, 0, 0, 0, 0, (self.frames, *[0] * (len(OUTCOMES) - 1)))
 
     def expect(self, more: int) -> None:
         pass

@@ -160,7 +160,7 @@ def test_stats_of_a_port(run: Run) -> None:
     assert code == 0
     assert out.splitlines() == [
         "port lan/ipvl1",
-        *(f"    {name:<9}  0" for name in ("rx_frames", "rx_bytes", "tx_frames", "tx_bytes", "tx_errors")),
+        *(f"    {name:<13}  0" for name in Traffic.__struct_fields__[:-1]),
     ]
     code, out, _ = run("stats ipvl0")
     assert [line for line in out.splitlines() if line[0] != " "] == ["port lan/ipvl0", "port dmz/ipvl0"]

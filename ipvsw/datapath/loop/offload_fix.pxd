@@ -1,0 +1,174 @@
+"""Frames whose virtio_net_hdr does not describe them: completed or segmented before anything else sees them.
+
+packet/offload.pxd says which those are. They come from packet sockets: from the master, and from devices of which one
+reads the frames. What goes on in their place has a header that describes it, so that no interface and no rule need know
+of them:
+
+- a CRC32c is written into the frame;
+- a GSO frame of a UDP tunnel, for a port that takes UDP GSO frames, becomes such frames (`datagrams_tx`): its datagrams
+  are of equal length, as the segments in them are;
+- any other becomes its segments, each of them a frame of its own.
+
+A frame counts as those that it becomes, and once in `offload_fixed`.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, iovec, virtio_net_hdr
+from ipvsw.datapath.kernel.uring cimport ring_submit
+from ipvsw.datapath.loop.forward cimport forward_from_master, forward_from_port
+from ipvsw.datapath.loop.state cimport BURST, HEADER, ROOM, Traffic, Worker
+from ipvsw.datapath.loop.tx cimport gro_tx, master_tx, takes_gro
+from ipvsw.datapath.packet.gro cimport MAX_BATCH, UDP_CHECK, UDP_HLEN
+from ipvsw.datapath.packet.headers cimport Frame, frame_parse
+from ipvsw.datapath.packet.offload cimport GSO_UDP_L4, asks_for_offload, offload_fits
+from ipvsw.datapath.packet.segment cimport (
+    HEAD, Segmenter, segmenter_complete, segmenter_head, segmenter_parse, segmenter_payload,
+)
+from ipvsw.datapath.packet.tunnel cimport carries_datagrams, tunnel_merge
+from ipvsw.datapath.rules.decide cimport Verdict, decide_from_master
+from ipvsw.datapath.rules.outcome cimport DROP_BAD_HEADER, TO_PORT
+
+cdef extern from *:
+    bint unlikely(bint condition) noexcept nogil  # Cython's: what follows is kept out of the way of the rest
+
+cdef enum:
+    MOST_PACKET = 65535  # bytes
+
+# Segments that are written as one UDP GSO frame: headers of their own, and payloads where they are.
+cdef struct Datagrams:
+    uint8_t first[HEADER + HEAD]  # what is in front of the first datagram's payload
+    uint8_t heads[MAX_BATCH][HEAD]
+    iovec pieces[1 + 2 * MAX_BATCH]
+    uint32_t n_pieces
+    uint32_t count
+    uint64_t total  # bytes of the frames that it stands for
+
+
+cdef inline void receive_from_port(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """`forward_from_port` for a frame of which the header may not be true. Only a GSO frame's can't be: a TAP has no
+    SCTP offload."""
+    if unlikely((<virtio_net_hdr *> buffer).gso_type != VIRTIO_NET_HDR_GSO_NONE) and not offload_fits(buffer, n):
+        fix_from_port(w, port, buffer, n)
+    else:
+        forward_from_port(w, port, buffer, n)
+
+
+cdef inline void receive_from_master(Worker *w, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """The same for `forward_from_master`."""
+    if not (unlikely(asks_for_offload(buffer)) and not offload_fits(buffer, n) and fix_from_master(w, buffer, n)):
+        forward_from_master(w, buffer, n)
+
+
+cdef inline void fix_from_port(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    cdef uint8_t *frame = w.rx_buffer + ROOM  # where it stands its own segments would be
+    cdef Segmenter c
+    cdef uint32_t number
+    memcpy(frame, buffer, n)
+    if not parsed(w, &w.ports[port].traffic, &c, frame, n):
+        return
+    for number in range(c.count):
+        buffer = w.tx_buffers[w.tx_length] + ROOM
+        forward_from_port(w, port, buffer, put_segment(&c, number, buffer))
+        if w.tx_length == BURST:
+            master_tx(w)
+
+
+cdef inline bint fix_from_master(Worker *w, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """Whether the frame is done with; if not, its header is true now."""
+    cdef Segmenter c
+    cdef uint32_t number
+    if not parsed(w, &w.master, &c, buffer, n):
+        return True
+    if not c.size:
+        segmenter_complete(&c, buffer + HEADER)
+        memset(buffer, 0, HEADER)
+        return False
+    if forward_datagrams(w, &c, buffer, n):
+        return True
+    for number in range(c.count):
+        buffer = w.tx_buffers[w.tx_length] + ROOM
+        forward_from_master(w, buffer, put_segment(&c, number, buffer))
+    return True
+
+
+cdef inline bint parsed(Worker *w, Traffic *traffic, Segmenter *c, const uint8_t *buffer, uint32_t n) noexcept nogil:
+    """False for a frame that can't be completed or segmented: a contradiction, or an encapsulation that isn't known.
+    What follows is written at once, behind what is queued."""
+    if not segmenter_parse(c, buffer, n):
+        traffic.rx_frames += 1
+        traffic.rx_bytes += n - HEADER
+        traffic.outcomes[DROP_BAD_HEADER] += 1
+        return False
+    traffic.offload_fixed += 1
+    if w.ring.running:
+        ring_submit(&w.ring)
+    w.may_queue = False
+    return True
+
+
+cdef inline uint32_t put_segment(const Segmenter *c, uint32_t number, uint8_t *buffer) noexcept nogil:
+    """A frame that needs nothing more, with its virtio_net_hdr; returns the length of both."""
+    cdef uint32_t payload = segmenter_payload(c, number)
+    memset(buffer, 0, HEADER)
+    segmenter_head(c, number, buffer + HEADER)
+    memcpy(buffer + HEADER + c.head, c.frame + c.head + number * c.size, payload)
+    return HEADER + c.head + payload
+
+
+cdef inline bint forward_datagrams(Worker *w, const Segmenter *c, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """Write a tunnel's datagrams as UDP GSO frames. False if there are none, or if the port does not take such
+    frames."""
+    cdef Datagrams d
+    cdef uint32_t number = 0
+    cdef Verdict v
+    cdef Frame f
+    cdef int outcome
+    if not carries_datagrams(&c.outer) or not frame_parse(&f, buffer + HEADER, n - HEADER):
+        return False
+    v = decide_from_master(&w.switch_, &f)
+    if v.outcome != TO_PORT or not takes_gro(w, v.port):
+        return False
+    while number < c.count:
+        gather_datagrams(&d, c, number)
+        number += d.count
+        w.master.rx_frames += d.count
+        w.master.rx_bytes += d.total
+        outcome = gro_tx(w, v.port, d.pieces, d.n_pieces, d.count, d.total)
+        w.master.outcomes[outcome] += d.count
+    return True
+
+
+cdef inline void gather_datagrams(Datagrams *d, const Segmenter *c, uint32_t number) noexcept nogil:
+    """As many from `number` on as a GSO frame takes."""
+    cdef uint32_t udp = c.outer.layers[1].at
+    cdef uint32_t start = udp + UDP_HLEN  # of a datagram's payload
+    cdef uint32_t left = MOST_PACKET - (start - c.outer.layers[0].at)
+    cdef uint32_t payload
+    cdef virtio_net_hdr *header = <virtio_net_hdr *> d.first
+    d.count, d.n_pieces, d.total = 0, 1, 0
+    while number < c.count and d.count < MAX_BATCH:
+        payload = segmenter_payload(c, number)
+        if c.head - start + payload > left:
+            break
+        left -= c.head - start + payload
+        segmenter_head(c, number, d.heads[d.count])
+        d.pieces[d.n_pieces] = iovec(&d.heads[d.count][start], c.head - start)
+        d.pieces[d.n_pieces + 1] = iovec(<void *> (c.frame + c.head + number * c.size), payload)
+        d.total += c.head + payload
+        d.n_pieces += 2
+        d.count += 1
+        number += 1
+    memset(header, 0, HEADER)
+    memcpy(d.first + HEADER, d.heads[0], start)
+    d.pieces[0] = iovec(&d.first[0], HEADER + start)
+    if d.count == 1:
+        return
+    header.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM
+    header.gso_type = GSO_UDP_L4
+    header.hdr_len = start
+    header.gso_size = c.head - start + c.size
+    header.csum_start = udp
+    header.csum_offset = UDP_CHECK
+    tunnel_merge(&c.outer, d.first + HEADER, d.total - (d.count - 1) * <uint64_t> start)
