@@ -352,6 +352,17 @@ def test_groups_and_other_protocols_are_dropped(lab: Routed, daemon: running.Dae
 # ---------------------------------------------------------------------------- checksums
 
 
+def test_bulk_through_the_hosts_output_is_segmented_in_the_data_plane() -> None:
+    """A hundred GSO frames and more, of which a few come before the route is known."""
+    with routed("l3", l3_output="host") as (lab, daemon):
+        for address in FAR:
+            before = outcomes(daemon)
+            traffic.tcp(lab.ports[0], lab.far, address, 8_000_000)
+            ended = outcomes(daemon) - before
+            assert ended["to_stack"] > 100
+            assert ended["to_slowpath"] < 20
+
+
 @pytest.mark.parametrize("slow", [False, True], ids=["fast", "through-the-host"])
 @pytest.mark.parametrize("offloads", [True, False], ids=["partial", "complete"])
 def test_checksums(lab: Routed, daemon: running.Daemon, slow: bool, offloads: bool) -> None:

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 import pytest
 
 from ipvsw._fast import ACCESS, FLAGS, MODES
+from tests.native._probe import offloaded
 from tests.native.interfaces import (
     BROADCAST,
     FOREIGN,
@@ -28,7 +29,8 @@ from tests.native.interfaces import (
     v6,
 )
 from tests.native.random_frames import V4, V6, random_frame, seed_from_environment
-from tests.native.rules.test_route import ROUTER, TCPV4, folded, offload, rewritten, tcp4
+from tests.native.rules.test_route import ROUTER, folded, offload, rewritten, tcp4
+from tests.support.packets import TCP, TCPV4, TCPV6, UDP, USO, Made
 from tests.support.patience import LIMIT, until
 
 pytestmark = pytest.mark.usefixtures("io")
@@ -189,15 +191,58 @@ def test_a_gso_frame_is_measured_by_its_segments() -> None:
         assert it.datapath.slow() == [(0, does_not + sent), (0, HEADER + sent)]
 
 
-def test_a_raw_socket_takes_whole_packets_alone() -> None:
+@contextmanager
+def with_stack(ports: int = 1) -> Iterator[tuple[Lab, list[Interface]]]:
+    """The raw sockets of IPv4 and IPv6 as socket pairs, which take packets for any address."""
+    pairs = [Interface(), Interface()]
+    with lab(ports, mode="l3s", master=False) as it:
+        masters = [one.inside.fileno() for one in it.master]
+        sockets = pairs[0].inside.fileno(), pairs[1].inside.fileno()
+        it.datapath.attach_master(masters, it.host.inside.fileno(), MASTER, stack_fds=sockets)
+        for address in (FAR4, FAR6):
+            commit_route(it, address, stack=True)
+        for pair in pairs:
+            pair.room(1 << 22)
+        yield it, pairs
+    for pair in pairs:
+        pair.close()
+
+
+@pytest.mark.parametrize("protocol", [TCP, UDP])
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_raw_socket_gets_whole_packets_alone(version: int, protocol: int) -> None:
+    """GSO frames as segments, a hundred of them too, and partial checksums complete."""
+    gso = USO if protocol == UDP else TCPV4 if version == 4 else TCPV6
+    ends = (v4(0), FAR4) if version == 4 else (v6(0), FAR6)
+    with with_stack() as (it, stack):
+        sent = [
+            Made(version, protocol, random.Random(size).randbytes(length), source=ends[0], destination=ends[1]).frame(
+                gso if size else 0, size
+            )
+            for length, size in [(8, 0), (1400, 0), (3001, 1400), (50_000, 500), (20, 1400), (17, 0)]
+        ]
+        for one in sent:
+            it.interfaces[0].outside.send(one)
+            wanted = offloaded(one)
+            assert wanted is not None
+            assert [stack[version == 6].outside.recv(LONGEST) for _ in wanted] == [packet[14:] for packet in wanted]
+        assert it.settled(0, len(sent)).outcomes == {"to_stack": len(sent)}
+
+
+def test_what_contradicts_itself_is_for_python_to_count() -> None:
+    with with_stack() as (it, stack):
+        for lie in (offload(TCPV4, 34, 100), bytes([1, 0, 0, 0, 0, 0, 34, 0, 60, 0])):
+            it.interfaces[0].send(out4(), lie)
+        assert it.settled(0, 2).outcomes == {"to_slowpath": 2}
+        assert stack[0].waiting() == []
+
+
+@pytest.mark.parametrize("header", [HEADER, bytes([1, 0, 0, 0, 0, 0, 34, 0, 6, 0])], ids=["plain", "partial"])
+def test_without_a_raw_socket_it_is_counted(header: bytes) -> None:
     with lab(1, mode="l3") as it:
         commit_route(it, FAR4, stack=True)
-        partial = bytes([1, 0, 0, 0, 0, 0, 34, 0, 6, 0])
-        it.interfaces[0].send(out4(), partial)
-        it.interfaces[0].send(out4(), offload(TCPV4, 34, 100))
-        assert it.settled(0, 2).outcomes == {"to_slowpath": 2}
-        it.interfaces[0].send(out4())  # there is no socket here
-        assert it.settled(0, 3).outcomes == {"to_slowpath": 2, "drop_error": 1}
+        it.interfaces[0].send(out4(), header)
+        assert it.settled(0, 1).outcomes == {"drop_error": 1}
 
 
 def test_an_answer_replaces_an_older_one_and_all_can_be_forgotten() -> None:
