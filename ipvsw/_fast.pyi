@@ -1,6 +1,6 @@
 """The data plane's Python face. It knows file descriptors, addresses and small integers only."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 OUTCOMES: tuple[str, ...]
@@ -116,6 +116,10 @@ class Datapath:
     def set_port(self, port: int, *, up: bool, mtu: int) -> None:
         """A port that is down receives nothing; `mtu` bounds what siblings may send it (bytes, without
         the Ethernet header)."""
+
+    def set_vlans(self, vlans: Collection[int]) -> None:
+        """The VLANs that have a device of their own on the master, whose frames are the host's: their identifiers,
+        with 4096 added for 802.1ad."""
 
     def set_groups(self, port: int, groups: Sequence[bytes], *, all_multicast: bool = False) -> None:
         """The group MACs that the port's device listens to, besides broadcast; `all_multicast` for a

@@ -20,7 +20,7 @@ from ipvsw.datapath.loop.loop cimport worker_run
 from ipvsw.datapath.loop.mailbox cimport (
     ANNOUNCE, ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BIND, CLEAR_ROUTES, CONNECT_PORT, DETACH_HOST, DETACH_MASTER,
     DETACH_PORT, FORGET_ROUTE, REINJECT, SET_GROUPS, SET_GUARDS, SET_LEARNING, SET_LIMITS, SET_MASTER, SET_MODE,
-    SET_PORT, SET_ROUTE, STOP, UNBIND, Batch, Edit, take_mail,
+    SET_PORT, SET_ROUTE, SET_VLANS, STOP, UNBIND, Batch, Edit, take_mail,
 )
 from ipvsw.datapath.loop.state cimport (
     BUFFER, CREDIT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, EVENT_GUARD_BIT, FROM_GONE, FROM_HOST, FROM_MASTER, HEADER,
@@ -29,7 +29,7 @@ from ipvsw.datapath.loop.state cimport (
 from ipvsw.datapath.loop.unixsock cimport (
     DATAGRAMS, NO_FRAMING, PACKETS, STREAM, Socket, socket_new, socket_send, socket_tx,
 )
-from ipvsw.datapath.rules.decide cimport BRIDGE, HOST_GATEWAY, HOST_PORT, L2, L3, L3S, PRIVATE, VEPA
+from ipvsw.datapath.rules.decide cimport BRIDGE, HOST_GATEWAY, HOST_PORT, L2, L3, L3S, PRIVATE, VEPA, VLANS
 from ipvsw.datapath.rules.guard cimport FIRST_GUARD, N_GUARDS
 from ipvsw.datapath.rules.hostaccess cimport CLOSED, FLOWS, FROM_HOST_INITIATES, TO_HOST_INITIATES
 from ipvsw.datapath.rules.routecache cimport BY_LOCAL_STACK, BY_NEXTHOP, BY_STACK, UNREACHABLE
@@ -249,6 +249,11 @@ cdef class Datapath:
     def set_port(self, int32_t port, *, bint up, uint32_t mtu):
         cdef Edit e = edit(SET_PORT)
         e.port, e.up, e.mtu = self.known(port), up, mtu
+        edits_add(&self.edits, &e)
+
+    def set_vlans(self, vlans):
+        cdef Edit e = edit(SET_VLANS)
+        e.vlans = <uint64_t *> self.lend(sum(1 << vlan for vlan in set(vlans)).to_bytes(VLANS // 4, sys.byteorder))
         edits_add(&self.edits, &e)
 
     def set_groups(self, int32_t port, groups, *, bint all_multicast=False):

@@ -54,6 +54,7 @@ class Changes:
         self._wanted_host = self._host
         self._gateways: frozenset[bytes] = frozenset()  # of the host's routes, as the datapath has them
         self._wanted_gateways = self._gateways
+        self._vlans: frozenset[int] = frozenset()  # with a device of their own on the master
         self._detaching: list[tuple[int, Callable[[], None]]] = []
 
     @contextlib.contextmanager
@@ -118,6 +119,17 @@ class Changes:
         if host_access != self._host_access:
             self._host_access = host_access
             self.review_diversion(self._stolen)
+
+    def set_vlans(self, vlans: frozenset[int]) -> None:
+        """All that have a device of their own on the master; numbers as for `Datapath.set_vlans`. A frame that the
+        datapath leaves to the host is never kept from it."""
+        if vlans == self._vlans:
+            return
+        self._shim.set_vlans(self._vlans | vlans)
+        with self.batch() as datapath:
+            datapath.set_vlans(vlans)
+        self._shim.set_vlans(vlans)
+        self._vlans = vlans
 
     def attach_host(self, fd: int, ifindex: int) -> None:
         """The host's interface to the ports: its TAP's descriptor, and its index beside the master."""

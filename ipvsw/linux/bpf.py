@@ -14,7 +14,7 @@ import ctypes
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from ipvsw.linux.heartbeat import Heartbeat
@@ -84,6 +84,7 @@ class Shim:
         self._addresses = -1  # the map of them, of which `_owned` has only this one
         self._capacity = 0
         self._count = 0
+        self._vlans: Set[int] = frozenset()
         self._heartbeat: Heartbeat | None = None
         self._lib = _libbpf()
         self._object = ctypes.c_void_p(self._lib.bpf_object__open_file(os.fsencode(_OBJECT), None))
@@ -99,6 +100,7 @@ class Shim:
             self.spread_fd = self._program("ipvsw_spread")
             self._owned = self._lib.bpf_map__fd(self._map("owned"))
             self._settings = self._lib.bpf_map__fd(self._map("settings"))
+            self._vlan_words = self._lib.bpf_map__fd(self._map("vlans"))
             self._install(CAPACITY)
             beat = self._program("ipvsw_beat")
             self._heartbeat = Heartbeat(lambda: self._lib.bpf_prog_test_run_opts(beat, ctypes.byref(_NO_OPTIONS)))
@@ -129,6 +131,17 @@ class Shim:
     def _set(self, which: int, value: int) -> None:
         packed = (number.to_bytes(4, sys.byteorder) for number in (which, value))
         _checked(self._lib.bpf_map_update_elem(self._settings, *packed, ctypes.c_uint64(0)), "a setting of the shim")
+
+    def set_vlans(self, vlans: Set[int]) -> None:
+        """Those that have a device of their own on the master, as for `Datapath.set_vlans`: their frames are left to it
+        from now on."""
+        for word in {vlan >> 6 for vlan in vlans ^ self._vlans}:
+            bits = sum(1 << (vlan & 63) for vlan in vlans if vlan >> 6 == word)
+            key, value = word.to_bytes(4, sys.byteorder), bits.to_bytes(8, sys.byteorder)
+            _checked(
+                self._lib.bpf_map_update_elem(self._vlan_words, key, value, ctypes.c_uint64(0)), "the BPF map of VLANs"
+            )
+        self._vlans = frozenset(vlans)
 
     def add(self, addresses: Sequence[bytes]) -> None:
         """Frames for these addresses (4 or 16 bytes, none of them there yet) are ports' from now on. After an error

@@ -76,7 +76,7 @@ class Master(TrackedDevice):
         self._groups: frozenset[bytes] = frozenset()  # that the device listens to for us
         self._addresses: frozenset[Address] = frozenset()
         self._on_link: frozenset[Network] = frozenset()
-        self._gateways_stale = True
+        self._gateways_stale = self._vlans_stale = True
 
     @property
     def about(self) -> dict[str, str]:
@@ -152,6 +152,7 @@ class Master(TrackedDevice):
         """What depends on the ports' groups and addresses, and on the host's own addresses and routes."""
         await self._listen()
         await self._read_gateways()
+        await self._read_vlans()
         await self._update_host_port()
         await self._look_after()
 
@@ -184,6 +185,7 @@ class Master(TrackedDevice):
         """The host's routes may be others than before."""
         for change in changes:
             self._host.routes_changed(change)
+            self._vlans_stale |= change.vlan or change.lost
         self._gateways_stale = True
         self.mark_stale()
 
@@ -201,6 +203,19 @@ class Master(TrackedDevice):
             log.warning("%s: cannot read the host's routes: %s", self.label, error.strerror)
             return
         self._table.set_host(self._on_link, gateways)
+
+    async def _read_vlans(self) -> None:
+        """Leave the frames of VLANs that have a device of their own on the master to that."""
+        sockets, link = self._sockets, self.link
+        if not self._vlans_stale or sockets is None or link is None:
+            return
+        self._vlans_stale = False
+        index = link.index
+        try:
+            self._changes.set_vlans(await self._runtime.run_blocking(lambda: sockets.device.vlans(index)))
+        except OSError as error:
+            self._vlans_stale = True  # read again with the device
+            log.warning("%s: cannot read its VLAN devices: %s", self.label, error.strerror)
 
     async def _update_host_port(self) -> None:
         """Bring the host's own interface up to date. Without it everything else goes on."""
@@ -355,7 +370,7 @@ class Master(TrackedDevice):
         sockets, self._sockets = self._sockets, None
         if sockets is None:
             return
-        self._gateways_stale = True
+        self._gateways_stale = self._vlans_stale = True
         with self._changes.batch() as datapath:
             datapath.detach_master()
         link, self.link, self._groups, self._addresses = self.link, None, frozenset(), frozenset()

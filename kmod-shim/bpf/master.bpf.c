@@ -22,6 +22,8 @@
 #define MARK 0x69707677 /* SO_MARK of the injecting socket; ipvsw/linux/bpf.py has the same */
 #define WIRE_MARK 0x69707678 /* of the sockets that send the ports' frames on the wire */
 #define PATIENCE_NS 5000000000ULL /* without a heartbeat; docs/security.md and the tests have the same */
+#define VLAN_WORDS 64
+#define VLAN_VID_MASK 0xFFF
 #define ICMP_TIME_EXCEEDED 11
 #define ICMPV6_TIME_EXCEEDED 3
 
@@ -60,6 +62,14 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } settings SEC(".maps");
+
+/* VLANs with a device of their own on the master: bits of 802.1Q, then those of 802.1ad. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * VLAN_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} vlans SEC(".maps");
 
 /* When the daemon was last alive, ns since boot. */
 struct {
@@ -109,12 +119,25 @@ static __always_inline int is_owned(const struct address *a)
 	return owned_flags(a) != 0;
 }
 
+/* Whether the frame is a VLAN device's of the host, which has it before a driver's receive handler could. */
+static __always_inline int to_vlan_device(struct __sk_buff *skb)
+{
+	__u32 vid = skb->vlan_tci & VLAN_VID_MASK;
+	__u32 word = vid / 64 + (skb->vlan_proto == bpf_htons(ETH_P_8021AD) ? VLAN_WORDS : 0);
+	__u64 *bits;
+
+	if (!skb->vlan_present)
+		return 0;
+	bits = bpf_map_lookup_elem(&vlans, &word);
+	return bits && *bits >> (vid % 64) & 1;
+}
+
 /* Whether a port owns the destination. In l3s the host's stack forwards to the ports: nothing is stolen. */
 static __always_inline int to_port(struct __sk_buff *skb)
 {
 	struct address to = {};
 
-	if (setting(MODE) == L3S)
+	if (setting(MODE) == L3S || to_vlan_device(skb))
 		return 0;
 	destination(skb, &to);
 	return to.family && is_owned(&to);
@@ -125,6 +148,8 @@ SEC("socket")
 int ipvsw_filter(struct __sk_buff *skb)
 {
 	if (skb->mark == MARK)
+		return 0;
+	if (to_vlan_device(skb))
 		return 0;
 	if ((setting(MODE) == L2 && to_group(skb)) || to_port(skb))
 		return -1;

@@ -60,7 +60,7 @@ cdef class Decider:
     cdef Switch s
 
     def __cinit__(self, int mode, int flag, bytes mac, ports, table, host=(), int access=0,
-                  uint64_t key=0x5B5C31F2A97D4E63u):  # as good as the random ones of a datapath
+                  uint64_t key=0x5B5C31F2A97D4E63u, vlans=()):  # a key as good as the random ones of a datapath
         cdef Address a
         cdef int32_t i
         cdef uint32_t k
@@ -79,6 +79,8 @@ cdef class Decider:
                 self.s.rules[i].groups[k] = mac48(<const uint8_t *> PyBytes_AS_STRING(group))
             self.s.rules[i].n_groups = len(groups)
             self.s.n_ports = i + 1
+        for vlan in vlans:
+            self.s.vlans[<int> vlan >> 6] |= <uint64_t> 1 << (<int> vlan & 63)
         for address, port in [*table.items(), *((address, HOST_PORT) for address in host)]:
             a = address_from(address)
             if not table_put(&self.s.table, &a, port):

@@ -39,7 +39,8 @@ def random_switch(rng: random.Random, mode: str = "l2", flag: str = "bridge", ac
     owned = rng.sample(V4, rng.randrange(len(V4) + 1)) + rng.sample(V6, rng.randrange(len(V6) + 1))
     table = {a: rng.randrange(len(ports)) for a in owned}
     host = {a for a in V4[:8] + V6[:8] if a not in table and rng.random() < 0.4}
-    return Switch(MASTER, mode=mode, flag=flag, access=access, ports=ports, table=table, host=host)
+    vlans = set(rng.sample(range(8192), 4096))
+    return Switch(MASTER, mode=mode, flag=flag, access=access, ports=ports, table=table, host=host, vlans=vlans)
 
 
 def random_mac(rng: random.Random) -> bytes:

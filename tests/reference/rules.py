@@ -41,6 +41,7 @@ class Switch:
     table: dict[bytes, int] = field(default_factory=dict)
     host: set[bytes] = field(default_factory=set)  # the master's own addresses, none of them in `table`
     gateways: set[bytes] = field(default_factory=set)  # of the host's routes, none of them in `table` or `host`
+    vlans: set[int] = field(default_factory=set)  # with a device of their own on the master; 4096 more for 802.1ad
     flows: set[Flow] = field(default_factory=set)  # established between the host and ports
 
 
@@ -129,8 +130,15 @@ def from_port_l2(switch: Switch, frame: bytes, gso: bool) -> Verdict:
     return Verdict("to_master")
 
 
+def is_for_vlan_device(switch: Switch, frame: bytes) -> bool:
+    kind, tag = int.from_bytes(frame[12:14], "big"), int.from_bytes(frame[14:16], "big")
+    return kind in VLAN_TAGS and len(frame) >= 18 and (tag % 4096 + 4096 * VLAN_TAGS.index(kind)) in switch.vlans
+
+
 def received_by_host(switch: Switch, frame: bytes) -> Verdict:
     """The frame arrives on the master as if from the wire; only the host and an owner are told apart here."""
+    if is_for_vlan_device(switch, frame):
+        return Verdict("to_host")
     verdict = from_master_l2(switch, frame)
     return verdict if verdict.outcome == "to_port" else Verdict("to_host")
 
@@ -268,7 +276,9 @@ def decide_from_port(switch: Switch, frame: bytes, gso: bool = False) -> Verdict
 
 
 def decide_from_master(switch: Switch, frame: bytes) -> Verdict:
-    return Verdict("drop_runt") if len(frame) < 14 else FROM_MASTER[switch.mode](switch, frame)
+    if len(frame) < 14:
+        return Verdict("drop_runt")
+    return Verdict("left_to_host") if is_for_vlan_device(switch, frame) else FROM_MASTER[switch.mode](switch, frame)
 
 
 def decide_from_host(switch: Switch, frame: bytes) -> Verdict:

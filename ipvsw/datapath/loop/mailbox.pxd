@@ -29,6 +29,7 @@ cdef enum:
 cdef enum EditKind:
     SET_MODE
     SET_MASTER
+    SET_VLANS
     ATTACH_MASTER
     DETACH_MASTER
     ATTACH_PORT
@@ -72,6 +73,7 @@ cdef struct Edit:
     uint32_t mtu
     uint32_t n_groups
     uint64_t *groups
+    uint64_t *vlans  # SET_VLANS: VLAN_WORDS of them
     uint8_t *frame  # ANNOUNCE, REINJECT
     uint32_t length
     int32_t to
@@ -163,6 +165,8 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
         w.switch_.mode = e.mode
         w.switch_.flag = e.flag
         w.switch_.access = e.access
+    elif e.kind == SET_VLANS:
+        memcpy(w.switch_.vlans, e.vlans, sizeof(w.switch_.vlans))
     elif e.kind == SET_MASTER:
         w.switch_.mac = e.mac
     elif e.kind == ATTACH_MASTER:

@@ -12,6 +12,7 @@ written; the one thing that is, in hostaccess.pxd, is which flows either side ha
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from ipvsw.datapath.kernel.sys cimport be16
 from ipvsw.datapath.rules.hostaccess cimport (
     CLOSED, FROM_HOST_INITIATES, TO_HOST_INITIATES, is_dhcp_reply, is_link_control, may_pass,
 )
@@ -21,9 +22,13 @@ from ipvsw.datapath.rules.outcome cimport (
 )
 from ipvsw.datapath.rules.table cimport Table, table_find
 from ipvsw.datapath.packet.headers cimport (
-    ETH_HLEN, ETH_P_IP, ETH_P_IPV6, ETH_P_PAUSE, VLAN_HLEN, Address, Frame, frame_address, frame_destination,
-    frame_is_multicast, frame_received, frame_source,
+    ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, ETH_P_PAUSE, VLAN_HLEN, Address, Frame, frame_address,
+    frame_destination, frame_is_multicast, frame_received, frame_source,
 )
+
+cdef enum:
+    VLANS = 4096
+    VLAN_WORDS = 2 * VLANS // 64  # bits of 802.1Q, then those of 802.1ad
 
 cdef enum:
     L2 = 0
@@ -66,6 +71,7 @@ cdef struct Switch:
     PortRule *rules  # by port number
     int access  # CLOSED, or *_INITIATES bits
     uint64_t *flows  # shared by all workers; see hostaccess.pxd
+    uint64_t vlans[VLAN_WORDS]  # those that have a device of their own on the master
     int32_t n_ports
 
 cdef struct Verdict:
@@ -120,6 +126,16 @@ cdef inline Verdict deliver_to_sibling(const Switch *s, int32_t port, const Fram
     return Verdict(TO_PORT, port)
 
 
+cdef inline bint is_for_vlan_device(const Switch *s, const Frame *f) noexcept nogil:
+    """Whether a frame that the master receives is a VLAN device's of the host. That has it before the driver's receive
+    handler could (`vlan_do_receive`); tags without a device are nobody's, and the handler looks behind them."""
+    cdef uint32_t vlan
+    if (f.ethertype != ETH_P_8021Q and f.ethertype != ETH_P_8021AD) or f.l3_length < VLAN_HLEN:
+        return False
+    vlan = (be16(f.l3) & (VLANS - 1)) + (VLANS if f.ethertype == ETH_P_8021AD else 0)
+    return s.vlans[vlan >> 6] >> (vlan & 63) & 1
+
+
 cdef inline Verdict receive_l2(const Switch *s, const Frame *f) noexcept nogil:
     cdef int32_t port
     if frame_is_multicast(f):
@@ -143,6 +159,8 @@ cdef inline Verdict transmit_l2(const Switch *s, const Frame *f, bint gso) noexc
         if port >= 0:
             return deliver_to_sibling(s, port, f, gso)
         # It goes up as if received on the master, whose receive path takes off a VLAN tag and looks again.
+        if is_for_vlan_device(s, f):
+            return Verdict(TO_HOST, -1)
         received = frame_received(f)
         v = receive_l2(s, &received)
         return v if v.outcome == TO_PORT else Verdict(TO_HOST, -1)
@@ -199,6 +217,8 @@ cdef inline Verdict decide_from_port(const Switch *s, const Frame *f, bint gso) 
 
 cdef inline Verdict decide_from_master(const Switch *s, const Frame *f) noexcept nogil:
     cdef Frame received = frame_received(f)
+    if is_for_vlan_device(s, f):
+        return Verdict(LEFT_TO_HOST, -1)
     if s.mode == L2:
         return receive_l2(s, &received)
     if s.mode == L3:

@@ -22,6 +22,7 @@ from ipvsw.linux.netlink.messages import (
 )
 from ipvsw.linux.netlink.questions import NLM_F_DUMP, Questions
 from ipvsw.linux.netlink.rules import read_host_route
+from ipvsw.linux.netlink.vlans import ONLY_VLANS, read_vlan
 from ipvsw.model import Address
 
 SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12  # linux/netlink.h
@@ -56,6 +57,12 @@ class DeviceReader(Questions):
                 if (owned := read_address(body)) is not None:
                     found.append(owned)
         return found
+
+    def vlans(self, index: int) -> frozenset[int]:
+        """Those that have a device of their own on the device, in its namespace; see `read_vlan`."""
+        answers = self.ask(RTM_GETLINK, NLM_F_DUMP, IFINFOMSG.pack(0, 0, 0, 0, 0) + ONLY_VLANS)
+        found = (read_vlan(body, index) for body in answers)
+        return frozenset(vlan for vlan in found if vlan is not None)
 
     def gateways(self, index: int) -> frozenset[Address]:
         """The gateways of the routes in every table."""

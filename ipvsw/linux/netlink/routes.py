@@ -18,12 +18,14 @@ from ipvsw.linux.netlink.messages import (
     AF_INET6,
     IFF_UP,
     IFINFOMSG,
+    RTM_DELLINK,
     RTM_DELROUTE,
     RTM_NEWLINK,
     attributes,
     messages,
 )
 from ipvsw.linux.netlink.rules import read_host_route
+from ipvsw.linux.netlink.vlans import is_vlan
 from ipvsw.model import Address
 
 # linux/rtnetlink.h
@@ -62,6 +64,7 @@ class RoutesChanged(Struct, frozen=True):
     lost: bool = False  # events were lost: anything may have
     link_down: int = 0  # the index of a device that was set down: its routes are gone without a word
     host_route: tuple[Address, int] | None = None  # one of the daemon's own that was removed, with its table
+    vlan: bool = False  # a VLAN device has come, gone or changed
 
 
 class NeighbourChanged(Struct, frozen=True):
@@ -147,7 +150,9 @@ def _read_change(kind: int, body: bytes) -> RoutesChanged:
         return RoutesChanged(host_route=read_host_route(body[:_RTMSG_SIZE], attributes(body, _RTMSG_SIZE)))
     if kind == RTM_NEWLINK:
         _, _, index, flags, _ = IFINFOMSG.unpack_from(body)
-        return RoutesChanged(link_down=0 if flags & IFF_UP else index)
+        return RoutesChanged(link_down=0 if flags & IFF_UP else index, vlan=is_vlan(body))
+    if kind == RTM_DELLINK:
+        return RoutesChanged(vlan=is_vlan(body))
     return RoutesChanged()
 
 

@@ -34,7 +34,7 @@ FRAMES_PER_SWITCH = 500
 def probe_of(switch: Switch) -> Decider:
     ports = [(p.up, p.mtu, p.all_multicast, sorted(p.groups)) for p in switch.ports]
     mode, flag, access = MODES[switch.mode], FLAGS[switch.flag], ACCESS[switch.access]
-    return Decider(mode, flag, switch.mac, ports, switch.table, switch.host, access)
+    return Decider(mode, flag, switch.mac, ports, switch.table, switch.host, access, vlans=switch.vlans)
 
 
 def forget(switch: Switch, probe: Decider, frame: bytes) -> int:
