@@ -10,10 +10,11 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from ipvsw.linux.eventqueue import EventQueue
 from ipvsw.linux.fdstore import FdStore, NoStore
 from ipvsw.linux.namespaces import Watch, make_namespace
 from ipvsw.linux.netlink import (
@@ -35,7 +36,8 @@ POLL = 1.0  # seconds between polls of names that have no events
 FAST_POLL = 0.05  # seconds, while a namespace's name exists and the namespace doesn't yet
 CLOSERS = 256  # threads at most: closing a TAP waits 16 ms for the kernel's grace periods, which many wait for at once
 NETNS_REQUESTS = 8  # requests that may wait for the netlink thread, each with an fd that pins a namespace
-BURST = 500  # events that are handled before other tasks have their turn
+BURST = 256  # events that are read before others have their turn, and before some are handled
+TURNS = 2  # namespaces whose turn it is then
 OPENINGS = 4  # ports that are opened at one time, so that events of the others needn't wait for a thousand
 
 HIDDEN = "hidden"  # the name under which `open_hidden`'s namespace is held
@@ -46,8 +48,8 @@ DeviceEvent = LinkEvent | AddressEvent | GroupsEvent | RemovalEvent
 class Follower(Protocol):
     """What receives the events of a device or of a namespace's name."""
 
-    def handle_event(self, event: DeviceEvent) -> None:
-        """Something happened to the device."""
+    def handle_events(self, events: Sequence[DeviceEvent]) -> None:
+        """Something happened to the device, in this order."""
 
     def mark_stale(self) -> None:
         """Something may have happened to the device: read it again."""
@@ -77,8 +79,8 @@ class Runtime:
         self._following = threading.Lock()
         self._waiting: dict[str, set[Follower]] = {}  # a namespace's spec -> those that wait for it
         self._absent: set[Follower] = set()  # those that wait for a device whose index they can't know
-        self._events = self.netlink.events()
-        self._again: asyncio.Handle | None = None
+        self._queue: EventQueue[DeviceEvent | NamespaceGone] = EventQueue()
+        self._serving: asyncio.Handle | None = None
         self._hidden = (held or {}).get(HIDDEN, -1)
         loop = asyncio.get_running_loop()
         loop.add_reader(self.netlink.fileno(), self._take_events)
@@ -91,8 +93,8 @@ class Runtime:
         loop.remove_reader(self.netlink.fileno())
         loop.remove_reader(self._watch.fileno())
         self._timer.cancel()
-        if self._again:
-            self._again.cancel()
+        if self._serving:
+            self._serving.cancel()
         self._watch.close()
         self.netlink.close()
         if self._hidden >= 0:
@@ -173,36 +175,48 @@ class Runtime:
     # ------------------------------------------------------------------------ events
 
     def _take_events(self) -> None:
-        """A burst at a time: a namespace that makes events without end must not stop the loop."""
-        events = list(itertools.islice(self._events, BURST))
-        if len(events) < BURST:
-            self._events = self.netlink.events()
-        else:
-            self._again = asyncio.get_running_loop().call_soon(self._take_events)
-        for event in events:
+        """Read a burst, so that the kernel's buffer, which is one for all namespaces, doesn't fill."""
+        for event in itertools.islice(self.netlink.events(), BURST):
             if isinstance(event, Overrun):
                 log.warning("events were lost: every device is read again")
-                for follower in [*self._all_followers(), *self._absent]:
-                    follower.mark_stale()
-            elif isinstance(event, NamespaceGone):
-                for follower in list(self._followers.get(event.nsid, {}).values()):
-                    follower.mark_stale()
+                for nsid in [*self._followers]:
+                    self._read_again(nsid)
             else:
-                self._dispatch(event)
+                for nsid in self._queue.put(event.nsid, event):
+                    self._read_again(nsid)
+        self._serve_soon()
 
-    def _all_followers(self) -> Iterator[Follower]:
-        for inside in list(self._followers.values()):
-            yield from list(inside.values())
+    def _read_again(self, nsid: int | None) -> None:
+        """Events of that namespace are lost."""
+        for follower in [*self._followers.get(nsid, {}).values(), *self._absent]:
+            follower.mark_stale()
 
-    def _dispatch(self, event: DeviceEvent) -> None:
-        self.announces_groups = self.announces_groups or isinstance(event, GroupsEvent)
-        index = event.link.index if isinstance(event, LinkEvent) else event.index
-        follower = self._followers.get(event.nsid, {}).get(index)
+    def _serve_soon(self) -> None:
+        if self._queue and self._serving is None:
+            self._serving = asyncio.get_running_loop().call_soon(self._serve)
+
+    def _serve(self) -> None:
+        """A few turns at a time: what namespaces make without end must not stop the loop."""
+        self._serving = None
+        for _ in range(TURNS):
+            events = self._queue.take()
+            for key, group in itertools.groupby(events, _device_of):
+                self._dispatch(*key, list(group))
+        self._serve_soon()
+
+    def _dispatch(self, nsid: int | None, index: int, events: list[Any]) -> None:
+        if not index:
+            for each in list(self._followers.get(nsid, {}).values()):
+                each.mark_stale()
+            return
+        self.announces_groups = self.announces_groups or any(isinstance(event, GroupsEvent) for event in events)
+        follower = self._followers.get(nsid, {}).get(index)
         if follower is not None:
-            follower.handle_event(event)
-        elif isinstance(event, LinkEvent) and not event.gone:
+            follower.handle_events(events)
+            return
+        if found := [event for event in events if isinstance(event, LinkEvent) and not event.gone]:
             for waiting in list(self._absent):
-                waiting.handle_event(event)
+                waiting.handle_events(found)
 
     def _names_changed(self) -> None:
         self._notify(self._watch.changed())
@@ -221,3 +235,10 @@ class Runtime:
         for spec in specs:
             for follower in list(self._waiting.get(spec, ())):
                 follower.netns_changed()
+
+
+def _device_of(event: DeviceEvent | NamespaceGone) -> tuple[int | None, int]:
+    """Namespace and index; 0 for what concerns all of a namespace's devices."""
+    if isinstance(event, NamespaceGone):
+        return event.nsid, 0
+    return event.nsid, event.link.index if isinstance(event, LinkEvent) else event.index

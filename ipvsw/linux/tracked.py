@@ -15,7 +15,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -34,7 +34,7 @@ RETRY = 5.0  # seconds after a failure
 RESYNC = 60.0  # seconds between readings without an event, give or take a quarter, while there are few interfaces
 SHARE = 0.0004  # of a CPU: what such readings may cost where there are many
 AVERAGE = 8  # readings over which the cost is averaged
-SETNS_COST = 0.002  # seconds of CPU for a reading, besides what the device has
+SETNS_COST = 0.002  # seconds of CPU for a reading, besides what the device has: the loop has its share
 
 
 class Pace:
@@ -59,6 +59,7 @@ class Snapshot(Struct, frozen=True):
     link: Link
     addresses: tuple[tuple[Address, int], ...]  # with prefix lengths
     groups: tuple[bytes, ...]
+    parts: Mapping[Part, object] = {}  # what else was read, of what the daemon has set
 
 
 def read_device(handle: Handle, index: int, *, groups: bool) -> Snapshot | None:
@@ -75,14 +76,14 @@ def read_device(handle: Handle, index: int, *, groups: bool) -> Snapshot | None:
 
 
 async def read_in_netns(
-    runtime: Runtime, open_place: Callable[[], int | None], index: int, *, groups: bool
+    runtime: Runtime, open_place: Callable[[], int | None], read: Callable[[Handle], Snapshot | None]
 ) -> Snapshot | None:
-    """`read_device` in the namespace whose fd `open_place` gives, which another thread calls; None if it gives None.
-    What it costs is added to the average that `_resync` goes by. Errors: OSError."""
+    """`read` in the namespace whose fd `open_place` gives, which another thread calls; None if it gives None. What it
+    costs is added to the average that `_resync` goes by. Errors: OSError."""
 
     def read_and_time(handle: Handle) -> Snapshot | None:
         start = time.thread_time()
-        snapshot = read_device(handle, index, groups=groups)
+        snapshot = read(handle)
         cost = SETNS_COST + time.thread_time() - start
         runtime.reading += (cost - runtime.reading) / AVERAGE
         return snapshot
@@ -172,13 +173,14 @@ class TrackedDevice(ABC):
         if self._sleep is not None and not self._sleep.done():
             self._sleep.set_result(None)
 
-    def handle_event(self, event: DeviceEvent) -> None:
-        if self._needs_reading(event):
-            self.mark_stale()
-        if self._buffered_events is None:
-            self._follow(event)
-        else:
-            self._buffered_events.append(event)
+    def handle_events(self, events: Sequence[DeviceEvent]) -> None:
+        for event in events:
+            if self._needs_reading(event):
+                self.mark_stale()
+            if self._buffered_events is None:
+                self._follow(event)
+            else:
+                self._buffered_events.append(event)
 
     def mark_stale(self) -> None:
         self._stale = True

@@ -30,6 +30,10 @@ class Addressing(ABC):
     def follow(self, table: Table, config: PortConfig, event: AddressEvent) -> None:
         """An address of the device's came or went."""
 
+    def is_configured(self, config: PortConfig, address: Address, prefix: int) -> bool:
+        """Whether the device is to have this address, as the configuration says."""
+        return False
+
     def max_learned(self, config: PortConfig) -> int:
         """How many addresses may be learned besides those that the configuration has."""
         return 0
@@ -69,6 +73,9 @@ class FollowedAddresses(Addressing):
         else:
             source = self._source(config, event.address, event.prefix)
             table.claim(config.name, event.address, event.prefix, source)
+
+    def is_configured(self, config: PortConfig, address: Address, prefix: int) -> bool:
+        return self._source(config, address, prefix) is AddressSource.CONFIG
 
     def _source(self, config: PortConfig, address: Address, prefix: int) -> AddressSource:
         if self._pinned is None or self._pinned[0] is not config:

@@ -1,10 +1,10 @@
 """What a port is made of towards its endpoint: the contract of a backend, as Open vSwitch has one in `netdev_class`.
 
 A backend is made closed. Its port calls, one after the other and from its own task: `prepare` at every step; `open`,
-or `adopt` for what the last daemon has left;
-while it is open `hung_up`, `has_moved`, `update`, `read` and `poll` as often as there is a reason; and `close`, after
-which it may be opened again. All other methods may be called at any time while it is open. A kind of port must say
-`kind`, `addressing`, `fd`, `open`, `update`, `read` and `close`; the rest has defaults.
+or `adopt` for what the last daemon has left; while it is open `hung_up`, `has_moved`, `update`, `read`, `wrong`, `mend`
+and `poll` as often as there is a reason; and `close`, after which it may be opened again. All other methods may be
+called at any time while it is open. A kind of port must say `kind`, `addressing`, `fd`, `open`, `update`, `read` and
+`close`; the rest has defaults.
 
 A backend does not touch the table of addresses: its port does, and is informed by `endpoint_changed`.
 """
@@ -24,7 +24,8 @@ from ipvsw.addresses.table import Table
 from ipvsw.linux.bpf import Shim
 from ipvsw.linux.devices.tap import VNET_HEADER
 from ipvsw.linux.namespaces import NamespaceRef
-from ipvsw.linux.netlink import Link
+from ipvsw.linux.netlink import Handle, Link
+from ipvsw.linux.repair import Part
 from ipvsw.linux.runtime import Follower, Runtime
 from ipvsw.linux.tracked import Snapshot
 from ipvsw.model import Kind, PortConfig
@@ -185,13 +186,20 @@ class Backend(ABC):
     async def update(self, settings: Settings, had: Settings) -> bool:
         """Change the endpoint from `had` to `settings`; whether it still exists. `problems` has what can't be done."""
 
-    def needs_update(self, link: Link, settings: Settings) -> bool:
-        """Whether the endpoint's attributes have been changed to others than `settings` has."""
-        return False
-
     @abstractmethod
     async def read(self) -> Snapshot | None:
         """A new snapshot of the endpoint, None if it is gone. Errors: OSError."""
+
+    def wrong(self, settings: Settings, snapshot: Snapshot) -> list[Part]:
+        """What others have changed of what `settings` says of the endpoint, which is up."""
+        return []
+
+    def open_place(self) -> int | None:
+        """An fd of the namespace in which `mend` is to be called, None if the endpoint is gone. From any thread."""
+        return None
+
+    def mend(self, handle: Handle, part: Part) -> None:
+        """Put back one part that is wrong. Errors: OSError."""
 
     def poll(self) -> float | None:
         """Check for what no event announces, as that a VMM has connected. Seconds until the next time, None: it is

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ipvsw.linux.namespaces import NAMED, find_namespace, open_namespace, path_of
 from ipvsw.linux.netlink import Handle, KmodAttrs, Link, LinkEvent
@@ -60,10 +60,11 @@ class Discovery:
 
     # ------------------------------------------------------------------------ events
 
-    def handle_event(self, event: DeviceEvent) -> None:
-        if isinstance(event, LinkEvent) and event.link.served is not None and not event.gone:
-            self._unserved[event.nsid, event.link.index] = event.link
-            self._wake.set()
+    def handle_events(self, events: Sequence[DeviceEvent]) -> None:
+        for event in events:
+            if isinstance(event, LinkEvent) and event.link.served is not None and not event.gone:
+                self._unserved[event.nsid, event.link.index] = event.link
+                self._wake.set()
 
     def mark_stale(self) -> None:
         self._listed.clear()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from hashlib import blake2b
 
 from ipvsw.linux.fdstore import close_all
@@ -19,10 +19,7 @@ from ipvsw.linux.tracked import RETRY, Snapshot, TrackedDevice
 from ipvsw.model import (
     Address,
     AddressSource,
-    AddressState,
-    AddressStatus,
     HandedOver,
-    Limit,
     MacSource,
     PortConfig,
     PortState,
@@ -30,18 +27,17 @@ from ipvsw.model import (
     Refused,
 )
 from ipvsw.ports.backend import Backend, BackendPort, Gone, Holding, Left, PortEnvironment, Settings, held_name
+from ipvsw.ports.status import port_status
 
 log = logging.getLogger("ipvsw")
-
-LIMITS = ("rate", "packets", "broadcast", "max_addresses", "max_groups")
-DEFAULTS = PortConfig(name="", ifname="", netns="")
 
 
 class Port(TrackedDevice):
     """See `TrackedDevice`. `config` may be replaced by `change` only."""
 
     __slots__ = (
-        "_addressing", "_attached", "_backend", "_held", "_hung_up", "_own_mac", "_settings", "config", "env",
+        "_addressing", "_attached", "_backend", "_held", "_hung_up", "_own_mac", "_settings", "_snapshot", "config",
+        "env",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +51,7 @@ class Port(TrackedDevice):
         self._hung_up = False  # nothing is at the other end of the backend's descriptor
         self._own_mac: bytes | None = None  # that the endpoint is given, once it is known
         self._settings: Settings | None = None  # what the endpoint was opened or updated with
+        self._snapshot: Snapshot | None = None  # the last one, until it is compared
         self._attached: tuple[bool, int] | None = None  # what the table knows: up, MTU
         left = env.left.get(config.name)
         self._held = tuple(self._names(left.holding)) if left else ()  # names of descriptors, held for a successor
@@ -92,41 +89,8 @@ class Port(TrackedDevice):
             with self.env.table.change():
                 self._addressing.publish(self.env.table, self.config)
 
-    def _tentative(self) -> Iterator[AddressStatus]:
-        for address in sorted(self._addressing.tentative(self.config), key=lambda one: (one.version, one)):
-            yield AddressStatus(
-                switch=self.env.switch,
-                port=self.config.name,
-                address=str(address),
-                state=AddressState.TENTATIVE,
-                source=AddressSource.DAD,
-            )
-
     def status(self) -> PortStatus:
-        link = self.link
-        return PortStatus(
-            name=self.config.name,
-            ifname=link.name if link else self.config.ifname,
-            netns=self.config.netns,
-            kind=self._backend.kind,
-            state=self.state,
-            reason=self.reason,
-            index=link.index if link else 0,
-            mac=self._mac(link).hex(":") if link else "",
-            mac_source=self.config.mac,
-            mtu=link.mtu if link else 0,
-            carrier=link.carrier if link else False,
-            offloads=self._backend.offloads,
-            addresses=(*self.env.table.statuses(self.config.name), *self._tentative()),
-            guards=self.env.table.guards(self.config.name),
-            limits=_limits(self.config),
-        )
-
-    def _mac(self, link: Link) -> bytes:
-        """The endpoint's MAC address."""
-        if not self._backend.serves_vm:
-            return link.mac
-        return self.env.table.own_mac(self.config.name) or self.env.master.mac
+        return port_status(self, self._backend, self._addressing)
 
     # ------------------------------------------------------------------------ virtual machines
 
@@ -193,7 +157,9 @@ class Port(TrackedDevice):
             self._netns_changed, gone = False, gone or self._backend.has_moved()
         gone = gone or not await self._update()
         if self._stale and not gone:
-            gone = not await self._read(self._backend.read)
+            gone = not await self._read(self._read_endpoint)
+            if not gone:
+                await self._look_after()
         if gone:
             await self._shut()
             self._backend.ended()
@@ -202,11 +168,23 @@ class Port(TrackedDevice):
         """Bring the endpoint up to date with the master and with the configuration; whether it still exists."""
         wanted, had = self._wanted_settings(), self._settings
         assert self.link is not None and had is not None
-        if wanted == had and not self._backend.needs_update(self.link, wanted):
+        if wanted == had:
             return True
         self._settings, self._stale = wanted, True
         self._runtime.note_change()
         return await self._backend.update(wanted, had)
+
+    async def _read_endpoint(self) -> Snapshot | None:
+        self._snapshot = await self._backend.read()
+        return self._snapshot
+
+    async def _look_after(self) -> None:
+        """Put back what others have changed of the endpoint. One that was set down is left alone."""
+        snapshot, self._snapshot = self._snapshot, None
+        if snapshot is None or self._settings is None:
+            return
+        wrong = self._backend.wrong(self._settings, snapshot) if snapshot.link.up else []
+        await self._put_back(wrong, self._backend.open_place, self._backend.mend)
 
     def _poll(self) -> float:
         delay = self._backend.poll()
@@ -247,6 +225,8 @@ class Port(TrackedDevice):
         if snapshot is None:
             self._settings = self._wanted_settings()
             snapshot = await self._backend.open(self._settings)
+            if self._backend.problems:
+                self.mark_stale()  # what could not be set is tried again
         self.hold()
         return snapshot
 
@@ -263,7 +243,7 @@ class Port(TrackedDevice):
             await self._release()
             await self._backend.close()
         self._settings = left.settings  # the next step brings it up to date
-        self.wake()
+        self.mark_stale()  # and what was changed in the meantime
         return snapshot
 
     # ------------------------------------------------------------------------ for a successor
@@ -342,35 +322,60 @@ class Port(TrackedDevice):
                 accepts_uso=backend.accepts_uso,
             )
             self._attached = None
-            self._see(snapshot)
+            self._take(snapshot)
+        self._tell(*self._state_of(snapshot.link))
         self._runtime.note_change()
 
     def _see(self, snapshot: Snapshot) -> None:
         with self.env.table.change():
-            self.endpoint_changed(snapshot.link)
-            self._addressing.see(self.env.table, self.config, snapshot)
+            self._take(snapshot)
+        self._tell(*self._state_of(snapshot.link))
+
+    def _take(self, snapshot: Snapshot) -> None:
+        """Within a change. What the state is, is said when the data plane and the shim know: then frames pass."""
+        self._set_link(snapshot.link)
+        self._addressing.see(self.env.table, self.config, snapshot)
 
     def endpoint_changed(self, link: Link) -> None:
         """The endpoint has come, left, or changed its attributes."""
+        self._set_link(link)
+        self._tell(*self._state_of(link))
+
+    def _set_link(self, link: Link) -> None:
         self.link = link
-        state, reason = self._state_of(link)
+        state, _ = self._state_of(link)
         attached = (state in (PortState.UP, PortState.DEGRADED), link.mtu)
         if self._attached != attached:
             self._attached = attached
             self.env.table.set_port(self.config.name, up=attached[0], mtu=link.mtu)
-        self._tell(state, reason)
 
     def _state_of(self, link: Link) -> tuple[PortState, str]:
         """The state that follows, and what is wrong or missing."""
         if link.up and self._backend.serves_vm and not self._backend.is_taken(link):
             return PortState.WAITING, "for a virtual machine"
-        return PortState.UP if link.up else PortState.DOWN, "; ".join(self._backend.problems)
+        problems = dict.fromkeys((*self._backend.problems, *self.upkeep.problems))
+        well = PortState.DEGRADED if problems else PortState.UP
+        return well if link.up else PortState.DOWN, "; ".join(problems)
+
+    def handle_events(self, events: Sequence[DeviceEvent]) -> None:
+        with self.env.table.change():  # all at one commit
+            super().handle_events(events)
+        if self.link is not None:
+            self._tell(*self._state_of(self.link))
+
+    def _needs_reading(self, event: DeviceEvent) -> bool:
+        is_ours = isinstance(event, AddressEvent) and (
+            event.address.is_link_local  # made by the kernel, of an identifier that may be another than before
+            or (event.gone and self._addressing.is_configured(self.config, event.address, event.prefix))
+        )
+        return is_ours or super()._needs_reading(event)
 
     def _follow(self, event: DeviceEvent) -> None:
+        self.upkeep.hope()
         if self.link is None:
             return
         if isinstance(event, LinkEvent) and not event.gone:
-            self.endpoint_changed(event.link)
+            self._set_link(event.link)
             self._backend.link_announced(event.link)
         elif isinstance(event, AddressEvent):
             self._addressing.follow(self.env.table, self.config, event)
@@ -378,13 +383,3 @@ class Port(TrackedDevice):
 
 def _text(error: OSError) -> str:
     return error.strerror or str(error)
-
-
-def _limits(config: PortConfig) -> dict[str, str | int]:
-    """Those that are not the default."""
-    found = {key: getattr(config, key) for key in LIMITS}
-    return {
-        key: value.text if isinstance(value, Limit) else value
-        for key, value in found.items()
-        if value != getattr(DEFAULTS, key)
-    }

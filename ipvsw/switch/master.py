@@ -72,6 +72,7 @@ class Master(TrackedDevice):
         self._care = MasterUpkeep(shim, self._host)
         self._sockets: Sockets | None = None
         self._nsid: int | None = None
+        self._is_quiet = False  # nothing has happened: the master is awake for what has no events
         self._place: tuple[int, int] | None = None
         self._groups: frozenset[bytes] = frozenset()  # that the device listens to for us
         self._addresses: frozenset[Address] = frozenset()
@@ -82,10 +83,13 @@ class Master(TrackedDevice):
     def about(self) -> dict[str, str]:
         return {"master": self._name}
 
-    def handle_event(self, event: DeviceEvent) -> None:
+    def handle_events(self, events: Sequence[DeviceEvent]) -> None:
         if self._sockets is not None or self._buffered_events is not None:
-            super().handle_event(event)
-        elif isinstance(event, LinkEvent) and (event.nsid, event.link.name) == (self._nsid, self._name):
+            super().handle_events(events)
+        elif any(
+            isinstance(event, LinkEvent) and (event.nsid, event.link.name) == (self._nsid, self._name)
+            for event in events
+        ):
             self.wake()
 
     def set_host_port(self, config: HostPortConfig) -> None:
@@ -133,8 +137,13 @@ class Master(TrackedDevice):
     def _timed_out(self) -> None:
         if asyncio.get_running_loop().time() >= self._read_at + RESYNC:
             self.mark_stale()
-        else:
+        elif not self._woken:
             self.wake()
+            self._is_quiet = True
+
+    def wake(self) -> None:
+        self._is_quiet = False
+        super().wake()
 
     async def _keep(self) -> None:
         assert self.link is not None
@@ -143,10 +152,13 @@ class Master(TrackedDevice):
             self._care.is_stale = True
             self._netns_changed = False
             present = await self._read(self._read_link)
-        if present:
-            await self._follow_host()
-        else:
+        is_quiet, self._is_quiet = self._is_quiet, False
+        if not present:
             await self._shut()
+        elif is_quiet:
+            await self._look_after()
+        else:
+            await self._follow_host()
 
     async def _follow_host(self) -> None:
         """What depends on the ports' groups and addresses, and on the host's own addresses and routes."""
@@ -325,7 +337,10 @@ class Master(TrackedDevice):
 
     async def _read_link(self) -> Snapshot | None:
         assert self.link is not None
-        return await read_in_netns(self._runtime, self._open_place, self.link.index, groups=False)
+        index = self.link.index
+        return await read_in_netns(
+            self._runtime, self._open_place, lambda handle: read_device(handle, index, groups=False)
+        )
 
     def _see(self, snapshot: Snapshot) -> None:
         addresses = frozenset(address for address, _ in snapshot.addresses)

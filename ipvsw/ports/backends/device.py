@@ -10,6 +10,7 @@ from typing import ClassVar
 from ipvsw.linux.errors import is_gone
 from ipvsw.linux.namespaces import identity
 from ipvsw.linux.netlink import Handle
+from ipvsw.linux.repair import Part, differences
 from ipvsw.linux.tracked import Snapshot, read_device, read_in_netns
 from ipvsw.ports.backend import Backend, BackendPort, Holding, Settings
 
@@ -49,6 +50,10 @@ class DeviceBackend(Backend):
     def _push(self, handle: Handle, settings: Settings, had: Settings) -> None:
         """In the port's namespace: what has changed. Errors: OSError."""
 
+    def _wanted(self, settings: Settings) -> dict[Part, object]:
+        """What `_read_device` is to find in the snapshot's `parts`."""
+        return {}
+
     @abstractmethod
     async def _undo(self) -> None:
         """Nothing is left of the device, nor of an attempt to make it. Idempotent."""
@@ -71,7 +76,7 @@ class DeviceBackend(Backend):
         """`fd` is open: have the port follow the device, if that is what the last daemon says of it."""
         fd = self._open_device_place()
         assert fd is not None
-        runtime, groups = self.port.env.runtime, self.addressing.reads_groups
+        runtime = self.port.env.runtime
         try:
             if identity(fd) != holding.place or not self._belongs(holding.place):
                 raise OSError(errno.ESTALE, "its device is not in its namespace any more")
@@ -80,7 +85,7 @@ class DeviceBackend(Backend):
 
             def read(handle: Handle) -> Snapshot | None:
                 self._follow(holding.index)
-                return read_device(handle, holding.index, groups=groups)
+                return self._read_device(handle)
 
             return await runtime.netlink.run(fd, read)
         finally:
@@ -102,14 +107,19 @@ class DeviceBackend(Backend):
             return True
 
         try:
-            return await self.port.env.runtime.run_in_netns(self._open_place, push) is not None
+            return await self.port.env.runtime.run_in_netns(self.open_place, push) is not None
         except OSError as error:
             self.problems = (error.strerror or str(error),)
             return True
 
     async def read(self) -> Snapshot | None:
-        runtime, groups = self.port.env.runtime, self.addressing.reads_groups
-        return await read_in_netns(runtime, self._open_place, self._index, groups=groups)
+        return await read_in_netns(self.port.env.runtime, self.open_place, self._read_device)
+
+    def _read_device(self, handle: Handle) -> Snapshot | None:
+        return read_device(handle, self._index, groups=self.addressing.reads_groups)
+
+    def wrong(self, settings: Settings, snapshot: Snapshot) -> list[Part]:
+        return differences(self._wanted(settings), snapshot.parts)
 
     def has_moved(self) -> bool:
         """Whether another namespace has the name now. While none has it most devices stay where they are."""
@@ -137,7 +147,7 @@ class DeviceBackend(Backend):
         self._index = index
         self.port.env.runtime.enter(self._nsid, index, self.port)
 
-    def _open_place(self) -> int | None:
+    def open_place(self) -> int | None:
         """An fd of the namespace that the device is in, None if that is not the one where it belongs. From any
         thread."""
         try:

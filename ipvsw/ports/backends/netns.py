@@ -2,6 +2,9 @@
 
 The TAP is made in the daemon's namespace and moved, which leaves the daemon its fd and no hold on the
 namespace. The fd is the only thing that keeps the device alive: closing it undoes everything.
+
+What the configuration says of the device stays so: an address or gateway that the namespace removes, or that the kernel
+removes as the device goes down, is put back while the device is up.
 """
 
 from __future__ import annotations
@@ -10,23 +13,29 @@ import errno
 from functools import partial
 from hashlib import blake2b
 
+import msgspec
+
 from ipvsw.linux.devices.tap import Tap, adopt_tap, open_tap
-from ipvsw.linux.netlink import Handle, Link
+from ipvsw.linux.netlink import Handle
+from ipvsw.linux.repair import Part
 from ipvsw.linux.teardown import PendingDelete
-from ipvsw.linux.tracked import Snapshot, read_device
-from ipvsw.model import Kind, MacSource
+from ipvsw.linux.tracked import Snapshot
+from ipvsw.model import Address, Interface, Kind, MacSource, Subject
 from ipvsw.ports.addressing import FollowedAddresses
 from ipvsw.ports.backend import BackendPort, Holding, Settings
 from ipvsw.ports.backends.device import DeviceBackend
 from ipvsw.ports.backends.reconfigure import Reconfiguration
 
+# By the MAC address, which all ports share. That the namespace makes its own identifiers, or none, is its business.
+EUI64 = "0"  # addr_gen_mode: IN6_ADDR_GEN_MODE_EUI64 of linux/if_link.h
+IDENTIFIERS = Part(Subject.ADDR_GEN_MODE, "", "IPv6 identifiers that are not made of the MAC address")
 SECRET_SIZE = 16  # bytes; stable_secret in Documentation/networking/ip-sysctl.rst
 
 
 class NetnsBackend(DeviceBackend):
     """The namespace may have addresses besides those of the configuration."""
 
-    __slots__ = ("_rest", "_tap")
+    __slots__ = ("_failed", "_rest", "_tap")
 
     kind = Kind.NETNS
     addressing = FollowedAddresses
@@ -34,6 +43,7 @@ class NetnsBackend(DeviceBackend):
     def __init__(self, port: BackendPort) -> None:
         super().__init__(port)
         self._tap: Tap | None = None
+        self._failed = False  # `problems` are those of the last reconfiguration
         self._rest: Reconfiguration | None = None  # of addresses and gateways, what is still to be done
 
     @property
@@ -94,7 +104,7 @@ class NetnsBackend(DeviceBackend):
         handle.set_stable_secret(name, self._secret())
         handle.set_link(link.index, up=True)
         self._reconfigure(handle, Reconfiguration(settings.config, None))
-        snapshot = read_device(handle, link.index, groups=True)
+        snapshot = self._read_device(handle)
         if snapshot is None:
             raise OSError(errno.ENODEV, f"{name} is gone")
         return snapshot
@@ -140,8 +150,40 @@ class NetnsBackend(DeviceBackend):
     def _open_device_place(self) -> int | None:
         return self._tap.open_namespace() if self._tap else None
 
-    def needs_update(self, link: Link, settings: Settings) -> bool:
-        return settings.config.mac is MacSource.MASTER and link.mac != settings.mac
+    def _read_device(self, handle: Handle) -> Snapshot | None:
+        snapshot = super()._read_device(handle)
+        if snapshot is None or not snapshot.link.up:
+            return snapshot
+        mode = handle.sysctl(f"net/ipv6/conf/{snapshot.link.name}/addr_gen_mode")
+        parts: dict[Part, object] = {IDENTIFIERS: mode != EUI64}
+        if self.port.config.gateway:
+            parts |= {_gateway(one): True for one in handle.default_gateways(self._index)}
+        return msgspec.structs.replace(snapshot, parts=parts)
+
+    def _wanted(self, settings: Settings) -> dict[Part, object]:
+        return dict.fromkeys([IDENTIFIERS, *map(_gateway, settings.config.gateway)], True)
+
+    def wrong(self, settings: Settings, snapshot: Snapshot) -> list[Part]:
+        if self._failed:  # from here on what is missing says what is wrong
+            self._failed, self.problems = False, ()
+        present = {address for address, _ in snapshot.addresses}
+        other_mac = settings.config.mac is MacSource.MASTER and snapshot.link.mac != settings.mac
+        return [
+            *([Part(Subject.MAC, settings.mac, "MAC address")] if other_mac else []),
+            *(_address(one) for one in settings.config.addresses if one.ip not in present),
+            *super().wrong(settings, snapshot),
+        ]
+
+    def mend(self, handle: Handle, part: Part) -> None:
+        if part.subject is Subject.ADDRESSES:
+            for error in handle.add_addresses(self._index, [part.key]):
+                raise error
+        elif part.subject is Subject.GATEWAYS:
+            handle.add_default_route(self._index, part.key)
+        elif part.subject is Subject.MAC:
+            handle.set_link(self._index, mac=part.key)
+        elif self.port.link is not None:
+            handle.set_stable_secret(self.port.link.name, self._secret())
 
     def _push(self, handle: Handle, settings: Settings, had: Settings) -> None:
         assert self._tap is not None
@@ -161,13 +203,14 @@ class NetnsBackend(DeviceBackend):
         """A step of it."""
         change.step(handle, self._index)
         self.problems = tuple(change.problems)
+        self._failed = bool(change.problems)
         self._rest = None if change.done else change
 
     async def _finish(self) -> None:
         """The steps that are left; others have their turn between them."""
         rest, self._rest = self._rest, None
         while rest is not None:
-            await self.port.env.runtime.run_in_netns(self._open_place, partial(self._reconfigure, change=rest))
+            await self.port.env.runtime.run_in_netns(self.open_place, partial(self._reconfigure, change=rest))
             rest, self._rest = self._rest, None
 
     async def _undo(self) -> None:
@@ -175,3 +218,11 @@ class NetnsBackend(DeviceBackend):
         if tap is not None:
             delete = PendingDelete(self._place, self._index, tap.open_namespace, tap.close)
             await self.port.env.runtime.leaving.leave(delete)
+
+
+def _address(address: Interface) -> Part:
+    return Part(Subject.ADDRESSES, address, str(address))
+
+
+def _gateway(gateway: Address) -> Part:
+    return Part(Subject.GATEWAYS, gateway, f"gateway {gateway}")

@@ -11,16 +11,22 @@ import errno
 import os
 import socket
 
+import msgspec
+
 from ipvsw.linux.devices.packet import bound_to, open_far_end
 from ipvsw.linux.devices.tap import create_persistent_tap, open_persistent_tap
 from ipvsw.linux.namespaces import identity
-from ipvsw.linux.netlink import Handle, Link
+from ipvsw.linux.netlink import INGRESS, Handle, Link
 from ipvsw.linux.peercred import group_number, user_number
-from ipvsw.linux.tracked import Snapshot, read_device
-from ipvsw.model import Kind
+from ipvsw.linux.repair import Part
+from ipvsw.linux.tracked import Snapshot
+from ipvsw.model import Kind, Subject
 from ipvsw.ports.addressing import GuestAddresses
 from ipvsw.ports.backend import BackendPort, Holding, Settings
 from ipvsw.ports.backends.device import DeviceBackend
+
+MUTED = Part(Subject.FILTERS, "", "BPF program that keeps the host from receiving")
+NO_IPV6 = Part(Subject.SYSCTLS, "", "disable_ipv6")
 
 
 class TapBackend(DeviceBackend):
@@ -64,12 +70,12 @@ class TapBackend(DeviceBackend):
             raise OSError(errno.ENODEV, f"{name} is gone")
         self._ifname = name
         self._follow(link.index)
-        handle.set_sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "1")
+        handle.set_sysctl(_disable_ipv6(name), "1")
         handle.set_link(link.index, mtu=settings.mtu, alias=self._alias())
         handle.mute(link.index, self.port.env.shim.mute_fd)
         self._socket = open_far_end(link.index)
         handle.set_link(link.index, up=True)
-        snapshot = read_device(handle, link.index, groups=False)
+        snapshot = self._read_device(handle)
         if snapshot is None:
             raise OSError(errno.ENODEV, f"{name} is gone")
         return snapshot
@@ -91,13 +97,30 @@ class TapBackend(DeviceBackend):
 
     # ------------------------------------------------------------------------ while it is open
 
+    def _read_device(self, handle: Handle) -> Snapshot | None:
+        snapshot = super()._read_device(handle)
+        if snapshot is None:
+            return None
+        muted = INGRESS in handle.clsact_programs(self._index)  # also one of the last daemon's
+        ipv6 = handle.sysctl(_disable_ipv6(snapshot.link.name))
+        return msgspec.structs.replace(snapshot, parts={MUTED: muted, NO_IPV6: ipv6 in (None, "1")})
+
+    def _wanted(self, settings: Settings) -> dict[Part, object]:
+        return {MUTED: True, NO_IPV6: True}
+
+    def mend(self, handle: Handle, part: Part) -> None:
+        if part == MUTED:
+            handle.mute(self._index, self.port.env.shim.mute_fd)
+        elif self.port.link is not None:
+            handle.set_sysctl(_disable_ipv6(self.port.link.name), "1")
+
     def is_taken(self, link: Link) -> bool:
         return link.carrier
 
     async def hand_over(self) -> list[int]:
         queues, name = self.port.config.queues, self._ifname
         fds = await self.port.env.runtime.run_in_netns(
-            self._open_place, lambda handle: open_persistent_tap(name, queues)
+            self.open_place, lambda handle: open_persistent_tap(name, queues)
         )
         if fds is None:
             raise OSError(errno.ENODEV, "the device is gone")
@@ -127,3 +150,7 @@ class TapBackend(DeviceBackend):
                 await self.port.env.runtime.run_in_netns(open_place, lambda handle: handle.delete_link(index))
         if end is not None:
             end.close()
+
+
+def _disable_ipv6(device: str) -> str:
+    return f"net/ipv6/conf/{device}/disable_ipv6"
