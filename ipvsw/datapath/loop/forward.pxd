@@ -85,13 +85,14 @@ cdef inline bint ended_in_extra_stage(Worker *w, int32_t port, uint8_t extra, Fr
             return True
     if extra & GUARDED and stopped_by_guard(w, port, f, False):  # 3
         return True
-    if extra & LIMITED:
-        outcome = limit_frame(w.ports[port].limits, RX, f.data - HEADER, f.length + HEADER, round_ns(w))
-        if outcome != NO_OUTCOME:
-            w.ports[port].traffic.outcomes[outcome] += 1
+    if extra & (LIMITED | LEARNING):  # one test for a port that has guards alone
+        if extra & LIMITED:
+            outcome = limit_frame(w.ports[port].limits, RX, f.data - HEADER, f.length + HEADER, round_ns(w))
+            if outcome != NO_OUTCOME:
+                w.ports[port].traffic.outcomes[outcome] += 1
+                return True
+        if extra & LEARNING and punt_new_address(w, port, f):  # 4
             return True
-    if extra & LEARNING and punt_new_address(w, port, f):  # 4
-        return True
     return punt_dhcp(w, port, f)
 
 
