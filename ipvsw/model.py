@@ -168,6 +168,7 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
     busy_poll: int = 50  # us that an idle worker may poll before it sleeps
     coalesce: bool = True  # UDP datagrams of one flow that arrive together
     allow: tuple[Who, ...] = ()  # users who may get the descriptor of any virtual machine's port, besides root
+    metrics: str | None = None  # ADDRESS:PORT where they are served besides the API's socket
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -352,6 +353,14 @@ class SwitchStats(Struct, frozen=True, kw_only=True):
     repaired: dict[str, int] = {}  # what others had changed and was put back, by `Subject`
     learned: dict[str, int] = {}  # outcomes of address learning
     routed: dict[str, int] = {}  # l3: how the frames ended that the data plane handed to the router (`to_slowpath`)
+
+
+class States(Struct, frozen=True, kw_only=True):
+    """Of a switch, for metrics: its master's, its ports', and how many addresses are in its table."""
+
+    master: PortState
+    ports: dict[str, PortState]
+    addresses: int
 
 
 # ---------------------------------------------------------------------------- refusals

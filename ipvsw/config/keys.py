@@ -23,6 +23,7 @@ from ipvsw.config.values import (
     integer,
     read_allow,
     read_boolean,
+    read_endpoint,
     read_guard,
     read_master,
     read_name,
@@ -147,6 +148,16 @@ DAEMON = (
         help="who may get the descriptor of any virtual machine's port",
         more='Users (`"alice"`, 1000) and groups (`"@kvm"`), by name or number. Root and the daemon\'s own user always'
         " may.",
+    ),
+    Key(
+        name="metrics",
+        read=read_endpoint,
+        default=None,
+        default_text="the API's socket alone",
+        change=Change.RESTART,
+        help="a loopback address and a port where `/metrics` is served too",
+        more="For Prometheus, by HTTP without TLS and to everybody on this machine.",
+        example='"127.0.0.1:9417"',
     ),
 )
 

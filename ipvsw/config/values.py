@@ -90,6 +90,21 @@ def read_socket(value: object, place: str) -> str:
     return _read_path(read_string(value, place), place, SOCKET_PATH_MAX)
 
 
+def read_endpoint(value: object, place: str) -> str:
+    """ADDRESS:PORT of a loopback address, that of IPv6 in brackets."""
+    text = read_string(value, place)
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:]+)\]|([0-9.]+)):([0-9]{1,5})", text, re.ASCII)
+    try:
+        if found is None or not 0 < int(found[3]) < 65536:
+            raise ValueError
+        address = ipaddress.ip_address(found[1] or found[2])
+    except ValueError:
+        raise ConfigError(f"{place}: {quoted(text)} is not an address and a port, as 127.0.0.1:9417 would be") from None
+    if not address.is_loopback:
+        raise ConfigError(f"{place}: {address} is not a loopback address; a proxy with TLS may serve others")
+    return text
+
+
 def _read_path(path: str, place: str, longest: int) -> str:
     if not path.startswith("/"):
         raise ConfigError(f"{place}: {quoted(path)} is not an absolute path")

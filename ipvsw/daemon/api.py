@@ -28,6 +28,7 @@ from msgspec import Struct
 
 from ipvsw.daemon.events import Watcher
 from ipvsw.daemon.listener import Admission, Connection, Limits, Listener
+from ipvsw.daemon.metrics import exposition
 from ipvsw.daemon.operations import REASONS, ROUTES, STREAM, BadBody, Call, Error, Manager, Route, openapi
 from ipvsw.linux.devices.unix import bind, remove
 from ipvsw.linux.peercred import Peer
@@ -64,9 +65,19 @@ class Server:
 
     async def listen(self, routes: Iterable[Route], path: str, mode: int) -> None:
         """Errors: Refused, also if another daemon serves at the first of the sockets: the others belong to it."""
+        first = not self._sites
+        await self._serve(routes, lambda: _listen(path, mode, first=first), measured=first)
+
+    async def listen_for_metrics(self, endpoint: str) -> None:
+        """`/metrics` alone, on ADDRESS:PORT. Errors: Refused."""
+        await self._serve((), lambda: (_listen_tcp(endpoint), None), measured=True)
+
+    async def _serve(
+        self, routes: Iterable[Route], listen: Callable[[], tuple[socket.socket, _File | None]], *, measured: bool
+    ) -> None:
         connections: dict[asyncio.Protocol, Connection] = {}
         runner = web.AppRunner(
-            _application(self._manager, routes, connections),
+            _application(self._manager, routes, connections, measured),
             access_log=None,
             logger=_http_log,
             shutdown_timeout=CLOSE_TIMEOUT,
@@ -77,17 +88,22 @@ class Server:
             max_headers=HEADERS_MAX,
         )
         await runner.setup()
-        sock, identity = _listen(path, mode, first=not self._sites)
+        try:
+            sock, file = listen()
+        except BaseException:
+            await runner.cleanup()
+            raise
         assert runner.server is not None
         listener = Listener(sock, runner.server, self._admission, connections)
-        self._sites.append(_Site(runner, listener, path, identity))
+        self._sites.append(_Site(runner, listener, file))
 
     async def close(self) -> None:
         """Idempotent. Leaves a socket alone if another daemon's has taken its place."""
         sites, self._sites = self._sites, []
         self._manager.events.end()
         for site in sites:
-            remove(site.path, site.identity)
+            if site.file is not None:
+                remove(site.file.path, site.file.identity)
             site.listener.close()
             await site.runner.cleanup()
 
@@ -95,26 +111,36 @@ class Server:
 class _Site(Struct, frozen=True):
     runner: web.AppRunner
     listener: Listener
+    file: _File | None  # of a unix socket
+
+
+class _File(Struct, frozen=True):
     path: str
-    identity: tuple[int, int]  # of its file
+    identity: tuple[int, int]  # what tells it from others
 
 
-async def serve(manager: Manager, path: str | os.PathLike[str], limits: Limits = Limits()) -> Server:  # noqa: B008
-    """Serve the API on the unix socket `path`, and what is for everybody on `path`.fd beside it. Errors: Refused,
-    also if another daemon serves there."""
+async def serve(
+    manager: Manager,
+    path: str | os.PathLike[str],
+    limits: Limits = Limits(),  # noqa: B008
+    metrics: str | None = None,
+) -> Server:
+    """Serve the API on the unix socket `path`, what is for everybody on `path`.fd beside it, and metrics also on
+    ADDRESS:PORT. Errors: Refused, also if another daemon serves there."""
     server = Server(manager, limits)
     try:
         await server.listen(ROUTES, os.fspath(path), SOCKET_MODE)
         handed = [route for route in ROUTES if route.handed]
         await server.listen(handed, f"{os.fspath(path)}{HAND_SUFFIX}", HAND_MODE)
+        if metrics:
+            await server.listen_for_metrics(metrics)
     except BaseException:
         await server.close()
         raise
     return server
 
 
-def _listen(path: str, mode: int, *, first: bool) -> tuple[socket.socket, tuple[int, int]]:
-    """A socket that listens, and what tells its file from others."""
+def _listen(path: str, mode: int, *, first: bool) -> tuple[socket.socket, _File]:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         identity = bind(listener, path, mode=mode, replace=not first)
@@ -123,11 +149,25 @@ def _listen(path: str, mode: int, *, first: bool) -> tuple[socket.socket, tuple[
         listener.close()
         why = _WHY.get(error.errno or 0)
         raise Refused(f"{path}: {why}" if why else str(error.strerror)) from None
-    return listener, identity
+    return listener, _File(path, identity)
+
+
+def _listen_tcp(endpoint: str) -> socket.socket:
+    address, _, port = endpoint.rpartition(":")
+    family = socket.AF_INET6 if address.startswith("[") else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address.strip("[]"), int(port)))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise Refused(f"daemon.metrics: {endpoint}: {error.strerror}") from None
+    return listener
 
 
 def _application(
-    manager: Manager, routes: Iterable[Route], connections: dict[asyncio.Protocol, Connection]
+    manager: Manager, routes: Iterable[Route], connections: dict[asyncio.Protocol, Connection], measured: bool
 ) -> web.Application:
     application = web.Application(middlewares=[_once, _errors, _access], client_max_size=BODY_MAX)
     application[_CONNECTIONS] = connections
@@ -138,7 +178,14 @@ def _application(
     async def describe(request: web.Request) -> web.Response:
         return web.Response(body=document, content_type="application/json")
 
+    async def measure(request: web.Request) -> web.Response:
+        now = manager.stats(), manager.states()
+        text, kind = await asyncio.to_thread(exposition, *now, request.headers.get("Accept", ""))
+        return web.Response(body=text, headers={"Content-Type": kind})
+
     application.router.add_route("GET", "/openapi.json", describe)
+    if measured:
+        application.router.add_route("GET", "/metrics", measure)
     return application
 
 

@@ -107,7 +107,7 @@ async def _serve(config: Config, path: str, socket_path: str) -> None:
         ending.callback(lambda: store.end() if manager.started or not held else store.close())
         ending.push_async_callback(manager.stop)
         await manager.start(config)
-        server = await api.serve(manager, socket_path)
+        server = await api.serve(manager, socket_path, metrics=config.daemon.metrics)
         ending.push_async_callback(server.close)
         log.info("version %s, API on %s", __version__, socket_path)
         _notify("READY=1")

@@ -48,6 +48,7 @@ from ipvsw.model import (
     PortState,
     PortStatus,
     Refused,
+    States,
     SwitchConfig,
     SwitchStats,
     SwitchStatus,
@@ -197,6 +198,10 @@ class Manager:
     def stats(self) -> tuple[SwitchStats, ...]:
         self._succession.write_counters()  # no successor counts from less than what was seen
         return tuple(switch.stats() for switch in self._switches.values())
+
+    def states(self) -> dict[str, States]:
+        """By switch."""
+        return {name: switch.states() for name, switch in self._switches.items()}
 
     def leases(self) -> tuple[LeaseStatus, ...]:
         return tuple(lease for switch in self._switches.values() for lease in switch.leases())

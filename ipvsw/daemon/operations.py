@@ -29,6 +29,7 @@ from ipvsw.model import (
     Mode,
     PortConfig,
     PortStatus,
+    States,
     SwitchStats,
     SwitchStatus,
 )
@@ -45,6 +46,7 @@ class Manager(Protocol):
 
     def switches(self) -> tuple[SwitchStatus, ...]: ...
     def stats(self) -> tuple[SwitchStats, ...]: ...
+    def states(self) -> dict[str, States]: ...
     def leases(self) -> tuple[LeaseStatus, ...]: ...
     async def add_port(self, master: str, port: PortConfig, mode: Mode | None, flag: Flag | None) -> PortStatus:
         """Attach a port to the switch of `master`, which is made if there is none."""

@@ -27,6 +27,7 @@ from ipvsw.model import (
     LeaseStatus,
     Mode,
     PortConfig,
+    States,
     SwitchConfig,
     SwitchStats,
     SwitchStatus,
@@ -194,6 +195,11 @@ class Switch:
         self._table.forget(port.config.name)
         if not self.links:
             self._announced = None
+
+    def states(self) -> States:
+        """Quickly, for metrics: without the addresses themselves."""
+        ports = {name: port.state for name, port in (*self.ports.items(), *self.links.items())}
+        return States(master=self.master.state, ports=ports, addresses=len(self._changes.stolen))
 
     def beat(self) -> None:
         """Returns when every worker has made a round."""

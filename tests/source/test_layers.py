@@ -18,6 +18,7 @@ PACKAGE = ROOT / "ipvsw"
 OWNERS = {
     "aiohttp": "daemon/api.py",
     "fcntl": "linux/",
+    "prometheus_client": "daemon/metrics.py",
     "pyroute2": "linux/netlink/",
     "pytun": "linux/devices/",
     "qemu": "vmm/qmp.py",

@@ -25,6 +25,15 @@ BROKEN: tuple[tuple[str, str], ...] = (
     ('[daemon]\nsocket = "/run/x\n', "line 2, column 17: Illegal character '\\n'"),
     ("[daemon]\nworkers = 0x" + "f" * 9999, "daemon.workers: a number of 39996 bits is not between 1 and 64"),
     ("[daemon]\nworkers = " + "9" * 9999, "the document: a number in it has too many digits"),
+    ('[daemon]\nmetrics = "9417"', 'daemon.metrics: "9417" is not an address and a port, as 127.0.0.1:9417 would be'),
+    (
+        '[daemon]\nmetrics = "[::1]:0"',
+        'daemon.metrics: "[::1]:0" is not an address and a port, as 127.0.0.1:9417 would be',
+    ),
+    (
+        '[daemon]\nmetrics = "192.0.2.1:9417"',
+        "daemon.metrics: 192.0.2.1 is not a loopback address; a proxy with TLS may serve others",
+    ),
     # the frame
     ("[demon]\n", "demon: unknown key; did you mean daemon?"),
     ("xyz = 1\n", "xyz: unknown key; known keys are daemon, switch"),

@@ -37,6 +37,7 @@ DAEMON_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "busy_poll": st.integers(0, 1000),
     "coalesce": st.booleans(),
     "allow": st.lists(WHO, max_size=3),
+    "metrics": st.sampled_from(["127.0.0.1:9417", "[::1]:1", "127.9.9.9:65535"]),
 }
 SWITCH_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "name": NAMES,

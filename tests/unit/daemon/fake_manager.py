@@ -31,6 +31,7 @@ from ipvsw.model import (
     PortState,
     PortStatus,
     Refused,
+    States,
     SwitchConfig,
     SwitchStats,
     SwitchStatus,
@@ -149,6 +150,12 @@ class FakeManager:
 
     def stats(self) -> tuple[SwitchStats, ...]:
         return STATS
+
+    def states(self) -> dict[str, States]:
+        return {
+            one.name: States(master=one.state, ports={port.name: port.state for port in one.ports}, addresses=3)
+            for one in (LAN, DMZ)
+        }
 
     def leases(self) -> tuple[LeaseStatus, ...]:
         return LEASES

@@ -1,0 +1,147 @@
+"""Metrics: what they say, that those who read them understand it, and what they cost."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as prometheus
+
+from ipvsw._fast import OUTCOMES
+from ipvsw.daemon import api
+from ipvsw.daemon.metrics import BY_OUTCOME, BY_SWITCH, TRAFFIC, exposition, families
+from ipvsw.model import PortState, Refused, States, SwitchStats, Traffic
+from tests.support.patience import LIMIT, patient
+from tests.unit.daemon.fake_manager import STATS, Daemon
+
+ROOT = Path(__file__).resolve().parents[3]
+OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+RULES = ROOT / "contrib" / "prometheus-rules.yml"
+GRAFANA = ROOT / "contrib" / "grafana.json"
+STATES = {"lan": States(master=PortState.UP, ports={"ipvl0": PortState.UP, "ipvl1": PortState.DOWN}, addresses=3)}
+
+
+def crowd(ports: int) -> tuple[list[SwitchStats], dict[str, States]]:
+    outcomes = dict.fromkeys(OUTCOMES, 0) | {"to_port": 5, "to_ports": 7, "to_master": 11, "drop_full": 1}
+    traffic = Traffic(rx_frames=24, rx_bytes=9000, tx_frames=3, tx_bytes=200, outcomes=outcomes)
+    names = [f"port{k}" for k in range(ports)]
+    stats = SwitchStats(name="lan", master=traffic, host=traffic, ports=dict.fromkeys(names, traffic))
+    return [stats], {"lan": States(master=PortState.UP, ports=dict.fromkeys(names, PortState.UP), addresses=ports)}
+
+
+def test_both_formats_are_understood_by_their_reference_parsers() -> None:
+    for accept, parse, kind in (("", prometheus, "text/plain"), (OPENMETRICS, openmetrics, "application/openmetrics")):
+        text, content_type = exposition(STATS, STATES, accept)
+        found = {sample.name: sample for family in parse(text.decode()) for sample in family.samples}
+        assert content_type.startswith(kind)
+        assert found["ipvsw_info"].labels["version"]
+        assert found["process_open_fds"].value > 0
+
+
+def test_each_counter_is_one_sample() -> None:
+    every = [sample for family in families(STATS, STATES) for sample in family.samples]
+    samples = {(sample.name, *sample.labels.values()): sample.value for sample in every}
+    assert samples["ipvsw_frames_total", "lan", "master", "", "to_port"] == 2
+    assert samples["ipvsw_frames_total", "lan", "master", "", "vlan"] == 0
+    assert samples["ipvsw_frames_total", "lan", "port", "ipvl0", "to_master"] == 1
+    assert samples["ipvsw_receive_bytes_total", "lan", "master", ""] == 180
+    assert samples["ipvsw_transmit_frames_total", "lan", "port", "ipvl0"] == 2
+    assert samples["ipvsw_duplicate_addresses_total", "lan"] == 4
+    assert samples["ipvsw_port_up", "lan", "ipvl0"] == 1 and samples["ipvsw_port_up", "lan", "ipvl1"] == 0
+    assert samples["ipvsw_master_up", "lan"] == 1 and samples["ipvsw_addresses", "lan"] == 3
+
+
+def test_outcomes_sum_up_to_what_was_read() -> None:
+    read, ended = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
+    for family in families(*crowd(3)):
+        for sample in family.samples:
+            where = tuple(sample.labels[key] for key in ("switch", "kind", "port") if key in sample.labels)
+            read.update({where: int(sample.value)} if sample.name == "ipvsw_receive_frames_total" else {})
+            ended.update({where: int(sample.value)} if sample.name == "ipvsw_frames_total" else {})
+    assert read == ended and len(read) == 5
+
+
+def test_every_counter_of_a_switch_is_there() -> None:
+    fields = {field.name for field in msgspec.structs.fields(SwitchStats)} - {"name", "master", "host", "ports"}
+    assert {one[0] for one in (*BY_SWITCH, *BY_OUTCOME)} == fields
+    assert {one[0] for one in TRAFFIC} | {"outcomes"} == {field.name for field in msgspec.structs.fields(Traffic)}
+
+
+def test_a_thousand_ports_are_scraped_in_a_moment() -> None:
+    found = crowd(1024)
+    exposition(*found, "")
+    start = time.process_time()
+    text, _ = exposition(*found, "")
+    spent = time.process_time() - start
+    samples = [line for line in text.decode().splitlines() if not line.startswith("#")]
+    assert len(samples) < 1024 * (6 + 4) + 2 * (5 + len(OUTCOMES)) + 30, "bounded, as the document says"
+    assert spent < patient(0.2), "100 ms on a quiet machine"
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_is_content() -> None:
+    text, _ = exposition(*crowd(2), "")
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
+    said = [line for line in (done.stdout + done.stderr).decode().splitlines() if "process_" not in line]
+    assert said == []
+    done = subprocess.run(["promtool", "check", "rules", RULES], capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_rules_and_dashboard_use_metrics_that_exist() -> None:
+    known = {sample.name for family in families(*crowd(2)) for sample in family.samples}
+    known |= {f"{name}_total" for _, name, *_ in (*BY_SWITCH, *BY_OUTCOME)} | {"ipvsw_up"}
+    dashboard = json.loads(GRAFANA.read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    rules = re.findall(r"^ +expr: (.*)$", RULES.read_text(), re.MULTILINE)
+    assert len(asked) >= 8 and len(rules) >= 5
+    assert {name for text in (*asked, *rules) for name in re.findall(r"\bipvsw_\w+", text)} <= known
+
+
+def test_served_on_a_socket_and_on_tcp(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "api.sock")
+    try:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        server = daemon.run(api.serve(daemon.manager, tmp_path / "other.sock", metrics=f"127.0.0.1:{port}"))
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
+        connection.request("GET", "/metrics", headers={"Accept": OPENMETRICS})
+        answer = connection.getresponse()
+        assert answer.status == 200 and list(openmetrics(answer.read().decode()))
+        for path in ("/v1/switches", "/v1/events"):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
+            connection.request("GET", path)
+            assert connection.getresponse().status == 404, "metrics alone"
+        with pytest.raises(Refused, match=rf"^daemon.metrics: 127.0.0.1:{port}: Address already in use$"):
+            daemon.run(api.serve(daemon.manager, tmp_path / "third.sock", metrics=f"127.0.0.1:{port}"))
+        daemon.run(server.close())
+        assert status_of(tmp_path / "api.sock") == 200
+        assert status_of(tmp_path / "api.sock.fd") == 404, "open to every user"
+    finally:
+        daemon.close()
+
+
+def status_of(path: Path) -> int:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(LIMIT)
+        connection.connect(str(path))
+        connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        return int(connection.recv(100).split()[1])
+
+
+def test_the_document_has_every_metric() -> None:
+    text = (ROOT / "docs/reference/metrics.md").read_text()
+    every = {family.name + ("_total" if family.type == "counter" else "") for family in families(*crowd(1))}
+    every = {"ipvsw_info" if name == "ipvsw" else name for name in every}
+    assert set(re.findall(r"`(ipvsw_\w+)`", text)) == every
