@@ -91,7 +91,7 @@ def statistics(traffic: Record | None) -> Record:
     Dropped is what the switch did not deliver: rx for want of room in the port's device, tx by its rules."""
     if traffic is None:
         return {}
-    lost = sum(count for name, count in traffic["outcomes"].items() if name.startswith(("drop_", "guard_")))
+    lost = sum(count for name, count in traffic["outcomes"].items() if name.startswith(("drop_", "guard_", "limit_")))
     rx = {"bytes": traffic["tx_bytes"], "packets": traffic["tx_frames"], "errors": 0, "dropped": traffic["tx_errors"]}
     tx = {"bytes": traffic["rx_bytes"], "packets": traffic["rx_frames"], "errors": 0, "dropped": lost}
     return {"stats64": {"rx": rx, "tx": tx}}

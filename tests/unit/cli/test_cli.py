@@ -268,9 +268,9 @@ def test_link_show_statistics(run: Run) -> None:
     assert one["stats64"]["tx"] == {"bytes": 60, "packets": 1, "errors": 0, "dropped": 0}
     assert len(run("-s link")[1].splitlines()) == len(run("link")[1].splitlines()) + 3 * 4
     dropped = {"rx_frames": 5, "rx_bytes": 300, "tx_frames": 0, "tx_bytes": 0, "tx_errors": 2}
-    outcomes = {"to_port": 1, "left_to_host": 1, "drop_runt": 1, "guard_arp": 2}
+    outcomes = {"to_port": 1, "left_to_host": 1, "drop_runt": 1, "guard_arp": 2, "limit_rate": 4}
     counters = statistics({**dropped, "outcomes": outcomes})["stats64"]
-    assert (counters["rx"]["dropped"], counters["tx"]["dropped"]) == (2, 3)
+    assert (counters["rx"]["dropped"], counters["tx"]["dropped"]) == (2, 7)
 
 
 # ---------------------------------------------------------------------------- changing
