@@ -60,7 +60,7 @@ class Events(logging.Handler):
         if "event" in about:
             event = Event(about.pop("event"))
             made = EventStatus(time=record.created, event=event, text=record.getMessage(), **about)
-            for watcher in self._watchers:
+            for watcher in tuple(self._watchers):  # every thread may log
                 watcher.put(made)
 
 
