@@ -115,9 +115,12 @@ class Client:
             if status >= 400:
                 self._decode(status, _read_content(connection, None, head, data))
             connection.settimeout(None)
-            while part := connection.recv(RECEIVE):
-                *lines, data = (data + part).split(b"\n")
+            while True:
+                *lines, data = data.split(b"\n")
                 yield from (json.loads(line[5:]) for line in lines if line.startswith(b"data:"))
+                if not (part := connection.recv(RECEIVE)):
+                    return
+                data += part
 
     def request(self, method: str, target: str, body: object = None, *, fds: list[int] | None = None) -> Any:
         """One request to `target` (quoted); returns what the JSON in the answer stands for, None for no body.

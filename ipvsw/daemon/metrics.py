@@ -1,6 +1,6 @@
 """The counters and states as metrics of Prometheus. The only user of prometheus_client.
 
-How many samples there are: for each port at most as many as outcomes, of which those that are 0 are left out, and six
+How many samples there are: for each port at most as many as outcomes, of which those that are 0 are left out, and seven
 more; for each switch a fixed number. docs/reference/metrics.md has the list.
 """
 
@@ -23,6 +23,7 @@ TRAFFIC = (
     ("rx_bytes", "ipvsw_receive_bytes", "Bytes read from the interface's device"),
     ("tx_frames", "ipvsw_transmit_frames", "Frames written to the interface's device"),
     ("tx_bytes", "ipvsw_transmit_bytes", "Bytes written to the interface's device"),
+    ("offload_fixed", "ipvsw_offloads_fixed", "Frames read that were segmented or completed for want of a header"),
     ("tx_errors", "ipvsw_transmit_errors", "Frames that the interface's device did not take"),
 )
 BY_SWITCH = (
