@@ -194,7 +194,8 @@ class Datapath:
         """Have EVENT_GUARD tell of the next; until then it doesn't. At once."""
 
     def punted(self) -> list[tuple[int, bytes]]:
-        """Punted frames, (source, virtio_net_hdr and frame): DHCP, and frames of learning ports with new addresses;
+        """Punted frames, (source, virtio_net_hdr and frame): DHCP, ARP probes and the replies to them, and frames of
+        learning ports with new addresses;
         the source is a port, or a negative number that `reinject` takes. `notify_fd` is readable when there are some.
         Each is held until it is reinjected; those of ports that were detached since are left out.
         Each costs its source a credit; a source without credits has its frames forwarded and not punted."""
@@ -203,9 +204,9 @@ class Datapath:
         """For further frames, at once: 8 for a port, whatever is missing to 128 for the others. A port has 32 at
         most, and starts with as many."""
 
-    def reinject(self, source: int, frame: bytes, to: int = -1) -> None:
-        """Forward a punted frame by the rules, or to the port `to` alone; it counts for its source. It may have been
-        changed."""
+    def reinject(self, source: int, frame: bytes, to: int = -1, *, copy: bool = False) -> None:
+        """Forward a punted frame by the rules, or to the port `to` alone, from another port as the flag allows; it
+        counts for its source, unless it is a `copy` for one more port. It may have been changed."""
 
     def used(self, port: int, addresses: Sequence[bytes]) -> list[bytes]:
         """Those of `addresses` that a port which learns, and is bound to them, has sent from since the last call;

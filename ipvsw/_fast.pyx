@@ -283,14 +283,14 @@ cdef class Datapath:
             self.limits[port] = <size_t> e.limits
         edits_add(&self.edits, &e)
 
-    def reinject(self, int32_t source, bytes frame, int32_t to=-1):
+    def reinject(self, int32_t source, bytes frame, int32_t to=-1, *, bint copy=False):
         cdef Edit e = edit(REINJECT)
         if not HEADER <= len(frame) <= HEADER + LONGEST:
             raise ValueError(f"a frame with its header has not {len(frame)} bytes")
         if source < 0 and source not in (FROM_MASTER, FROM_HOST):
             raise ValueError(f"there is no interface {source}")
         e.port, e.length = source if source < 0 else self.known(source), len(frame)
-        e.to = self.known(to) if to >= 0 else -1
+        e.to, e.up = self.known(to) if to >= 0 else -1, copy
         e.frame = <uint8_t *> self.lend(frame)
         edits_add(&self.edits, &e)
 

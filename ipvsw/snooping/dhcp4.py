@@ -73,8 +73,10 @@ class DhcpMessage(Struct, frozen=True, kw_only=True):
 
 
 def datagram(frame: bytes) -> Datagram | None:
-    """The UDP datagram that a frame holds whole: no VLAN tag, no fragment, no IPv6 extension header."""
+    """The UDP datagram that a frame holds whole: no tag but a priority tag, no fragment, no IPv6 extension header."""
     start = HEADER + 14
+    if frame[start - 2 : start] == b"\x81\x00" and int.from_bytes(frame[start : start + 2], "big") & 0x0FFF == 0:
+        start += 4
     kind, packet = frame[start - 2 : start], frame[start:]
     if kind == b"\x08\x00" and len(packet) >= 20 and packet[0] >> 4 == 4 and packet[9] == UDP:
         size, total = (packet[0] & 15) * 4, int.from_bytes(packet[2:4], "big")
@@ -96,12 +98,15 @@ def datagram(frame: bytes) -> Datagram | None:
     return Datagram(source, to_port, start + size, start + size + length)
 
 
-def read(message: bytes) -> DhcpMessage | None:
-    """What a message for IPv4 says; None if it isn't DHCP, or is between relay and server. Raises nothing."""
+def read(message: bytes, to_port: int) -> DhcpMessage | None:
+    """What a message for IPv4 to that UDP port says; None if it isn't DHCP, or is between relay and server. A relay
+    leaves its address in what it hands on to a client (RFC 1542 section 4.1.2). Raises nothing."""
     if len(message) < _FIXED.size:
         return None
     op, _, hardware, _, xid, _, _, ciaddr, yiaddr, _, giaddr, chaddr, name, file, cookie = _FIXED.unpack_from(message)
-    if op not in (1, 2) or cookie != _COOKIE or any(giaddr) or hardware > len(chaddr):
+    if cookie != _COOKIE or hardware > len(chaddr):
+        return None
+    if (op, to_port) != (2, CLIENT) and ((op, to_port) != (1, SERVER) or any(giaddr)):
         return None
     options = _options(message[_FIXED.size :], file, name)
     kind = options.get(_KIND, b"\0")[:1] or b"\0"

@@ -1,8 +1,9 @@
-"""Address snooping for virtual machines, and DHCP snooping for all ports.
+"""Address snooping for virtual machines; DHCP and ARP probes for all ports.
 
-The datapath punts a frame that claims an address which its port isn't known to have, and every DHCP message; the frame
-waits until it is reinjected. `learned` and `leases` decide what follows. The table is changed first and the frame
-reinjected afterwards, so that an answer to it finds its way. An address that another port or the master has is refused.
+The datapath punts a frame that claims an address which its port isn't known to have, every DHCP message, and ARP probes
+with their replies; the frame waits until it is reinjected. `learned`, `leases` and `probes` decide what follows. The
+table is changed first and the frame reinjected afterwards, so that an answer to it finds its way. An address that
+another port or the master has is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ipvsw.model import Address, AddressSource, Event, LeaseStatus
 from ipvsw.snooping import dhcp4, dhcp6
 from ipvsw.snooping.learned import Full, Learning, claimed_address
 from ipvsw.snooping.leases import Lease, Leases
+from ipvsw.snooping.probes import Probes, as_from_another, comes_from_asker, probe_reply, probed_address
 from ipvsw.snooping.saved import Snooped, save
 
 log = logging.getLogger("ipvsw")
@@ -27,6 +29,10 @@ HOLD = 0.1  # seconds that a frame waits for its address to be read
 CREDIT = 1.0  # seconds until ports that had frames punted get new credits
 SWEEP = 60.0  # seconds between two checks which addresses are in use
 REFUSALS = 64  # of each port that are remembered, so that each is logged once
+
+Delivery = tuple[bytes, int]
+"""A frame to reinject, and the port that alone is to have it."""
+BY_RULES = -1  # in the place of that port: the rules say who is
 
 
 class SnoopedPort(Protocol):
@@ -59,6 +65,7 @@ class Snooper:
         self._clock = clock
         self._learnings: dict[str, Learning] = {}
         self._leases = Leases()
+        self._probes = Probes()
         self._refusals: dict[str, dict[str, None]] = {}
         self._held: dict[int, list[bytes]] = {}  # port number -> frames that wait for their address
         self._spenders: set[int] = set()  # sources of frames that were punted since credits were last renewed
@@ -72,6 +79,7 @@ class Snooper:
     def forget(self, port: str) -> None:
         """The machine has left: what was learned of it does not hold for the next one."""
         self._leases.forget(port)
+        self._probes.forget(port)
         self._refusals.pop(port, None)
         if self._learnings.pop(port, None) is not None:
             self._update_port(port)
@@ -114,21 +122,22 @@ class Snooper:
 
     def take(self, frames: list[tuple[int, bytes]]) -> None:
         """(source, virtio_net_hdr and frame) that the datapath has punted."""
-        returns = []
+        returns: list[tuple[int, list[Delivery]]] = []
         with self._table.change():
             for source, frame in frames:
                 self._spenders.add(source)
                 if self._holds(source, frame):
                     continue
                 try:
-                    returns.append((source, *self._consider(source, frame)))
+                    returns.append((source, self._consider(source, frame)))
                 except Exception:  # one frame must not stop the others
                     log.exception("switch %s: a frame of %d bytes", self._switch, len(frame))
-                    returns.append((source, frame, None))
+                    returns.append((source, [(frame, BY_RULES)]))
         with self._changes.batch() as datapath:  # after the table's: answers to these frames find the addresses known
-            for source, frame, to in returns:
+            for source, deliveries in returns:
                 if source < 0 or self._table.name(source) is not None:
-                    datapath.reinject(source, frame, -1 if to is None else to)
+                    for k, (frame, to) in enumerate(deliveries):
+                        datapath.reinject(source, frame, to, copy=k > 0)
         self._after("credit", CREDIT, self._give_credit)
 
     def _holds(self, source: int, frame: bytes) -> bool:
@@ -138,6 +147,8 @@ class Snooper:
         port = None if name is None else self._find_port(name)
         found = claimed_address(frame)
         if port is None or port.max_learned or found is None or not self._table.guards(name or ""):
+            return False
+        if found[1] is AddressSource.DAD:  # a question: no guard is against it
             return False
         if self._table.owner(found[0].packed) is not None:
             return False
@@ -156,37 +167,58 @@ class Snooper:
                 for frame in frames:
                     datapath.reinject(number, frame)
 
-    def _consider(self, source: int, frame: bytes) -> tuple[bytes, int | None]:
-        """The frame to reinject, and the port that alone is to have it."""
+    def _consider(self, source: int, frame: bytes) -> list[Delivery]:
+        """What to reinject for the frame."""
         port = self._table.name(source) if source >= 0 else None
         if port is not None and (found := claimed_address(frame)) is not None:
             self._learn(port, *found)
+        now = self._clock.time()
+        if port is not None and (asked := probed_address(frame)) is not None:
+            self._probes.ask(port, asked, now)
+        if (taken := probe_reply(frame)) is not None:
+            askers = [asker for asker in self._probes.askers(taken, now) if asker != port]
+            return [one for asker in askers for one in self._to_asker(asker, frame)] or [(frame, BY_RULES)]
+        return [self._consider_dhcp(port, frame)]
+
+    def _to_asker(self, port: str, frame: bytes) -> list[Delivery]:
+        """A reply to an ARP probe. Who asks from the master's MAC address takes no notice of one from the same: another
+        follows that does not come from it."""
+        number = self._table.number(port)
+        if number is None:
+            return []
+        if self._table.own_mac(port) is not None or not comes_from_asker(frame):
+            return [(frame, number)]
+        return [(one, number) for one in (frame, *as_from_another(frame))]
+
+    def _consider_dhcp(self, port: str | None, frame: bytes) -> Delivery:
         where = dhcp4.datagram(frame)
         if where is None:
-            return frame, None
-        read = dhcp6.read if where.to_port in (dhcp4.CLIENT6, dhcp4.SERVER6) else dhcp4.read
+            return frame, BY_RULES
         payload = frame[where.payload]
-        message = read(payload)
+        is_ipv6 = where.to_port in (dhcp4.CLIENT6, dhcp4.SERVER6)
+        message = dhcp6.read(payload) if is_ipv6 else dhcp4.read(payload, where.to_port)
         if message is None:
-            return frame, None
+            return frame, BY_RULES
         if message.is_reply:
-            return frame, self._on_server(message, port)
+            number = self._table.number(self._on_server(message, port) or "")
+            if number is None or (port is not None and not _is_for_master(frame)):
+                return frame, BY_RULES
+            return frame, number
         if port is not None:
             self._end(self._leases.on_client(port, message, self._clock.time()))
             if message.version == 4 and self._table.own_mac(port) is not None and dhcp4.wants_broadcast(payload):
                 frame = dhcp4.with_broadcast(frame, where)
-        return frame, None
+        return frame, BY_RULES
 
-    def _on_server(self, message: dhcp4.DhcpMessage, sender: str | None) -> int | None:
-        """The port that alone is to have the message. One that a port sent is switched as any other frame of a
-        port's."""
+    def _on_server(self, message: dhcp4.DhcpMessage, sender: str | None) -> str | None:
+        """The port whose client's the message is."""
         answer = self._leases.on_server(message, self._clock.time(), sender)
         self._end(answer.ended)
         for lease in answer.granted:
             self._learn(lease.port, lease.address, AddressSource.DHCP)
         if answer.granted:
             self._await_end()
-        return self._table.number(answer.port) if answer.port is not None and sender is None else None
+        return answer.port
 
     # ------------------------------------------------------------------------ addresses
 
@@ -307,6 +339,11 @@ class Snooper:
         with self._table.change():
             self._end(self._leases.expire(self._clock.time()))
         self._await_end()
+
+
+def _is_for_master(frame: bytes) -> bool:
+    """Whether a port's frame is for the MAC address that it comes from: all ports have the master's."""
+    return frame[dhcp4.HEADER : dhcp4.HEADER + 6] == frame[dhcp4.HEADER + 6 : dhcp4.HEADER + 12]
 
 
 class Cancellable(Protocol):

@@ -143,7 +143,8 @@ static __always_inline int to_port(struct __sk_buff *skb)
 	return to.family && is_owned(&to);
 }
 
-/* On the daemon's receiving sockets: the whole frame or none. Of DHCP replies the host gets a copy too. */
+/* On the daemon's receiving sockets: the whole frame or none. Of what is for ports without an address yet, replies to
+ * DHCP clients and to ARP probes, the host gets a copy too. */
 SEC("socket")
 int ipvsw_filter(struct __sk_buff *skb)
 {
@@ -153,7 +154,7 @@ int ipvsw_filter(struct __sk_buff *skb)
 		return 0;
 	if ((setting(MODE) == L2 && to_group(skb)) || to_port(skb))
 		return -1;
-	return setting(MODE) == L2 && to_dhcp_client(skb) ? -1 : 0;
+	return setting(MODE) == L2 && (to_dhcp_client(skb) || answers_arp_probe(skb)) ? -1 : 0;
 }
 
 /* Master, clsact ingress. */

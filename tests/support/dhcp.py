@@ -17,6 +17,7 @@ def bootp(
     flags: int = 0,
     ciaddr: str = "0.0.0.0",
     yiaddr: str = "0.0.0.0",
+    giaddr: str = "0.0.0.0",
     chaddr: bytes = CHADDR,
     client: bytes = b"",
     requested: str = "",
@@ -26,7 +27,7 @@ def bootp(
 ) -> bytes:
     """A DHCP message (RFC 2131 section 2); kind 0 is plain BOOTP."""
     fixed = struct.pack("!BBBBIHH", op, 1, len(chaddr), 0, xid, 0, flags)
-    fixed += b"".join(IPv4Address(one).packed for one in (ciaddr, yiaddr, "0.0.0.0", "0.0.0.0"))
+    fixed += b"".join(IPv4Address(one).packed for one in (ciaddr, yiaddr, "0.0.0.0", giaddr))
     options = [
         (53, bytes([kind]) if kind else b""),
         (61, client),

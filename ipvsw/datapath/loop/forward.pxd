@@ -5,8 +5,9 @@
   2 MAC NAT   a port's own MAC address becomes the master's             rules/macnat.pxd       macnat_rewrite
   3 guard     may the port send this at all                             rules/guard.pxd        guard_check
     limit     may it send so much                                       rules/ratelimit.pxd    limit_frame
-  4 punt      waits until Python has seen it, and goes on with stage 5  loop/punt.pxd          punt_dhcp, punt_to_port,
-                                                                                               punt_new_address
+  4 punt      waits until Python has seen it, and goes on with stage 5  loop/punt.pxd          punt_new_address,
+                                                                                               punt_control,
+                                                                                               punt_to_port
   5 ND proxy  replies to ARP and neighbour solicitations in l3          rules/ndproxy.pxd      neighbour_reply
   6 decide    a verdict, from the rules and the table                   rules/decide.pxd       decide_from_*
   7 dispatch  acts on the verdict                                       here                   dispatch
@@ -33,7 +34,7 @@ from libc.string cimport memcpy, memset
 from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE
 from ipvsw.datapath.loop.flood cimport queue_flood
 from ipvsw.datapath.loop.guards cimport note_offence, stopped_by_guard
-from ipvsw.datapath.loop.punt cimport punt_dhcp, punt_new_address, punt_to_port
+from ipvsw.datapath.loop.punt cimport punt_control, punt_new_address, punt_to_port
 from ipvsw.datapath.loop.state cimport (
     BURST, FROM_HOST, FROM_MASTER, HEADER, ROOM, Reinjected, Traffic, Worker, round_ns,
 )
@@ -41,7 +42,8 @@ from ipvsw.datapath.loop.tx cimport host_tx, master_tx, port_tx, queue_master_tx
 from ipvsw.datapath.loop.tx_routed cimport route_tx
 from ipvsw.datapath.packet.headers cimport Frame, frame_header, frame_parse
 from ipvsw.datapath.rules.decide cimport (
-    GUARDED, L2, LEARNING, LIMITED, MAC_NAT, Verdict, decide_from_host, decide_from_master, decide_from_port,
+    GUARDED, L2, LEARNING, LIMITED, MAC_NAT, VEPA, Verdict, decide_from_host, decide_from_master, decide_from_port,
+    deliver_to_sibling,
 )
 from ipvsw.datapath.rules.guard cimport guard_host
 from ipvsw.datapath.rules.macnat cimport macnat_rewrite
@@ -70,7 +72,7 @@ cdef inline void forward_from_port(Worker *w, int32_t port, uint8_t *buffer, uin
     if unlikely(extra):
         if ended_in_extra_stage(w, port, extra, &f):  # 2 to 4
             return
-    elif punt_dhcp(w, port, &f):  # 4
+    elif punt_control(w, port, &f):  # 4
         return
     resume_from_port(w, port, &f)
 
@@ -93,7 +95,7 @@ cdef inline bint ended_in_extra_stage(Worker *w, int32_t port, uint8_t extra, Fr
                 return True
         if extra & LEARNING and punt_new_address(w, port, f):  # 4
             return True
-    return punt_dhcp(w, port, f)
+    return punt_control(w, port, f)
 
 
 cdef inline void resume_from_port(Worker *w, int32_t port, const Frame *f) noexcept nogil:
@@ -170,6 +172,26 @@ cdef inline int forward_to_host(Worker *w, int32_t source, const Frame *f) noexc
     return host_tx(w, f.data - HEADER, f.length + HEADER)
 
 
+cdef inline bint goes_to_port(const Worker *w, const Reinjected *entry) noexcept nogil:
+    """Not by the rules; with VEPA whatever a port sends leaves on the wire first."""
+    return entry.to >= 0 and w.switch_.rules[entry.to].up and (entry.source < 0 or w.switch_.flag != VEPA)
+
+
+cdef inline void deliver_reinjected(Worker *w, const Reinjected *entry, const Frame *f) noexcept nogil:
+    """To the one port that it was given back for."""
+    cdef Verdict v = Verdict(TO_PORT, entry.to)
+    if entry.source >= 0:
+        if w.ports[entry.source].fd < 0:
+            return
+        if not entry.copy and w.switch_.rules[entry.source].guards and stopped_by_guard(w, entry.source, f, True):
+            return
+        v = deliver_to_sibling(&w.switch_, entry.to, f, frame_header(f).gso_type != VIRTIO_NET_HDR_GSO_NONE)
+    if v.outcome == TO_PORT:
+        v.outcome = port_tx(w, entry.to, f.data - HEADER, f.length + HEADER)
+    if not entry.copy:
+        traffic_of(w, entry.source).outcomes[v.outcome] += 1
+
+
 cdef inline void take_reinjected(Worker *w) noexcept nogil:
     """Punted frames that Python has given back go on with stage 5, each as from the interface that it was read from, a
     port's after stage 3 once more; or to the one port that it was given back for."""
@@ -181,10 +203,12 @@ cdef inline void take_reinjected(Worker *w) noexcept nogil:
         w.reinjected = entry.next
         buffer = w.tx_buffers[w.tx_length] + ROOM
         memcpy(buffer, entry.frame, entry.length)
-        if entry.to >= 0 and w.switch_.rules[entry.to].up:
-            traffic_of(w, entry.source).outcomes[port_tx(w, entry.to, buffer, entry.length)] += 1
-        elif not frame_parse(&f, buffer + HEADER, entry.length - HEADER):
+        if not frame_parse(&f, buffer + HEADER, entry.length - HEADER):
             traffic_of(w, entry.source).outcomes[DROP_RUNT] += 1
+        elif goes_to_port(w, entry):
+            deliver_reinjected(w, entry, &f)
+        elif entry.copy:
+            pass
         elif entry.source == FROM_MASTER:
             dispatch(w, &w.master, FROM_MASTER, decide_from_master(&w.switch_, &f), &f)
         elif entry.source == FROM_HOST:

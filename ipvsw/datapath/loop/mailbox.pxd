@@ -303,6 +303,7 @@ cdef inline bint queue_reinjected(Worker *w, const Edit *e) noexcept nogil:
     entry.next = NULL
     entry.source = e.port
     entry.to = e.to
+    entry.copy = e.up
     entry.length = e.length
     entry.frame = <uint8_t *> &entry[1]
     memcpy(entry.frame, e.frame, e.length)

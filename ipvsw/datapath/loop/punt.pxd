@@ -1,4 +1,5 @@
-"""Punted frames, which Python must see first: DHCP, and those with an address that a port isn't known to have.
+"""Punted frames, which Python must see first: DHCP, those with an address that a port isn't known to have, and ARP
+probes with their replies.
 
 Such a frame waits. Python does what follows from it, then reinjects it to the worker that read it (`Reinjected`): so
 whatever answers it finds the address in the table. It is counted when it has come back. How much an interface may punt
@@ -17,15 +18,21 @@ from ipvsw.datapath.kernel.sys cimport (
 )
 from ipvsw.datapath.rules.table cimport table_find
 from ipvsw.datapath.packet.headers cimport (
-    ETH_P_ARP, ETH_P_IPV6, ICMPV6_NEIGHBOUR_ADVERTISEMENT, IPPROTO_ICMPV6, IPPROTO_UDP, Address, Frame,
-    frame_address, ipv4_address, ipv6_address, ipv6_is_whole,
+    ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, ICMPV6_NEIGHBOUR_ADVERTISEMENT, IPPROTO_ICMPV6, IPPROTO_UDP, Address, Frame,
+    frame_address, frame_destination, frame_received, ipv4_address, ipv6_address, ipv6_is_whole, is_priority_tagged,
 )
-from ipvsw.datapath.packet.payload cimport DHCP6_CLIENT, DHCP6_SERVER, DHCP_CLIENT, DHCP_SERVER
+from ipvsw.datapath.packet.payload cimport (
+    ARP_LENGTH, ARP_REPLY, ARP_REQUEST, ARP_SENDER, ARP_TARGET, DHCP6_CLIENT, DHCP6_SERVER, DHCP_CLIENT, DHCP_SERVER,
+)
+
+cdef extern from *:
+    bint unlikely(bint condition) noexcept nogil  # Cython's: what follows is kept out of the way of the rest
 
 cdef enum:
     BOOTP = 240  # bytes up to the end of the magic cookie (RFC 2131 section 3)
     COOKIE = 0x63825363
     FOR_DHCP = 8  # credits of a port that only DHCP may use
+    MASTER_FOR_DHCP = 64  # the same of the master and of the host
 
 
 cdef inline bint punt_new_address(Worker *w, int32_t port, const Frame *f) noexcept nogil:
@@ -33,13 +40,25 @@ cdef inline bint punt_new_address(Worker *w, int32_t port, const Frame *f) noexc
     return is_new_address(w, port, f) and punt(w, &w.ports[port].credit, FOR_DHCP, port, f)
 
 
-cdef inline bint punt_dhcp(Worker *w, int32_t port, const Frame *f) noexcept nogil:
-    return w.switch_.mode == L2 and is_dhcp(f, False) and punt(w, &w.ports[port].credit, 0, port, f)
+cdef inline bint punt_control(Worker *w, int32_t port, const Frame *f) noexcept nogil:
+    """Whether the frame of a port, DHCP or about an ARP probe, waits. Some credits are for DHCP alone."""
+    if w.switch_.mode != L2:
+        return False
+    if is_dhcp(f, False):
+        return punt(w, &w.ports[port].credit, 0, port, f)
+    if unlikely(f.ethertype == ETH_P_ARP) and (is_arp_probe(f) or answers_arp_probe(f, w.switch_.mac)):
+        return punt(w, &w.ports[port].credit, FOR_DHCP, port, f)
+    return False
 
 
 cdef inline bint punt_to_port(Worker *w, int32_t source, const Frame *f) noexcept nogil:
-    """The same for a frame from the master or from the host: a DHCP server's, whichever port it is for."""
-    return w.switch_.mode == L2 and is_dhcp(f, True) and punt(w, &w.credit, 0, source, f)
+    """The same for a frame from the master or from the host, whichever port it is for: a DHCP server's, or the reply
+    to an ARP probe."""
+    if w.switch_.mode != L2:
+        return False
+    if is_dhcp(f, True):
+        return punt(w, &w.credit, 0, source, f)
+    return answers_arp_probe(f, w.switch_.mac) and punt(w, &w.credit, MASTER_FOR_DHCP, source, f)
 
 
 cdef inline bint punt(Worker *w, int32_t *credit, int32_t reserved, int32_t source, const Frame *f) noexcept nogil:
@@ -75,14 +94,30 @@ cdef inline bint queue_frame(Worker *w, Queue *q, Held *held, int32_t source, co
 
 
 cdef inline bint is_dhcp(const Frame *f, bint to_client) noexcept nogil:
-    """Whether it may be DHCP; `to_client`: only a server's counts. A message for IPv4 has its cookie."""
+    """Whether it may be DHCP; `to_client`: only a server's counts. Some networks give it a priority tag."""
+    cdef Frame received
+    if f.ethertype == ETH_P_IP:
+        return is_dhcp4(f, to_client)
+    if f.ethertype == ETH_P_IPV6:
+        return is_dhcp6(f, to_client)
+    if not is_priority_tagged(f):
+        return False
+    received = frame_received(f)
+    return is_dhcp4(&received, to_client) or (received.ethertype == ETH_P_IPV6 and is_dhcp6(&received, to_client))
+
+
+cdef inline bint is_dhcp6(const Frame *f, bint to_client) noexcept nogil:
+    cdef uint32_t port
+    if f.l3_length < 48 or f.l3[6] != IPPROTO_UDP or not ipv6_is_whole(f.l3, f.l3_length):
+        return False
+    port = be16(f.l3 + 42)
+    return port == DHCP6_CLIENT or (port == DHCP6_SERVER and not to_client)
+
+
+cdef inline bint is_dhcp4(const Frame *f, bint to_client) noexcept nogil:
+    """A message for IPv4 has its cookie."""
     cdef uint32_t start
     cdef uint32_t port
-    if f.ethertype == ETH_P_IPV6:
-        if f.l3_length < 48 or f.l3[6] != IPPROTO_UDP or not ipv6_is_whole(f.l3, f.l3_length):
-            return False
-        port = be16(f.l3 + 42)
-        return port == DHCP6_CLIENT or (port == DHCP6_SERVER and not to_client)
     start = ipv4_transport(f, IPPROTO_UDP)
     if not start:
         return False
@@ -90,6 +125,17 @@ cdef inline bint is_dhcp(const Frame *f, bint to_client) noexcept nogil:
     if port != DHCP_CLIENT and (port != DHCP_SERVER or to_client):
         return False
     return f.l3_length >= start + 8 + BOOTP and be32(f.l3 + start + 8 + BOOTP - 4) == COOKIE
+
+
+cdef inline bint is_arp_probe(const Frame *f) noexcept nogil:
+    """Whether its sender asks if an address is free, and has none itself (RFC 5227 section 2.1.1). For ARP."""
+    return f.l3_length >= ARP_LENGTH and be16(f.l3 + 6) == ARP_REQUEST and be32(f.l3 + ARP_SENDER + 6) == 0
+
+
+cdef inline bint answers_arp_probe(const Frame *f, uint64_t mac) noexcept nogil:
+    """Whether somebody who has that address says so to `mac`."""
+    return (f.ethertype == ETH_P_ARP and frame_destination(f) == mac and f.l3_length >= ARP_LENGTH
+            and be16(f.l3 + 6) == ARP_REPLY and be32(f.l3 + ARP_TARGET + 6) == 0)
 
 
 cdef inline bint is_new_address(Worker *w, int32_t port, const Frame *f) noexcept nogil:

@@ -150,6 +150,7 @@ cdef struct Reinjected:
     Reinjected *next
     int32_t source
     int32_t to  # the port that is to have it, or -1 for where the rules send it
+    bint copy  # one more, which is not counted
     uint32_t length
     uint8_t *frame  # behind this
 

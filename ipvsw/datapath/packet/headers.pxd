@@ -90,6 +90,11 @@ cdef inline Frame frame_received(const Frame *f) noexcept nogil:
     return received
 
 
+cdef inline bint is_priority_tagged(const Frame *f) noexcept nogil:
+    """Whether its tag has VID 0: the frame belongs to no VLAN (IEEE 802.1Q section 9.6)."""
+    return f.ethertype == ETH_P_8021Q and f.l3_length >= VLAN_HLEN and be16(f.l3) & 0x0FFF == 0
+
+
 cdef inline virtio_net_hdr *frame_header(const Frame *f) noexcept nogil:
     """Of a frame that was read from an interface."""
     return <virtio_net_hdr *> (f.data - sizeof(virtio_net_hdr))

@@ -12,6 +12,7 @@
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
 #define IPPROTO_ICMPV6 58
+#define ARP_REPLY 2
 #define DHCP_CLIENT 68
 #define ND_NEIGHBOUR_SOLICITATION 135
 
@@ -82,6 +83,16 @@ static __always_inline int to_dhcp_client(struct __sk_buff *skb)
 	    bpf_skb_load_bytes(skb, ETH_HLEN + (first & 15) * 4 + 2, &port, 2))
 		return 0;
 	return port == bpf_htons(DHCP_CLIENT);
+}
+
+/* A reply to an ARP probe, whose sender has no address yet: RFC 5227 section 2.1.1. */
+static __always_inline int answers_arp_probe(struct __sk_buff *skb)
+{
+	__u16 operation;
+	__u32 target;
+
+	return skb->protocol == bpf_htons(ETH_P_ARP) && !bpf_skb_load_bytes(skb, ETH_HLEN + 6, &operation, 2) &&
+	       operation == bpf_htons(ARP_REPLY) && !bpf_skb_load_bytes(skb, ETH_HLEN + 24, &target, 4) && !target;
 }
 
 /* To and from the same MAC address: the host sends to a port, which shares its MAC. */

@@ -176,6 +176,93 @@ def test_dhcp_for_ipv6() -> None:
         assert sorted(punted(it, 2)) == [(FROM_MASTER, HEADER + answer), (0, HEADER + ask)]
 
 
+def test_dhcp_with_a_priority_tag() -> None:
+    """And with no other: a VLAN's is the VLAN's."""
+    with lab(1) as it:
+        for tag in (b"\x81\0\0\0", b"\x81\0\xa0\0"):
+            tagged = (plain := dhcp4(v4(99), port=68))[:12] + tag + plain[12:]
+            it.master[0].send(tagged)
+            assert punted(it, 1) == [(FROM_MASTER, HEADER + tagged)]
+            it.datapath.reinject(FROM_MASTER, HEADER + tagged, 0)
+            it.datapath.commit()
+            assert it.interfaces[0].receive() == tagged
+            it.interfaces[0].send(tagged := (plain := dhcp4(bytes(4)))[:12] + tag + plain[12:])
+            assert punted(it, 1) == [(0, HEADER + tagged)]
+        for tag in (b"\x81\0\0\7", b"\x88\xa8\0\0", b"\x81\0\0\0\x81\0\0\0"):
+            tagged = (plain := dhcp4(bytes(4)))[:12] + tag + plain[12:]
+            it.interfaces[0].send(tagged)
+            assert it.master[0].receive() == tagged
+        assert it.datapath.punted() == []
+
+
+def arp_reply(sender: bytes, target: bytes, to: bytes = MASTER) -> bytes:
+    packet = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 2) + MASTER + sender + MASTER + target
+    return frame(to, MASTER, packet, 0x0806)
+
+
+def test_probes_and_the_replies_to_them() -> None:
+    with lab(3) as it:
+        it.interfaces[0].send(probe := arp(bytes(4), NEW4))
+        assert punted(it, 1) == [(0, HEADER + probe)]
+        it.datapath.reinject(0, HEADER + probe)
+        it.datapath.commit()
+        assert {it.interfaces[1].receive(), it.interfaces[2].receive(), it.master[0].receive()} == {probe}
+        it.master[0].send(reply := arp_reply(NEW4, bytes(4)))
+        assert punted(it, 1) == [(FROM_MASTER, HEADER + reply)]
+        it.datapath.reinject(FROM_MASTER, HEADER + reply, 0)
+        it.datapath.reinject(FROM_MASTER, HEADER + reply, 2, copy=True)
+        it.datapath.commit()
+        assert it.interfaces[0].receive() == it.interfaces[2].receive() == reply
+        assert it.settled(None, 1).outcomes == {"to_port": 1}, "a copy is not counted"
+        assert it.counted(2).tx_frames == 2
+        it.interfaces[1].send(reply)
+        assert punted(it, 1) == [(1, HEADER + reply)]
+        for each in (arp_reply(v4(0), v4(1)), arp_reply(NEW4, bytes(4), FOREIGN), arp(v4(0), v4(1))):
+            it.interfaces[0].send(each)
+        it.master[0].send(arp_reply(NEW4, bytes(4), FOREIGN))
+        until(lambda: it.counted(None).rx_frames == 2, "the wire's is read")
+        assert {it.interfaces[1].receive() for _ in range(2)} == {arp(v4(0), v4(1)), arp_reply(v4(0), v4(1))}
+        assert it.datapath.punted() == []
+
+
+def test_replies_to_probes_leave_dhcp_its_credit() -> None:
+    with lab(1) as it:
+        for _ in range(200):
+            it.master[0].send(arp_reply(NEW4, bytes(4)))
+        until(lambda: it.counted(None).rx_frames == 200, "they are read")
+        it.master[0].send(answer := dhcp4(v4(99), port=68))
+        assert punted(it, 65)[-1] == (FROM_MASTER, HEADER + answer)
+
+
+@pytest.mark.parametrize(
+    ("flag", "outcome"), [("bridge", "to_port"), ("private", "drop_private"), ("vepa", "to_master")]
+)
+def test_a_port_serves_its_sibling_as_the_flag_allows(flag: str, outcome: str) -> None:
+    with lab(2, flag=flag) as it:
+        it.interfaces[0].send(answer := dhcp4(NEW4, port=68, mac=MASTER))
+        assert punted(it, 1) == [(0, HEADER + answer)]
+        it.datapath.reinject(0, HEADER + answer, 1)
+        it.datapath.reinject(0, HEADER + answer, 1, copy=True)
+        it.datapath.commit()
+        assert it.settled(0, 1).outcomes == {outcome: 1}
+        place = {"bridge": it.interfaces[1], "vepa": it.master[0]}.get(flag)
+        if place is not None:
+            assert place.receive() == answer
+        assert len(it.interfaces[1].waiting()) == (flag == "bridge")
+        assert it.master[0].waiting() == []
+
+
+def test_a_sibling_without_room() -> None:
+    with lab(2) as it:
+        it.datapath.set_port(1, up=True, mtu=200)
+        it.datapath.commit()
+        it.interfaces[0].send(answer := dhcp4(NEW4, port=68, mac=MASTER))
+        punted(it, 1)
+        it.datapath.reinject(0, HEADER + answer, 1)
+        it.datapath.commit()
+        assert it.settled(0, 1).outcomes == {"drop_too_big": 1}
+
+
 def test_in_l3_only_addresses_are_of_interest() -> None:
     with lab(1, mode="l3") as it:
         snooper(it)

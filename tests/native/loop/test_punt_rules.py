@@ -56,7 +56,7 @@ def test_every_message_is_punted(to_port: int, tail: bytes, damage: list[tuple[i
     understood = (
         where is not None
         and where.to_port in (67, 68)
-        and dhcp4.read((HEADER + bytes(frame))[where.payload]) is not None
+        and dhcp4.read((HEADER + bytes(frame))[where.payload], where.to_port) is not None
     )
     if understood:
         assert where is not None

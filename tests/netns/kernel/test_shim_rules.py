@@ -87,3 +87,13 @@ def test_random_frames_are_stolen_if_and_only_if_they_are_delivered(rules: tuple
     found = compare(shim, decider, [random_frame(rng) for _ in range(RANDOM)])
     assert found["left_to_host"] > RANDOM / 20
     assert mode == "l3s" or found["to_port"] > RANDOM / 20
+
+
+def test_a_reply_to_an_arp_probe_reaches_both(rules: tuple[str, Shim, Decider]) -> None:
+    """The data plane, which may know who has asked, and the host, which may have."""
+    mode, shim, _ = rules
+    for operation, target, passes in ((2, bytes(4), True), (1, bytes(4), False), (2, bytes([192, 0, 2, 99]), False)):
+        arp = b"\0\1\x08\0\6\4\0" + bytes([operation]) + bytes(6) + bytes([192, 0, 2, 98]) + bytes(6) + target
+        frame = MASTER + b"\2" + bytes(5) + b"\x08\x06" + arp
+        assert returned(shim.ingress_fd, frame) == TC_ACT_OK
+        assert bool(returned(shim.filter_fd, frame[:ETH_HLEN] + frame)) is (passes and mode == "l2")

@@ -17,8 +17,13 @@ LEASED = "192.0.2.50"
 CLIENT_ID = b"\xff\0\0\0\1\0\3\0\1" + CHADDR
 
 
+def read4(message: bytes) -> dhcp4.DhcpMessage | None:
+    """To the port that such messages go to."""
+    return dhcp4.read(message, 67 if message[:1] == b"\1" else 68)
+
+
 def read(message: bytes) -> dhcp4.DhcpMessage:
-    said = dhcp4.read(message)
+    said = read4(message)
     assert said is not None
     return said
 
@@ -72,11 +77,11 @@ def test_options_in_pieces_and_in_other_fields() -> None:
 
 def test_what_is_none_of_ours() -> None:
     message = bootp(1, kind=1)
-    assert dhcp4.read(message[:239]) is None
-    assert dhcp4.read(b"\3" + message[1:]) is None
-    assert dhcp4.read(message[:24] + b"\1\2\3\4" + message[28:]) is None  # by a relay
-    assert dhcp4.read(message[:236] + b"BOOT" + message[240:]) is None
-    assert dhcp4.read(message[:2] + b"\x11" + message[3:]) is None  # hardware addresses have 16 bytes at most
+    assert read4(message[:239]) is None
+    assert read4(b"\3" + message[1:]) is None
+    assert read4(message[:24] + b"\1\2\3\4" + message[28:]) is None  # from a relay to its server
+    assert read4(message[:236] + b"BOOT" + message[240:]) is None
+    assert read4(message[:2] + b"\x11" + message[3:]) is None  # hardware addresses have 16 bytes at most
 
 
 @pytest.mark.parametrize(
@@ -97,7 +102,7 @@ def test_the_checksum_stays_right(filler: bytes, xid: int, flags: int) -> None:
     assert where is not None and udp_is_right(frame)
     changed = dhcp4.with_broadcast(frame, where)
     assert udp_is_right(changed)
-    assert dhcp4.read(changed[where.payload]) == dhcp4.read(frame[where.payload])
+    assert read4(changed[where.payload]) == read4(frame[where.payload])
     assert not dhcp4.wants_broadcast(changed[where.payload])
     assert [at for at in range(len(frame)) if frame[at] != changed[at]] in (
         [where.udp + 6, where.udp + 18],
@@ -173,9 +178,9 @@ def test_what_is_none_of_ours_for_ipv6() -> None:
 
 @given(st.binary(max_size=400))
 def test_no_message_raises(message: bytes) -> None:
-    dhcp4.read(message)
+    read4(message)
     dhcp6.read(message)
-    dhcp4.read(bootp(1, kind=1)[:240] + message)
+    read4(bootp(1, kind=1)[:240] + message)
     dhcp6.read(said6(7, more=message))
 
 
@@ -191,4 +196,27 @@ def test_no_damage_raises(damage: list[tuple[int, int]]) -> None:
         frame[at] = value
     where = dhcp4.datagram(bytes(frame))
     if where is not None:
-        dhcp4.read(bytes(frame)[where.payload])
+        read4(bytes(frame)[where.payload])
+
+
+@pytest.mark.parametrize("kind", [2, 5, 6])
+def test_what_a_relay_hands_on_to_a_client_has_the_relays_address(kind: int) -> None:
+    """RFC 1542 section 4.1.2: only between relay and server is it nobody's business."""
+    plain = bootp(2, kind=kind, yiaddr=LEASED, seconds=60, server="192.0.2.1")
+    relayed = bootp(2, kind=kind, yiaddr=LEASED, seconds=60, server="192.0.2.1", giaddr="192.0.2.254")
+    assert dhcp4.read(relayed, 68) == dhcp4.read(plain, 68) is not None
+    for message in (plain, relayed):
+        assert dhcp4.read(message, 67) is None
+    assert dhcp4.read(bootp(1, kind=1), 68) is None
+
+
+def test_a_priority_tag_is_looked_through() -> None:
+    plain = in_frame(bootp(1, kind=1))
+    without = dhcp4.datagram(plain)
+    for tag, is_read in ((b"\x81\0\0\0", True), (b"\x81\0\xe0\0", True), (b"\x81\0\0\7", False), (b"\x81\0", False)):
+        tagged = plain[:22] + tag + plain[22:]
+        where = dhcp4.datagram(tagged)
+        assert (where is not None) is is_read
+        if where is not None and without is not None:
+            assert tagged[where.payload] == plain[without.payload]
+            assert not dhcp4.wants_broadcast(dhcp4.with_broadcast(tagged, where)[where.payload])

@@ -15,6 +15,7 @@ from ipvsw.changes import Changes
 from ipvsw.model import Address, AddressSource, AddressState, AddressStatus, Guard
 from ipvsw.snooping import dhcp4
 from ipvsw.snooping.learned import AGE
+from ipvsw.snooping.probes import TIMEOUT, as_from_another
 from ipvsw.snooping.snooper import CREDIT, HOLD, SWEEP, Snooper
 from tests.support.dhcp import CHADDR, bootp, in_frame
 
@@ -101,8 +102,8 @@ class Runtime:
     def owner(self, address: bytes) -> int | None:
         return self.bound.get(address)
 
-    def reinject(self, source: int, frame: bytes, to: int = -1) -> None:
-        self.log.append((source, frame, to))
+    def reinject(self, source: int, frame: bytes, to: int = -1, *, copy: bool = False) -> None:
+        self.log.append(("copy", frame, to) if copy else (source, frame, to))
 
     def give_credit(self, source: int) -> None:
         self.log.append(("credit", source))
@@ -284,6 +285,70 @@ def test_only_an_endpoint_with_its_own_mac_is_made_to_ask_for_a_broadcast(runtim
     assert same == (1, asks, -1)
     where = dhcp4.datagram(changed[1])
     assert where is not None and not dhcp4.wants_broadcast(changed[1][where.payload]) and changed[1] != asks
+
+
+def test_a_sibling_serves(runtime: Runtime) -> None:
+    """The shared MAC address says nothing: whose transaction it is does. A broadcast goes where the rules say."""
+    runtime.snooper.take([(0, in_frame(bootp(1, kind=3, xid=5)))])
+    broadcast = in_frame(bootp(2, kind=5, xid=5, yiaddr=str(A), seconds=60), to_port=68)
+    unicast = broadcast[:10] + MAC + MAC + broadcast[22:]
+    elsewhere = broadcast[:10] + CHADDR + MAC + broadcast[22:]
+    for answer, to in ((unicast, 0), (broadcast, -1), (elsewhere, -1)):
+        runtime.log.clear()
+        runtime.snooper.take([(1, answer)])
+        assert (1, answer, to) in runtime.log
+    assert [one.port for one in runtime.snooper.leases()] == ["p0"]
+
+
+def taken(address: Address, by: bytes) -> bytes:
+    """The reply to an ARP probe that came from MAC."""
+    arp = b"\0\1\x08\0\6\4\0\2" + by + address.packed + MAC + bytes(4)
+    return bytes(10) + MAC + by + b"\x08\x06" + arp
+
+
+OTHER = bytes.fromhex("0200000000fe")
+
+
+def test_every_asker_hears_that_the_address_is_taken(runtime: Runtime) -> None:
+    def returned(source: int, frame: bytes) -> list[Any]:
+        runtime.log.clear()
+        runtime.snooper.take([(source, frame)])
+        return [one for one in runtime.log if isinstance(one, tuple) and len(one) == 3]
+
+    runtime.max_learned = 0
+    reply = taken(A, OTHER)
+    assert returned(WIRE, reply) == [(WIRE, reply, -1)], "nobody has asked"
+    returned(0, asks(A))
+    assert returned(WIRE, reply) == [(WIRE, reply, 0)]
+    assert returned(WIRE, taken(B, OTHER)) == [(WIRE, taken(B, OTHER), -1)], "another address"
+    returned(1, asks(A))
+    assert returned(WIRE, reply) == [(WIRE, reply, 0), ("copy", reply, 1)]
+    runtime.sleep(TIMEOUT)
+    assert returned(WIRE, reply) == [(WIRE, reply, -1)]
+    returned(0, asks(A))
+    runtime.snooper.forget("p0")
+    assert returned(WIRE, reply) == [(WIRE, reply, -1)], "who has asked is gone"
+
+
+def test_a_sibling_has_the_address(runtime: Runtime) -> None:
+    """p0 has a MAC address of its own; p1 would hold the sibling's reply for its own."""
+    runtime.max_learned = 0
+    reply = taken(A, MAC)
+    for asker in (0, 1):
+        runtime.log.clear()
+        runtime.snooper.take([(asker, asks(A)), (1 - asker, reply)])
+        given = [one for one in runtime.log if isinstance(one, tuple) and reply[24:30] in one[1]][1:]
+        assert given[0] == (1 - asker, reply, asker)
+        if asker == 0:
+            assert len(given) == 1
+        else:
+            assert given[1:] == [("copy", one, 1) for one in as_from_another(reply)]
+
+
+def test_a_question_is_not_held(runtime: Runtime) -> None:
+    runtime.max_learned, runtime.guarded = 0, (Guard.ARP,)
+    runtime.snooper.take([(0, asks(A))])
+    assert runtime.log[0] == (0, asks(A), -1)
 
 
 def test_another_machine_inherits_nothing(runtime: Runtime) -> None:

@@ -17,7 +17,7 @@ A, B = "192.0.2.50", "192.0.2.51"
 
 
 def said(*arguments: object, **more: object) -> DhcpMessage:
-    found = dhcp4.read(bootp(*arguments, **more))
+    found = dhcp4.read(bootp(*arguments, **more), 67 if arguments[0] == 1 else 68)
     assert found is not None
     return found
 
