@@ -143,8 +143,10 @@ static __always_inline int to_port(struct __sk_buff *skb)
 	return to.family && is_owned(&to);
 }
 
-/* On the daemon's receiving sockets: the whole frame or none. Of what is for ports without an address yet, replies to
- * DHCP clients and to ARP probes, the host gets a copy too. */
+/*
+ * On the daemon's receiving sockets: the whole frame or none. What is for no one port's address has the shared MAC
+ * address as well: replies to DHCP clients and to ARP probes, packets for groups. Of these the host gets a copy too.
+ */
 SEC("socket")
 int ipvsw_filter(struct __sk_buff *skb)
 {
@@ -154,7 +156,9 @@ int ipvsw_filter(struct __sk_buff *skb)
 		return 0;
 	if ((setting(MODE) == L2 && to_group(skb)) || to_port(skb))
 		return -1;
-	return setting(MODE) == L2 && (to_dhcp_client(skb) || answers_arp_probe(skb)) ? -1 : 0;
+	if (setting(MODE) != L2)
+		return 0;
+	return to_dhcp_client(skb) || answers_arp_probe(skb) || to_ip_group(skb) ? -1 : 0;
 }
 
 /* Master, clsact ingress. */

@@ -15,12 +15,26 @@ def sightings(case, drop_errors=True):
     return sorted((s["at"], s["type"], s["frame"]) for s in case if not (drop_errors and s["type"] == "error"))
 
 
+def improved(expected):
+    """With what the switch does better than the driver, on purpose: see improvements.json. A case's frame is seen at
+    further places."""
+    better = json.loads(Path(__file__).with_name("improvements.json").read_text())
+    cases = {case: list(seen) for case, seen in expected.items()}
+    for case, improvement in better.items():
+        seen = next((s for s in cases.get(case, []) if s["at"] == improvement["as_at"]), None)
+        if seen is not None:
+            cases[case] += [seen | {"at": place} for place in improvement["also_at"]]
+    return cases
+
+
 def where(rows):
     return " ".join(f"{at}:{kind}" for at, kind, _ in rows) or "nobody"
 
 
 def main():
     expected, seen = (json.loads(Path(path).read_text()) for path in sys.argv[1:3])
+    if Path(sys.argv[1]).name.startswith("l2-"):
+        expected = improved(expected)
     differing = 0
     for case, wanted in expected.items():
         want, got = sightings(wanted), sightings(seen.get(case, []))

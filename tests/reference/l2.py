@@ -114,7 +114,21 @@ def received(frame: bytes, handled: set[int]) -> list[Sighting]:
         return at_host(frame, handled) + copies
     if port := owner(told.destination):
         return [at_port(port, frame)]
-    return at_host(frame, handled)
+    copies = []
+    if frame[:6] == M != frame[6:12] and (group := packet_group(inner)):
+        copies = [at_port(port, frame) for port, groups in GROUPS.items() if group in groups]
+    return at_host(frame, handled) + copies
+
+
+def packet_group(frame: bytes) -> bytes | None:
+    """The group's MAC address of an IP packet that is for a group, in whatever frame (RFC 6085)."""
+    kind, packet = ethertype(frame), frame[14:]
+    to = ends(frame).destination
+    if kind == IPV4 and to is not None and (to == b"\xff" * 4 or to[0] >> 4 == 14):
+        return BROADCAST if to[0] == 255 else b"\1\0\x5e" + bytes([to[1] & 127]) + to[2:]
+    if kind == IPV6 and len(packet) >= 40 and packet[0] >> 4 == 6 and packet[24] == 255:
+        return b"\x33\x33" + packet[36:40]
+    return None
 
 
 def sent(frame: bytes, port: str, flag: str, handled: set[int]) -> list[Sighting]:

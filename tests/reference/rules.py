@@ -148,7 +148,18 @@ def from_master_l2(switch: Switch, frame: bytes) -> Verdict:
     if is_group(frame):
         reflected = frame[6:12] == switch.mac and owner(switch, packet, "source") is not None
         return Verdict("left_to_host" if reflected or packet.ethertype == PAUSE else "to_ports")
-    return to_owner(switch, packet)
+    verdict = to_owner(switch, packet)
+    if verdict.port is None and frame[:6] == switch.mac != frame[6:12] and is_for_group(packet):
+        return Verdict("to_ports")
+    return verdict
+
+
+def is_for_group(packet: Packet) -> bool:
+    """RFC 6085: by its IP destination alone, which `address` doesn't give of a neighbour solicitation from ::."""
+    if packet.ethertype == 0x0800 and address(packet, "destination") is not None:
+        to = packet.data[16:20]
+        return to[0] >> 4 == 14 or to == b"\xff" * 4
+    return packet.ethertype == 0x86DD and len(packet.data) >= 40 and packet.data[0] >> 4 == 6 and packet.data[24] == 255
 
 
 def to_owner(switch: Switch, packet: Packet) -> Verdict:

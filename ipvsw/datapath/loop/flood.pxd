@@ -25,7 +25,7 @@ from ipvsw.datapath.kernel.busypoll cimport clock_ns
 from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE, mac48, virtio_net_hdr
 from ipvsw.datapath.loop.tx cimport host_tx, master_tx, port_tx, queue_master_tx
 from ipvsw.datapath.kernel.uring cimport ring_enter, ring_enter_for
-from ipvsw.datapath.packet.headers cimport Frame, frame_is_membership_report, frame_parse
+from ipvsw.datapath.packet.headers cimport Frame, frame_is_membership_report, frame_parse, frame_received, packet_group
 
 cdef enum:
     SLICE = 8  # copies written in one round: some 20 us, with what wakes up in the receivers
@@ -98,10 +98,20 @@ cdef inline void flood_host(Worker *w, Waiting *entry) noexcept nogil:
         host_tx(w, entry.frame, entry.length)
 
 
+cdef inline uint64_t group_of_unicast(const Waiting *entry) noexcept nogil:
+    """Whose ports are to have a frame to a unicast MAC address: those of its packet's group, or all."""
+    cdef Frame f
+    cdef Frame received
+    if not frame_parse(&f, entry.frame + HEADER, entry.length - HEADER):
+        return BROADCAST
+    received = frame_received(&f)
+    return packet_group(&received) or BROADCAST
+
+
 cdef inline int flood_ports(Worker *w, Waiting *entry, int budget) noexcept nogil:
     """Copies for the next ports that listen. Returns what it used of the budget."""
     cdef uint64_t destination = mac48(entry.frame + HEADER)
-    cdef uint64_t group = destination if entry.frame[HEADER] & 1 else BROADCAST
+    cdef uint64_t group = destination if entry.frame[HEADER] & 1 else group_of_unicast(entry)
     cdef bint gso = (<virtio_net_hdr *> entry.frame).gso_type != VIRTIO_NET_HDR_GSO_NONE
     cdef int used = 0
     cdef int32_t port

@@ -8,7 +8,7 @@ Sources: IEEE 802.3 clause 3, 802.1Q clause 9, RFC 826, RFC 791, RFC 8200, RFC 4
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from ipvsw.datapath.kernel.sys cimport be16, be32, raw64, virtio_net_hdr
+from ipvsw.datapath.kernel.sys cimport be16, be32, mac48, raw64, virtio_net_hdr
 
 cdef enum:
     ETH_HLEN = 14
@@ -158,6 +158,25 @@ cdef inline Address frame_address(const Frame *f, bint source) noexcept nogil:
         if f.l3_length >= 28:
             return ipv4_address(f.l3 + (14 if source else 24))
     return none
+
+
+cdef inline uint64_t packet_group(const Frame *f) noexcept nogil:
+    """The MAC address of the group that an IP packet is for, whatever the frame's is (RFC 1112 section 6.4, RFC 2464
+    section 7; of 255.255.255.255 it is the broadcast address). 0: it is for none."""
+    cdef uint8_t group[6]
+    if f.ethertype == ETH_P_IP and ipv4_is_whole(f):
+        if be32(f.l3 + 16) == 0xFFFFFFFFu:
+            return 0xFFFFFFFFFFFFu
+        if f.l3[16] >> 4 != 14:
+            return 0
+        group[0], group[1], group[2], group[3] = 0x01, 0x00, 0x5E, f.l3[17] & 0x7F
+        group[4], group[5] = f.l3[18], f.l3[19]
+        return mac48(group)
+    if f.ethertype == ETH_P_IPV6 and ipv6_is_whole(f.l3, f.l3_length) and f.l3[24] == 0xFF:
+        group[0], group[1], group[2], group[3] = 0x33, 0x33, f.l3[36], f.l3[37]
+        group[4], group[5] = f.l3[38], f.l3[39]
+        return mac48(group)
+    return 0
 
 
 cdef inline bint frame_is_membership_report(const Frame *f) noexcept nogil:

@@ -23,7 +23,7 @@ from ipvsw.datapath.rules.outcome cimport (
 from ipvsw.datapath.rules.table cimport Table, table_find
 from ipvsw.datapath.packet.headers cimport (
     ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, ETH_P_PAUSE, VLAN_HLEN, Address, Frame, frame_address,
-    frame_destination, frame_is_multicast, frame_received, frame_source,
+    frame_destination, frame_is_multicast, frame_received, frame_source, packet_group,
 )
 
 cdef enum:
@@ -146,8 +146,14 @@ cdef inline Verdict receive_l2(const Switch *s, const Frame *f) noexcept nogil:
         return Verdict(TO_PORTS, -1)
     port = owner_of(s, f, False)
     if port < 0:
-        return Verdict(LEFT_TO_HOST, -1)
+        return Verdict(TO_PORTS if is_unicast_to_group(s, f) else LEFT_TO_HOST, -1)
     return Verdict(TO_PORT if s.rules[port].up else LEFT_TO_HOST, port)
+
+
+cdef inline bint is_unicast_to_group(const Switch *s, const Frame *f) noexcept nogil:
+    """Whether a packet for a group came in a frame for the master's MAC address, as access points and bridges send it
+    to spare their stations multicast frames (RFC 6085). Every port has that address."""
+    return packet_group(f) and frame_destination(f) == s.mac and frame_source(f) != s.mac
 
 
 cdef inline Verdict transmit_l2(const Switch *s, const Frame *f, bint gso) noexcept nogil:

@@ -72,6 +72,16 @@ static __always_inline int to_group(struct __sk_buff *skb)
 	return !bpf_skb_load_bytes(skb, 0, &first, 1) && first & 1;
 }
 
+/* A packet for a group, or for everybody; its frame may be to a unicast MAC address: RFC 6085. */
+static __always_inline int to_ip_group(struct __sk_buff *skb)
+{
+	__u8 to[4];
+
+	if (skb->protocol == bpf_htons(ETH_P_IP) && !bpf_skb_load_bytes(skb, ETH_HLEN + 16, to, sizeof(to)))
+		return to[0] >> 4 == 14 || (to[0] & to[1] & to[2] & to[3]) == 0xFF;
+	return skb->protocol == bpf_htons(ETH_P_IPV6) && !bpf_skb_load_bytes(skb, ETH_HLEN + 24, to, 1) && to[0] == 0xFF;
+}
+
 /* A DHCP server's reply to a client, which may have no address yet. */
 static __always_inline int to_dhcp_client(struct __sk_buff *skb)
 {

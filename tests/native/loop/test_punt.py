@@ -214,7 +214,7 @@ def test_probes_and_the_replies_to_them() -> None:
         it.datapath.commit()
         assert it.interfaces[0].receive() == it.interfaces[2].receive() == reply
         assert it.settled(None, 1).outcomes == {"to_port": 1}, "a copy is not counted"
-        assert it.counted(2).tx_frames == 2
+        until(lambda: it.counted(2).tx_frames == 2, "nor lost")
         it.interfaces[1].send(reply)
         assert punted(it, 1) == [(1, HEADER + reply)]
         for each in (arp_reply(v4(0), v4(1)), arp_reply(NEW4, bytes(4), FOREIGN), arp(v4(0), v4(1))):
