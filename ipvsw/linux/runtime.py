@@ -212,11 +212,11 @@ class Runtime:
         self.announces_groups = self.announces_groups or any(isinstance(event, GroupsEvent) for event in events)
         follower = self._followers.get(nsid, {}).get(index)
         if follower is not None:
-            follower.handle_events(events)
+            _hand_on(events, follower)
             return
         if found := [event for event in events if isinstance(event, LinkEvent) and not event.gone]:
             for waiting in list(self._absent):
-                waiting.handle_events(found)
+                _hand_on(found, waiting)
 
     def _names_changed(self) -> None:
         self._notify(self._watch.changed())
@@ -242,3 +242,12 @@ def _device_of(event: DeviceEvent | NamespaceGone) -> tuple[int | None, int]:
     if isinstance(event, NamespaceGone):
         return event.nsid, 0
     return event.nsid, event.link.index if isinstance(event, LinkEvent) else event.index
+
+
+def _hand_on(events: list[Any], follower: Follower) -> None:
+    """One that can't be followed must not cost others theirs: the device is read instead."""
+    try:
+        follower.handle_events(events)
+    except Exception:
+        log.exception("%s", events)
+        follower.mark_stale()

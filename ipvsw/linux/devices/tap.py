@@ -17,6 +17,8 @@ from pytun import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, TunTapDevice
 
 VNET_HEADER = 10  # bytes: struct virtio_net_hdr, without num_buffers
 
+MAX_MTU = 65535 - 14  # bytes without the Ethernet header: what a TAP can have (tun_net_init in drivers/net/tun.c)
+
 # linux/if_tun.h
 TUNSETOWNER, TUNSETGROUP = 0x400454CC, 0x400454CE
 TUNSETOFFLOAD, TUNSETVNETHDRSZ, TUNSETCARRIER, TUNGETDEVNETNS = 0x400454D0, 0x400454D8, 0x400454E2, 0x54E3

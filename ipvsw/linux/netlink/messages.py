@@ -93,6 +93,7 @@ RTM_DELNSID = 89
 # linux/if.h, linux/if_arp.h
 IFF_UP, IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI, IFF_LOWER_UP = 0x1, 0x80, 0x100, 0x200, 0x10000
 ARPHRD_ETHER = 1
+ETH_ALEN = 6  # bytes of a MAC address
 
 _IFLA_ADDRESS, IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
 _IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
@@ -127,28 +128,48 @@ def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def read_events(data: bytes, nsid: int | None) -> Iterator[Event]:
-    """The events in one datagram from the namespace `nsid`; messages of other kinds are passed over."""
+    """The events in one datagram from the namespace `nsid`; messages of other kinds are passed over. One that can't be
+    read is an event lost."""
     for kind, body in messages(data):
-        if kind in (RTM_NEWLINK, RTM_DELLINK):
-            # Bridges tell about their ports as links of family AF_BRIDGE; a RTM_DELLINK of that kind
-            # is a port that left a bridge, not a device that is gone.
-            if body[0] == AF_UNSPEC:
-                yield LinkEvent(nsid, read_link(body), kind == RTM_DELLINK)
-        elif kind in (RTM_NEWADDR, RTM_DELADDR):
-            owned = read_address(body)
-            if owned is not None:
-                yield AddressEvent(nsid, IFADDRMSG.unpack_from(body)[4], *owned, kind == RTM_DELADDR)
-        elif kind in (RTM_NEWMULTICAST, RTM_DELMULTICAST):
-            yield GroupsEvent(nsid, IFADDRMSG.unpack_from(body)[4])
-        elif kind in (RTM_DELQDISC, RTM_DELTFILTER):
-            yield RemovalEvent(nsid, _TCMSG_INDEX.unpack_from(body)[0])
-        elif kind == RTM_DELROUTE:
-            device = attributes(body, _RTMSG_SIZE).get(_RTA_OIF)
-            if device is not None:
-                yield RemovalEvent(nsid, _INT.unpack(device)[0])
-        elif kind == RTM_DELNSID and nsid is None:
-            # Other namespaces have ids of their own for their neighbours; they are none of ours.
-            yield NamespaceGone(_INT.unpack(attributes(body, _RTGENMSG_SIZE)[_NETNSA_NSID])[0])
+        try:
+            event = _read_event(kind, body, nsid)
+        except (struct.error, LookupError, ValueError):
+            event = Overrun()
+        if event is not None:
+            yield event
+
+
+def _read_event(kind: int, body: bytes, nsid: int | None) -> Event | None:
+    if kind in (RTM_NEWLINK, RTM_DELLINK):
+        # Bridges tell about their ports as links of family AF_BRIDGE; a RTM_DELLINK of that kind
+        # is a port that left a bridge, not a device that is gone.
+        if body[0] != AF_UNSPEC or (kind == RTM_NEWLINK and not _is_whole_link(body)):
+            return None
+        return LinkEvent(nsid, read_link(body), kind == RTM_DELLINK)
+    if kind in (RTM_NEWADDR, RTM_DELADDR):
+        owned = read_address(body)
+        return (
+            None if owned is None else AddressEvent(nsid, IFADDRMSG.unpack_from(body)[4], *owned, kind == RTM_DELADDR)
+        )
+    if kind in (RTM_NEWMULTICAST, RTM_DELMULTICAST):
+        return GroupsEvent(nsid, IFADDRMSG.unpack_from(body)[4])
+    if kind in (RTM_DELQDISC, RTM_DELTFILTER):
+        return RemovalEvent(nsid, _TCMSG_INDEX.unpack_from(body)[0])
+    if kind == RTM_DELROUTE:
+        device = attributes(body, _RTMSG_SIZE).get(_RTA_OIF)
+        return None if device is None else RemovalEvent(nsid, _INT.unpack(device)[0])
+    if kind == RTM_DELNSID and nsid is None:
+        # Other namespaces have ids of their own for their neighbours; they are none of ours.
+        return NamespaceGone(_INT.unpack(attributes(body, _RTGENMSG_SIZE)[_NETNSA_NSID])[0])
+    return None
+
+
+def _is_whole_link(body: bytes) -> bool:
+    """Whether a message describes the device. A wireless event is a RTM_NEWLINK too, and has little but the name
+    (`rtmsg_iwinfo` in net/wireless/wext-core.c); what it changes of the device is announced by itself."""
+    hardware = IFINFOMSG.unpack_from(body)[1]
+    found = attributes(body, IFINFOMSG.size)
+    return _IFLA_MTU in found and (hardware != ARPHRD_ETHER or len(found.get(_IFLA_ADDRESS, b"")) == ETH_ALEN)
 
 
 def read_address(body: bytes) -> tuple[Address, int] | None:
