@@ -1,9 +1,10 @@
 """Which port of a switch owns which address. Pure: changes to the table are returned, not made.
 
-The first port that claims an address keeps it, also while the port is down: frames for it then go to
-the host, and other ports still can't have it. A second port that claims it is reported as a duplicate, becomes a
-standby claimant, and gets the address when those before it have released it. An address of the master's no port can
-have. One address with two prefix lengths is two claims of one port, and is released with the last of them.
+The first port that claims an address has it. A second port that claims it is reported as a duplicate, becomes a
+standby claimant, and gets the address when those before it have released it. A port that is down keeps its address as
+long as nobody else wants it: to a claimant that is up it yields, and becomes the last of the standby claimants. While
+it is down and nobody else is up, frames for the address go to the host. An address of the master's no port can have.
+One address with two prefix lengths is two claims of one port, and is released with the last of them.
 Uniqueness is per switch and without scopes, so link-local addresses count too
 (`ipvlan_addr_busy` in drivers/net/ipvlan/ipvlan_core.c).
 
@@ -138,7 +139,8 @@ class Ownership:
         queue.setdefault(port, {})[prefix] = source
         self._keep(address, queue)
         self._addresses.setdefault(port, {})[address] = None
-        changes = self._difference(address, before)
+        yielded = self._yield(address)
+        changes = self._difference(address, before) + yielded
         if new and (address in self._master or self._first(address) != port):
             changes.append(Duplicate(address, port, self._holder(address)))
         return changes
@@ -156,7 +158,8 @@ class Ownership:
             del queue[port]
             del self._addresses[port][address]
         self._keep(address, queue)
-        return self._difference(address, before)
+        yielded = self._yield(address)
+        return self._difference(address, before) + yielded
 
     def port_up(self, port: str) -> list[Change]:
         return self._switch_port(port, up=True)
@@ -219,9 +222,11 @@ class Ownership:
         packed = address.packed
         if packed in self._master:
             return Duplicate(packed, port, None)
-        if packed in self._claims and self._first(packed) != port:
-            return Duplicate(packed, port, self._first(packed))
-        return None
+        if packed not in self._claims or (first := self._first(packed)) == port:
+            return None
+        if port in self._up and first not in self._up:
+            return None  # the first will yield
+        return Duplicate(packed, port, first)
 
     def claims(self, port: str, address: Packed) -> bool:
         """Whether the port claims the address, first or not."""
@@ -296,6 +301,18 @@ class Ownership:
         found = self._claims[address]
         return found.port if isinstance(found, SingleClaim) else next(iter(found))
 
+    def _yield(self, address: Packed) -> list[Change]:
+        """If the first claimant is down and another is up, that one becomes the first."""
+        found = self._claims.get(address)
+        if found is None or isinstance(found, SingleClaim):
+            return []
+        ports = list(found)
+        first = next((k for k, port in enumerate(ports) if port in self._up), 0)
+        if first == 0:
+            return []
+        self._claims[address] = {port: found[port] for port in (*ports[first:], *ports[:first])}
+        return [Duplicate(address, ports[0], self._holder(address))]
+
     def _holder(self, address: Packed) -> str | None:
         return None if address in self._master else self._first(address)
 
@@ -323,7 +340,10 @@ class Ownership:
             else:
                 before[address] = self._bound(address)
         (self._up.add if up else self._up.discard)(port)
-        changes = [change for address, had in before.items() for change in self._difference(address, had)]
+        changes: list[Change] = []
+        for address, had in before.items():
+            yielded = self._yield(address)
+            changes += self._difference(address, had) + yielded
         if up and alone:
             changes.append(BindAll(alone, port))
         elif alone:

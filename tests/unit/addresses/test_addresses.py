@@ -36,6 +36,19 @@ class Model(RuleBasedStateMachine):
         """Ports that claim the address, the first first."""
         return list(dict.fromkeys(port for port, claimed, _ in self.claims if claimed == address))
 
+    def settle(self) -> list[Duplicate]:
+        """A first claimant that is down lets the first one that is up go before."""
+        reports = []
+        for address in (A, B):
+            line = self.line(address)
+            up = [port for port in line if port in self.up]
+            if up and line[0] not in self.up:
+                place = line[line.index(up[0]) :] + line[: line.index(up[0])]
+                self.claims.sort(key=lambda claim: place.index(claim[0]) if claim[1] == address else 0)
+                owner = None if address in self.masters() else up[0]
+                reports.append(Duplicate(address.packed, line[0], owner))
+        return reports
+
     def masters(self) -> set[Address]:
         return {address for address, _ in self.master}
 
@@ -55,33 +68,37 @@ class Model(RuleBasedStateMachine):
         reports = self.take(self.real.claim(port, address, prefix, NETLINK))
         if (port, address, prefix) not in self.claims:
             self.claims.append((port, address, prefix))
-        owner = None if address in self.masters() else (line or [port])[0]
-        assert reports == ([Duplicate(address.packed, port, owner)] if port not in line and owner != port else [])
+        yielded = self.settle()
+        owner = None if address in self.masters() else self.line(address)[0]
+        refused = [Duplicate(address.packed, port, owner)] if port not in line and owner != port else []
+        assert reports == yielded + refused
 
     @rule(port=ports, address=addresses, prefix=prefixes)
     def release(self, port: str, address: Address, prefix: int) -> None:
-        assert self.take(self.real.release(port, address, prefix)) == []
+        reports = self.take(self.real.release(port, address, prefix))
         if (port, address, prefix) in self.claims:
             place = self.line(address)
             self.claims.remove((port, address, prefix))
             if port in self.line(address):  # another prefix length of the same address keeps the place in the line
                 self.claims.sort(key=lambda claim: place.index(claim[0]) if claim[1] == address else 0)
+        assert reports == self.settle()
 
     @rule(port=ports)
     def up_(self, port: str) -> None:
         self.up.add(port)
-        assert self.take(self.real.port_up(port)) == []
+        assert by_address(self.take(self.real.port_up(port))) == by_address(self.settle())
 
     @rule(port=ports)
     def down(self, port: str) -> None:
         self.up.discard(port)
-        assert self.take(self.real.port_down(port)) == []
+        assert by_address(self.take(self.real.port_down(port))) == by_address(self.settle())
 
     @rule(port=ports)
     def forget(self, port: str) -> None:
         self.up.discard(port)
+        yielded = self.settle()
         self.claims = [claim for claim in self.claims if claim[0] != port]
-        assert self.take(self.real.forget(port)) == []
+        assert by_address(self.take(self.real.forget(port))) == by_address(yielded + self.settle())
 
     @rule(port=ports, wanted=st.lists(st.tuples(addresses, prefixes), unique=True))
     def replace(self, port: str, wanted: list[tuple[Address, int]]) -> None:
@@ -94,9 +111,10 @@ class Model(RuleBasedStateMachine):
             place = lines[address] if address in keep else [*others[address], port]
             self.claims += [(port, address, prefix) for claimed, prefix in wanted if claimed == address]
             self.claims.sort(key=lambda claim: place.index(claim[0]) if claim[1] == address else 0)
+        yielded = self.settle()
         new = {address for address, _ in wanted} - keep
-        refused = {address.packed for address in new if others[address] or address in self.masters()}
-        assert {report.address for report in reports} == refused and len(reports) == len(refused)
+        refused = [address.packed for address in new if address in self.masters() or self.line(address)[0] != port]
+        assert sorted(one.address for one in reports) == sorted([*refused, *(one.address for one in yielded)])
 
     @rule(address=addresses, prefix=prefixes)
     def master_claim(self, address: Address, prefix: int) -> None:
@@ -147,6 +165,10 @@ TestModel = Model.TestCase
 TestModel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
+def by_address(reports: list[Duplicate]) -> list[Duplicate]:
+    return sorted(reports, key=lambda report: (report.address, report.port))
+
+
 def owner(*up: str) -> Ownership:
     ownership = Ownership("lan")
     for port in up:
@@ -161,13 +183,30 @@ def test_the_second_gets_it_when_the_first_gives_it_up() -> None:
     assert table.release("p", A, 24) == [Bind(PA, "q")]
 
 
-def test_a_port_that_is_down_keeps_its_address_from_others() -> None:
-    table = owner("p", "q")
+def test_a_port_that_is_down_yields_and_becomes_the_last() -> None:
+    table = owner("p", "q", "r")
     table.claim("p", A, 24, NETLINK)
     assert table.port_down("p") == [Unbind(PA)]
-    assert table.claim("q", A, 24, NETLINK) == [Duplicate(PA, "q", "p")]
     assert [status.state for status in table.statuses("p")] == [AddressState.DOWN]
-    assert table.forget("p") == [Bind(PA, "q")]
+    assert table.objection("q", A) is None
+    assert table.claim("q", A, 24, NETLINK) == [Bind(PA, "q"), Duplicate(PA, "p", "q")]
+    assert table.claim("r", A, 24, NETLINK) == [Duplicate(PA, "r", "q")]
+    assert table.port_up("p") == []
+    assert [status.state for status in table.statuses("p")] == [AddressState.DUPLICATE]
+    assert table.port_down("q") == [Bind(PA, "p"), Duplicate(PA, "q", "p")]
+    assert table.release("p", A, 24) == [Bind(PA, "r")]
+    assert table.release("r", A, 24) == [Unbind(PA)]
+    assert [status.state for status in table.statuses("q")] == [AddressState.DOWN]
+
+
+def test_nobody_yields_to_a_port_that_is_down() -> None:
+    table = owner("p", "q")
+    table.claim("p", A, 24, NETLINK)
+    table.claim("q", A, 24, NETLINK)
+    assert table.port_down("q") == []
+    assert table.port_down("p") == [Unbind(PA)]
+    assert table.objection("q", A) == Duplicate(PA, "q", "p")
+    assert table.port_up("q") == [Bind(PA, "q"), Duplicate(PA, "p", "q")]
 
 
 def test_two_prefix_lengths_count_twice() -> None:
