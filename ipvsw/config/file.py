@@ -239,7 +239,8 @@ def _check_together(config: Config, name: Callable[[int, int | None], str], owne
 
     for s, switch in enumerate(config.switches):
         place = name(s, None)
-        claim(f"in {_same_netns(switch.netns)}", switch.master, "the interface", place, "master")
+        claim(("masters", _same_netns(switch.netns)), switch.master, "the interface", place, "master")
+        claim((s, f"in {_same_netns(switch.netns)}"), switch.master, "the interface", place, "master")
         claim("switches", switch.name, "the name", place, "name")
     for s, switch in enumerate(config.switches):
         doubled = _has_doubles(switch)
@@ -248,6 +249,7 @@ def _check_together(config: Config, name: Callable[[int, int | None], str], owne
             claim(("ports", s), port.name, "the name", place, "name")
             if port.kind in DEVICES:
                 claim(_room(port), port.ifname, "the interface name", place, "ifname")
+                claim((s, _room(port)), port.ifname, "the interface name", place, "ifname")  # nor its own master's
             for key in ("path", "connect", "local", "remote"):
                 if path := getattr(port, key):
                     claim("paths", path, "the path", place, key)

@@ -23,13 +23,19 @@ async def preflight(
         raise Refused(f"daemon.io: the kernel grants no io_uring: {os.strerror(error)}")
     for index, switch in enumerate(config.switches):
         place = name(index, None)
-        link = await _master(netlink, switch, place, untaken)
+        link = None if _is_port(switch, config) else await _master(netlink, switch, place, untaken)
         if link is None:
             continue
         for number, port in enumerate(switch.ports):
             if port.mtu is not None and port.mtu > link.mtu:
                 at = f"{name(index, number)}.mtu"
                 raise Refused(f"{at}: {port.mtu} is larger than the master's {link.mtu}")
+
+
+def _is_port(switch: SwitchConfig, config: Config) -> bool:
+    """Whether the master is a port that another switch is going to make."""
+    place = switch.netns, switch.master
+    return any((port.netns, port.ifname) == place for other in config.switches for port in other.ports)
 
 
 async def _master(netlink: Netlink, switch: SwitchConfig, place: str, untaken: bool) -> Link | None:
@@ -52,11 +58,16 @@ def _fit(handle: Handle, name: str, place: str, untaken: bool) -> Link:
         raise Refused(f"{place}.master: {name} does not exist")
     if not link.ethernet:
         raise Refused(f"{place}.master: {name} is not an Ethernet device")
-    if link.master:
+    if link.master and not _is_vrf(handle.link_at(link.master)):
         raise Refused(f"{place}.master: {name} is part of another device, such as a bridge or a bond")
     if untaken and _is_taken(link.index):
         raise Refused(f"{place}.master: {name} is already served by another ipvswd")
     return link
+
+
+def _is_vrf(link: Link | None) -> bool:
+    """A VRF takes no frames away from its members: it is a table for their routes."""
+    return link is not None and link.kind == "vrf"
 
 
 def _is_taken(index: int) -> bool:

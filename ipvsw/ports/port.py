@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence, Set
 from hashlib import blake2b
 
+from ipvsw.linux.devices.tap import MAX_MTU
 from ipvsw.linux.fdstore import close_all
 from ipvsw.linux.netlink import AddressEvent, Link, LinkEvent
 from ipvsw.linux.runtime import DeviceEvent
@@ -282,7 +283,7 @@ class Port(TrackedDevice):
         return Settings(
             config=self.config,
             mac=master.mac if self.config.mac is MacSource.MASTER else self._make_own_mac(),
-            mtu=min(self.config.mtu or master.mtu, master.mtu),
+            mtu=min(self.config.mtu or master.mtu, master.mtu, MAX_MTU),
             carrier=master.carrier,
             noarp=master.noarp,
         )

@@ -169,6 +169,48 @@ def test_a_changed_mtu_of_the_master_is_followed(lab: Lab, lan: Daemon) -> None:
     assert lab.execute(lab.ports[0], "ping", "-n", "-q", "-c1", f"-W{LIMIT}", "-M", "do", "-s", "1472", port4(2))
 
 
+def test_a_master_with_a_larger_mtu_than_a_port_can_have(lab: Lab) -> None:
+    for netns, device in ((lab.host, "m0"), (lab.wire, "w0")):
+        lab.ip(netns, "link", "set", device, "mtu", "65535")
+    ports = [port("ipvl1", lab.ports[0], [f"{port4(1)}/16"]), port("ipvl2", lab.ports[1], mtu=65535)]
+    with Daemon(switch("m0", lab.host, ports), home=lab.home) as daemon:
+        daemon.wait()
+        for netns, name in zip(lab.ports, ("ipvl1", "ipvl2"), strict=True):
+            assert (lab.link(netns, name) or {})["mtu"] == 65521
+        assert lab.execute(lab.wire, "ping", "-n", "-q", "-c1", f"-W{LIMIT}", "-M", "do", "-s", "60000", port4(1))
+
+
+def test_a_port_that_is_down_yields_its_address(lab: Lab, lan: Daemon) -> None:
+    """As when a service moves to another container while the first is only stopped."""
+    for address, prefix in ((port4(1), 16), (port6(1), 64)):
+        lab.ip(lab.ports[1], "addr", "add", f"{address}/{prefix}", "dev", "ipvl2")
+        until(lambda: ("ipvl2", "refused") in owner(lan, address), "it is the configuration's")  # noqa: B023
+        lab.ip(lab.ports[1], "addr", "del", f"{address}/{prefix}", "dev", "ipvl2")
+    for netns, device in zip(lab.ports, ("ipvl1", "ipvl2"), strict=True):
+        lab.ip(netns, "addr", "add", f"{NEW4}/16", "dev", device)
+        until(lambda: any(name == device for name, _ in owner(lan, NEW4)), f"{device} claims it")  # noqa: B023
+    assert sorted(owner(lan, NEW4)) == [("ipvl1", "owned"), ("ipvl2", "duplicate")]
+    lab.ip(lab.ports[0], "link", "set", "ipvl1", "down")
+    until(lambda: ("ipvl2", "owned") in owner(lan, NEW4), "the other has it")
+    lab.reachable(lab.wire, NEW4)
+    lab.ip(lab.ports[0], "link", "set", "ipvl1", "up")
+    until(lambda: lan.port("ipvl1")["state"] == "up", "the first is up again")
+    assert sorted(owner(lan, NEW4)) == [("ipvl1", "duplicate"), ("ipvl2", "owned")]
+    lab.ip(lab.ports[1], "addr", "del", f"{NEW4}/16", "dev", "ipvl2")
+    until(lambda: owner(lan, NEW4) == [("ipvl1", "owned")], "and is the next")
+
+
+def test_a_port_is_the_master_of_another_switch(lab: Lab) -> None:
+    """It is one like any other, whichever of the two the file has first."""
+    first = switch("m0", lab.host, [port("inner", lab.home, [f"{port4(1)}/16"], ifname="inner0")])
+    second = switch("inner0", lab.home, [port("ipvl2", lab.ports[1])]) | {"name": "second"}
+    with Daemon(second, first, home=lab.home) as daemon:
+        daemon.wait(states=("up", "waiting"))
+        until(lambda: {p["state"] for s in daemon.show() for p in s["ports"]} == {"up"}, "all ports are up")
+        assert (lab.link(lab.ports[1], "ipvl2") or {})["address"] == MASTER_MAC
+        lab.reachable(lab.wire, port4(1))
+
+
 def test_a_master_that_goes_down_and_up_is_followed(lab: Lab, lan: Daemon) -> None:
     lab.reachable(lab.wire, port4(1))
     lab.ip(lab.host, "link", "set", "m0", "down")

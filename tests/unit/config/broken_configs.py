@@ -309,4 +309,8 @@ BROKEN: tuple[tuple[str, str], ...] = (
         _port("ifname = 'eth0'"),
         'switch[0].port[0].ifname: the interface name "eth0" is already used by switch[0].master',
     ),
+    (
+        _port("ifname = 'eth1'") + "[[switch]]\nmaster = 'eth1'\n[[switch.port]]\nname = 'eth1'\n",
+        'switch[1].port[0].ifname: the interface name "eth1" is already used by switch[0].port[0].ifname',
+    ),
 )
