@@ -194,8 +194,8 @@ class Datapath:
         """Have EVENT_GUARD tell of the next; until then it doesn't. At once."""
 
     def punted(self) -> list[tuple[int, bytes]]:
-        """Punted frames, (source, virtio_net_hdr and frame): DHCP, ARP probes and the replies to them, and frames of
-        learning ports with new addresses;
+        """Punted frames, (source, virtio_net_hdr and frame): DHCP, ARP probes and the replies to them, membership
+        reports of ports with `all_multicast`, and frames of learning ports with new addresses;
         the source is a port, or a negative number that `reinject` takes. `notify_fd` is readable when there are some.
         Each is held until it is reinjected; those of ports that were detached since are left out.
         Each costs its source a credit; a source without credits has its frames forwarded and not punted."""

@@ -41,6 +41,9 @@ class Addressing(ABC):
     def set_learned(self, addresses: Mapping[Address, AddressSource], tentative: Set[Address]) -> None:
         """All that the snooper has learned, and what the machine has only asked about; `publish` tells the table."""
 
+    def set_joined(self, groups: Set[bytes]) -> None:
+        """MAC addresses of the groups that the machine says it listens to; `publish` tells the table."""
+
     def tentative(self, config: PortConfig) -> Set[Address]:
         """Addresses that the machine has asked about and does not have yet."""
         return frozenset()
@@ -87,13 +90,14 @@ class GuestAddresses(Addressing):
     """What a guest does inside can't be read: the configuration pins addresses to it, or has them learned from the
     frames that it sends."""
 
-    __slots__ = ("_learned", "_tentative")
+    __slots__ = ("_joined", "_learned", "_tentative")
 
     reads_groups = False
 
     def __init__(self) -> None:
         self._learned: Mapping[Address, AddressSource] = {}
         self._tentative: Set[Address] = frozenset()
+        self._joined: Set[bytes] = frozenset()
 
     def see(self, table: Table, config: PortConfig, snapshot: Snapshot) -> None:
         table.set_learning(config.name, config.learn)
@@ -105,6 +109,9 @@ class GuestAddresses(Addressing):
     def set_learned(self, addresses: Mapping[Address, AddressSource], tentative: Set[Address]) -> None:
         self._learned, self._tentative = addresses, tentative
 
+    def set_joined(self, groups: Set[bytes]) -> None:
+        self._joined = groups
+
     def tentative(self, config: PortConfig) -> Set[Address]:
         return self._tentative if config.learn else frozenset()
 
@@ -113,11 +120,11 @@ class GuestAddresses(Addressing):
         pinned = {(one.ip, one.network.prefixlen): AddressSource.CONFIG for one in config.addresses}
         claims = {(address, address.max_prefixlen): source for address, source in learned.items()}
         table.replace(config.name, claims | pinned)
-        # The port gets every multicast frame, as the groups that the guest has joined can't be known. Those that it
-        # can't do without are set on the master too: those of a tentative address with them, by which its owner, or
-        # somebody who asks as well, is heard.
+        # The port gets every multicast frame: a guest that has joined a group before its reports were read, or without
+        # any, must not miss it. Set on the master are those that it has reported, and those that it can't do without:
+        # those of a tentative address with them, by which its owner, or somebody who asks as well, is heard.
         own = {*(one.ip for one in config.addresses), *learned, *self.tentative(config)}
-        groups = {*ALL_NODES, *(_solicited_node(one) for one in own if one.version == 6)}
+        groups = {*ALL_NODES, *self._joined, *(_solicited_node(one) for one in own if one.version == 6)}
         table.set_groups(config.name, groups, all_multicast=True)
 
 

@@ -90,6 +90,13 @@ class Port(TrackedDevice):
             with self.env.table.change():
                 self._addressing.publish(self.env.table, self.config)
 
+    def set_joined(self, groups: Set[bytes]) -> None:
+        """MAC addresses of all groups that its machine has reported."""
+        self._addressing.set_joined(groups)
+        if self.link is not None:
+            with self.env.table.change():
+                self._addressing.publish(self.env.table, self.config)
+
     def status(self) -> PortStatus:
         return port_status(self, self._backend, self._addressing)
 

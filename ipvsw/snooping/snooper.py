@@ -1,9 +1,9 @@
-"""Address snooping for virtual machines; DHCP and ARP probes for all ports.
+"""Addresses and multicast groups of virtual machines; DHCP and ARP probes for all ports.
 
-The datapath punts a frame that claims an address which its port isn't known to have, every DHCP message, and ARP probes
-with their replies; the frame waits until it is reinjected. `learned`, `leases` and `probes` decide what follows. The
-table is changed first and the frame reinjected afterwards, so that an answer to it finds its way. An address that
-another port or the master has is refused.
+The datapath punts a frame that claims an address which its port isn't known to have, every DHCP message, ARP probes
+with their replies, and a virtual machine's membership reports; the frame waits until it is reinjected. `learned`,
+`leases`, `probes` and `groups` decide what follows. The table is changed first and the frame reinjected afterwards, so
+that an answer to it finds its way. An address that another port or the master has is refused.
 """
 
 from __future__ import annotations
@@ -18,25 +18,36 @@ from ipvsw.addresses.table import Table
 from ipvsw.changes import Changes
 from ipvsw.model import Address, AddressSource, Event, LeaseStatus
 from ipvsw.snooping import dhcp4, dhcp6
+from ipvsw.snooping.groups import QUERY_INTERVAL, Memberships, queries, read_reports
 from ipvsw.snooping.learned import Full, Learning, claimed_address
 from ipvsw.snooping.leases import Lease, Leases
 from ipvsw.snooping.probes import Probes, as_from_another, comes_from_asker, probe_reply, probed_address
 from ipvsw.snooping.saved import Snooped, save
+from ipvsw.snooping.timers import Clock, Timers
 
 log = logging.getLogger("ipvsw")
 
 HOLD = 0.1  # seconds that a frame waits for its address to be read
 CREDIT = 1.0  # seconds until ports that had frames punted get new credits
+QUERY_DELAY = 0.1  # seconds until a machine is asked for its groups, once for what happens meanwhile
 SWEEP = 60.0  # seconds between two checks which addresses are in use
 REFUSALS = 64  # of each port that are remembered, so that each is logged once
 
 Delivery = tuple[bytes, int]
 """A frame to reinject, and the port that alone is to have it."""
+WIRE = -1  # as the source of a frame
 BY_RULES = -1  # in the place of that port: the rules say who is
 
 
 class SnoopedPort(Protocol):
-    """A port whose addresses may be learned."""
+    """A port whose addresses may be learned, and its groups."""
+
+    @property
+    def serves_vm(self) -> bool:
+        """Whether its reports alone tell which groups it listens to: no namespace's stack does."""
+
+    def set_joined(self, groups: Set[bytes]) -> None:
+        """MAC addresses of all groups that it has reported."""
 
     @property
     def max_learned(self) -> int:
@@ -66,20 +77,22 @@ class Snooper:
         self._learnings: dict[str, Learning] = {}
         self._leases = Leases()
         self._probes = Probes()
+        self._memberships = Memberships()
         self._refusals: dict[str, dict[str, None]] = {}
         self._held: dict[int, list[bytes]] = {}  # port number -> frames that wait for their address
         self._spenders: set[int] = set()  # sources of frames that were punted since credits were last renewed
-        self._timers: dict[str, Cancellable] = {}
+        self._timers = Timers(clock)
 
     def stop(self) -> None:
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+        self._timers.stop()
 
     def forget(self, port: str) -> None:
         """The machine has left: what was learned of it does not hold for the next one."""
         self._leases.forget(port)
         self._probes.forget(port)
+        if self._memberships.macs(port):
+            self._memberships.forget(port)
+            self._set_joined(port)
         self._refusals.pop(port, None)
         if self._learnings.pop(port, None) is not None:
             self._update_port(port)
@@ -99,7 +112,7 @@ class Snooper:
         for lease in leases:
             self._leases.restore(lease)
         self._await_end()
-        self._after("sweep", SWEEP, self._sweep)
+        self._timers.after("sweep", SWEEP, self._sweep)
         self._update_port(port)
 
     def leases(self) -> Iterator[LeaseStatus]:
@@ -138,7 +151,7 @@ class Snooper:
                 if source < 0 or self._table.name(source) is not None:
                     for k, (frame, to) in enumerate(deliveries):
                         datapath.reinject(source, frame, to, copy=k > 0)
-        self._after("credit", CREDIT, self._give_credit)
+        self._timers.after("credit", CREDIT, self._give_credit)
 
     def _holds(self, source: int, frame: bytes) -> bool:
         """Whether a guard asks about an address that the device has perhaps had for a moment. Its frame waits until one
@@ -154,14 +167,13 @@ class Snooper:
             return False
         port.mark_stale()
         self._held.setdefault(source, []).append(frame)
-        self._after(f"held {source}", HOLD, lambda: self.release(source))
+        self._timers.after(f"held {source}", HOLD, lambda: self.release(source))
         return True
 
     def release(self, number: int) -> None:
         """An address was bound to the port of that number, or none was: what waited for it is checked once more."""
         frames = self._held.pop(number, [])
-        if (timer := self._timers.pop(f"held {number}", None)) is not None:
-            timer.cancel()
+        self._timers.cancel(f"held {number}")
         if frames and self._table.name(number) is not None:
             with self._changes.batch() as datapath:
                 for frame in frames:
@@ -173,6 +185,8 @@ class Snooper:
         if port is not None and (found := claimed_address(frame)) is not None:
             self._learn(port, *found)
         now = self._clock.time()
+        if port is not None and (reports := read_reports(frame)):
+            self._report(port, reports, now)
         if port is not None and (asked := probed_address(frame)) is not None:
             self._probes.ask(port, asked, now)
         if (taken := probe_reply(frame)) is not None:
@@ -232,7 +246,7 @@ class Snooper:
         if source is AddressSource.DAD:  # a question, and no claim
             if learning.ask(address, now):
                 self._update_port(port)
-                self._after("sweep", SWEEP, self._sweep)
+                self._timers.after("sweep", SWEEP, self._sweep)
             return
         if objection := self._table.objection(port, address):
             self._refuse(port, address, str(objection))
@@ -250,7 +264,7 @@ class Snooper:
             about = self._about(Event.LEARNED, port, address, source)
             log.info("switch %s: port %s has %s, by %s", self._switch, port, address, source, extra=about)
             self._update_port(port)
-            self._after("sweep", SWEEP, self._sweep)
+            self._timers.after("sweep", SWEEP, self._sweep)
 
     def _about(self, event: Event, port: str, address: object, reason: str) -> dict[str, object]:
         """For the log, as fields."""
@@ -291,17 +305,52 @@ class Snooper:
             packed = {address.packed: address for address in learning.addresses}
             learning.use([packed[one] for one in self._datapath.used(number, list(packed))], now)
 
+    # ------------------------------------------------------------------------ groups
+
+    def _report(self, port: str, reports: list[tuple[Address, bool]], now: float) -> None:
+        snooped = self._find_port(port)
+        if snooped is None or not snooped.serves_vm:
+            return
+        self._memberships.report(port, reports, now)
+        self._set_joined(port)
+        if not all(joined for _, joined in reports):
+            self.query_soon(port)
+        self._timers.after("queries", QUERY_INTERVAL, self._query_all)
+        self._await_silence()
+
+    def _set_joined(self, port: str) -> None:
+        snooped = self._find_port(port)
+        if snooped is not None and snooped.serves_vm:
+            snooped.set_joined(self._memberships.macs(port))
+
+    def query_soon(self, port: str) -> None:
+        """Ask a virtual machine which groups it listens to."""
+        self._timers.after(f"query {port}", QUERY_DELAY, lambda: self._query([port]))
+
+    def _query_all(self) -> None:
+        if ports := self._memberships.ports():
+            self._query(ports)
+            self._timers.after("queries", QUERY_INTERVAL, self._query_all)
+
+    def _query(self, ports: list[str]) -> None:
+        with self._changes.batch() as datapath:
+            for port in ports:
+                if (number := self._table.number(port)) is not None:
+                    for frame in queries():
+                        datapath.reinject(WIRE, frame, number, copy=True)
+
+    def _await_silence(self) -> None:
+        """Of the group that is reported no more first."""
+        self._timers.at("silence", self._memberships.next_end(), self._forget_silent)
+
+    def _forget_silent(self) -> None:
+        self._memberships.expire(self._clock.time())
+        with self._table.change():
+            for port in self._memberships.ports():
+                self._set_joined(port)
+        self._await_silence()
+
     # ------------------------------------------------------------------------ time
-
-    def _after(self, what: str, seconds: float, do: Callable[[], None]) -> None:
-        """Call `do` then, unless a timer for `what` is running already."""
-        if what not in self._timers:
-
-            def run() -> None:
-                del self._timers[what]
-                do()
-
-            self._timers[what] = self._clock.call_later(seconds, run)
 
     def _give_credit(self) -> None:
         spenders, self._spenders = self._spenders, set()
@@ -309,7 +358,7 @@ class Snooper:
             if source < 0 or self._table.name(source) is not None:
                 self._datapath.give_credit(source)
         if spenders:
-            self._after("credit", CREDIT, self._give_credit)
+            self._timers.after("credit", CREDIT, self._give_credit)
 
     def _sweep(self) -> None:
         now = self._clock.time()
@@ -325,15 +374,11 @@ class Snooper:
                         log.info("switch %s: port %s no longer uses %s", self._switch, port, addresses, extra=about)
                     self._update_port(port)
         if any(learning.addresses or learning.tentative for learning in self._learnings.values()):
-            self._after("sweep", SWEEP, self._sweep)
+            self._timers.after("sweep", SWEEP, self._sweep)
 
     def _await_end(self) -> None:
         """Of the lease that ends first."""
-        end = self._leases.next_end()
-        if (timer := self._timers.pop("lease", None)) is not None:
-            timer.cancel()
-        if end is not None:
-            self._after("lease", max(end - self._clock.time(), 0), self._expire)
+        self._timers.at("lease", self._leases.next_end(), self._expire)
 
     def _expire(self) -> None:
         with self._table.change():
@@ -344,14 +389,3 @@ class Snooper:
 def _is_for_master(frame: bytes) -> bool:
     """Whether a port's frame is for the MAC address that it comes from: all ports have the master's."""
     return frame[dhcp4.HEADER : dhcp4.HEADER + 6] == frame[dhcp4.HEADER + 6 : dhcp4.HEADER + 12]
-
-
-class Cancellable(Protocol):
-    def cancel(self) -> None: ...
-
-
-class Clock(Protocol):
-    """The part of an event loop that is used."""
-
-    def time(self) -> float: ...
-    def call_later(self, delay: float, callback: Callable[[], None]) -> Cancellable: ...

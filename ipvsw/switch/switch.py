@@ -288,6 +288,8 @@ class Switch:
         port = self._port(number)
         self._announcer.want(addresses if port is not None and port.serves_vm else moved)
         self._snooper.release(number)
+        if port is not None and port.serves_vm and self._config.mode is Mode.L2:
+            self._snooper.query_soon(port.config.name)  # it may have joined groups before the switch was there
         if port is not None and port.serves_vm:
             self._runtime.note_change()
 

@@ -6,6 +6,7 @@
   3 guard     may the port send this at all                             rules/guard.pxd        guard_check
     limit     may it send so much                                       rules/ratelimit.pxd    limit_frame
   4 punt      waits until Python has seen it, and goes on with stage 5  loop/punt.pxd          punt_new_address,
+                                                                                               punt_report,
                                                                                                punt_control,
                                                                                                punt_to_port
   5 ND proxy  replies to ARP and neighbour solicitations in l3          rules/ndproxy.pxd      neighbour_reply
@@ -34,16 +35,16 @@ from libc.string cimport memcpy, memset
 from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE
 from ipvsw.datapath.loop.flood cimport queue_flood
 from ipvsw.datapath.loop.guards cimport note_offence, stopped_by_guard
-from ipvsw.datapath.loop.punt cimport punt_control, punt_new_address, punt_to_port
+from ipvsw.datapath.loop.punt cimport punt_control, punt_new_address, punt_report, punt_to_port
 from ipvsw.datapath.loop.state cimport (
     BURST, FROM_HOST, FROM_MASTER, HEADER, ROOM, Reinjected, Traffic, Worker, round_ns,
 )
 from ipvsw.datapath.loop.tx cimport host_tx, master_tx, port_tx, queue_master_tx, traffic_of
 from ipvsw.datapath.loop.tx_routed cimport route_tx
-from ipvsw.datapath.packet.headers cimport Frame, frame_header, frame_parse
+from ipvsw.datapath.packet.headers cimport Frame, frame_header, frame_is_multicast, frame_parse
 from ipvsw.datapath.rules.decide cimport (
-    GUARDED, L2, LEARNING, LIMITED, MAC_NAT, VEPA, Verdict, decide_from_host, decide_from_master, decide_from_port,
-    deliver_to_sibling,
+    GUARDED, L2, LEARNING, LIMITED, MAC_NAT, REPORTING, VEPA, Verdict, decide_from_host, decide_from_master,
+    decide_from_port, deliver_to_sibling,
 )
 from ipvsw.datapath.rules.guard cimport guard_host
 from ipvsw.datapath.rules.macnat cimport macnat_rewrite
@@ -87,13 +88,15 @@ cdef inline bint ended_in_extra_stage(Worker *w, int32_t port, uint8_t extra, Fr
             return True
     if extra & GUARDED and stopped_by_guard(w, port, f, False):  # 3
         return True
-    if extra & (LIMITED | LEARNING):  # one test for a port that has guards alone
+    if extra & (LIMITED | LEARNING | REPORTING):  # one test for a port that has guards alone
         if extra & LIMITED:
             outcome = limit_frame(w.ports[port].limits, RX, f.data - HEADER, f.length + HEADER, round_ns(w))
             if outcome != NO_OUTCOME:
                 w.ports[port].traffic.outcomes[outcome] += 1
                 return True
         if extra & LEARNING and punt_new_address(w, port, f):  # 4
+            return True
+        if extra & REPORTING and frame_is_multicast(f) and punt_report(w, port, f):
             return True
     return punt_control(w, port, f)
 

@@ -289,6 +289,7 @@ cdef inline bint copy_groups(PortRule *rule, const Edit *e) noexcept nogil:
     rule.groups = groups
     rule.n_groups = e.n_groups
     rule.all_multicast = e.all_multicast
+    note_stages(rule)
     return True
 
 

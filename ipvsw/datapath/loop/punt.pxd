@@ -1,5 +1,5 @@
-"""Punted frames, which Python must see first: DHCP, those with an address that a port isn't known to have, and ARP
-probes with their replies.
+"""Punted frames, which Python must see first: DHCP, those with an address that a port isn't known to have, ARP
+probes with their replies, and membership reports of ports that get every group.
 
 Such a frame waits. Python does what follows from it, then reinjects it to the worker that read it (`Reinjected`): so
 whatever answers it finds the address in the table. It is counted when it has come back. How much an interface may punt
@@ -19,7 +19,8 @@ from ipvsw.datapath.kernel.sys cimport (
 from ipvsw.datapath.rules.table cimport table_find
 from ipvsw.datapath.packet.headers cimport (
     ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, ICMPV6_NEIGHBOUR_ADVERTISEMENT, IPPROTO_ICMPV6, IPPROTO_UDP, Address, Frame,
-    frame_address, frame_destination, frame_received, ipv4_address, ipv6_address, ipv6_is_whole, is_priority_tagged,
+    frame_address, frame_destination, frame_is_membership_report, frame_received, ipv4_address, ipv6_address,
+    ipv6_is_whole, is_priority_tagged,
 )
 from ipvsw.datapath.packet.payload cimport (
     ARP_LENGTH, ARP_REPLY, ARP_REQUEST, ARP_SENDER, ARP_TARGET, DHCP6_CLIENT, DHCP6_SERVER, DHCP_CLIENT, DHCP_SERVER,
@@ -38,6 +39,12 @@ cdef enum:
 cdef inline bint punt_new_address(Worker *w, int32_t port, const Frame *f) noexcept nogil:
     """Whether the frame of a port that learns waits. If it is DHCP it may have credits yet that others may not."""
     return is_new_address(w, port, f) and punt(w, &w.ports[port].credit, FOR_DHCP, port, f)
+
+
+cdef inline bint punt_report(Worker *w, int32_t port, const Frame *f) noexcept nogil:
+    """Whether a membership report waits, of a port that gets every group: it tells which ones the port listens to."""
+    return (w.switch_.mode == L2 and frame_is_membership_report(f)
+            and punt(w, &w.ports[port].credit, FOR_DHCP, port, f))
 
 
 cdef inline bint punt_control(Worker *w, int32_t port, const Frame *f) noexcept nogil:

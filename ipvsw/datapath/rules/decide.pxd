@@ -45,6 +45,7 @@ cdef enum:  # a port's `extra_stages`
     GUARDED = 2
     LIMITED = 4
     LEARNING = 8
+    REPORTING = 16
 
 # What the rules need to know of a port. One cache line, found by a shift.
 cdef struct PortRule:
@@ -82,7 +83,8 @@ cdef struct Verdict:
 cdef inline void note_stages(PortRule *rule) noexcept nogil:
     """After a change of what `extra_stages` stands for: one test for all of it is all that an ordinary port pays."""
     rule.extra_stages = ((MAC_NAT if rule.own != NULL else 0) | (GUARDED if rule.guards else 0)
-                         | (LIMITED if rule.limited else 0) | (LEARNING if rule.learn else 0))
+                         | (LIMITED if rule.limited else 0) | (LEARNING if rule.learn else 0)
+                         | (REPORTING if rule.all_multicast else 0))
 
 
 cdef enum:

@@ -1,4 +1,4 @@
-"""Packets for a group that don't come in multicast frames."""
+"""Multicast groups: whose ports and machines listen to them, and in what frames their packets come."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from tests.support import frames
+from tests.support.machine import MAC, idle, machine
 from tests.support.patience import until
-from tests.support.running import Daemon
+from tests.support.running import Daemon, switch
 from tests.support.sniff import raw, sniffing
 from tests.support.topology import MASTER_MAC, WIRE4, WIRE6, WIRE_MAC, Lab, inside
 
@@ -63,3 +64,55 @@ def test_in_a_frame_for_the_masters_mac_address(lab: Lab, lan: Daemon, group: st
             assert not two.count(b"to a group")
     if listener is not None:
         listener.close()
+
+
+def igmp(kind: int, group: str) -> bytes:
+    """IGMPv2 (RFC 2236 section 2), from a machine without an address."""
+    body = bytes((kind, 0, 0, 0)) + socket.inet_aton(group)
+    body = body[:2] + frames.checksum(body).to_bytes(2, "big") + body[4:]
+    head = b"\x46\0\0\x20\0\0\0\0\1\2\0\0" + bytes(4) + socket.inet_aton(group) + b"\x94\4\0\0"
+    head = head[:10] + frames.checksum(head).to_bytes(2, "big") + head[12:]
+    return bytes.fromhex("01005e0000fb") + MAC + b"\x08\0" + head + body
+
+
+def mld(kind: int, group: str) -> bytes:
+    """MLDv1 (RFC 2710 section 3)."""
+    to = socket.inet_pton(socket.AF_INET6, group)
+    ends = socket.inet_pton(socket.AF_INET6, "fe80::60") + to
+    body = bytes((kind, 0, 0, 0)) + bytes(4) + to
+    total = frames.checksum(frames.pseudo(ends[:16], ends[16:], frames.ICMP6, len(body)) + body)
+    body = body[:2] + total.to_bytes(2, "big") + body[4:]
+    head = b"\x60\0\0\0" + (8 + len(body)).to_bytes(2, "big") + b"\0\1" + ends
+    return b"\x33\x33" + to[12:] + MAC + b"\x86\xdd" + head + bytes((58, 0, 5, 2, 0, 0, 1, 0)) + body
+
+
+def test_what_a_machine_listens_to_is_set_on_the_master(lab: Lab) -> None:
+    """And no longer than it does. It is asked as well: it may have joined before the switch was there."""
+    ports = [{"name": "vm1", "kind": "tap", "addresses": ["10.1.0.60/16"], "guard": "off", "mac": "master"}]
+    with Daemon(switch("m0", lab.host, ports), home=lab.home) as daemon:
+        daemon.wait(states=("up", "waiting"))
+        idle(daemon, "vm1")
+
+        def listens(*groups: str) -> bool:
+            shown = lab.execute(lab.host, "ip", "maddr", "show", "dev", "m0")
+            return [one in shown for one in ("01:00:5e:00:00:fb", "33:33:00:00:00:fb")] == [g in groups for g in "46"]
+
+        assert listens()
+        with machine(daemon) as guest:
+            queries: set[bytes] = set()
+
+            def asked(frame: bytes) -> bool:
+                if frame[12:14] == b"\x08\0" and frame[38:39] == b"\x11":
+                    queries.add(b"IGMP")
+                if frame[12:14] == b"\x86\xdd" and frame[62:63] == b"\x82":
+                    queries.add(b"MLD")
+                return len(queries) == 2
+
+            guest.receive(asked)
+            guest.send(igmp(0x16, "224.0.0.251"))
+            until(lambda: listens("4"), "it listens to an IPv4 group")
+            guest.send(mld(131, "ff02::fb"))
+            until(lambda: listens("4", "6"), "it listens to an IPv6 group")
+            guest.send(igmp(0x17, "224.0.0.251"))
+            until(lambda: listens("6"), "it has left the first")
+        until(listens, "it is gone")

@@ -263,6 +263,36 @@ def test_a_sibling_without_room() -> None:
         assert it.settled(0, 1).outcomes == {"drop_too_big": 1}
 
 
+REPORTS = {
+    "igmp": frame(b"\1\0\x5e\0\0\x16", MASTER, ipv4(v4(0), bytes((224, 0, 0, 22)), bytes(16), protocol=2)),
+    "mld": frame(
+        b"\x33\x33\0\0\0\x16",
+        MASTER,
+        struct.pack("!IHBB", 6 << 28, 36, 0, 1) + v6(0) + v6(99) + bytes((58, 0, 5, 2, 0, 0, 1, 0)) + bytes(28),
+        0x86DD,
+    ),
+}
+
+
+@pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
+def test_membership_reports_of_a_port_that_gets_every_group(report: bytes) -> None:
+    with lab(2) as it:
+        it.interfaces[0].send(report)
+        assert it.master[0].receive() == report, "another's are not of interest"
+        it.datapath.set_groups(0, (), all_multicast=True)
+        it.datapath.commit()
+        it.interfaces[0].send(report)
+        assert punted(it, 1) == [(0, HEADER + report)]
+        it.datapath.reinject(0, HEADER + report)
+        it.datapath.commit()
+        assert it.master[0].receive() == report
+        it.datapath.set_groups(0, (), all_multicast=False)
+        it.datapath.commit()
+        it.interfaces[0].send(report)
+        assert it.master[0].receive() == report
+        assert it.datapath.punted() == []
+
+
 def test_in_l3_only_addresses_are_of_interest() -> None:
     with lab(1, mode="l3") as it:
         snooper(it)

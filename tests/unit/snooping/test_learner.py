@@ -14,9 +14,10 @@ from ipvsw.addresses.ownership import Duplicate
 from ipvsw.changes import Changes
 from ipvsw.model import Address, AddressSource, AddressState, AddressStatus, Guard
 from ipvsw.snooping import dhcp4
+from ipvsw.snooping.groups import LAST_MEMBER, LIFETIME, QUERY_INTERVAL, group_mac, queries
 from ipvsw.snooping.learned import AGE
 from ipvsw.snooping.probes import TIMEOUT, as_from_another
-from ipvsw.snooping.snooper import CREDIT, HOLD, SWEEP, Snooper
+from ipvsw.snooping.snooper import CREDIT, HOLD, QUERY_DELAY, SWEEP, Snooper
 from tests.support.dhcp import CHADDR, bootp, in_frame
 
 MAC = bytes.fromhex("020000000001")
@@ -48,6 +49,8 @@ class Runtime:
         self.log: list[Any] = []  # in order: what ports have, what goes on, who got credit
         self.max_learned = 4
         self.guarded: tuple[Guard, ...] = ()
+        self.namespaces: set[str] = set()
+        self.joined: dict[str, Set[bytes]] = {}
         self.bound: dict[bytes, int] = {}
         self.changes = Changes("lan", cast(Any, self), cast(Any, self))
         self.snooper = Snooper("lan", cast(Any, self), self.changes, self.find_port, self)
@@ -118,6 +121,10 @@ class Runtime:
 
         class SnoopedPort:
             max_learned = runtime.max_learned
+            serves_vm = port not in runtime.namespaces
+
+            def set_joined(self, groups: Set[bytes]) -> None:
+                runtime.joined[port] = groups
 
             def mark_stale(self) -> None:
                 runtime.log.append(("read", port))
@@ -349,6 +356,56 @@ def test_a_question_is_not_held(runtime: Runtime) -> None:
     runtime.max_learned, runtime.guarded = 0, (Guard.ARP,)
     runtime.snooper.take([(0, asks(A))])
     assert runtime.log[0] == (0, asks(A), -1)
+
+
+MDNS, SSDP = ip_address("224.0.0.251"), ip_address("239.255.255.250")
+
+
+def reports(group: Address, kind: int = 0x16) -> bytes:
+    """IGMPv2."""
+    message = bytes((kind, 0, 0, 0)) + group.packed
+    return bytes(10) + group_mac(group) + MAC + b"\x08\0\x46\0\0\x20" + bytes(5) + b"\2" + bytes(14) + message
+
+
+def queried(runtime: Runtime) -> set[int]:
+    """The ports that were queried since the last call, each for both families."""
+    found = {one[2] for one in runtime.log if one[0] == "copy" and one[1] in queries()}
+    assert sum(one[0] == "copy" for one in runtime.log) == 2 * len(found)
+    runtime.log.clear()
+    return found
+
+
+def test_groups_that_a_machine_joins_and_leaves(runtime: Runtime) -> None:
+    runtime.max_learned = 0
+    runtime.namespaces = {"p1"}
+    runtime.snooper.take([(0, reports(MDNS)), (0, reports(SSDP)), (1, reports(MDNS)), (WIRE, reports(MDNS))])
+    assert runtime.joined == {"p0": {group_mac(MDNS), group_mac(SSDP)}}
+    assert [one for one in runtime.log if one[0] == 0] == [(0, reports(MDNS), -1), (0, reports(SSDP), -1)]
+    runtime.sleep(2 * CREDIT)
+    assert queried(runtime) == set()
+    runtime.snooper.take([(0, reports(SSDP, 0x17))])
+    runtime.sleep(QUERY_DELAY)
+    assert queried(runtime) == {0}, "whether there is another listener"
+    runtime.sleep(LAST_MEMBER)
+    assert runtime.joined["p0"] == {group_mac(MDNS)}
+
+
+def test_a_machine_is_queried_for_as_long_as_it_lives(runtime: Runtime) -> None:
+    runtime.max_learned = 0
+    runtime.snooper.take([(0, reports(MDNS))])
+    for _ in range(4):
+        runtime.log.clear()
+        runtime.sleep(QUERY_INTERVAL)
+        assert queried(runtime) == {0}
+        runtime.snooper.take([(0, reports(MDNS))])
+    assert runtime.joined["p0"] == {group_mac(MDNS)}
+    runtime.sleep(LIFETIME)
+    assert runtime.joined["p0"] == set(), "it is silent"
+    runtime.snooper.take([(0, reports(MDNS))])
+    runtime.snooper.forget("p0")
+    assert runtime.joined["p0"] == set(), "it is gone"
+    runtime.sleep(2 * LIFETIME)
+    assert all(one.over for one in runtime.timers), "nobody wakes for nothing"
 
 
 def test_another_machine_inherits_nothing(runtime: Runtime) -> None:
