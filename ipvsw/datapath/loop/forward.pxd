@@ -43,7 +43,7 @@ from ipvsw.datapath.loop.tx cimport host_tx, master_tx, port_tx, queue_master_tx
 from ipvsw.datapath.loop.tx_routed cimport route_tx
 from ipvsw.datapath.packet.headers cimport Frame, frame_header, frame_is_multicast, frame_parse
 from ipvsw.datapath.rules.decide cimport (
-    GUARDED, L2, LEARNING, LIMITED, MAC_NAT, REPORTING, VEPA, Verdict, decide_from_host, decide_from_master,
+    L2, LEARNING, LIMITED, MAC_NAT, REPORTING, VEPA, Verdict, decide_from_host, decide_from_master,
     decide_from_port, deliver_to_sibling,
 )
 from ipvsw.datapath.rules.guard cimport guard_host
@@ -86,7 +86,7 @@ cdef inline bint ended_in_extra_stage(Worker *w, int32_t port, uint8_t extra, Fr
         if outcome != NO_OUTCOME:
             w.ports[port].traffic.outcomes[outcome] += 1
             return True
-    if extra & GUARDED and stopped_by_guard(w, port, f, False):  # 3
+    if w.switch_.rules[port].guards and stopped_by_guard(w, port, f, False):  # 3
         return True
     if extra & (LIMITED | LEARNING | REPORTING):  # one test for a port that has guards alone
         if extra & LIMITED:

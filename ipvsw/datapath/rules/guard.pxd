@@ -29,7 +29,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from ipvsw.datapath.kernel.sys cimport be16, be32, mac48
 from ipvsw.datapath.packet.headers cimport (
     ETH_HLEN, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, ICMPV6_NEIGHBOUR_ADVERTISEMENT, ICMPV6_NEIGHBOUR_SOLICITATION,
-    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_UDP, NO_ADDRESS, VLAN_HLEN, Address, Frame, frame_source,
+    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_UDP, IPV4, NO_ADDRESS, VLAN_HLEN, Address, Frame, frame_source,
     ipv4_address, ipv6_address, ipv6_is_whole,
 )
 from ipvsw.datapath.packet.payload cimport (
@@ -82,7 +82,7 @@ cdef inline int guard_check(Switch *s, int32_t port, const Frame *f) noexcept no
     """NO_OUTCOME for a frame that may go on, else the outcome of the guard that it ended at, with UNKNOWN or without.
     For a port with guards."""
     cdef uint32_t guards = s.rules[port].guards
-    if is_on(guards, GUARD_MAC) and frame_source(f) != s.mac:
+    if frame_source(f) != s.mac and is_on(guards, GUARD_MAC):
         return GUARD_MAC
     if f.ethertype == ETH_P_IP:
         return guard_ipv4(s, port, guards, f.l3, f.l3_length)
@@ -116,7 +116,8 @@ cdef inline int source_check(Switch *s, int32_t port, uint32_t guards, const Add
     """The same for an IP source, which mostly is that of the frame before: no look-up, as long as the table stays."""
     cdef PortRule *rule = &s.rules[port]
     cdef int outcome
-    if rule.source.lo == a.lo and rule.source.hi == a.hi and rule.source_at == table_stamp(s, a.family):
+    if (rule.source_at == table_stamp(s, a.family) and rule.source.lo == a.lo
+            and (a.family == IPV4 or rule.source.hi == a.hi)):  # of IPv4 it is 0
         return NO_OUTCOME
     outcome = owner_check(s, port, guards, a, GUARD_IP_SOURCE)
     if outcome == NO_OUTCOME and is_on(guards, GUARD_IP_SOURCE):
