@@ -17,6 +17,8 @@ cdef extern from *:
 
     _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "MACs are kept as the low six bytes of a word");
 
+    /* gcc can't know what the pointer is any more, and leaves the function out of its caller. */
+    #define ipvsw_apart(f) ({ __typeof__(&*(f)) ipvsw_f = (f); __asm__ ("" : "+r" (ipvsw_f)); ipvsw_f; })
     static inline uint16_t ipvsw_be16(const uint8_t *p)
     { uint16_t v; __builtin_memcpy(&v, p, 2); return __builtin_bswap16(v); }
     static inline uint32_t ipvsw_be32(const uint8_t *p)

@@ -54,8 +54,13 @@ from ipvsw.datapath.rules.outcome cimport (
 )
 from ipvsw.datapath.rules.ratelimit cimport RX, limit_frame
 
+ctypedef int (*FrameTx)(Worker *, int32_t, const Frame *) noexcept nogil
+ctypedef bint (*Punt)(Worker *, int32_t, const Frame *) noexcept nogil
+
 cdef extern from *:
     bint unlikely(bint condition) noexcept nogil  # Cython's: what follows is kept out of the way of the rest
+    Punt apart "ipvsw_apart"(Punt f) noexcept nogil  # see kernel/sys.pxd
+    FrameTx apart_tx "ipvsw_apart"(FrameTx f) noexcept nogil
 
 
 cdef inline void forward_from_port(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
@@ -96,7 +101,7 @@ cdef inline bint ended_in_extra_stage(Worker *w, int32_t port, uint8_t extra, Fr
                 return True
         if extra & LEARNING and punt_new_address(w, port, f):  # 4
             return True
-        if extra & REPORTING and frame_is_multicast(f) and punt_report(w, port, f):
+        if extra & REPORTING and frame_is_multicast(f) and apart(punt_report)(w, port, f):
             return True
     return punt_control(w, port, f)
 
@@ -160,9 +165,9 @@ cdef inline void dispatch(Worker *w, Traffic *traffic, int32_t source, Verdict v
         queue_master_tx(w, source, buffer, n)
         return
     elif outcome == TO_HOST:
-        outcome = forward_to_host(w, source, f)
+        outcome = apart_tx(forward_to_host)(w, source, f)
     elif outcome == TO_ROUTE:
-        outcome = route_tx(w, source, f)
+        outcome = apart_tx(route_tx)(w, source, f)
     if outcome != NO_OUTCOME:
         traffic.outcomes[outcome] += 1
 

@@ -26,8 +26,11 @@ from ipvsw.datapath.packet.payload cimport (
     ARP_LENGTH, ARP_REPLY, ARP_REQUEST, ARP_SENDER, ARP_TARGET, DHCP6_CLIENT, DHCP6_SERVER, DHCP_CLIENT, DHCP_SERVER,
 )
 
+ctypedef bint (*Punt)(Worker *, int32_t, const Frame *) noexcept nogil
+
 cdef extern from *:
     bint unlikely(bint condition) noexcept nogil  # Cython's: what follows is kept out of the way of the rest
+    Punt apart "ipvsw_apart"(Punt f) noexcept nogil  # see kernel/sys.pxd
 
 cdef enum:
     BOOTP = 240  # bytes up to the end of the magic cookie (RFC 2131 section 3)
@@ -48,14 +51,23 @@ cdef inline bint punt_report(Worker *w, int32_t port, const Frame *f) noexcept n
 
 
 cdef inline bint punt_control(Worker *w, int32_t port, const Frame *f) noexcept nogil:
-    """Whether the frame of a port, DHCP or about an ARP probe, waits. Some credits are for DHCP alone."""
-    if w.switch_.mode != L2:
-        return False
+    """Whether the frame of a port, DHCP or about an ARP probe, waits."""
+    return w.switch_.mode == L2 and unlikely(may_be_control(f)) and apart(punt_if_control)(w, port, f)
+
+
+cdef inline bint may_be_control(const Frame *f) noexcept nogil:
+    """False for nearly all frames, and quickly."""
+    if f.ethertype == ETH_P_IP:
+        return is_dhcp4(f, False)
+    return f.ethertype != ETH_P_IPV6 or is_dhcp6(f, False)
+
+
+cdef inline bint punt_if_control(Worker *w, int32_t port, const Frame *f) noexcept nogil:
+    """Some credits are for DHCP alone."""
     if is_dhcp(f, False):
         return punt(w, &w.ports[port].credit, 0, port, f)
-    if unlikely(f.ethertype == ETH_P_ARP) and (is_arp_probe(f) or answers_arp_probe(f, w.switch_.mac)):
-        return punt(w, &w.ports[port].credit, FOR_DHCP, port, f)
-    return False
+    return (f.ethertype == ETH_P_ARP and (is_arp_probe(f) or answers_arp_probe(f, w.switch_.mac))
+            and punt(w, &w.ports[port].credit, FOR_DHCP, port, f))
 
 
 cdef inline bint punt_to_port(Worker *w, int32_t source, const Frame *f) noexcept nogil:

@@ -19,19 +19,34 @@ from ipvsw.datapath.loop.unixsock cimport socket_send, socket_tx
 from ipvsw.datapath.kernel.sys cimport MSG_DONTWAIT, iovec, send, sendmmsg, writev
 from ipvsw.datapath.kernel.uring cimport ring_write
 
+ctypedef int (*Tx)(Worker *, int32_t, uint8_t *, uint32_t) noexcept nogil
+
+cdef extern from *:
+    Tx apart "ipvsw_apart"(Tx f) noexcept nogil  # see kernel/sys.pxd
+
+
 cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
     """The outcome; NO_OUTCOME if the write was queued on the io_uring, whose completion counts it."""
     cdef Port *p = &w.ports[port]
     cdef uint64_t *own = w.switch_.rules[port].own
-    cdef int outcome
     if own != NULL:
         macnat_restore(own, w.switch_.mac, w.switch_.mode != L2, buffer + HEADER, n - HEADER)
     if p.special:
-        outcome = limit_tx(w, p, buffer, n)
-        if outcome != NO_OUTCOME:
-            return outcome
-        if p.backend == UNIX_SOCKET:
-            return socket_port_tx(w, port, buffer, n)
+        return apart(special_tx)(w, port, buffer, n)
+    return device_tx(w, port, buffer, n)
+
+
+cdef inline int special_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """To a port that has limits or is a unix socket."""
+    cdef Port *p = &w.ports[port]
+    cdef int outcome = limit_tx(w, p, buffer, n)
+    if outcome != NO_OUTCOME:
+        return outcome
+    return socket_port_tx(w, port, buffer, n) if p.backend == UNIX_SOCKET else device_tx(w, port, buffer, n)
+
+
+cdef inline int device_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    cdef Port *p = &w.ports[port]
     if w.may_queue and queue_port_tx(w, port, buffer, n):
         return NO_OUTCOME
     if write(p.fd, buffer, n) < 0:

@@ -18,10 +18,6 @@ from ipvsw.datapath.rules.outcome cimport LIMIT_PACKETS, LIMIT_RATE, NO_OUTCOME
 ctypedef int (*LimitCheck)(Limits *, int, const uint8_t *, uint32_t, uint64_t) noexcept nogil
 
 cdef extern from *:
-    """
-    /* gcc can't know what the pointer is any more, and leaves the function out of its caller. */
-    #define ipvsw_apart(f) ({ __typeof__(&*(f)) ipvsw_f = (f); __asm__ ("" : "+r" (ipvsw_f)); ipvsw_f; })
-    """
     LimitCheck apart "ipvsw_apart"(LimitCheck f) noexcept nogil
 
 cdef enum:
