@@ -206,8 +206,8 @@ def test_a_second_daemon_at_the_same_socket_takes_nothing(lab: Lab, lan: Daemon)
     second.config.write_text(lan.config.read_text())
     second.start()
     assert second.process is not None
-    assert second.process.wait() == 1
-    assert "another ipvswd has the ports" in second.said()
+    assert second.process.wait() == 2
+    assert "already served by another ipvswd" in second.said()
     second.process = None
     second.close()
     lab.reachable(lab.ports[0], WIRE4)
