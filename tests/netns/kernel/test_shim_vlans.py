@@ -25,11 +25,13 @@ ETH_P_ALL, ETH_P_IP = 3, 0x0800
 Q, AD = 0x8100, 0x88A8
 END = bytes([10, 0, 0, 77])  # of the frame after all others
 
+SENDER = bytes.fromhex("0200000000fe")
+
 
 def sent(to: bytes, mac: bytes, tag: tuple[int, int] | None) -> bytes:
     packet = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, 17, 0, bytes([10, 0, 0, 200]), to) + bytes(8)
     tags = struct.pack("!HH", *tag) if tag else b""
-    return mac + bytes.fromhex("0200000000fe") + tags + b"\x08\0" + packet.ljust(46, b"\0")
+    return mac + SENDER + tags + b"\x08\0" + packet.ljust(46, b"\0")
 
 
 class Master:
@@ -55,8 +57,8 @@ class Master:
             ended = got[30:34] == END
             found |= set() if ended else {"host"}
         with contextlib.suppress(BlockingIOError):
-            while self.daemon.recv(2000, socket.MSG_DONTWAIT):
-                found.add("daemon")
+            while got := self.daemon.recv(2000, socket.MSG_DONTWAIT):
+                found |= {"daemon"} if got[6:12] == SENDER else set()  # not what the stack at the other end sends
         return found
 
 
