@@ -442,7 +442,8 @@ def _close(listeners: dict[socket.socket, str]) -> None:
 
 
 def _word(error: OSError) -> str:
-    return os.strerror(error.errno) if error.errno else "timed out"
+    """TCP gives up a little before our own limit or a little after it."""
+    return os.strerror(error.errno) if error.errno not in (None, errno.ETIMEDOUT) else "timed out"
 
 
 def _datagram(family: int, source: str, target: str, port: int, size: int) -> list[bytes]:
