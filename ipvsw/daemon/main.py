@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import contextlib
 import errno
-import importlib
 import logging
 import os
 import resource
@@ -19,7 +18,7 @@ import uvloop
 from ipvsw import __version__
 from ipvsw.client import ApiError, Client, Unreachable
 from ipvsw.config.file import load
-from ipvsw.daemon import keeper, logs, watchdog
+from ipvsw.daemon import api, keeper, logs, watchdog
 from ipvsw.daemon.manager import Manager
 from ipvsw.daemon.preflight import preflight
 from ipvsw.daemon.state import VERSION
@@ -108,8 +107,6 @@ async def _serve(config: Config, path: str, socket_path: str) -> None:
         ending.callback(lambda: store.end() if manager.started or not held else store.close())
         ending.push_async_callback(manager.stop)
         await manager.start(config)
-        # The web server's library takes a third of what a start takes: ports do not wait for it.
-        api = await asyncio.to_thread(importlib.import_module, "ipvsw.daemon.api")
         server = await api.serve(manager, socket_path, metrics=config.daemon.metrics)
         ending.push_async_callback(server.close)
         log.info("version %s, API on %s", __version__, socket_path)
