@@ -108,7 +108,7 @@ def exchange(daemon: Daemon, request: bytes, *, ended: bool = False) -> tuple[in
 @FUZZ
 @given(data=st.data())
 def test_every_answer_is_in_the_document(daemon: Daemon, caplog: pytest.LogCaptureFixture, data: st.DataObject) -> None:
-    route = data.draw(st.sampled_from(ROUTES))
+    route = data.draw(st.sampled_from([each for each in ROUTES if not each.streams]))  # those have no end
     name = data.draw(st.sampled_from(["lan", "ipvl0", "ipvl1", "dmz/ipvl0"]) | st.text(max_size=10))
     target = route.path.replace("{name}", quote(name, safe=""))
     body: bytes | None = None
