@@ -185,6 +185,9 @@ class FakeManager:
         self._called("reload")
         return ("attach lan/ipvl2", "detach lan/ipvl1")
 
+    async def take_over(self, version: int) -> None:
+        """Nothing of a fake one can be given away."""
+
     async def plan(self) -> tuple[str, ...]:
         self._called("plan")
         return ("attach lan/ipvl2",)
