@@ -41,6 +41,8 @@ cdef extern from *:
     #define ipvsw_exchange(p, was, v) \
         __atomic_compare_exchange_n((p), (was), (v), 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
     """
+    bint unlikely(bint condition) noexcept nogil  # Cython's: what follows is kept out of the way of the rest
+
     cdef struct virtio_net_hdr:
         uint8_t flags
         uint8_t gso_type

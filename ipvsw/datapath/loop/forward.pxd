@@ -32,12 +32,13 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
-from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE
+from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE, unlikely
 from ipvsw.datapath.loop.flood cimport queue_flood
 from ipvsw.datapath.loop.guards cimport note_offence, stopped_by_guard
 from ipvsw.datapath.loop.punt cimport punt_control, punt_new_address, punt_report, punt_to_port
 from ipvsw.datapath.loop.state cimport (
     BURST, FROM_HOST, FROM_MASTER, HEADER, ROOM, Reinjected, Traffic, Worker, round_ns,
+    run_apart,
 )
 from ipvsw.datapath.loop.tx cimport host_tx, master_tx, port_tx, queue_master_tx, traffic_of
 from ipvsw.datapath.loop.tx_routed cimport route_tx
@@ -53,14 +54,6 @@ from ipvsw.datapath.rules.outcome cimport (
     ANSWERED, DROP_MULTICAST, DROP_RUNT, GUARD_HOST, NO_OUTCOME, TO_HOST, TO_MASTER, TO_PORT, TO_PORTS, TO_ROUTE,
 )
 from ipvsw.datapath.rules.ratelimit cimport RX, limit_frame
-
-ctypedef int (*FrameTx)(Worker *, int32_t, const Frame *) noexcept nogil
-ctypedef bint (*Punt)(Worker *, int32_t, const Frame *) noexcept nogil
-
-cdef extern from *:
-    bint unlikely(bint condition) noexcept nogil  # Cython's: what follows is kept out of the way of the rest
-    Punt apart "ipvsw_apart"(Punt f) noexcept nogil  # see kernel/sys.pxd
-    FrameTx apart_tx "ipvsw_apart"(FrameTx f) noexcept nogil
 
 
 cdef inline void forward_from_port(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
@@ -101,7 +94,7 @@ cdef inline bint ended_in_extra_stage(Worker *w, int32_t port, uint8_t extra, Fr
                 return True
         if extra & LEARNING and punt_new_address(w, port, f):  # 4
             return True
-        if extra & REPORTING and frame_is_multicast(f) and apart(punt_report)(w, port, f):
+        if extra & REPORTING and frame_is_multicast(f) and run_apart(punt_report, w, port, f):
             return True
     return punt_control(w, port, f)
 
@@ -110,7 +103,7 @@ cdef inline void resume_from_port(Worker *w, int32_t port, const Frame *f) noexc
     """From stage 5 on."""
     cdef Verdict v
     if w.switch_.mode != L2 and w.switch_.rules[port].own != NULL and is_neighbour_query(f):  # 5
-        w.ports[port].traffic.outcomes[reply_to_query(w, port, f)] += 1
+        w.ports[port].traffic.outcomes[run_apart(reply_to_query, w, port, f)] += 1
         return
     v = decide_from_port(&w.switch_, f, frame_header(f).gso_type != VIRTIO_NET_HDR_GSO_NONE)  # 6
     dispatch(w, &w.ports[port].traffic, port, v, f)  # 7
@@ -160,14 +153,14 @@ cdef inline void dispatch(Worker *w, Traffic *traffic, int32_t source, Verdict v
         w.source = source
         outcome = port_tx(w, v.port, buffer, n)
     elif outcome == TO_PORTS:
-        outcome = queue_flood(w, source, f)
+        outcome = run_apart(queue_flood, w, source, f)
     elif outcome == TO_MASTER:
         queue_master_tx(w, source, buffer, n)
         return
     elif outcome == TO_HOST:
-        outcome = apart_tx(forward_to_host)(w, source, f)
+        outcome = run_apart(forward_to_host, w, source, f)
     elif outcome == TO_ROUTE:
-        outcome = apart_tx(route_tx)(w, source, f)
+        outcome = run_apart(route_tx, w, source, f)
     if outcome != NO_OUTCOME:
         traffic.outcomes[outcome] += 1
 

@@ -15,7 +15,9 @@ A frame counts as those that it becomes, and once in `offload_fixed`.
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, iovec, virtio_net_hdr
+from ipvsw.datapath.kernel.sys cimport (
+    VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, iovec, unlikely, virtio_net_hdr,
+)
 from ipvsw.datapath.kernel.uring cimport ring_submit
 from ipvsw.datapath.loop.forward cimport forward_from_master, forward_from_port
 from ipvsw.datapath.loop.state cimport BURST, HEADER, ROOM, Traffic, Worker
@@ -29,9 +31,6 @@ from ipvsw.datapath.packet.segment cimport (
 from ipvsw.datapath.packet.tunnel cimport carries_datagrams, tunnel_merge
 from ipvsw.datapath.rules.decide cimport Verdict, decide_from_master
 from ipvsw.datapath.rules.outcome cimport DROP_BAD_HEADER, TO_PORT
-
-cdef extern from *:
-    bint unlikely(bint condition) noexcept nogil  # Cython's: what follows is kept out of the way of the rest
 
 cdef enum:
     MOST_PACKET = 65535  # bytes

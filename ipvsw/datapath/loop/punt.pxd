@@ -12,9 +12,12 @@ from libc.string cimport memcpy
 
 from ipvsw.datapath.rules.hostaccess cimport ipv4_transport
 from ipvsw.datapath.rules.decide cimport L2
-from ipvsw.datapath.loop.state cimport HEADER, MARKS, SLOW, SLOW_OCTETS, Held, Queue, Slow, Worker, punted_by
+from ipvsw.datapath.loop.state cimport (
+    HEADER, MARKS, SLOW, SLOW_OCTETS, Held, Queue, Slow, Worker, punted_by, run_apart,
+)
 from ipvsw.datapath.kernel.sys cimport (
     add_i32, be16, be32, eventfd_write, load_i32, load_u32, load_u64, mix, or_u64, store_u32,
+    unlikely,
 )
 from ipvsw.datapath.rules.table cimport table_find
 from ipvsw.datapath.packet.headers cimport (
@@ -25,12 +28,6 @@ from ipvsw.datapath.packet.headers cimport (
 from ipvsw.datapath.packet.payload cimport (
     ARP_LENGTH, ARP_REPLY, ARP_REQUEST, ARP_SENDER, ARP_TARGET, DHCP6_CLIENT, DHCP6_SERVER, DHCP_CLIENT, DHCP_SERVER,
 )
-
-ctypedef bint (*Punt)(Worker *, int32_t, const Frame *) noexcept nogil
-
-cdef extern from *:
-    bint unlikely(bint condition) noexcept nogil  # Cython's: what follows is kept out of the way of the rest
-    Punt apart "ipvsw_apart"(Punt f) noexcept nogil  # see kernel/sys.pxd
 
 cdef enum:
     BOOTP = 240  # bytes up to the end of the magic cookie (RFC 2131 section 3)
@@ -44,7 +41,7 @@ cdef inline bint punt_new_address(Worker *w, int32_t port, const Frame *f) noexc
     return is_new_address(w, port, f) and punt(w, &w.ports[port].credit, FOR_DHCP, port, f)
 
 
-cdef inline bint punt_report(Worker *w, int32_t port, const Frame *f) noexcept nogil:
+cdef inline int punt_report(Worker *w, int32_t port, const Frame *f) noexcept nogil:
     """Whether a membership report waits, of a port that gets every group: it tells which ones the port listens to."""
     return (w.switch_.mode == L2 and frame_is_membership_report(f)
             and punt(w, &w.ports[port].credit, FOR_DHCP, port, f))
@@ -52,7 +49,7 @@ cdef inline bint punt_report(Worker *w, int32_t port, const Frame *f) noexcept n
 
 cdef inline bint punt_control(Worker *w, int32_t port, const Frame *f) noexcept nogil:
     """Whether the frame of a port, DHCP or about an ARP probe, waits."""
-    return w.switch_.mode == L2 and unlikely(may_be_control(f)) and apart(punt_if_control)(w, port, f)
+    return w.switch_.mode == L2 and unlikely(may_be_control(f)) and run_apart(punt_if_control, w, port, f)
 
 
 cdef inline bint may_be_control(const Frame *f) noexcept nogil:
@@ -62,7 +59,7 @@ cdef inline bint may_be_control(const Frame *f) noexcept nogil:
     return f.ethertype != ETH_P_IPV6 or is_dhcp6(f, False)
 
 
-cdef inline bint punt_if_control(Worker *w, int32_t port, const Frame *f) noexcept nogil:
+cdef inline int punt_if_control(Worker *w, int32_t port, const Frame *f) noexcept nogil:
     """Some credits are for DHCP alone."""
     if is_dhcp(f, False):
         return punt(w, &w.ports[port].credit, 0, port, f)

@@ -19,7 +19,7 @@ from ipvsw.datapath.kernel.uring cimport Ring, ring_close, ring_read
 from ipvsw.datapath.kernel.busypoll cimport BusyPoll, clock_ns
 from ipvsw.datapath.loop.unixsock cimport Socket, socket_release
 from ipvsw.datapath.packet.gro cimport GroBatch
-from ipvsw.datapath.packet.headers cimport Address
+from ipvsw.datapath.packet.headers cimport Address, Frame
 from ipvsw.datapath.rules.decide cimport Switch
 from ipvsw.datapath.rules.outcome cimport N_OUTCOMES
 from ipvsw.datapath.rules.ratelimit cimport Limits
@@ -214,6 +214,19 @@ cdef struct Worker:
     bint coalesce  # datagrams of one flow among it
     GroBatch gro
     uint8_t *rx_buffer  # for one frame that doesn't stand there
+
+
+ctypedef int (*Stage)(Worker *, int32_t, const Frame *) noexcept nogil
+
+cdef extern from *:
+    Stage apart "ipvsw_apart"(Stage stage) noexcept nogil  # see kernel/sys.pxd
+
+
+cdef inline int run_apart(Stage stage, Worker *w, int32_t source, const Frame *f) noexcept nogil:
+    """Run a stage that few frames need outside of the hot function. The stage gets a copy: as long as the frame's own
+    address goes nowhere, gcc keeps what it says in registers."""
+    cdef Frame copy = f[0]
+    return apart(stage)(w, source, &copy)
 
 
 cdef inline int queue_of(const Worker *w, int32_t port) noexcept nogil:
