@@ -19,7 +19,7 @@ from ipvsw.datapath.rules.decide cimport (
 from ipvsw.datapath.rules.guard cimport FIRST_GUARD, N_GUARDS, UNKNOWN, claimed_address, guard_check, guard_host
 from ipvsw.datapath.rules.outcome cimport N_OUTCOMES, NO_OUTCOME, TO_PORT, TO_ROUTE
 from ipvsw.datapath.packet.segment cimport (
-    HEAD, Segmenter, segmenter_bytes, segmenter_checksum, segmenter_head, segmenter_parse, segmenter_payload,
+    HEAD, Segmenter, segmenter_bytes, segmenter_complete, segmenter_head, segmenter_parse, segmenter_payload,
 )
 from ipvsw.datapath.rules.macnat cimport macnat_restore, macnat_rewrite
 from ipvsw.datapath.rules.routecache cimport Route, route_key, route_rewrite, wire_length
@@ -126,6 +126,16 @@ cdef void guard(const uint8_t *data, uint32_t length) noexcept nogil:
         abort()
 
 
+cdef void complete(const Segmenter *c) noexcept nogil:
+    """In a copy of exactly the frame's size."""
+    cdef uint8_t *block = <uint8_t *> malloc(c.length)
+    if block == NULL and c.length:
+        abort()
+    memcpy(block, c.frame, c.length)
+    segmenter_complete(c, block)
+    free(block)
+
+
 cdef void cut(const uint8_t *data, uint32_t size) noexcept nogil:
     """Every segment's header; and together they have every byte of the payload."""
     cdef uint8_t head[HEAD]
@@ -140,8 +150,8 @@ cdef void cut(const uint8_t *data, uint32_t size) noexcept nogil:
             total += c.head + segmenter_payload(&c, number)
         if total != segmenter_bytes(&c):
             abort()
-    elif c.sum_at:
-        segmenter_checksum(&c)
+    else:
+        complete(&c)
 
 
 cdef void own(const uint8_t *data, uint32_t length) noexcept nogil:

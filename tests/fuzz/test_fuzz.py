@@ -14,8 +14,9 @@ FRAMES = 1_000_000
 # No mutated corpus frame reaches the interfaces or the host's routing, where these come from.
 AFTER_DECIDE = {"drop_backlog", "drop_no_master", "drop_full", "drop_bad_header", "drop_error"}
 AFTER_DECIDE |= {"to_stack", "to_slowpath", "drop_macnat", "answered"}
-GUARDED = {name for name in NAMES if name.startswith("guard_")}  # before a verdict: tests/native/rules/test_guard.py
-DECIDED = set(NAMES) - AFTER_DECIDE - GUARDED
+# Before a verdict, or after it: tests/native/rules.
+GUARDED_OR_LIMITED = {name for name in NAMES if name.startswith(("guard_", "limit_"))}
+DECIDED = set(NAMES) - AFTER_DECIDE - GUARDED_OR_LIMITED
 
 
 @pytest.mark.parametrize("sanitize", [False, True], ids=["plain", "sanitized"])
