@@ -10,6 +10,12 @@ from pathlib import Path
 from tests.support.patience import LIMIT
 
 
+def control_groups() -> Path | None:
+    """Where the unified hierarchy is mounted, alone or beside others: the mount that covers earlier ones."""
+    fields = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return next((Path(one[4]) for one in reversed(fields) if one[one.index("-") + 1] == "cgroup2"), None)
+
+
 class Systemd:
     """Its notification socket at `path`, and what it has stored by name."""
 

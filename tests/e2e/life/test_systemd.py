@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,19 +17,18 @@ from tests.support import leftovers
 from tests.support.outage import LinkEvents, Numbered
 from tests.support.patience import LIMIT, until
 from tests.support.running import ROOT, Daemon, port, switch, words
-from tests.support.systemd import Systemd
+from tests.support.systemd import Systemd, control_groups
 from tests.support.topology import Lab, exec_in, port4
 from tests.support.traffic import Stream
 
-UNIT = "ivtest.service"
-GROUP = Path("/sys/fs/cgroup", UNIT)
+UNIT = f"ivtest-{uuid.uuid4().hex[:8]}.service"
 
 
 class Service:
     """`ipvswd` as systemd runs it; `job` is what systemd does with the unit."""
 
-    def __init__(self, lab: Lab, daemon: Daemon, directory: Path) -> None:
-        self.lab, self.daemon, self.directory = lab, daemon, directory
+    def __init__(self, lab: Lab, daemon: Daemon, directory: Path, group: Path) -> None:
+        self.lab, self.daemon, self.directory, self.group = lab, daemon, directory, group
         self.job = "stop"
         self.systemd = Systemd(directory / "notify")
         threading.Thread(target=self.systemd.serve, daemon=True).start()
@@ -46,7 +46,7 @@ class Service:
             )
         for fd in fds:
             os.close(fd)
-        (GROUP / "cgroup.procs").write_text(str(self.daemon.pid))
+        (self.group / "cgroup.procs").write_text(str(self.daemon.pid))
         self.daemon.wait()
 
     def end(self, job: str) -> None:
@@ -61,18 +61,19 @@ class Service:
 
 @pytest.fixture
 def service(lab: Lab, tmp_path: Path) -> Iterator[Service]:
+    group = Path(control_groups() or "/nowhere", UNIT)
     try:
-        GROUP.mkdir(exist_ok=True)
+        group.mkdir()
     except OSError:
         pytest.skip("no control group can be made")
     ports = [port(f"ipvl{k}", netns, [f"{port4(k)}/16"]) for k, netns in enumerate(lab.ports, 1)]
     daemon = Daemon(switch("m0", lab.host, ports), home=lab.home, started=False)
-    made = Service(lab, daemon, tmp_path)
+    made = Service(lab, daemon, tmp_path, group)
     yield made
     daemon.close()
     made.systemd.close()
-    until(lambda: not (GROUP / "cgroup.procs").read_text(), "its processes are gone")
-    GROUP.rmdir()
+    until(lambda: not (group / "cgroup.procs").read_text(), "its processes are gone")
+    group.rmdir()
 
 
 def test_a_restart_keeps_the_ports_and_a_stop_removes_them(lab: Lab, service: Service) -> None:
