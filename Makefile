@@ -22,7 +22,7 @@ run: setup  ## the embedded lab [SECONDS=10], or the daemon on CONFIG=/etc/ipvsw
 	@$(if $(CONFIG),exec $(BIN)/ipvswd --config '$(CONFIG)',exec $(BIN)/ipvsw-lab $(if $(SECONDS),--seconds '$(SECONDS)'))
 
 test: setup test-packages .venv/.probe  ## every test; on a slow or busy machine with IPVSW_TEST_PATIENCE=3
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q --durations=15
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q --durations=15 -n auto --max-worker-restart=0
 
 lint: setup  ## ruff, mypy, cython-lint
 	$(BIN)/ruff check .
