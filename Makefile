@@ -9,6 +9,8 @@ BIN := .venv/bin
 NATIVE := setup.py $(wildcard ipvsw/*.pyx ipvsw/datapath/*/*.pxd kmod-shim/bpf/*.c kmod-shim/bpf/lib/*.h)
 PROBE := $(wildcard tests/native/*.pyx tests/native/*.pxd)
 SAN := build/san
+# Where the machine gives no namespaces to workers (the reason is shown), the tests run one after the other.
+WORKERS = $$(tests/support/parallel/worker true && printf '%s ' -n auto --max-worker-restart=0)
 
 # A stamp says when something was built; without the thing itself the stamp is worth nothing.
 built = $(if $(wildcard $(1)),,always)
@@ -22,7 +24,7 @@ run: setup  ## the embedded lab [SECONDS=10], or the daemon on CONFIG=/etc/ipvsw
 	@$(if $(CONFIG),exec $(BIN)/ipvswd --config '$(CONFIG)',exec $(BIN)/ipvsw-lab $(if $(SECONDS),--seconds '$(SECONDS)'))
 
 test: setup test-packages .venv/.probe  ## every test; on a slow or busy machine with IPVSW_TEST_PATIENCE=3
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q --durations=15 -n auto --max-worker-restart=0
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q --durations=15 $(WORKERS)
 
 lint: setup  ## ruff, mypy, cython-lint
 	$(BIN)/ruff check .
