@@ -13,7 +13,6 @@ first byte, and one that doesn't know of them skips it, as HTTP requires of ever
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import logging
 import os
@@ -27,10 +26,9 @@ from aiohttp import web
 from msgspec import Struct
 
 from ipvsw.daemon.events import Watcher
-from ipvsw.daemon.listener import Admission, Connection, Limits, Listener
+from ipvsw.daemon.listener import Admission, ApiSockets, Connection, Limits, Listener, ListeningSocket
 from ipvsw.daemon.metrics import exposition
 from ipvsw.daemon.operations import REASONS, ROUTES, STREAM, BadBody, Call, Error, Manager, Route, openapi
-from ipvsw.linux.devices.unix import bind, remove
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import Forbidden, HandedOver, NotFound, Refused
 
@@ -41,17 +39,12 @@ log = logging.getLogger("ipvsw")
 _http_log = logging.getLogger("ipvsw.http")
 _http_log.disabled = True
 
-SOCKET_MODE = 0o660
-HAND_MODE = 0o666  # of the other socket
-HAND_SUFFIX = ".fd"
-BACKLOG = 128  # connections that wait in the kernel to be accepted
 INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 CLOSE_TIMEOUT = 2.0  # seconds that requests in hand get when the server closes
 LINGERING = 2.0  # seconds that the rest of a body is read and dropped, so that its sender can read the answer
 BODY_MAX = 1 << 20  # bytes
 LINE_MAX, HEADERS_MAX = 4096, 32  # bytes of a line of the head, and lines
 
-_WHY = {errno.EEXIST: "exists and is not a socket", errno.EADDRINUSE: "another daemon serves there"}
 _CONNECTIONS: web.AppKey[dict[asyncio.Protocol, Connection]] = web.AppKey("connections", dict)
 
 
@@ -63,18 +56,8 @@ class Server:
         self._admission = Admission(limits)
         self._sites: list[_Site] = []
 
-    async def listen(self, routes: Iterable[Route], path: str, mode: int) -> None:
-        """Errors: Refused, also if another daemon serves at the first of the sockets: the others belong to it."""
-        first = not self._sites
-        await self._serve(routes, lambda: _listen(path, mode, first=first), measured=first)
-
-    async def listen_for_metrics(self, endpoint: str) -> None:
-        """`/metrics` alone, on ADDRESS:PORT. Errors: Refused."""
-        await self._serve((), lambda: (_listen_tcp(endpoint), None), measured=True)
-
-    async def _serve(
-        self, routes: Iterable[Route], listen: Callable[[], tuple[socket.socket, _File | None]], *, measured: bool
-    ) -> None:
+    async def listen(self, routes: Iterable[Route], listening: ListeningSocket, *, measured: bool) -> None:
+        """`measured`: `/metrics` too."""
         connections: dict[asyncio.Protocol, Connection] = {}
         runner = web.AppRunner(
             _application(self._manager, routes, connections, measured),
@@ -88,22 +71,15 @@ class Server:
             max_headers=HEADERS_MAX,
         )
         await runner.setup()
-        try:
-            sock, file = listen()
-        except BaseException:
-            await runner.cleanup()
-            raise
         assert runner.server is not None
-        listener = Listener(sock, runner.server, self._admission, connections)
-        self._sites.append(_Site(runner, listener, file))
+        listener = Listener(listening, runner.server, self._admission, connections)
+        self._sites.append(_Site(runner, listener))
 
     async def close(self) -> None:
-        """Idempotent. Leaves a socket alone if another daemon's has taken its place."""
+        """Idempotent."""
         sites, self._sites = self._sites, []
         self._manager.events.end()
         for site in sites:
-            if site.file is not None:
-                remove(site.file.path, site.file.identity)
             site.listener.close()
             await site.runner.cleanup()
 
@@ -111,59 +87,16 @@ class Server:
 class _Site(Struct, frozen=True):
     runner: web.AppRunner
     listener: Listener
-    file: _File | None  # of a unix socket
 
 
-class _File(Struct, frozen=True):
-    path: str
-    identity: tuple[int, int]  # what tells it from others
-
-
-async def serve(
-    manager: Manager,
-    path: str | os.PathLike[str],
-    limits: Limits = Limits(),  # noqa: B008
-    metrics: str | None = None,
-) -> Server:
-    """Serve the API on the unix socket `path`, what is for everybody on `path`.fd beside it, and metrics also on
-    ADDRESS:PORT. Errors: Refused, also if another daemon serves there."""
+async def serve(manager: Manager, sockets: ApiSockets, limits: Limits = Limits()) -> Server:  # noqa: B008
+    """Answer who connects to the sockets, which are the server's from now on."""
     server = Server(manager, limits)
-    try:
-        await server.listen(ROUTES, os.fspath(path), SOCKET_MODE)
-        handed = [route for route in ROUTES if route.handed]
-        await server.listen(handed, f"{os.fspath(path)}{HAND_SUFFIX}", HAND_MODE)
-        if metrics:
-            await server.listen_for_metrics(metrics)
-    except BaseException:
-        await server.close()
-        raise
+    await server.listen(ROUTES, sockets.main, measured=True)
+    await server.listen([route for route in ROUTES if route.handed], sockets.hand, measured=False)
+    if sockets.metrics is not None:
+        await server.listen((), sockets.metrics, measured=True)
     return server
-
-
-def _listen(path: str, mode: int, *, first: bool) -> tuple[socket.socket, _File]:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        identity = bind(listener, path, mode=mode, replace=not first)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        why = _WHY.get(error.errno or 0)
-        raise Refused(f"{path}: {why}" if why else str(error.strerror)) from None
-    return listener, _File(path, identity)
-
-
-def _listen_tcp(endpoint: str) -> socket.socket:
-    address, _, port = endpoint.rpartition(":")
-    family = socket.AF_INET6 if address.startswith("[") else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address.strip("[]"), int(port)))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise Refused(f"daemon.metrics: {endpoint}: {error.strerror}") from None
-    return listener
 
 
 def _application(

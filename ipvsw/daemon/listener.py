@@ -1,4 +1,7 @@
-"""Who may connect to the API, how many at a time, and for how long. What a request may be, `api.py` says.
+"""Where the API listens, who may connect, how many at a time, and for how long. What a request may be, `api.py` says.
+
+The sockets are open before the ports go on, and who connects is answered when they do: the web server's library takes
+longer to load than all the rest, and no port waits for it.
 
 A connection brings one request: limits of connections are limits of requests in flight too. Root and the daemon's own
 user have a share of their own, so that others who take all they may take nothing from them; and nobody takes the last
@@ -9,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import resource
 import socket
 from collections import Counter
@@ -19,13 +24,87 @@ from typing import cast
 import msgspec
 from msgspec import Struct
 
+from ipvsw.linux.devices.unix import bind, remove
 from ipvsw.linux.peercred import Peer, peer_of
+from ipvsw.model import Refused
 
 log = logging.getLogger("ipvsw")
+
+SOCKET_MODE = 0o660
+HAND_MODE = 0o666  # of the other socket
+HAND_SUFFIX = ".fd"
+BACKLOG = 128  # connections that wait in the kernel to be accepted
+_WHY = {errno.EEXIST: "exists and is not a socket", errno.EADDRINUSE: "another daemon serves there"}
 
 BATCH = 16  # connections that are accepted before others have their turn
 PAUSE = 0.1  # seconds without accepting once descriptors are scarce
 QUIET = 1.0  # seconds between two lines of the log about refusals
+
+
+class ListeningSocket(Struct, frozen=True):
+    """One that listens; of a unix socket its file too, and what tells that from others."""
+
+    sock: socket.socket
+    path: str = ""
+    identity: tuple[int, int] = (0, 0)
+
+    def close(self) -> None:
+        """Idempotent. Leaves the file alone if another daemon's has taken its place."""
+        if self.path:
+            remove(self.path, self.identity)
+        self.sock.close()
+
+
+class ApiSockets(Struct, frozen=True):
+    """All that the API listens on."""
+
+    main: ListeningSocket
+    hand: ListeningSocket  # for everybody, for descriptors alone
+    metrics: ListeningSocket | None
+
+    def close(self) -> None:
+        """Idempotent."""
+        for each in (self.main, self.hand, self.metrics):
+            if each is not None:
+                each.close()
+
+
+def open_sockets(path: str | os.PathLike[str], metrics: str | None = None) -> ApiSockets:
+    """The unix socket `path`, and `path`.fd beside it; metrics also on ADDRESS:PORT. Errors: Refused, also if another
+    daemon serves at the first of them: the others belong to it."""
+    with contextlib.ExitStack() as undo:
+        main = undo.enter_context(contextlib.closing(_listen(os.fspath(path), SOCKET_MODE, replace=False)))
+        hand = _listen(f"{os.fspath(path)}{HAND_SUFFIX}", HAND_MODE, replace=True)
+        undo.enter_context(contextlib.closing(hand))
+        tcp = _listen_tcp(metrics) if metrics else None
+        undo.pop_all()
+        return ApiSockets(main, hand, tcp)
+
+
+def _listen(path: str, mode: int, *, replace: bool) -> ListeningSocket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        identity = bind(listener, path, mode=mode, replace=replace)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        why = _WHY.get(error.errno or 0)
+        raise Refused(f"{path}: {why}" if why else str(error.strerror)) from None
+    return ListeningSocket(listener, path, identity)
+
+
+def _listen_tcp(endpoint: str) -> ListeningSocket:
+    address, _, port = endpoint.rpartition(":")
+    family = socket.AF_INET6 if address.startswith("[") else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address.strip("[]"), int(port)))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise Refused(f"daemon.metrics: {endpoint}: {error.strerror}") from None
+    return ListeningSocket(listener)
 
 
 class Limits(Struct, frozen=True):
@@ -147,14 +226,15 @@ class Listener:
 
     def __init__(
         self,
-        sock: socket.socket,
+        listening: ListeningSocket,
         make: Callable[[], asyncio.Protocol],
         admission: Admission,
         connections: dict[asyncio.Protocol, Connection],
     ) -> None:
         self.limits = admission.limits
         self.connections = connections
-        self._socket = sock
+        self._listening = listening
+        self._socket = listening.sock
         self._make = make
         self._admission = admission
         self._loop = asyncio.get_running_loop()
@@ -169,7 +249,7 @@ class Listener:
             self._pause.cancel()
         else:
             self._loop.remove_reader(self._socket.fileno())
-        self._socket.close()
+        self._listening.close()
 
     def release(self, connection: Connection) -> None:
         self._admission.release(connection.peer)

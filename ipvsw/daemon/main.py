@@ -6,19 +6,21 @@ import argparse
 import asyncio
 import contextlib
 import errno
+import importlib
 import logging
 import os
 import resource
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import uvloop
 
 from ipvsw import __version__
 from ipvsw.client import ApiError, Client, Unreachable
 from ipvsw.config.file import load
-from ipvsw.daemon import api, keeper, logs, watchdog
+from ipvsw.daemon import keeper, listener, logs, watchdog
 from ipvsw.daemon.manager import Manager
 from ipvsw.daemon.preflight import preflight
 from ipvsw.daemon.state import VERSION
@@ -26,6 +28,9 @@ from ipvsw.linux.fdstore import FdStore, NoStore, SystemdStore, notify
 from ipvsw.linux.keeperstore import KeeperStore
 from ipvsw.linux.netlink import Netlink
 from ipvsw.model import Config, Refused
+
+if TYPE_CHECKING:
+    from ipvsw.daemon.api import Server
 
 log = logging.getLogger("ipvsw")
 
@@ -106,8 +111,10 @@ async def _serve(config: Config, path: str, socket_path: str) -> None:
         manager = Manager(path, store, held)
         ending.callback(lambda: store.end() if manager.started or not held else store.close())
         ending.push_async_callback(manager.stop)
+        sockets = listener.open_sockets(socket_path, config.daemon.metrics)
+        ending.callback(sockets.close)
         await manager.start(config)
-        server = await api.serve(manager, socket_path, metrics=config.daemon.metrics)
+        server = await _serve_api(manager, sockets)
         ending.push_async_callback(server.close)
         log.info("version %s, API on %s", __version__, socket_path)
         _notify("READY=1")
@@ -127,6 +134,14 @@ async def _serve(config: Config, path: str, socket_path: str) -> None:
             log.info("another ipvswd goes on")
             logging.shutdown()
             os._exit(0)  # undoing nothing: the other one has it
+
+
+async def _serve_api(manager: Manager, sockets: listener.ApiSockets) -> Server:
+    """The web server's library takes as long to load as all of the ports to go on, and they don't wait for it."""
+    await asyncio.to_thread(importlib.import_module, "ipvsw.daemon.api")
+    from ipvsw.daemon import api
+
+    return await api.serve(manager, sockets)
 
 
 def _take_over(socket_path: str) -> None:

@@ -139,9 +139,15 @@ def test_hot_loop_knows_no_names_and_no_configuration() -> None:
     assert modules <= {"ipvsw", "libc", "posix", "cpython", "cython", "ipaddress", "os", "sys", "threading"}
 
 
-@pytest.mark.parametrize("module", ["ipvsw.cli", "ipvsw.client"])
-def test_command_line_starts_light(module: str) -> None:
-    heavy = ["aiohttp", "asyncio", "pyroute2", "uvloop", "ipvsw._fast"]
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("ipvsw.cli", ["aiohttp", "asyncio", "pyroute2", "uvloop", "ipvsw._fast"]),
+        ("ipvsw.client", ["aiohttp", "asyncio", "pyroute2", "uvloop", "ipvsw._fast"]),
+        ("ipvsw.daemon.main", ["aiohttp", "prometheus_client", "pyroute2", "tomli_w"]),  # ports go on before
+    ],
+)
+def test_what_starts_often_or_in_haste_starts_light(module: str, heavy: list[str]) -> None:
     program = f"import sys, {module}; print(*(name for name in {heavy} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

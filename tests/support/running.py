@@ -210,7 +210,7 @@ class Daemon:
             assert self.process.poll() is None, f"ipvswd ended with {self.process.returncode}: {self.said()[-3000:]}"
             try:
                 shown = self.show()
-            except (FileNotFoundError, ConnectionRefusedError):
+            except (FileNotFoundError, ConnectionError):
                 return False
             missing[:] = [p["name"] for s in shown for p in s["ports"] if p["state"] not in states]
             return bool(shown) and not missing and all(s["state"] == "up" for s in shown)

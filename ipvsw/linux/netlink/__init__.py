@@ -1,4 +1,4 @@
-"""rtnetlink in any namespace: the only user of pyroute2.
+"""rtnetlink in any namespace: the only user of pyroute2, which is loaded when it is first needed.
 
 Two interfaces. `Netlink.events` is one socket in the daemon's own namespace that receives the events of
 every namespace that has an id there (NETLINK_LISTEN_ALL_NSID): it keeps none of them alive, as a socket inside

@@ -1,54 +1,56 @@
 """The shim's two tc filters: BPF in direct-action mode on a clsact qdisc, which other programs may share.
 
 Ours are known by preference and handle, so that a filter that a killed predecessor left is replaced
-in one step by the kernel (cls_bpf_change) and frames never pass without one.
+in one step by the kernel (cls_bpf_change) and frames never pass without one. Written by hand: a daemon that goes on
+with ports has no time to load pyroute2.
 """
 
 from __future__ import annotations
 
 import errno
+import os
+import socket
 import struct
-from typing import Any
 
-from pyroute2.netlink.exceptions import NetlinkError
-
-from ipvsw.linux.netlink.messages import attributes
-from ipvsw.linux.netlink.questions import NLM_F_DUMP, Questions
+from ipvsw.linux.netlink.messages import RTM_DELQDISC, RTM_DELTFILTER, attributes, pack_attribute
+from ipvsw.linux.netlink.questions import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Questions
 
 # linux/pkt_sched.h
-CLSACT = 0xFFFF0000
+CLSACT_PARENT, CLSACT = 0xFFFFFFF1, 0xFFFF0000
 INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 ETH_P_ALL = 3
-RTM_GETTFILTER = 46  # linux/rtnetlink.h
-TCA_OPTIONS, TCA_BPF_ID = 2, 11  # linux/rtnetlink.h, linux/pkt_cls.h
+RTM_NEWQDISC, RTM_GETQDISC, RTM_NEWTFILTER, RTM_GETTFILTER = 36, 38, 44, 46  # linux/rtnetlink.h
+TCA_KIND, TCA_OPTIONS = 1, 2  # linux/rtnetlink.h
+TCA_BPF_FD, TCA_BPF_NAME, TCA_BPF_FLAGS, TCA_BPF_ID, TCA_BPF_FLAG_ACT_DIRECT = 6, 7, 8, 11, 1  # linux/pkt_cls.h
 _TCMSG = struct.Struct("=BxxxiIII")  # family, interface index, handle, parent, preference and protocol
 _UINT = struct.Struct("=I")
 
-NAME = "ipvsw"
+NAME = b"ipvsw"
 # Before filters without a preference (the kernel counts those down from 49152). A handle of our own
 # because others put direct-action programs at any preference with handle 1.
 PREFERENCE = 118
 HANDLE = 0x69707677
+_INFO = PREFERENCE << 16 | socket.htons(ETH_P_ALL)
 
 # What the kernel answers when a filter, its qdisc or its device is not there.
 _ABSENT = (errno.ENOENT, errno.EINVAL, errno.ENODEV)
 
 
-def attach(route: Any, index: int, ingress_fd: int, egress_fd: int) -> None:
-    """Errors: NetlinkError; then neither filter is there."""
-    _add_qdisc(route, index)
+def attach(kernel: Questions, index: int, ingress_fd: int, egress_fd: int) -> None:
+    """Errors: OSError; then neither filter is there."""
+    _add_qdisc(kernel, index)
     try:
         for parent, fd in ((INGRESS, ingress_fd), (EGRESS, egress_fd)):
-            route.tc("replace-filter", direct_action=True, fd=fd, name=NAME, **_ours(index, parent))
-    except NetlinkError:
-        detach(route, index)
+            _replace_filter(kernel, index, parent, fd)
+    except OSError:
+        detach(kernel, index)
         raise
 
 
-def mute(route: Any, index: int, fd: int) -> None:
-    """At ingress only. Errors: NetlinkError."""
-    _add_qdisc(route, index)
-    route.tc("replace-filter", direct_action=True, fd=fd, name=NAME, **_ours(index, INGRESS))
+def mute(kernel: Questions, index: int, fd: int) -> None:
+    """At ingress only. Errors: OSError."""
+    _add_qdisc(kernel, index)
+    _replace_filter(kernel, index, INGRESS, fd)
 
 
 def programs(kernel: Questions, index: int) -> dict[int, int]:
@@ -69,51 +71,53 @@ def programs(kernel: Questions, index: int) -> dict[int, int]:
     return found
 
 
-def detach(route: Any, index: int) -> None:
-    """Errors: NetlinkError. What is not there is no error."""
+def detach(kernel: Questions, index: int) -> None:
+    """Errors: OSError. What is not there is no error."""
     for parent in (INGRESS, EGRESS):
-        _unless_absent(route, "del-filter", **_ours(index, parent))
-    if _qdisc(route, index) == "clsact" and not any(_filters(route, index, side) for side in (INGRESS, EGRESS)):
-        _unless_absent(route, "del", kind="clsact", index=index)
+        _unless_absent(kernel, RTM_DELTFILTER, _ours(index, parent))
+    if _qdisc(kernel, index) == "clsact" and not any(_has_filters(kernel, index, side) for side in (INGRESS, EGRESS)):
+        _unless_absent(kernel, RTM_DELQDISC, _TCMSG.pack(0, index, CLSACT, CLSACT_PARENT, 0))
 
 
-def _add_qdisc(route: Any, index: int) -> None:
+def _add_qdisc(kernel: Questions, index: int) -> None:
+    wanted = _TCMSG.pack(0, index, CLSACT, CLSACT_PARENT, 0) + pack_attribute(TCA_KIND, b"clsact\0")
     try:
-        route.tc("add", "clsact", index)
-    except NetlinkError as error:
-        if error.code != errno.EEXIST:
-            raise
-        found = _qdisc(route, index)
+        kernel.change_one(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, wanted)
+    except FileExistsError:
+        found = _qdisc(kernel, index)
         if found != "clsact":
-            raise NetlinkError(errno.EEXIST, f"a qdisc of kind {found} is in the way of clsact") from error
+            raise OSError(errno.EEXIST, f"a qdisc of kind {found} is in the way of clsact") from None
 
 
-def _ours(index: int, parent: int) -> dict[str, Any]:
-    return {
-        "kind": "bpf",
-        "index": index,
-        "parent": parent,
-        "prio": PREFERENCE,
-        "protocol": ETH_P_ALL,
-        "handle": HANDLE,
-    }
+def _replace_filter(kernel: Questions, index: int, parent: int, fd: int) -> None:
+    options = (
+        pack_attribute(TCA_BPF_FD, _UINT.pack(fd))
+        + pack_attribute(TCA_BPF_NAME, NAME + b"\0")
+        + pack_attribute(TCA_BPF_FLAGS, _UINT.pack(TCA_BPF_FLAG_ACT_DIRECT))
+    )
+    kernel.change_one(RTM_NEWTFILTER, NLM_F_CREATE, _ours(index, parent) + pack_attribute(TCA_OPTIONS, options))
 
 
-def _unless_absent(route: Any, command: str, **words: Any) -> None:
+def _ours(index: int, parent: int) -> bytes:
+    return _TCMSG.pack(0, index, HANDLE, parent, _INFO) + pack_attribute(TCA_KIND, b"bpf\0")
+
+
+def _unless_absent(kernel: Questions, kind: int, body: bytes) -> None:
     try:
-        route.tc(command, **words)
-    except NetlinkError as error:
-        if error.code not in _ABSENT:
+        kernel.change_one(kind, 0, body)
+    except OSError as error:
+        if error.errno not in _ABSENT:
             raise
 
 
-def _qdisc(route: Any, index: int) -> str | None:
+def _qdisc(kernel: Questions, index: int) -> str | None:
     """The kind of the qdisc in clsact's place (an "ingress" qdisc has the same handle), None if none."""
-    for message in route.get_qdiscs(index):
-        if message["index"] == index and message["handle"] == CLSACT:
-            return str(message.get("kind"))
+    for body in kernel.ask(RTM_GETQDISC, NLM_F_DUMP, _TCMSG.pack(0, 0, 0, 0, 0)):
+        _, place, handle, _, _ = _TCMSG.unpack_from(body)
+        if (place, handle) == (index, CLSACT):
+            return os.fsdecode(attributes(body, _TCMSG.size)[TCA_KIND].rstrip(b"\0"))
     return None
 
 
-def _filters(route: Any, index: int, parent: int) -> bool:
-    return any(message["index"] == index for message in route.get_filters(index, parent=parent))
+def _has_filters(kernel: Questions, index: int, parent: int) -> bool:
+    return bool(kernel.ask(RTM_GETTFILTER, NLM_F_DUMP, _TCMSG.pack(0, index, 0, parent, 0)))

@@ -6,15 +6,12 @@ import contextlib
 import errno
 import functools
 import os
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv6Address
 from typing import Any
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl import TC_H_ROOT
-
-from ipvsw.linux.netlink import addresses, clsact, routes, rules
+from ipvsw.linux.netlink import addresses, clsact, rules
 from ipvsw.linux.netlink.delete import delete_links
 from ipvsw.linux.netlink.device import DeviceReader
 from ipvsw.linux.netlink.dump import dump_links
@@ -24,7 +21,12 @@ from ipvsw.linux.netlink.messages import (
     IFF_ALLMULTI,
     IFF_NOARP,
     IFF_UP,
+    IFINFOMSG,
+    IFLA_IFNAME,
+    RTM_NEWLINK,
     Link,
+    attributes,
+    pack_attribute,
 )
 from ipvsw.linux.netlink.rules import Rule
 from ipvsw.model import Address, Interface
@@ -34,7 +36,12 @@ RTPROT_STATIC = 4
 RT_TABLE_MAIN = 254
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 RTNH_F_ONLINK = 4
-NSID_NOT_ASSIGNED = 0xFFFFFFFF
+TC_H_ROOT = 0xFFFFFFFF  # linux/pkt_sched.h
+RTM_NEWNSID, RTM_GETNSID = 88, 90
+IFLA_ADDRESS, IFLA_MTU, IFLA_IFALIAS, IFLA_NET_NS_FD = 1, 4, 20, 28  # linux/if_link.h
+NETNSA_NSID, NETNSA_FD, NETNSA_NSID_NOT_ASSIGNED = 1, 3, -1  # linux/net_namespace.h
+_RTGENMSG = bytes(4)  # struct rtgenmsg, padded
+_INT = struct.Struct("=i")
 
 # What the kernel answers to a gateway that no prefix of the device covers: fib_check_nh and
 # ip6_route_check_nh.
@@ -42,7 +49,10 @@ GATEWAY_NOT_COVERED = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL)
 
 
 class Handle:
-    """rtnetlink inside one namespace; valid only during `Netlink.run`, on its thread. Errors: OSError."""
+    """rtnetlink inside one namespace; valid only during `Netlink.run`, on its thread. Errors: OSError.
+
+    What a daemon asks for that goes on with ports is written by hand: loading pyroute2 takes longer than all of it.
+    """
 
     @classmethod
     @contextlib.contextmanager
@@ -58,7 +68,9 @@ class Handle:
 
     @functools.cached_property
     def _route(self) -> Any:
-        """pyroute2's, of which making one takes 2 ms."""
+        """pyroute2's, of which making one takes 2 ms, and loading it 120."""
+        from pyroute2 import IPRoute
+
         return IPRoute(ext_ack=True)
 
     @functools.cached_property
@@ -96,21 +108,22 @@ class Handle:
         The kernel sets a device down when it moves it, and gives it another index if its own is
         taken there.
         """
-        wanted: dict[str, Any] = {
-            "address": None if mac is None else mac.hex(":"),
-            "mtu": mtu,
-            "ifname": name,
-            "net_ns_fd": netns_fd,
-            "ifalias": alias,
-        }
-        wanted = {key: value for key, value in wanted.items() if value is not None}
+        given = [
+            (IFLA_ADDRESS, mac),
+            (IFLA_MTU, None if mtu is None else _INT.pack(mtu)),
+            (IFLA_IFNAME, None if name is None else os.fsencode(name) + b"\0"),
+            (IFLA_NET_NS_FD, None if netns_fd is None else _INT.pack(netns_fd)),
+            (IFLA_IFALIAS, None if alias is None else os.fsencode(alias)),
+        ]
+        parts = b"".join(pack_attribute(kind, value) for kind, value in given if value is not None)
+        flags = change = 0
         for on, flag in ((up, IFF_UP), (noarp, IFF_NOARP), (allmulti, IFF_ALLMULTI)):
             if on is not None:
-                wanted["flags"] = wanted.get("flags", 0) | (flag if on else 0)
-                wanted["change"] = wanted.get("change", 0) | flag
-        if wanted:
+                flags |= flag if on else 0
+                change |= flag
+        if parts or change:
             with _readable(name or f"link {index}"):
-                self._route.link("set", index=index, **wanted)
+                self._kernel.change_one(RTM_NEWLINK, 0, IFINFOMSG.pack(0, 0, index, flags, change) + parts)
 
     def add_macvtap(self, name: str, lower: int, index: int) -> None:
         """One in passthru mode on the device `lower`, with this index. It takes the other's MAC address."""
@@ -204,22 +217,11 @@ class Handle:
         """All our policy rules for this master and its routing table."""
         had = {rule for rule in self.rules() if master in (rule.iif, rule.oif) or rule.table == table}
         with _readable("policy rules"):
-            rules.replace(self._route, had, wanted)
+            rules.replace(self._kernel, had, wanted)
 
     def add_rule(self, rule: Rule) -> None:
         with _readable(str(rule)):
-            rules.add(self._route, rule)
-
-    # ------------------------------------------------------------------------ neighbours
-
-    def neighbours(self, index: int) -> list[Address]:
-        """Every address that a device has an entry for, usable or not."""
-        with _readable(f"link {index}"):
-            return routes.neighbours(self._route, index)
-
-    def set_neighbour(self, index: int, address: Address, mac: bytes) -> None:
-        """Tell the kernel a hardware address that it shall confirm when it's used."""
-        routes.set_neighbour(self._route, index, address, mac)
+            rules.add(self._kernel, rule)
 
     # ------------------------------------------------------------------------ groups and secrets
 
@@ -270,14 +272,17 @@ class Handle:
         with _readable("namespace id"):
             found = self._known_nsid(netns_fd)
             if found is None:
-                with contextlib.suppress(FileExistsError), _readable("namespace id"):
-                    self._route.set_netnsid(fd=netns_fd)
+                wanted = pack_attribute(NETNSA_NSID, _INT.pack(NETNSA_NSID_NOT_ASSIGNED))
+                wanted += pack_attribute(NETNSA_FD, _INT.pack(netns_fd))
+                with contextlib.suppress(FileExistsError):
+                    self._kernel.change_one(RTM_NEWNSID, 0, _RTGENMSG + wanted)
                 found = self._known_nsid(netns_fd)
         return found
 
     def _known_nsid(self, netns_fd: int) -> int | None:
-        nsid: int = self._route.get_netnsid(fd=netns_fd)["nsid"]
-        return None if nsid == NSID_NOT_ASSIGNED else nsid
+        answer = self._kernel.ask(RTM_GETNSID, 0, _RTGENMSG + pack_attribute(NETNSA_FD, _INT.pack(netns_fd)))[0]
+        nsid: int = _INT.unpack(attributes(answer, len(_RTGENMSG))[NETNSA_NSID])[0]
+        return None if nsid == NETNSA_NSID_NOT_ASSIGNED else nsid
 
     def set_noqueue(self, index: int) -> None:
         """Frames go to a device at once. By default one with several queues has a queueing discipline for each that it
@@ -290,7 +295,7 @@ class Handle:
     def attach_clsact(self, index: int, ingress_fd: int, egress_fd: int) -> None:
         """Two BPF programs, direct-action, replacing what an earlier run of ours left."""
         with _readable(f"tc filters on link {index}"):
-            clsact.attach(self._route, index, ingress_fd, egress_fd)
+            clsact.attach(self._kernel, index, ingress_fd, egress_fd)
 
     def clsact_programs(self, index: int) -> dict[int, int]:
         """Where (`clsact.INGRESS`, `EGRESS`) -> the id of our program."""
@@ -299,13 +304,13 @@ class Handle:
     def mute(self, index: int, drop_fd: int) -> None:
         """Have a BPF program keep what a device receives from this namespace's stack."""
         with _readable(f"tc filter on link {index}"):
-            clsact.mute(self._route, index, drop_fd)
+            clsact.mute(self._kernel, index, drop_fd)
 
     def detach_clsact(self, index: int) -> None:
         """Remove them, and the clsact qdisc if no other filter is on it. Nothing happens if they
         or the device are gone."""
         with _readable(f"tc filters on link {index}"):
-            clsact.detach(self._route, index)
+            clsact.detach(self._kernel, index)
 
 
 def _host_route(index: int, table: int, address: Address) -> dict[str, Any]:
@@ -335,6 +340,11 @@ def _default_route(index: int, gateway: Address) -> dict[str, Any]:
 def _readable(place: str) -> Iterator[None]:
     try:
         yield
-    except NetlinkError as error:
-        # A closed handle can't be the cause: pyroute2 raises that as an OSError of its own.
+    except OSError as error:
+        raise OSError(error.errno, f"{place}: {error.strerror}") from error
+    except Exception as error:
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        if not isinstance(error, NetlinkError):
+            raise
         raise OSError(error.code, f"{place}: {error.args[1]}") from error

@@ -12,7 +12,7 @@ from ipvsw.linux.netlink.messages import attributes
 
 # linux/netlink.h
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_DUMP, NLM_F_CREATE = 0x1, 0x4, 0x100, 0x300, 0x400
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_DUMP, NLM_F_CREATE = 0x1, 0x4, 0x100, 0x200, 0x300, 0x400
 NLM_F_ACK_TLVS = 0x200
 NLMSGERR_ATTR_MSG = 1
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
@@ -71,6 +71,12 @@ class Questions:
             for start in range(0, len(bodies), _CHANGES):
                 found += self._change(kind, flags | NLM_F_REQUEST | NLM_F_ACK, bodies[start : start + _CHANGES])
         return found
+
+    def change_one(self, kind: int, flags: int, body: bytes) -> None:
+        """One change. Errors: OSError, with the kernel's words."""
+        ((code, words),) = self.change(kind, flags, [body])
+        if code:
+            raise OSError(code, words or os.strerror(code))
 
     def _change(self, kind: int, flags: int, bodies: Sequence[bytes]) -> list[tuple[int, str]]:
         first = self._sequence + 1

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
 import struct
 from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import Any
 
 from msgspec import Struct
-from pyroute2.netlink.exceptions import NetlinkError
 
 from ipvsw.linux.netlink.messages import (
     AF_INET,
@@ -35,7 +32,7 @@ RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
 
 # linux/neighbour.h: the states in which a neighbour's address may be used
 NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
-NUD_STALE, NUD_FAILED, NUD_PERMANENT = 0x04, 0x20, 0x80
+NUD_FAILED, NUD_PERMANENT = 0x20, 0x80
 NTF_USE, NTF_PROXY = 0x01, 0x08
 _NDA_DST, _NDA_LLADDR = 1, 2
 
@@ -82,17 +79,6 @@ def _usable(state: int, lladdr: bytes) -> tuple[bytes | None, bool]:
     if not state & NUD_VALID or len(lladdr) != 6:
         return None, False
     return lladdr, bool(state & NUD_PERMANENT)
-
-
-def neighbours(route: Any, index: int) -> list[Address]:
-    """Every address that a device has an entry for, usable or not."""
-    return [ip_address(message.get("dst")) for message in route.neigh("dump", ifindex=index) if message.get("dst")]
-
-
-def set_neighbour(route: Any, index: int, address: Address, mac: bytes) -> None:
-    """Tell the kernel a hardware address that it shall confirm when it's used."""
-    with contextlib.suppress(NetlinkError):
-        route.neigh("replace", dst=str(address), ifindex=index, lladdr=mac.hex(":"), state=NUD_STALE)
 
 
 class RouteMonitor:

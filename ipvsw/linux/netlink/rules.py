@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
 
 from msgspec import Struct
-from pyroute2.netlink.exceptions import NetlinkError
 
-from ipvsw.linux.netlink.messages import AF_INET, AF_INET6, attributes
-from ipvsw.linux.netlink.questions import NLM_F_DUMP, Questions
+from ipvsw.linux.netlink.messages import AF_INET, AF_INET6, attributes, pack_attribute
+from ipvsw.linux.netlink.questions import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Questions
 from ipvsw.model import Address
 
 OURS = 118  # FRA_PROTOCOL of our rules
@@ -19,7 +19,7 @@ TABLES = OURS << 16  # the routing table of a master is this and its interface i
 WIRE_TABLES = OURS << 20  # likewise the one for what arrives on the master alone
 FR_ACT_TO_TBL, FR_ACT_GOTO, FR_ACT_NOP, FR_ACT_BLACKHOLE = 1, 2, 3, 6  # linux/fib_rules.h
 FRA_IIFNAME, FRA_GOTO, FRA_PRIORITY, FRA_TABLE, FRA_OIFNAME, FRA_PROTOCOL = 3, 4, 6, 15, 17, 21
-RTM_GETRULE = 34  # linux/rtnetlink.h
+RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34  # linux/rtnetlink.h
 _RTA_DST, _RTA_TABLE = 1, 15
 _RULE_HEADER = struct.Struct("=BBBBBBBBI")  # struct fib_rule_hdr: family, lengths, tos, table, ..., action, flags
 _UINT = struct.Struct("=I")
@@ -55,18 +55,18 @@ def ours(kernel: Questions) -> set[Rule]:
     return found
 
 
-def add(route: Any, rule: Rule) -> None:
-    """Errors: NetlinkError."""
-    route.rule("add", **_words(rule))
+def add(kernel: Questions, rule: Rule) -> None:
+    """Errors: OSError."""
+    kernel.change_one(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, _body(rule))
 
 
-def replace(route: Any, had: set[Rule], wanted: set[Rule]) -> None:
-    """Make `wanted` of `had`. Errors: NetlinkError."""
+def replace(kernel: Questions, had: set[Rule], wanted: set[Rule]) -> None:
+    """Make `wanted` of `had`. Errors: OSError."""
     for rule in wanted - had:
-        add(route, rule)
+        add(kernel, rule)
     for rule in had - wanted:
-        with contextlib.suppress(NetlinkError):
-            route.rule("del", **_words(rule))
+        with contextlib.suppress(OSError):
+            kernel.change_one(RTM_DELRULE, 0, _body(rule))
 
 
 def _read(version: int, action: int, parts: dict[int, bytes]) -> Rule:
@@ -87,17 +87,28 @@ def _read(version: int, action: int, parts: dict[int, bytes]) -> Rule:
     )
 
 
-def _words(rule: Rule) -> dict[str, Any]:
-    words = {"family": _FAMILIES[rule.version], "priority": rule.preference, "iifname": rule.iif, "protocol": OURS}
-    if rule.oif:
-        words["oifname"] = rule.oif
+def _body(rule: Rule) -> bytes:
+    action, more = _action(rule)
+    parts = [
+        (FRA_PRIORITY, _UINT.pack(rule.preference)),
+        (FRA_IIFNAME, os.fsencode(rule.iif) + b"\0"),
+        (FRA_PROTOCOL, bytes([OURS])),
+        *([(FRA_OIFNAME, os.fsencode(rule.oif) + b"\0")] if rule.oif else []),
+        *more,
+    ]
+    head = _RULE_HEADER.pack(_FAMILIES[rule.version], 0, 0, 0, 0, 0, 0, action, 0)
+    return head + b"".join(pack_attribute(kind, value) for kind, value in parts)
+
+
+def _action(rule: Rule) -> tuple[int, Sequence[tuple[int, bytes]]]:
+    """And the attributes that it needs."""
     if rule.table:
-        return words | {"action": FR_ACT_TO_TBL, "table": rule.table}
+        return FR_ACT_TO_TBL, [(FRA_TABLE, _UINT.pack(rule.table))]
     if rule.go_to == rule.preference:
-        return words | {"action": FR_ACT_NOP}
+        return FR_ACT_NOP, []
     if rule.go_to:
-        return words | {"action": FR_ACT_GOTO, "goto": rule.go_to}
-    return words | {"action": FR_ACT_BLACKHOLE}
+        return FR_ACT_GOTO, [(FRA_GOTO, _UINT.pack(rule.go_to))]
+    return FR_ACT_BLACKHOLE, []
 
 
 def read_host_route(route: bytes, parts: dict[int, bytes]) -> tuple[Address, int] | None:

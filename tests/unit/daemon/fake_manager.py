@@ -14,7 +14,7 @@ import msgspec
 from ipvsw.config.names import find_port, find_switch
 from ipvsw.daemon import api
 from ipvsw.daemon.events import Events
-from ipvsw.daemon.listener import Limits
+from ipvsw.daemon.listener import Limits, open_sockets
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import (
     AddressSource,
@@ -205,7 +205,7 @@ class FakeManager:
 
 
 class Daemon:
-    """An API that serves `manager` from a thread of its own. Errors: what `api.serve` raises."""
+    """An API that serves `manager` from a thread of its own. Errors: what `open_sockets` raises."""
 
     def __init__(
         self,
@@ -220,7 +220,7 @@ class Daemon:
         self._thread.start()
         self._server: api.Server | None = None
         try:
-            self._server = self.run(api.serve(self.manager, path, limits))
+            self._server = self.run(api.serve(self.manager, open_sockets(path), limits))
         except BaseException:
             self.close()
             raise

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 
 from ipvsw._fast import OUTCOMES
 from ipvsw.daemon import api
+from ipvsw.daemon.listener import open_sockets
 from ipvsw.daemon.metrics import BY_OUTCOME, BY_SWITCH, TRAFFIC, exposition, families
 from ipvsw.model import PortState, Refused, States, SwitchStats, Traffic
 from tests.support.effort import calls
@@ -114,7 +115,8 @@ def test_served_on_a_socket_and_on_tcp(tmp_path: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        server = daemon.run(api.serve(daemon.manager, tmp_path / "other.sock", metrics=f"127.0.0.1:{port}"))
+        sockets = open_sockets(tmp_path / "other.sock", f"127.0.0.1:{port}")
+        server = daemon.run(api.serve(daemon.manager, sockets))
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
         connection.request("GET", "/metrics", headers={"Accept": OPENMETRICS})
         answer = connection.getresponse()
@@ -124,7 +126,8 @@ def test_served_on_a_socket_and_on_tcp(tmp_path: Path) -> None:
             connection.request("GET", path)
             assert connection.getresponse().status == 404, "metrics alone"
         with pytest.raises(Refused, match=rf"^daemon.metrics: 127.0.0.1:{port}: Address already in use$"):
-            daemon.run(api.serve(daemon.manager, tmp_path / "third.sock", metrics=f"127.0.0.1:{port}"))
+            open_sockets(tmp_path / "third.sock", f"127.0.0.1:{port}")
+        assert not (tmp_path / "third.sock").exists()
         daemon.run(server.close())
         assert status_of(tmp_path / "api.sock") == 200
         assert status_of(tmp_path / "api.sock.fd") == 404, "open to every user"
