@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 OUTCOMES: tuple[str, ...]
 """Names of the outcome counters, in the order of `Datapath.traffic`'s `outcomes`."""
@@ -220,6 +221,15 @@ class Datapath:
 
     def own_mac(self, port: int) -> bytes | None:
         """The MAC address that a port's endpoint uses, None if it is the master's."""
+
+    def trace(
+        self, port: int | str | None, frame: bytes
+    ) -> tuple[str, list[tuple[str, dict[str, Any]]], list[tuple[int | str, bytes]]]:
+        """What would become of a frame without a virtio_net_hdr from a port, from the master for None, or from the
+        host's own interface for "host"; nothing is sent, counted or changed. Its outcome; the stages that it passes,
+        each with what was found there and its `outcome`, None where the frame goes on; and who receives which bytes: a
+        port, "wire", "host", or "stack" for the host's IP output. Which stages there are, and their facts, stands in
+        datapath/face/trace.pxd. Errors: ValueError."""
 
     def traffic(self, port: int | str | None) -> tuple[int, int, int, int, int, int, tuple[int, ...]]:
         """The fields of `model.Traffic`, in its order, of a port, of the master for None, or of the host's own

@@ -10,6 +10,7 @@ from ipvsw.datapath.face.convert cimport address_of, as_address, as_mac, check, 
 from ipvsw.datapath.face.edits cimport EditList, edit, edits_add, edits_forget, edits_free
 from ipvsw.datapath.face.limits cimport limits_new
 from ipvsw.datapath.face.queries cimport addresses_used, frames_read, offence_of, routes_used, traffic_total
+from ipvsw.datapath.face.trace cimport traced
 from ipvsw.datapath.kernel.packetring cimport SEND_SLOT, SEND_SLOTS, SLOT, SLOTS
 from ipvsw.datapath.kernel.sys cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, add_i32, eventfd, eventfd_read, eventfd_write, load_i32, load_ptr, load_u32,
@@ -495,9 +496,18 @@ cdef class Datapath:
         cdef size_t place = self.own.get(self.known(port), 0)
         return load_u64(<uint64_t *> place).to_bytes(6, "little") if place else None
 
+    def trace(self, port, bytes frame):
+        if len(frame) > LONGEST:
+            raise ValueError(f"a frame has {LONGEST} bytes at most, not {len(frame)}")
+        if isinstance(port, int) and self.known(port) >= self.workers[0].switch_.n_ports:
+            raise ValueError(f"port {port} is not committed yet")
+        return traced(self.workers[0], self.source_of(port), frame, OUTCOMES)
+
     def traffic(self, port):
-        cdef int32_t source = FROM_MASTER if port is None else FROM_HOST if port == "host" else self.known(port)
-        return traffic_total(self.workers, self.n_workers, source)
+        return traffic_total(self.workers, self.n_workers, self.source_of(port))
+
+    cdef int32_t source_of(self, port) except? -1:
+        return FROM_MASTER if port is None else FROM_HOST if port == "host" else self.known(port)
 
     def frames_read(self):
         return frames_read(self.workers, self.n_workers)

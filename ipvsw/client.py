@@ -95,6 +95,10 @@ class Client:
         """Returns what was done, one line each."""
         return cast("list[str]", self.request("POST", "/v1/reload")["actions"])
 
+    def trace(self, **asked: Any) -> Record:
+        """What would become of a frame (`TraceStatus` in the model); the keys of `TraceAsked`."""
+        return cast("Record", self.request("POST", "/v1/trace", _given(asked)))
+
     def take_over(self, state: int) -> None:
         """Have the daemon leave everything to one that reads a state of that version, and end."""
         self.request("POST", "/v1/takeover", {"state": state})

@@ -297,6 +297,48 @@ class EventStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
 
 
+class TraceAsked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A frame to trace: `frame`, or one that is made of the other words. What is left out is taken from the port."""
+
+    at: str  # where it comes from: PORT, SWITCH/PORT, a master's name, "master", "host", SWITCH/master, SWITCH/host
+    frame: str = ""  # its bytes in hexadecimal, from the Ethernet header on
+    kind: Literal["", "icmp", "tcp", "udp", "arp", "ns", "dhcp"] = ""  # "": icmp
+    source: str = ""  # addresses
+    destination: str = ""
+    source_port: int = 0
+    destination_port: int = 0
+    source_mac: str = ""
+    destination_mac: str = ""
+
+
+class TraceStep(Struct, frozen=True, kw_only=True):
+    """One stage that the frame passes."""
+
+    stage: str
+    text: str  # one line
+    outcome: str = ""  # of `Traffic.outcomes`, or "to_route"; "": the frame goes on
+
+
+class TraceReceiver(Struct, frozen=True, kw_only=True):
+    """Who gets the frame, and as which bytes."""
+
+    to: str  # SWITCH/PORT, "wire", "host", or "stack" for the host's IP output
+    frame: str  # in hexadecimal
+
+
+class TraceStatus(Struct, frozen=True, kw_only=True):
+    """What would become of a frame."""
+
+    switch: str
+    at: str  # PORT, "master" or "host"
+    frame: str  # in hexadecimal
+    outcome: str  # of `Traffic.outcomes`
+    delivered: bool  # whether anybody gets it
+    reason: str  # one line: why it ends so
+    steps: tuple[TraceStep, ...]
+    receivers: tuple[TraceReceiver, ...]
+
+
 class HandedOver(Struct, frozen=True, kw_only=True):
     """What goes with a port's descriptors: what their virtual machine must know."""
 

@@ -224,15 +224,21 @@ class Admission:
 
     def statuses(self, port: str) -> Iterator[AddressStatus]:
         """Of the claims that were refused by a rule."""
-        for address, prefixes in self._of(port).refused.items():
-            yield AddressStatus(
-                switch=self._switch,
-                port=port,
-                address=str(ip_address(address)),
-                state=AddressState.REFUSED,
-                source=min(prefixes.values(), key=list(AddressSource).index),
-                reason=self._objection(port, address) or "",
-            )
+        return (self._refusal(port, address) for address in self._of(port).refused)
+
+    def about(self, address: Packed) -> Iterator[AddressStatus]:
+        """Of the claims to one address that were refused by a rule."""
+        return (self._refusal(port, address) for port in sorted(self._refusing) if address in self._of(port).refused)
+
+    def _refusal(self, port: str, address: Packed) -> AddressStatus:
+        return AddressStatus(
+            switch=self._switch,
+            port=port,
+            address=str(ip_address(address)),
+            state=AddressState.REFUSED,
+            source=min(self._of(port).refused[address].values(), key=list(AddressSource).index),
+            reason=self._objection(port, address) or "",
+        )
 
     def objection(self, port: str, address: Address) -> Refused | Duplicate | None:
         """What a claim of the port's would be refused with."""

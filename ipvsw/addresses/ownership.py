@@ -254,6 +254,10 @@ class Ownership:
         """The port that has it, and is up."""
         return self._bound(address)
 
+    def about(self, address: Packed) -> tuple[AddressStatus, ...]:
+        """What became of every claim to one address, the first claimant's first."""
+        return tuple(self._status(port, address) for port in self._queue(address))
+
     def statuses(self, port: str) -> tuple[AddressStatus, ...]:
         """What became of each address that `port` claims, in the order of its claims."""
         return tuple(self._status(port, address) for address in self._addresses.get(port, ()))

@@ -6,20 +6,24 @@ What is done within one `change` is committed together at its end, see `Changes`
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from ipaddress import ip_address
+from itertools import islice
 
 from ipvsw._fast import FRAMINGS, GUARDS, OUTCOMES, Datapath
 from ipvsw.addresses.claims import Admission, Change, Refused, Rule
 from ipvsw.addresses.ownership import Bind, BindAll, Claims, Duplicate, Ownership, Packed, Unbind
 from ipvsw.batch import Batcher
 from ipvsw.changes import Changes
-from ipvsw.model import Address, AddressSource, AddressStatus, Event, Guard, Limit, Network, Traffic
+from ipvsw.model import Address, AddressSource, AddressState, AddressStatus, Event, Guard, Limit, Network, Traffic
 
 log = logging.getLogger("ipvsw")
+
+BOUND_KEPT = 4096  # addresses of which it is remembered since when they are bound: the last ones
 
 
 class Table:
@@ -50,6 +54,7 @@ class Table:
         self._groups: dict[str, frozenset[bytes]] = {}
         self._listeners: Counter[bytes] = Counter()  # group -> ports that listen to it
         self._leaving = Batcher(self._detach_all)
+        self._bound_at: dict[Packed, float] = {}  # seconds since the epoch
 
     def change(self) -> AbstractContextManager[Datapath]:
         return self._changes.batch()
@@ -256,6 +261,26 @@ class Table:
     def statuses(self, port: str) -> tuple[AddressStatus, ...]:
         return (*self._ownership.statuses(port), *self._claims.statuses(port))
 
+    def about(self, address: Packed) -> tuple[AddressStatus, ...]:
+        """Every claim to one address; first the one that stands, if one does."""
+        return (*self._ownership.about(address), *self._claims.about(address))
+
+    def owned_by(self, port: str | None) -> tuple[Address, ...]:
+        """The addresses that are a port's in the table, or the master's own for None."""
+        if port is None:
+            return tuple(ip_address(packed) for packed in sorted(self._ownership.master_addresses()))
+        states = self._ownership.statuses(port)
+        return tuple(ip_address(one.address) for one in states if one.state is AddressState.OWNED)
+
+    def is_known(self, address: Address) -> bool:
+        """Whether it is a port's or the master's."""
+        packed = address.packed
+        return self._ownership.owner(packed) is not None or packed in self._ownership.master_addresses()
+
+    def bound_at(self, address: Packed) -> float | None:
+        """Since when the address is its port's, in seconds since the epoch; None: longer than is remembered."""
+        return self._bound_at.get(address)
+
     # ------------------------------------------------------------------------ edits
 
     def _apply(self, decided: list[Change]) -> None:
@@ -265,16 +290,27 @@ class Table:
         for each in decided:
             if isinstance(each, Bind):
                 self._changes.bind((each.address,), self._numbers[each.port])
+                self._note_bound((each.address,))
             elif isinstance(each, BindAll):
                 self._changes.bind(each.addresses, self._numbers[each.port])
+                self._note_bound(each.addresses[-BOUND_KEPT:])
             elif isinstance(each, Unbind):
                 self._changes.unbind(each.address)
+                self._bound_at.pop(each.address, None)
             else:
                 self.duplicates += isinstance(each, Duplicate)
                 self.refused += isinstance(each, Refused)
                 event = Event.DUPLICATE if isinstance(each, Duplicate) else Event.REFUSED
                 about = {"event": event, "switch": self._switch, "port": each.port, "address": ip_address(each.address)}
                 log.warning("switch %s: %s", self._switch, each, extra=about | {"reason": str(each)})
+
+    def _note_bound(self, addresses: Sequence[Packed]) -> None:
+        now, kept = time.time(), self._bound_at
+        for address in addresses:
+            kept.pop(address, None)
+            kept[address] = now
+        for address in list(islice(kept, max(0, len(kept) - BOUND_KEPT))):
+            del kept[address]
 
     def _log_bindings(self, decided: Iterable[Change]) -> None:
         """For those who watch."""

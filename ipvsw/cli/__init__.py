@@ -24,11 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         words = arguments[:2] == ["completion", "words"]
-        text = "\n".join(candidates(arguments[2:])) if words else _run(arguments)
+        text, code = ("\n".join(candidates(arguments[2:])), 0) if words else _run(arguments)
         if text:
             print(text.rstrip("\n"))
         sys.stdout.flush()
-        return 0
+        return code
     except Usage as error:
         hint = f"ipvsw {error.command} --help" if error.command else "ipvsw --help"
         print(f"ipvsw: {error} (see {hint})", file=sys.stderr)
@@ -46,10 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _run(arguments: Sequence[str]) -> str:
+def _run(arguments: Sequence[str]) -> tuple[str, int]:
+    """What to print, and the exit code."""
     asked = understand(arguments)
     command = BY_NAME[asked.command]
     result = command.run(asked)
     if command.write is None:
-        return result or ""
-    return json.dumps(result, indent=2) if asked.json else command.write(result, asked)
+        return result or "", 0
+    return json.dumps(result, indent=2) if asked.json else command.write(result, asked), command.code(result)

@@ -87,6 +87,7 @@ class Command(NamedTuple):
     aliases: tuple[str, ...] = ()
     keywords: Callable[[], dict[str, Key]] = dict  # of the configuration, that it takes
     argv: bool = False  # whether "--" and a command line may follow
+    code: Callable[[Any], int] = lambda result: 0  # the exit code for a result
 
 
 # ---------------------------------------------------------------------------- words that many commands have

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from ipvsw import DEFAULT_SOCKET, __version__
 from ipvsw.cli import admin, link, stats, status, vm, watch
 from ipvsw.cli.command import Asked, Command, Option, Usage, first, read_nothing
+from ipvsw.cli.diagnose import trace
 
 OPTIONS = (
     Option("--json", "print JSON", short="-j"),
@@ -45,7 +46,16 @@ VERSION = Command(
     read=read_nothing,
     run=lambda asked: f"ipvsw {__version__}",
 )
-COMMANDS = (*link.COMMANDS, *status.COMMANDS, *stats.COMMANDS, *watch.COMMANDS, *vm.COMMANDS, *admin.COMMANDS, HELP)
+COMMANDS = (
+    *link.COMMANDS,
+    *status.COMMANDS,
+    *stats.COMMANDS,
+    *watch.COMMANDS,
+    *trace.COMMANDS,
+    *vm.COMMANDS,
+    *admin.COMMANDS,
+    HELP,
+)
 """In the order in which a shortened word is looked for, and in which help lists them."""
 
 BY_NAME = {command.name: command for command in (*COMMANDS, VERSION)}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 import msgspec
 
 from ipvsw.config.file import check, load
-from ipvsw.config.names import find_port, find_ports, find_switch
+from ipvsw.config.names import find_by_master, find_port, find_ports, find_switch
 from ipvsw.config.plan import (
     Action,
     AddPort,
@@ -52,6 +52,8 @@ from ipvsw.model import (
     SwitchConfig,
     SwitchStats,
     SwitchStatus,
+    TraceAsked,
+    TraceStatus,
 )
 from ipvsw.ports.backends.kmod import KmodDevice
 from ipvsw.ports.discovery import Discovery
@@ -205,6 +207,25 @@ class Manager:
 
     def leases(self) -> tuple[LeaseStatus, ...]:
         return tuple(lease for switch in self._switches.values() for lease in switch.leases())
+
+    async def trace(self, asked: TraceAsked) -> TraceStatus:
+        """What would become of a frame; nothing is sent. Errors: NotFound, Refused."""
+        switch, at = self._find_interface(asked.at)
+        return await self._switches[switch].trace(asked, at)
+
+    def _find_interface(self, name: str) -> tuple[str, str]:
+        """The switch, and the port, "master" or "host" that PORT, SWITCH/PORT, a master's name, "master", "host",
+        SWITCH/master and SWITCH/host mean. A port comes first."""
+        names = self._port_names()
+        if find_ports(name, names):
+            return find_port(name, names)
+        of, _, last = name.rpartition("/")
+        if last in ("master", "host"):
+            if not of and len(names) > 1:
+                raise Refused(f"{name}: say which switch's: {', '.join(f'{one}/{last}' for one in names)}")
+            if (of or next(iter(names), None)) in names:
+                return of or next(iter(names)), last
+        return find_by_master(name, self._masters()), "master"
 
     # ------------------------------------------------------------------------ virtual machines
 

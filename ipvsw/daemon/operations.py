@@ -32,6 +32,8 @@ from ipvsw.model import (
     States,
     SwitchStats,
     SwitchStatus,
+    TraceAsked,
+    TraceStatus,
 )
 
 T = TypeVar("T")
@@ -63,6 +65,9 @@ class Manager(Protocol):
     async def hand_over(self, name: str, peer: Peer) -> tuple[HandedOver, list[int]]:
         """Descriptors of the port `name`, or of one on the switch `name` that has none yet; the caller closes them.
         Errors: also Forbidden."""
+
+    async def trace(self, asked: TraceAsked) -> TraceStatus:
+        """What would become of a frame. Errors: also NotFound."""
 
     async def take_over(self, version: int) -> None:
         """Leave everything to a daemon that reads a state of that version, and end."""
@@ -182,12 +187,12 @@ async def _watch(manager: Manager, call: Call) -> AbstractContextManager[Watcher
     return manager.events.watch()
 
 
+async def _trace(manager: Manager, call: Call) -> TraceStatus:
+    return await manager.trace(_decode(call, TraceAsked))
+
+
 async def _take_over(manager: Manager, call: Call) -> None:
-    try:
-        asked = msgspec.json.decode(call.body, type=TakeOver)
-    except msgspec.MsgspecError as error:
-        raise BadBody(str(error)) from None
-    await manager.take_over(asked.state)
+    await manager.take_over(_decode(call, TakeOver).state)
 
 
 async def _reload(manager: Manager, call: Call) -> Reloaded:
@@ -200,6 +205,13 @@ async def _plan_reload(manager: Manager, call: Call) -> Reloaded:
 
 async def _get_config(manager: Manager, call: Call) -> SavedConfig:
     return SavedConfig(toml=await asyncio.to_thread(write, manager.configuration()))
+
+
+def _decode(call: Call, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(call.body, type=kind)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise BadBody(str(error)) from None
 
 
 def _read(call: Call, reader: Callable[[object], T]) -> T:
@@ -334,6 +346,16 @@ ROUTES = (
         returns=EventStatus,
         errors=(409,),
         streams=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/trace",
+        name="trace",
+        summary="What would become of a frame, and why; nothing is sent, counted or changed",
+        handler=_trace,
+        takes=TraceAsked,
+        returns=TraceStatus,
+        errors=(400, 403, 404, 409),
     ),
     Route(
         method="POST",

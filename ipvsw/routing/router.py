@@ -85,6 +85,7 @@ class Router:
         self._changed_meanwhile: dict[Address, NeighbourChanged] = {}  # since the kernel was last asked
         self._generation = 0  # counts what made earlier answers worthless
         self._counts: Counter[str] = Counter()
+        self._asking = asyncio.Lock()  # one at a time uses the uplink's lookup
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -228,7 +229,8 @@ class Router:
             return to_next_hop(answer, uplink, exact=exact or not plain[to.version])
 
         try:
-            hops = await asyncio.to_thread(ask)
+            async with self._asking:
+                hops = await asyncio.to_thread(ask)
         except OSError:
             return dict.fromkeys(unknown, NextHop())
         now = asyncio.get_running_loop().time()
@@ -300,7 +302,18 @@ class Router:
                 lookup.use_neighbour(index, address)
 
         with contextlib.suppress(OSError):
-            await asyncio.to_thread(confirm)
+            async with self._asking:
+                await asyncio.to_thread(confirm)
+
+    # ------------------------------------------------------------------------ for who wants to know
+
+    async def ask(self, source: Address, destination: Address) -> RouteAnswer | None:
+        """Where the kernel would send such a packet now, None: nowhere. Nothing is remembered. Errors: OSError."""
+        uplink = self._uplink
+        if uplink is None:
+            raise OSError(errno.ENODEV, "there is no master")
+        async with self._asking:
+            return await asyncio.to_thread(uplink.lookup.route_to, destination, source, uplink.index)
 
 
 def to_next_hop(way: RouteAnswer | None, uplink: RouterUplink, *, exact: bool) -> NextHop:

@@ -27,10 +27,13 @@ from ipvsw.model import (
     LeaseStatus,
     Mode,
     PortConfig,
+    Refused,
     States,
     SwitchConfig,
     SwitchStats,
     SwitchStatus,
+    TraceAsked,
+    TraceStatus,
 )
 from ipvsw.ports.backend import Left, MasterState, PortEnvironment
 from ipvsw.ports.backends.kmod import KmodDevice
@@ -39,9 +42,11 @@ from ipvsw.ports.port import Port
 from ipvsw.routing.router import Router
 from ipvsw.snooping.saved import Snooped
 from ipvsw.snooping.snooper import Snooper
+from ipvsw.switch.asked_frame import STRANGER, Sender, asked_frame
 from ipvsw.switch.guards import GuardLog, guards_of, holds_unknown
 from ipvsw.switch.hostport import HostPortConfig
 from ipvsw.switch.master import Master
+from ipvsw.switch.trace import Tracer
 
 log = logging.getLogger("ipvsw")
 
@@ -79,6 +84,7 @@ class Switch:
         self._table = Table(config.name, self._changes, self._table_changed, self._endpoint_gone)
         self._announcer = Announcer(self._table, self._changes)
         self._router = Router(self._changes, self._answer, lambda changes: self.master.routes_changed(changes))
+        self._tracer = Tracer(config.name, self._datapath, self._table, self._router)
         self._snooper = Snooper(config.name, self._table, self._changes, self._named_port, asyncio.get_running_loop())
         self._guard_log = GuardLog(config.name, self._datapath, self._table.name, asyncio.get_running_loop())
         self._port_env = PortEnvironment(
@@ -341,6 +347,25 @@ class Switch:
             workers=self._workers,
             io=Io(self._datapath.io),
             ports=tuple(port.status() for port in self._all_ports()),
+        )
+
+    async def trace(self, asked: TraceAsked, at: str) -> TraceStatus:
+        """What would become of a frame; `at` is the name of a port, "master" or "host". Errors: Refused."""
+        port, number = self._named_port(at), self._table.number(at)
+        if port is not None and number is None:
+            raise Refused(f"{self.name}/{at}: the port is {port.state}, and sends nothing")
+        source = number if port is not None else None if at == "master" else "host"
+        frame = asked_frame(asked, self._sender(at, source))
+        return await self._tracer.trace(at, source, frame, self._config.mode, self._config.flag)
+
+    def _sender(self, at: str, source: int | str | None) -> Sender:
+        master = self._master_state.mac or STRANGER
+        return Sender(
+            is_wire=source is None,
+            mac=STRANGER if source is None else self._table.own_mac(at) or master,
+            master=master,
+            addresses=() if source is None else self._table.owned_by(at if isinstance(source, int) else None),
+            near=self._table.is_known,
         )
 
     def leases(self) -> tuple[LeaseStatus, ...]:

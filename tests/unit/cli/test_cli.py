@@ -368,7 +368,7 @@ def test_no_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == f"ipvsw: {tmp_path}/api.sock: no daemon answers there; is ipvswd running?\n"
 
 
-EVERY = "link, show, address, lease, stats, watch, exec, attach, detach, reload, save, completion, help"
+EVERY = "link, show, address, lease, stats, watch, trace, exec, attach, detach, reload, save, completion, help"
 
 
 @pytest.mark.parametrize(
@@ -529,7 +529,7 @@ def test_starts_quickly(daemon: Daemon, line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("", "address attach completion detach exec help lease link reload save show stats watch"),
+        ("", "address attach completion detach exec help lease link reload save show stats trace watch"),
         ("s", "save show stats"),
         ("link ", "add delete help list set show"),
         ("link a", "add"),

@@ -35,6 +35,10 @@ from ipvsw.model import (
     SwitchConfig,
     SwitchStats,
     SwitchStatus,
+    TraceAsked,
+    TraceReceiver,
+    TraceStatus,
+    TraceStep,
     Traffic,
 )
 from tests.support.patience import LIMIT
@@ -131,6 +135,18 @@ LEASES = (
 )
 
 
+TRACED = TraceStatus(
+    switch="lan",
+    at="",
+    frame="",
+    outcome="to_port",
+    delivered=True,
+    reason="it is for port ipvl1",
+    steps=(TraceStep(stage="parse", text="60 bytes"), TraceStep(stage="decide", text="l2 bridge", outcome="to_port")),
+    receivers=(TraceReceiver(to="lan/ipvl1", frame="00" * 14), TraceReceiver(to="wire", frame="00" * 14)),
+)
+
+
 class FakeManager:
     """Remembers calls in `calls`; raises `error`, once it is set, instead of changing anything."""
 
@@ -184,6 +200,10 @@ class FakeManager:
     async def reload(self) -> tuple[str, ...]:
         self._called("reload")
         return ("attach lan/ipvl2", "detach lan/ipvl1")
+
+    async def trace(self, asked: TraceAsked) -> TraceStatus:
+        self._called("trace", asked)
+        return msgspec.structs.replace(TRACED, at=asked.at, frame=asked.frame)
 
     async def take_over(self, version: int) -> None:
         """Nothing of a fake one can be given away."""
