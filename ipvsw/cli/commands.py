@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from ipvsw import DEFAULT_SOCKET, __version__
 from ipvsw.cli import admin, link, stats, status, vm, watch
 from ipvsw.cli.command import Asked, Command, Option, Usage, first, read_nothing
-from ipvsw.cli.diagnose import trace
+from ipvsw.cli.diagnose import doctor, top, trace
 
 OPTIONS = (
     Option("--json", "print JSON", short="-j"),
@@ -51,7 +51,9 @@ COMMANDS = (
     *status.COMMANDS,
     *stats.COMMANDS,
     *watch.COMMANDS,
+    *top.COMMANDS,
     *trace.COMMANDS,
+    *doctor.COMMANDS,
     *vm.COMMANDS,
     *admin.COMMANDS,
     HELP,

@@ -22,6 +22,7 @@ OWNERS = {
     "pyroute2": "linux/netlink/",
     "pytun": "linux/devices/",
     "qemu": "vmm/qmp.py",
+    "rich": "cli/diagnose/top.py",
     "tomli_w": "config/write.py",
     "uvloop": "daemon/main.py",
 }

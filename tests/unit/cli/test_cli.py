@@ -368,7 +368,9 @@ def test_no_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == f"ipvsw: {tmp_path}/api.sock: no daemon answers there; is ipvswd running?\n"
 
 
-EVERY = "link, show, address, lease, stats, watch, trace, exec, attach, detach, reload, save, completion, help"
+EVERY = (
+    "link, show, address, lease, stats, watch, top, trace, doctor, exec, attach, detach, reload, save, completion, help"
+)
 
 
 @pytest.mark.parametrize(
@@ -529,7 +531,7 @@ def test_starts_quickly(daemon: Daemon, line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("", "address attach completion detach exec help lease link reload save show stats trace watch"),
+        ("", "address attach completion detach doctor exec help lease link reload save show stats top trace watch"),
         ("s", "save show stats"),
         ("link ", "add delete help list set show"),
         ("link a", "add"),

@@ -1,0 +1,177 @@
+"""What the doctor looks at: the host, the daemon's process and the masters. Reads only. Errors: OSError."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from ipvsw._fast import uring_error
+from ipvsw.linux.namespaces import open_namespace
+from ipvsw.linux.netlink import enter_namespace
+from ipvsw.linux.netlink.messages import attributes
+from ipvsw.linux.netlink.questions import NLM_F_DUMP, Questions
+
+Record = dict[str, Any]
+
+# linux/rtnetlink.h, linux/if_link.h, linux/pkt_sched.h
+RTM_GETLINK, RTM_GETTFILTER = 18, 46
+IFLA_IFNAME, IFLA_LINK, IFLA_LINKINFO, IFLA_LINK_NETNSID, IFLA_XDP = 3, 5, 18, 37, 43
+IFLA_INFO_KIND, IFLA_XDP_ATTACHED = 1, 2
+INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
+OUR_PREFERENCE = 118  # of the daemon's own filters, see linux/netlink/clsact.py
+_IFINFOMSG = struct.Struct("=BxHiII")
+_TCMSG = struct.Struct("=BxxxiIII")
+
+# Who sets up devices by itself: where it says that it runs, where its files are that leave devices alone, their suffix.
+MANAGERS = {
+    "NetworkManager": ("run/NetworkManager", ("etc", "run", "usr/lib"), "NetworkManager/conf.d", ".conf"),
+    "systemd-networkd": ("run/systemd/netif/state", ("etc", "run", "usr/lib"), "systemd/network", ".network"),
+}
+
+
+class Process(Struct, frozen=True, kw_only=True):
+    """The daemon's."""
+
+    capabilities: int  # bits
+    fds: int
+    fds_max: int
+
+
+class Host(Struct, frozen=True, kw_only=True):
+    uring_error: int  # 0, or the errno with which the kernel refuses an io_uring
+    managers: tuple[str, ...]  # that run, and that nobody has told to leave the daemon's devices alone
+    process: Process | None  # None: it can't be seen from here
+
+
+class Master(Struct, frozen=True, kw_only=True):
+    """What is on a switch's master besides the switch."""
+
+    kind: str  # of the device, "" for hardware
+    sysctls: dict[str, str]  # those below /proc/sys/net that the checks ask for
+    xdp: bool
+    filters: tuple[str, ...]  # "ingress", "egress": where others have tc filters
+    uppers: dict[str, str]  # devices on top of it, with their kind
+
+
+def read_host(pid: int | None, root: str = "/") -> Host:
+    return Host(
+        uring_error=uring_error(),
+        managers=tuple(name for name in MANAGERS if _manages(name, Path(root))),
+        process=None if pid is None else read_process(pid),
+    )
+
+
+def _manages(name: str, root: Path) -> bool:
+    running, places, below, suffix = MANAGERS[name]
+    if not (root / running).exists():
+        return False
+    files = [file for place in places for file in (root / place / below).glob(f"*{suffix}")]
+    return not any("ipvsw-*" in file.read_text(errors="replace") for file in files)
+
+
+def read_process(pid: int) -> Process | None:
+    """None if it isn't ours to see."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        fds = len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return None
+    effective = re.search(r"^CapEff:\s+([0-9a-f]+)", status, re.MULTILINE)
+    soft = re.search(r"^Max open files\s+(\d+)", limits, re.MULTILINE)
+    if effective is None or soft is None:
+        return None
+    return Process(capabilities=int(effective[1], 16), fds=fds, fds_max=int(soft[1]))
+
+
+def daemon_pid(path: str) -> int | None:
+    """The process that answers at the socket; None if it is of another PID namespace. Errors: OSError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(path)
+        pid: int = struct.unpack("=iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    return pid or None
+
+
+def read_master(switch: Record, pid: int | None) -> Master | None:
+    """None if there is no such device now."""
+    home = f"/proc/{pid}/ns/net" if pid is not None else ""
+    with _inside(switch["netns"] or home) as there:
+        return _read_master(switch["master"]) if there else None
+
+
+@contextlib.contextmanager
+def _inside(netns: str) -> Iterator[bool]:
+    """With the thread in a namespace, if there is one of that name."""
+    fd = open_namespace(netns)
+    if fd is None:
+        yield False
+        return
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        enter_namespace(fd)
+        yield True
+    finally:
+        enter_namespace(home)
+        os.close(home)
+        os.close(fd)
+
+
+def _read_master(name: str) -> Master | None:
+    kernel = Questions()
+    try:
+        links = [_link(body) for body in kernel.ask(RTM_GETLINK, NLM_F_DUMP, _IFINFOMSG.pack(0, 0, 0, 0, 0))]
+        own = next((link for link in links if link["name"] == name), None)
+        if own is None:
+            return None
+        return Master(
+            kind=own["kind"],
+            sysctls=dict(_sysctls(name)),
+            xdp=own["xdp"],
+            filters=tuple(side for side, at in (("ingress", INGRESS), ("egress", EGRESS)) if _is_used(kernel, own, at)),
+            uppers={one["name"]: one["kind"] for one in links if one["lower"] == own["index"] and one is not own},
+        )
+    finally:
+        kernel.close()
+
+
+def _link(body: bytes) -> Record:
+    found = attributes(body, _IFINFOMSG.size)
+    lower = found.get(IFLA_LINK, b"") if IFLA_LINK_NETNSID not in found else b""
+    return {
+        "index": _IFINFOMSG.unpack_from(body)[2],
+        "name": _text(found.get(IFLA_IFNAME, b"")),
+        "kind": _text(attributes(found.get(IFLA_LINKINFO, b""), 0).get(IFLA_INFO_KIND, b"")),
+        "lower": int.from_bytes(lower, "little"),
+        "xdp": any(attributes(found.get(IFLA_XDP, b""), 0).get(IFLA_XDP_ATTACHED, b"")),
+    }
+
+
+def _text(value: bytes) -> str:
+    return value.partition(b"\0")[0].decode(errors="replace")
+
+
+def _is_used(kernel: Questions, link: Record, parent: int) -> bool:
+    """Whether there is a tc filter that is none of the daemon's."""
+    try:
+        filters = kernel.ask(RTM_GETTFILTER, NLM_F_DUMP, _TCMSG.pack(0, link["index"], 0, parent, 0))
+    except OSError:
+        return False  # there is no clsact
+    return any(_TCMSG.unpack_from(body)[4] >> 16 != OUR_PREFERENCE for body in filters)
+
+
+def _sysctls(master: str) -> Iterator[tuple[str, str]]:
+    """By their paths below /proc/sys/net; those that the kernel has."""
+    per_device = ("ipv4/conf/{}/proxy_arp", "ipv4/conf/{}/rp_filter", "ipv6/conf/{}/disable_ipv6")
+    paths = [path.format(device) for path in per_device for device in ("all", master)]
+    paths += [f"bridge/bridge-nf-call-{what}" for what in ("iptables", "ip6tables", "arptables")]
+    for path in paths:
+        with contextlib.suppress(OSError):
+            yield path.replace(master, "MASTER"), Path("/proc/sys/net", path).read_text().strip()
