@@ -170,8 +170,9 @@ class Datapath:
         not fit its path. A port may have as many waiting as are left free of 256 frames and 2 MB for each worker;
         `notify_fd` is readable when there are some."""
 
-    def set_learning(self, port: int, learning: bool) -> None:
-        """Whether frames of the port with an address that it isn't bound to are punted."""
+    def set_learning(self, port: int, learning: bool, *, link_local: bool = False) -> None:
+        """Whether frames of the port with an address that it isn't bound to are punted. `link_local`: those with an
+        IPv6 link-local one, at least."""
 
     def set_guards(self, port: int, guards: int, *, holds: bool = False) -> None:
         """`guards`: bits of GUARDS; a port starts with none. `holds`: a frame whose one fault is an address that nobody

@@ -30,7 +30,9 @@ from ipvsw.datapath.loop.state cimport (
 from ipvsw.datapath.loop.unixsock cimport (
     DATAGRAMS, NO_FRAMING, PACKETS, STREAM, Socket, socket_new, socket_send, socket_tx,
 )
-from ipvsw.datapath.rules.decide cimport BRIDGE, HOST_GATEWAY, HOST_PORT, L2, L3, L3S, PRIVATE, VEPA, VLANS
+from ipvsw.datapath.rules.decide cimport (
+    BRIDGE, HOST_GATEWAY, HOST_PORT, L2, L3, L3S, LEARN_ALL, LEARN_LINK_LOCAL, LEARN_NOTHING, PRIVATE, VEPA, VLANS,
+)
 from ipvsw.datapath.rules.guard cimport FIRST_GUARD, N_GUARDS
 from ipvsw.datapath.rules.hostaccess cimport CLOSED, FLOWS, FROM_HOST_INITIATES, TO_HOST_INITIATES
 from ipvsw.datapath.rules.routecache cimport BY_LOCAL_STACK, BY_NEXTHOP, BY_STACK, UNREACHABLE
@@ -263,9 +265,9 @@ cdef class Datapath:
         e.groups = <uint64_t *> self.lend(b"".join(as_mac(g).to_bytes(8, sys.byteorder) for g in groups))
         edits_add(&self.edits, &e)
 
-    def set_learning(self, int32_t port, bint learning):
-        cdef Edit e = edit(SET_LEARNING)
-        e.port, e.up = self.known(port), learning
+    def set_learning(self, int32_t port, bint learning, *, bint link_local=False):
+        cdef Edit e = edit(SET_LEARNING, self.known(port))
+        e.learn = LEARN_ALL if learning else LEARN_LINK_LOCAL if link_local else LEARN_NOTHING
         edits_add(&self.edits, &e)
 
     def set_guards(self, int32_t port, uint32_t guards, *, bint holds=False):

@@ -48,7 +48,7 @@ class Table:
         self._names: dict[int, str] = {}
         self._past: dict[str, Traffic] = {}  # of a port's earlier attachments
         self._past_master = self._past_host = Traffic()  # of earlier daemons
-        self._learning: set[str] = set()
+        self._learning: dict[str, tuple[bool, bool]] = {}  # as `set_learning` has it, of those that learn anything
         self._guards: dict[str, tuple[tuple[Guard, ...], bool]] = {}
         self._limits: dict[str, tuple[Limit, Limit, Limit]] = {}
         self._groups: dict[str, frozenset[bytes]] = {}
@@ -115,7 +115,7 @@ class Table:
             self._claims.detach(port)
             self.set_groups(port, ())
             if number is not None:
-                self._learning.discard(port)
+                self._learning.pop(port, None)
                 self._on_disconnected(port)
                 del self._names[number]
                 self._changes.detach_port(number, partial(self._keep_traffic, port, number))
@@ -147,12 +147,13 @@ class Table:
             if not up:
                 self._on_disconnected(port)
 
-    def set_learning(self, port: str, learning: bool) -> None:
-        """Whether frames that claim an address unknown to the port are punted. Idempotent."""
-        if learning != (port in self._learning):
-            (self._learning.add if learning else self._learning.discard)(port)
+    def set_learning(self, port: str, learning: bool, *, link_local: bool = False) -> None:
+        """Whether frames that claim an address unknown to the port are punted; `link_local`: those with a link-local
+        one at least. Idempotent."""
+        if (learning, link_local) != self._learning.get(port, (False, False)):
+            self._learning[port] = learning, link_local
             with self.change():
-                self._datapath.set_learning(self._numbers[port], learning)
+                self._datapath.set_learning(self._numbers[port], learning, link_local=link_local)
 
     def set_guards(self, port: str, guards: tuple[Guard, ...], *, holds: bool) -> None:
         """What the port is kept from sending, now and whenever it is attached again; `holds` as in the datapath."""

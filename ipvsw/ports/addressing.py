@@ -13,6 +13,7 @@ from ipvsw.linux.netlink import AddressEvent
 from ipvsw.linux.tracked import Snapshot
 from ipvsw.model import Address, AddressSource, PortConfig
 
+LINK_LOCALS = 2  # of a guest of which nothing else is learned: its firmware's, and its system's
 ALL_NODES = bytes.fromhex("333300000001"), bytes.fromhex("01005e000001")
 
 
@@ -37,6 +38,10 @@ class Addressing(ABC):
     def max_learned(self, config: PortConfig) -> int:
         """How many addresses may be learned besides those that the configuration has."""
         return 0
+
+    def may_learn(self, config: PortConfig, address: Address) -> bool:
+        """Whether the address is of those."""
+        return False
 
     def set_learned(self, addresses: Mapping[Address, AddressSource], tentative: Set[Address]) -> None:
         """All that the snooper has learned, and what the machine has only asked about; `publish` tells the table."""
@@ -88,7 +93,8 @@ class FollowedAddresses(Addressing):
 
 class GuestAddresses(Addressing):
     """What a guest does inside can't be read: the configuration pins addresses to it, or has them learned from the
-    frames that it sends."""
+    frames that it sends. Its link-local addresses are learned if it has any pinned: IPv6 can't do without, and nobody
+    but the guest knows what they are."""
 
     __slots__ = ("_joined", "_learned", "_tentative")
 
@@ -100,11 +106,16 @@ class GuestAddresses(Addressing):
         self._joined: Set[bytes] = frozenset()
 
     def see(self, table: Table, config: PortConfig, snapshot: Snapshot) -> None:
-        table.set_learning(config.name, config.learn)
+        table.set_learning(config.name, config.learn, link_local=bool(config.addresses))
         self.publish(table, config)
 
     def max_learned(self, config: PortConfig) -> int:
-        return config.max_learned if config.learn else 0
+        if config.learn:
+            return config.max_learned
+        return LINK_LOCALS if config.addresses else 0
+
+    def may_learn(self, config: PortConfig, address: Address) -> bool:
+        return config.learn or (bool(config.addresses) and address.version == 6 and address.is_link_local)
 
     def set_learned(self, addresses: Mapping[Address, AddressSource], tentative: Set[Address]) -> None:
         self._learned, self._tentative = addresses, tentative
@@ -113,10 +124,10 @@ class GuestAddresses(Addressing):
         self._joined = groups
 
     def tentative(self, config: PortConfig) -> Set[Address]:
-        return self._tentative if config.learn else frozenset()
+        return frozenset(one for one in self._tentative if self.may_learn(config, one))
 
     def publish(self, table: Table, config: PortConfig) -> None:
-        learned = self._learned if config.learn else {}
+        learned = {one: source for one, source in self._learned.items() if self.may_learn(config, one)}
         pinned = {(one.ip, one.network.prefixlen): AddressSource.CONFIG for one in config.addresses}
         claims = {(address, address.max_prefixlen): source for address, source in learned.items()}
         table.replace(config.name, claims | pinned)

@@ -83,6 +83,10 @@ class Port(TrackedDevice):
         """How many addresses may be learned besides those that the configuration has."""
         return self._addressing.max_learned(self.config)
 
+    def may_learn(self, address: Address) -> bool:
+        """Whether the address is of those."""
+        return self._addressing.may_learn(self.config, address)
+
     def set_learned(self, addresses: Mapping[Address, AddressSource], tentative: Set[Address]) -> None:
         """All addresses that the snooper has learned, and those that the machine has only asked about."""
         self._addressing.set_learned(addresses, tentative)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from ipaddress import ip_address
 from typing import Protocol
 
@@ -53,6 +53,9 @@ class SnoopedPort(Protocol):
     def max_learned(self) -> int:
         """How many; 0: none are."""
 
+    def may_learn(self, address: Address) -> bool:
+        """Whether this one."""
+
     def mark_stale(self) -> None:
         """Read the addresses that its device has anew."""
 
@@ -79,6 +82,7 @@ class Snooper:
         self._probes = Probes()
         self._memberships = Memberships()
         self._refusals: dict[str, dict[str, None]] = {}
+        self._given_up: list[Lease] = []  # by the frames that are about to go on
         self._held: dict[int, list[bytes]] = {}  # port number -> frames that wait for their address
         self._spenders: set[int] = set()  # sources of frames that were punted since credits were last renewed
         self._timers = Timers(clock)
@@ -108,7 +112,8 @@ class Snooper:
             return
         learning = self._learnings[port] = Learning(snooped_port.max_learned)
         for one in addresses[: snooped_port.max_learned]:
-            learning.learn(ip_address(one.address), one.source, one.used)
+            if snooped_port.may_learn(address := ip_address(one.address)):
+                learning.learn(address, one.source, one.used)
         for lease in leases:
             self._leases.restore(lease)
         self._await_end()
@@ -151,6 +156,10 @@ class Snooper:
                 if source < 0 or self._table.name(source) is not None:
                     for k, (frame, to) in enumerate(deliveries):
                         datapath.reinject(source, frame, to, copy=k > 0)
+        if self._given_up:  # the client's last frame from the address has passed the guards
+            with self._table.change():
+                self._end(self._given_up)
+            self._given_up.clear()
         self._timers.after("credit", CREDIT, self._give_credit)
 
     def _holds(self, source: int, frame: bytes) -> bool:
@@ -219,7 +228,7 @@ class Snooper:
                 return frame, BY_RULES
             return frame, number
         if port is not None:
-            self._end(self._leases.on_client(port, message, self._clock.time()))
+            self._given_up += self._leases.on_client(port, message, self._clock.time())
             if message.version == 4 and self._table.own_mac(port) is not None and dhcp4.wants_broadcast(payload):
                 frame = dhcp4.with_broadcast(frame, where)
         return frame, BY_RULES
@@ -238,7 +247,7 @@ class Snooper:
 
     def _learn(self, port: str, address: Address, source: AddressSource) -> None:
         snooped = self._find_port(port)
-        if snooped is None or not snooped.max_learned:
+        if snooped is None or not snooped.may_learn(address):
             return
         learning = self._learnings.setdefault(port, Learning(snooped.max_learned))
         learning.max_learned = snooped.max_learned
@@ -280,7 +289,7 @@ class Snooper:
                 del logged[next(iter(logged))]
             log.warning("switch %s: %s", self._switch, why, extra=self._about(Event.REFUSED, port, address, why))
 
-    def _end(self, leases: tuple[Lease, ...]) -> None:
+    def _end(self, leases: Iterable[Lease]) -> None:
         for lease in leases:
             learning = self._learnings.get(lease.port)
             if learning is not None and learning.forget(lease.address):

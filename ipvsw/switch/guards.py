@@ -27,7 +27,7 @@ def guards_of(port: PortConfig, of_switch: tuple[Guard, ...] | None) -> tuple[Gu
 
 def holds_unknown(port: PortConfig) -> bool:
     """Whether the port may come by an address that the switch has not heard of yet."""
-    return port.kind in (Kind.NETNS, Kind.LINK) or port.learn
+    return port.kind in (Kind.NETNS, Kind.LINK) or port.learn or bool(port.addresses)
 
 
 class GuardLog:

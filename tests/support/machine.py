@@ -30,10 +30,10 @@ def arp(sender: str, target: str, operation: int = 1, mac: bytes = MAC) -> bytes
 
 
 def solicitation(source: str, target: str) -> bytes:
-    """A neighbour solicitation; from :: it asks whether the address is free."""
+    """A neighbour solicitation; from :: it asks whether the address is free, and else says who wants an answer."""
     packed = IPv6Address(target).packed
     to = IPv6Address("ff02::1:ff00:0").packed[:13] + packed[13:]
-    body = b"\x87\0\0\0" + bytes(4) + packed
+    body = b"\x87\0\0\0" + bytes(4) + packed + (b"" if source == "::" else b"\1\1" + MAC)
     pseudo = IPv6Address(source).packed + to + struct.pack("!II", len(body), 58)
     body = body[:2] + (~ones(pseudo + body) & 0xFFFF).to_bytes(2, "big") + body[4:]
     head = struct.pack("!IHBB", 6 << 28, len(body), 58, 255) + pseudo[:32]

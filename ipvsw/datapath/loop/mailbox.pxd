@@ -66,6 +66,7 @@ cdef struct Edit:
     int mode
     int flag
     int access
+    uint8_t learn
     uint32_t guards
     Limits *limits
     bint up
@@ -145,7 +146,7 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
     elif e.kind == SET_GROUPS:
         return 0 if copy_groups(&w.switch_.rules[e.port], e) else ENOMEM
     elif e.kind == SET_LEARNING:
-        w.switch_.rules[e.port].learn = e.up
+        w.switch_.rules[e.port].learn = e.learn
         note_stages(&w.switch_.rules[e.port])
     elif e.kind == SET_GUARDS:
         w.switch_.rules[e.port].guards = <uint16_t> e.guards

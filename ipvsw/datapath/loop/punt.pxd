@@ -11,7 +11,7 @@ from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
 from ipvsw.datapath.rules.hostaccess cimport ipv4_transport
-from ipvsw.datapath.rules.decide cimport L2
+from ipvsw.datapath.rules.decide cimport L2, LEARN_LINK_LOCAL
 from ipvsw.datapath.loop.state cimport (
     HEADER, MARKS, SLOW, SLOW_OCTETS, Held, Queue, Slow, Worker, punted_by, run_apart,
 )
@@ -32,6 +32,7 @@ from ipvsw.datapath.packet.payload cimport (
 cdef enum:
     BOOTP = 240  # bytes up to the end of the magic cookie (RFC 2131 section 3)
     COOKIE = 0x63825363
+    LINK_LOCAL = 0xFE80 >> 6  # the first 10 bits of such an address (RFC 4291 section 2.4)
     FOR_DHCP = 8  # credits of a port that only DHCP may use
     MASTER_FOR_DHCP = 64  # the same of the master and of the host
 
@@ -156,8 +157,12 @@ cdef inline bint answers_arp_probe(const Frame *f, uint64_t mac) noexcept nogil:
 
 cdef inline bint is_new_address(Worker *w, int32_t port, const Frame *f) noexcept nogil:
     """Whether the frame names an address that the port isn't known to have. One that it has is marked as used."""
-    cdef Address a = sender_of(f)
-    if a.family == 0 or (a.hi == 0 and a.lo == 0):
+    cdef bint link_local = w.switch_.rules[port].learn == LEARN_LINK_LOCAL
+    cdef Address a
+    if link_local and f.ethertype != ETH_P_IPV6:
+        return False
+    a = sender_of(f)
+    if a.family == 0 or (a.hi == 0 and a.lo == 0) or (link_local and be16(<uint8_t *> &a.hi) >> 6 != LINK_LOCAL):
         return False
     if table_find(&w.switch_.table, &a) != port:
         return True

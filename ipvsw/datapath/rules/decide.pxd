@@ -47,11 +47,16 @@ cdef enum:  # a port's `extra_stages`
     LEARNING = 8
     REPORTING = 16
 
+cdef enum:  # a port's `learn`
+    LEARN_NOTHING = 0
+    LEARN_ALL = 1
+    LEARN_LINK_LOCAL = 2  # IPv6 link-local addresses alone
+
 # What the rules need to know of a port. One cache line, found by a shift.
 cdef struct PortRule:
     # Whether
     uint8_t up
-    uint8_t learn  # its addresses are found out from its frames
+    uint8_t learn  # which of its addresses are found out from its frames
     uint8_t holds  # frames with an address that nobody owns yet wait until Python has seen them, where a guard is on
     uint8_t all_multicast  # it listens to every group
     uint8_t limited  # what it sends has a limit, see ratelimit.pxd

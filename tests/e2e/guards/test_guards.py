@@ -13,13 +13,13 @@ import pytest
 
 from tests.support.attacks import FOREIGN, MASTER, Who, attacks, hidden
 from tests.support.frames import udp4
-from tests.support.machine import arp, idle, machine
+from tests.support.machine import addresses, arp, idle, machine, solicitation
 from tests.support.patience import until
 from tests.support.running import Daemon, port, switch, toml
 from tests.support.sniff import raw, sniffing
 from tests.support.topology import MASTER4, MASTER6, WIRE4, WIRE6, Lab, port4, port6
 
-VM4, VM6 = "10.1.0.60", "fd00:1::60"
+VM4, VM6, LINK_LOCAL = "10.1.0.60", "fd00:1::60", "fe80::60"
 BROADCAST = b"\xff" * 6
 
 
@@ -93,6 +93,30 @@ def test_honest_clients_meet_no_guard(lab: Lab, lan: Daemon) -> None:
         guest.send(arp(VM4, WIRE4))
         guest.receive(lambda frame: frame[20:22] == b"\0\2")
     assert guarded(lan, "ipvl1") == guarded(lan, "vm1") == {}
+
+
+@pytest.mark.parametrize("guard", ["strict", "off"])
+def test_a_machine_with_pinned_addresses_has_its_link_local_one(lab: Lab, guard: str) -> None:
+    """For neighbour discovery and router advertisements. Another of its own making it has not, nor a sibling's."""
+    some = ports(lab)
+    some[2] |= {"guard": guard}
+    with Daemon(switch("m0", lab.host, some), home=lab.home) as daemon:
+        daemon.wait(states=("up", "waiting"))
+        idle(daemon, "vm1")
+        theirs = next(one["local"] for one in lab.addresses(lab.ports[0], "ipvl1") if one["scope"] == "link")
+        with machine(daemon) as guest:
+            guest.send(solicitation("::", LINK_LOCAL))
+            guest.send(solicitation(LINK_LOCAL, WIRE6))
+            answer = guest.receive(lambda frame: frame[12:14] == b"\x86\xdd" and frame[54] == 136)
+            assert answer[38:54] == ip_address(LINK_LOCAL).packed
+            assert addresses(daemon, "vm1").get(LINK_LOCAL) == "nd"
+            assert guarded(daemon, "vm1") == {}
+            guest.send(solicitation("fd00:1::61", WIRE6))
+            guest.send(solicitation(theirs, WIRE6))
+            drops = {"guard_ip_source": 2} if guard == "strict" else {}
+            until(lambda: guarded(daemon, "vm1") == drops, f"dropped: {guarded(daemon, 'vm1')}")
+            assert set(addresses(daemon, "vm1")) == {VM4, VM6, LINK_LOCAL}
+        until(lambda: not addresses(daemon, "vm1"), "it is forgotten with the machine")
 
 
 def test_a_guard_is_changed_in_place_and_shown(lab: Lab, lan: Daemon) -> None:

@@ -98,6 +98,27 @@ def test_what_is_nothing_new_goes_on_at_once(old: bytes) -> None:
         assert it.datapath.punted() == []
 
 
+def test_link_local_addresses_alone() -> None:
+    site_local = bytes.fromhex("fec0") + bytes(13) + b"\7"
+    others = [NEW_ADDRESSES["ipv4"], NEW_ADDRESSES["arp"], nd(135, site_local, v6(1))]
+    claims = [NEW_ADDRESSES["ipv6"], NEW_ADDRESSES["dad"], NEW_ADDRESSES["advertisement"]]
+    with lab(1) as it:
+        it.datapath.set_learning(0, False, link_local=True)
+        it.datapath.commit()
+        for each in others:
+            it.interfaces[0].send(each)
+        it.settled(0, len(others))
+        for claim in claims:
+            it.interfaces[0].send(claim)
+            assert punted(it, 1) == [(0, HEADER + claim)]
+        it.datapath.bind(NEW6, 0)
+        it.datapath.commit()
+        for claim in claims:
+            it.interfaces[0].send(claim)
+        until(lambda: it.counted(0).rx_frames == len(others) + 2 * len(claims), "what is known goes on")
+        assert it.datapath.punted() == [] and it.datapath.used(0, [NEW6]) == [NEW6]
+
+
 def test_a_bound_address_is_new_no_more_and_is_in_use() -> None:
     with lab(1) as it:
         snooper(it)

@@ -48,6 +48,7 @@ class Runtime:
         self.in_use: set[bytes] = set()
         self.log: list[Any] = []  # in order: what ports have, what goes on, who got credit
         self.max_learned = 4
+        self.link_local_alone = False
         self.guarded: tuple[Guard, ...] = ()
         self.namespaces: set[str] = set()
         self.joined: dict[str, Set[bytes]] = {}
@@ -122,6 +123,9 @@ class Runtime:
         class SnoopedPort:
             max_learned = runtime.max_learned
             serves_vm = port not in runtime.namespaces
+
+            def may_learn(self, address: Address) -> bool:
+                return bool(runtime.max_learned) and (not runtime.link_local_alone or address.is_link_local)
 
             def set_joined(self, groups: Set[bytes]) -> None:
                 runtime.joined[port] = groups
@@ -249,6 +253,21 @@ def test_a_port_that_does_not_learn(runtime: Runtime) -> None:
     assert (lease.address, lease.state, lease.remaining) == (str(B), None, 3600)
 
 
+def test_a_port_that_learns_link_local_addresses_alone(runtime: Runtime) -> None:
+    runtime.max_learned, runtime.link_local_alone = 2, True
+    own = ip_address("fe80::60")
+    advertised = bytes(10) + b"\xff" * 6 + MAC + b"\x86\xdd\x60" + bytes(5) + b"\x3a\xff" + own.packed + bytes(40)
+    runtime.snooper.take([(0, says(A)), (0, advertised)])
+    assert (0, says(A), -1) in runtime.log and (0, advertised, -1) in runtime.log
+    runtime.lease(B)
+    assert list(runtime.learned["p0"]) == [own]
+    saved = runtime.snooper.save()
+    runtime.snooper.forget("p0")
+    runtime.snooper.restore("p0", saved)
+    assert list(runtime.learned["p0"]) == [own]
+    assert runtime.snooper.counters == {"learned": 1}
+
+
 def test_a_frame_waits_until_the_address_that_it_has_was_read(runtime: Runtime) -> None:
     def happened() -> list[Any]:
         found = [one for one in runtime.log if one != "commit"]
@@ -283,6 +302,16 @@ def test_a_lease_from_beginning_to_end(runtime: Runtime) -> None:
     runtime.sleep(2)
     assert not runtime.learned["p0"] and not list(runtime.snooper.leases())
     assert runtime.snooper.counters == {"learned": 1, "ended": 1}
+
+
+def test_a_release_goes_on_before_its_address_is_forgotten(runtime: Runtime) -> None:
+    """It comes from that address: a guard would drop it."""
+    runtime.lease(A)
+    runtime.log.clear()
+    release = in_frame(bootp(1, kind=7, ciaddr=str(A)), source=str(A))
+    runtime.snooper.take([(0, release)])
+    assert runtime.log == [(0, runtime.log[0][1], -1), "commit", ("p0", {})]
+    assert not list(runtime.snooper.leases())
 
 
 def test_only_an_endpoint_with_its_own_mac_is_made_to_ask_for_a_broadcast(runtime: Runtime) -> None:
