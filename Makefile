@@ -52,7 +52,11 @@ where: setup bench-packages  ## where the time goes: profile, system calls, copi
 fuzz: setup test-packages .venv/.probe  ## a million random frames through parse and decide
 	$(BIN)/python -m tests.fuzz.run
 
-san: setup  ## the C-level tests under ASan and UBSan
+honest: setup test-packages  ## clients as people run them behind all guards, which drop nothing, ten minutes [SECONDS=60]
+	IPVSW_HONEST_SECONDS='$(or $(SECONDS),600)' PATH="$(CURDIR)/$(BIN):$$PATH" \
+	$(BIN)/python -m pytest -q -s tests/e2e/guards/test_honest.py
+
+san: setup  ## the C-level tests, and a hostile minute of the daemon, under ASan and UBSan
 	scripts/sanitize $(SAN)
 
 wheel: setup  ## build/wheels: ipvsw with its compiled parts and the BPF object, for this Python
@@ -96,4 +100,4 @@ bench-packages:
 
 always:
 
-.PHONY: help setup run test lint format docs conformance bench where fuzz san wheel deb debcheck fresh clean system test-packages bench-packages always
+.PHONY: help setup run test lint format docs conformance bench where fuzz honest san wheel deb debcheck fresh clean system test-packages bench-packages always
