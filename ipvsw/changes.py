@@ -2,7 +2,8 @@
 
 Callers open a batch, edit the datapath that it yields, and everything is committed together when the outermost batch
 ends. The shim keeps a frame from the host only while the datapath can deliver it: an address is bound in the datapath
-first and added to the shim's map second, and removed in the opposite order. So are mode and host interface.
+first and added to the shim's map second, and removed in the opposite order. So are mode and host interface. Of ports
+whose unicast the kernel forwards the shim learns at once: what it doesn't decide the datapath does.
 
 Nobody else calls `Datapath.commit`, nor changes the shim's settings and addresses.
 """
@@ -17,6 +18,7 @@ from itertools import islice
 
 from ipvsw._fast import ACCESS, Datapath
 from ipvsw.linux.bpf import Shim
+from ipvsw.linux.fastports import THE_MASTER, FastCounts, FastDevice, FastFlag
 
 log = logging.getLogger("ipvsw")
 
@@ -56,6 +58,8 @@ class Changes:
         self._wanted_gateways = self._gateways
         self._vlans: frozenset[int] = frozenset()  # with a device of their own on the master
         self._detaching: list[tuple[int, Callable[[], None]]] = []
+        self._fast: dict[int, FastDevice] = {}  # by the port's number
+        self._fast_owned: dict[bytes, int] = {}  # address -> the host end of such a port, whose it is
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[Datapath]:
@@ -112,10 +116,12 @@ class Changes:
 
     def set_mode(self, mode: int, flag: int, access: int) -> None:
         """Numbers of `_fast.MODES`, `FLAGS` and `ACCESS`."""
+        host_access = access != ACCESS["none"]
+        self._shim.stop_deciding()
         with self.batch() as datapath:
             datapath.set_mode(mode, flag, access)
         self._shim.set_mode(mode)
-        host_access = access != ACCESS["none"]
+        self._shim.set_fast_rules(mode, flag, host_access)
         if host_access != self._host_access:
             self._host_access = host_access
             self.review_diversion(self._stolen)
@@ -141,6 +147,39 @@ class Changes:
         self._shim.set_host_ifindex(0)
         with self.batch() as datapath:
             datapath.detach_host()
+
+    # ------------------------------------------------------------------------ what the kernel forwards
+
+    def set_uplink(self, ifindex: int) -> None:
+        """The master's index, 0 while there is none."""
+        self._shim.set_master_ifindex(ifindex)
+
+    def set_resuming(self, on: bool) -> None:
+        """Whether the last daemon's programs on the master go on for now."""
+        self._shim.set_resuming(on)
+
+    def put_devices(self, device: FastDevice, mtu: int) -> None:
+        """The programs on these devices have the daemon decide everything, until the port is `set_fast`."""
+        self._shim.fast.put(device, mtu, FastFlag(0))
+
+    def drop_devices(self, device: FastDevice) -> None:
+        """They are gone, and so is the port that was `set_fast`."""
+        self._shim.fast.remove(device)
+
+    def set_fast(self, port: int, device: FastDevice, mtu: int, flags: FastFlag) -> None:
+        """What of the port's unicast the kernel may forward, from now on."""
+        self._fast[port] = device
+        self._shim.fast.put(device, mtu, flags)
+
+    def fast_counts(self, port: int | None) -> FastCounts:
+        """What it has forwarded from and to the port, None: from and to the master."""
+        if port is None:
+            return self._shim.fast.counts(THE_MASTER)
+        return self._shim.fast.counts(self._fast[port].end) if port in self._fast else FastCounts()
+
+    def frames_forwarded(self) -> int:
+        """From everywhere, since this switch is there and its ports are."""
+        return sum(self.fast_counts(port).rx_frames for port in (None, *self._fast))
 
     # ------------------------------------------------------------------------ commit
 
@@ -180,6 +219,7 @@ class Changes:
         self.datapath.commit()
         for port, its in bound.items():
             moved = [] if self._stolen.isdisjoint(its) else [one for one in its if one in self._stolen]
+            self._note_owner(its, self._fast.get(port), moved)
             self._steal([one for one in its if one not in self._stolen] if moved else its)
             self._divert(its)
             self._on_bound(port, its, moved)
@@ -188,15 +228,28 @@ class Changes:
         detaching, self._detaching = self._detaching, []
         for port, before in detaching:
             before()
+            self._fast.pop(port, None)
             self.datapath.detach_port(port)
         if detaching:
             self.datapath.commit()
 
+    def _note_owner(self, addresses: list[bytes], device: FastDevice | None, moved: list[bytes]) -> None:
+        """These addresses are a port's; those that another had, `moved`, may be known to the shim as that one's."""
+        if device is not None:
+            self._fast_owned.update(dict.fromkeys(addresses, device.end))
+            again = moved
+        else:
+            again = [one for one in moved if self._fast_owned.pop(one, None) is not None]
+        for diverted in (True, False):
+            if its := [one for one in again if (one in self._diverted) is diverted]:
+                self._shim.assign(its, owner=device.end if device is not None else 0, diverted=diverted)
+
     def _steal(self, addresses: list[bytes]) -> None:
+        """All of them are of one port."""
         if not addresses:
             return
         try:
-            self._shim.add(addresses)
+            self._shim.add(addresses, self._fast_owned.get(addresses[0], 0))
         except OSError as error:
             if len(addresses) > 1:
                 for address in addresses:
@@ -216,10 +269,18 @@ class Changes:
         wanted = {one for one in addresses if one in self._stolen and self.diverts(one)} if self._host_access else set()
         for on, its in ((True, wanted - self._diverted), (False, self._diverted.intersection(addresses) - wanted)):
             if its:
-                self._shim.divert(list(its), on)
+                for owner, some in self._by_fast_owner(its):
+                    self._shim.assign(some, owner=owner, diverted=on)
                 (self._diverted.update if on else self._diverted.difference_update)(its)
                 changed = True
         return changed
+
+    def _by_fast_owner(self, addresses: Set[bytes]) -> Iterator[tuple[int, list[bytes]]]:
+        """The addresses of each port that the kernel forwards to, by its host end, and of all others, by 0."""
+        owners: dict[int, list[bytes]] = {}
+        for address in addresses:
+            owners.setdefault(self._fast_owned.get(address, 0), []).append(address)
+        yield from owners.items()
 
     def _unsteal(self, addresses: list[bytes]) -> None:
         stolen = [address for address in addresses if address in self._stolen]
@@ -227,6 +288,9 @@ class Changes:
             self._stolen.difference_update(stolen)
             self._diverted.difference_update(stolen)
             self._shim.remove(stolen)
+            if self._fast_owned:
+                for address in stolen:
+                    self._fast_owned.pop(address, None)
 
 
 def _by_owner(addresses: list[bytes], ports: list[int | None]) -> tuple[dict[int, list[bytes]], list[bytes]]:

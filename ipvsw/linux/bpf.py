@@ -17,14 +17,16 @@ import sys
 from collections.abc import Sequence, Set
 from pathlib import Path
 
+from ipvsw.linux.fastports import FastPorts
 from ipvsw.linux.heartbeat import Heartbeat
 
-MARK = 0x69707677  # SO_MARK of frames for the host's own stack; master.bpf.c has the same
+MARK = 0x69707677  # SO_MARK of frames for the host's own stack; lib/maps.h has the same
 WIRE_MARK = 0x69707678  # of ports' frames for the wire
-_MODE, _HOST_IFINDEX = 0, 1  # enum setting of master.bpf.c
+_MODE, _HOST_IFINDEX, _FAST_RULES, _MASTER_IFINDEX = range(4)  # enum setting of lib/maps.h
 CAPACITY = 4096  # addresses that the first map has room for; the next one has at least twice as much
 KEY_SIZE, VALUE_SIZE = 20, 4  # bytes of `struct address` and of what the map says of it
-KEPT, DIVERTED = (value.to_bytes(VALUE_SIZE, sys.byteorder) for value in (0, 1))  # enum owned_flag of the BPF source
+DIVERTED, OWNER_SHIFT = 1, 1  # enum owned_flag of lib/maps.h
+FAST_ON, FAST_HOST_ACCESS, FAST_MODE_SHIFT, FAST_FLAG_SHIFT, FAST_RESUMING = 1, 2, 2, 4, 64  # enum fast_rules
 COPY_BATCH = 4096  # addresses that are copied at a time
 BPF_MAP_TYPE_HASH = 1  # linux/bpf.h
 _NO_OPTIONS = ctypes.c_size_t(ctypes.sizeof(ctypes.c_size_t))  # struct bpf_test_run_opts with its `sz` alone
@@ -75,9 +77,10 @@ class Shim:
     """One switch's BPF programs and map. Errors: OSError.
 
     `filter_fd` is for SO_ATTACH_BPF on the receiving sockets, `ingress_fd` and `egress_fd` for clsact on the master,
-    `mute_fd` for clsact ingress on virtual machines' TAPs, `spread_fd` for spreading flows over several readers: the
-    fanout of the packet sockets, and ports' TAPs. What the programs are attached to keeps them alive, this object the
-    access to the maps, and the heartbeat: without that they leave everything to the host.
+    `mute_fd` for clsact ingress on virtual machines' TAPs, `port_fd` and `feed_fd` on the two devices of a port of kind
+    veth, `spread_fd` for spreading flows over several readers: the fanout of the packet sockets, and ports' TAPs. What
+    the programs are attached to keeps them alive, this object the access to the maps, and the heartbeat: without that
+    they leave to the host what the daemon would deliver.
     """
 
     def __init__(self) -> None:
@@ -85,6 +88,7 @@ class Shim:
         self._capacity = 0
         self._count = 0
         self._vlans: Set[int] = frozenset()
+        self._rules = self._resuming = 0  # what `_FAST_RULES` is made of
         self._heartbeat: Heartbeat | None = None
         self._lib = _libbpf()
         self._object = ctypes.c_void_p(self._lib.bpf_object__open_file(os.fsencode(_OBJECT), None))
@@ -98,6 +102,11 @@ class Shim:
             self.egress_fd = self._program("ipvsw_inject")
             self.mute_fd = self._program("ipvsw_mute")
             self.spread_fd = self._program("ipvsw_spread")
+            self.port_fd = self._program("ipvsw_port")
+            self.feed_fd = self._program("ipvsw_feed")
+            self.fast = FastPorts(
+                self._lib, *(self._lib.bpf_map__fd(self._map(name)) for name in ("fast_ports", "fast_counts"))
+            )
             self._owned = self._lib.bpf_map__fd(self._map("owned"))
             self._settings = self._lib.bpf_map__fd(self._map("settings"))
             self._vlan_words = self._lib.bpf_map__fd(self._map("vlans"))
@@ -128,6 +137,29 @@ class Shim:
         """The device that the host's own frames for ports are redirected to from now on, in l2; 0: none."""
         self._set(_HOST_IFINDEX, index)
 
+    def set_master_ifindex(self, index: int) -> None:
+        """The device by which the kernel forwards veth ports' frames to the wire from now on; 0: none."""
+        self._set(_MASTER_IFINDEX, index)
+
+    def set_fast_rules(self, mode: int, flag: int, host_access: bool) -> None:
+        """What the kernel decides by itself from now on; the numbers of `_fast.MODES` and `FLAGS`."""
+        access = FAST_HOST_ACCESS if host_access else 0
+        self._set_fast(FAST_ON | access | mode << FAST_MODE_SHIFT | flag << FAST_FLAG_SHIFT)
+
+    def stop_deciding(self) -> None:
+        """The daemon has every frame from now on."""
+        self._set_fast(0)
+
+    def set_resuming(self, on: bool) -> None:
+        """Whether the last daemon's programs on the master are to forward to veth ports for now: then `filter` has none
+        of what is for these."""
+        self._resuming = FAST_RESUMING if on else 0
+        self._set_fast(self._rules)
+
+    def _set_fast(self, rules: int) -> None:
+        self._rules = rules
+        self._set(_FAST_RULES, rules | self._resuming)
+
     def _set(self, which: int, value: int) -> None:
         packed = (number.to_bytes(4, sys.byteorder) for number in (which, value))
         _checked(self._lib.bpf_map_update_elem(self._settings, *packed, ctypes.c_uint64(0)), "a setting of the shim")
@@ -143,17 +175,18 @@ class Shim:
             )
         self._vlans = frozenset(vlans)
 
-    def add(self, addresses: Sequence[bytes]) -> None:
-        """Frames for these addresses (4 or 16 bytes, none of them there yet) are ports' from now on. After an error
-        some may be there: adding them again is no harm."""
+    def add(self, addresses: Sequence[bytes], owner: int = 0) -> None:
+        """Frames for these addresses (4 or 16 bytes, none of them there yet) are ports' from now on. `owner` as for
+        `assign`. After an error some may be there: adding them again is no harm."""
         self.expect(len(addresses))
-        self._update(self._addresses, _keys(addresses), KEPT * len(addresses), len(addresses))
+        self.assign(addresses, owner=owner, diverted=False)
         self._count += len(addresses)
 
-    def divert(self, addresses: Sequence[bytes], on: bool) -> None:
-        """Whether the host's own traffic to these addresses, which must be there, is their ports' too."""
-        values = (DIVERTED if on else KEPT) * len(addresses)
-        self._update(self._addresses, _keys(addresses), values, len(addresses))
+    def assign(self, addresses: Sequence[bytes], *, owner: int, diverted: bool) -> None:
+        """Whose these addresses, which must be there, are: the key of one of the `fast` ports, 0: another port's; and
+        whether the host's own traffic to them is their port's too."""
+        value = (owner << OWNER_SHIFT | (DIVERTED if diverted else 0)).to_bytes(VALUE_SIZE, sys.byteorder)
+        self._update(self._addresses, _keys(addresses), value * len(addresses), len(addresses))
 
     def remove(self, addresses: Sequence[bytes]) -> None:
         """Frames for these addresses, which must be there, are the host's again."""

@@ -17,51 +17,15 @@
  */
 #include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
+#include "lib/fast.h"
+#include "lib/maps.h"
 #include "lib/packet.h"
 
-#define MARK 0x69707677 /* SO_MARK of the injecting socket; ipvsw/linux/bpf.py has the same */
-#define WIRE_MARK 0x69707678 /* of the sockets that send the ports' frames on the wire */
 #define PATIENCE_NS 5000000000ULL /* without a heartbeat; docs/security.md and the tests have the same */
 #define VLAN_WORDS 64
 #define VLAN_VID_MASK 0xFFF
 #define ICMP_TIME_EXCEEDED 11
 #define ICMPV6_TIME_EXCEEDED 3
-
-enum mode { L2, L3, L3S };
-
-/* What the map says of an owned address. */
-enum owned_flag {
-	DIVERTED = 1 /* the host's own traffic to it is the port's too */
-};
-
-/* The owned addresses. A map can't grow: the daemon replaces it with a larger one. */
-struct addresses {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__uint(key_size, sizeof(struct address)); /* clang leaves out the type of a map in a map */
-	__uint(value_size, sizeof(__u32));
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__array(values, struct addresses);
-} owned SEC(".maps");
-
-/* The switch's configuration. */
-enum setting {
-	MODE,
-	HOST_IFINDEX, /* of the host port, 0: there is none */
-	SETTINGS
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, SETTINGS);
-	__type(key, __u32);
-	__type(value, __u32);
-} settings SEC(".maps");
 
 /* VLANs with a device of their own on the master: bits of 802.1Q, then those of 802.1ad. */
 struct {
@@ -99,26 +63,6 @@ static __always_inline int is_alive(void)
 	return last && bpf_ktime_get_coarse_ns() < *last + PATIENCE_NS;
 }
 
-static __always_inline __u32 setting(__u32 which)
-{
-	__u32 *value = bpf_map_lookup_elem(&settings, &which);
-
-	return value ? *value : 0;
-}
-
-static __always_inline __u32 *owned_flags(const struct address *a)
-{
-	__u32 first = 0;
-	void *addresses = bpf_map_lookup_elem(&owned, &first);
-
-	return addresses ? bpf_map_lookup_elem(addresses, a) : 0;
-}
-
-static __always_inline int is_owned(const struct address *a)
-{
-	return owned_flags(a) != 0;
-}
-
 /* Whether the frame is a VLAN device's of the host, which has it before a driver's receive handler could. */
 static __always_inline int to_vlan_device(struct __sk_buff *skb)
 {
@@ -132,15 +76,16 @@ static __always_inline int to_vlan_device(struct __sk_buff *skb)
 	return bits && *bits >> (vid % 64) & 1;
 }
 
-/* Whether a port owns the destination. In l3s the host's stack forwards to the ports: nothing is stolen. */
-static __always_inline int to_port(struct __sk_buff *skb)
+/* What the map says of the destination, if a port owns it. In l3s the host's stack forwards to the ports: nothing is
+ * stolen. */
+static __always_inline __u32 *to_port(struct __sk_buff *skb)
 {
 	struct address to = {};
 
 	if (setting(MODE) == L3S || to_vlan_device(skb))
 		return 0;
 	destination(skb, &to);
-	return to.family && is_owned(&to);
+	return to.family ? owned_value(&to) : 0;
 }
 
 /*
@@ -150,28 +95,44 @@ static __always_inline int to_port(struct __sk_buff *skb)
 SEC("socket")
 int ipvsw_filter(struct __sk_buff *skb)
 {
+	__u32 *owned;
+
 	if (skb->mark == MARK)
 		return 0;
 	if (to_vlan_device(skb))
 		return 0;
-	if ((setting(MODE) == L2 && to_group(skb)) || to_port(skb))
+	if (setting(MODE) == L2 && to_group(skb))
 		return -1;
+	owned = to_port(skb);
+	if (owned && *owned >> OWNER_SHIFT && setting(FAST_RULES) & FAST_RESUMING)
+		return 0;
+	if (owned)
+		return is_fast(skb) && fast_receiver(*owned) ? 0 : -1;
 	if (setting(MODE) != L2)
 		return 0;
 	return to_dhcp_client(skb) || answers_arp_probe(skb) || to_ip_group(skb) ? -1 : 0;
 }
 
-/* Master, clsact ingress. */
+/* Master, clsact ingress. What needs no daemon goes on without its heartbeat. */
 SEC("tc")
 int ipvsw_steal(struct __sk_buff *skb)
 {
+	struct fast_port *port;
+	__u32 *owned;
+
 	if (skb->mark == MARK) {
 		skb->mark = 0; /* the host's own rules may use marks */
 		return TC_ACT_OK;
 	}
 	if (skb->pkt_type == PACKET_LOOPBACK || (to_group(skb) && setting(MODE) == L2))
 		return TC_ACT_OK;
-	return to_port(skb) && is_alive() ? TC_ACT_SHOT : TC_ACT_OK;
+	owned = to_port(skb);
+	if (!owned)
+		return TC_ACT_OK;
+	port = is_fast(skb) ? fast_receiver(*owned) : 0;
+	if (port)
+		return fast_to_port(skb, THE_MASTER, *owned >> OWNER_SHIFT, port);
+	return is_alive() ? TC_ACT_SHOT : TC_ACT_OK;
 }
 
 /* In l3s the host forwards to the ports, which the kernel's driver does not: its time-exceeded errors reveal a hop. */
@@ -194,7 +155,7 @@ static __always_inline int reveals_hop(struct __sk_buff *skb)
 			return 0;
 		to.family = 6;
 	}
-	return to.family && is_owned(&to);
+	return to.family && owned_value(&to);
 }
 
 /* Whether the host's own frame is for a port, and not for where the host's routes lead. */
@@ -204,7 +165,7 @@ static __always_inline int is_diverted(struct __sk_buff *skb)
 	__u32 *flags;
 
 	destination(skb, &to);
-	flags = to.family ? owned_flags(&to) : 0;
+	flags = to.family ? owned_value(&to) : 0;
 	return flags && *flags & DIVERTED;
 }
 

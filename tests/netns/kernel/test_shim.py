@@ -125,7 +125,7 @@ def test_a_daemon_without_a_heartbeat_leaves_everything_to_the_host(small: Shim)
     here = bytes([10, 0, 0, 1])
     frame = b"\2\0\0\0\0\1" * 2 + b"\x08\0\x45\0\0\x14" + bytes(12) + here + bytes(26)
     small.add([here])
-    small.divert([here], True)
+    small.assign([here], owner=0, diverted=True)
     small.set_host_ifindex(1)
     for ago, stolen in ((0.0, True), (PATIENCE - 2, True), (PATIENCE + 0.1, False), (30.0, False)):
         last_beat(small, ago)

@@ -87,7 +87,7 @@ class Machine:
     def expect(self, more: int) -> None:
         pass
 
-    def add(self, addresses: Sequence[bytes]) -> None:
+    def add(self, addresses: Sequence[bytes], owner: int = 0) -> None:
         for address in addresses:
             if self.full:
                 raise OSError(7, "the map is full")

@@ -1,0 +1,97 @@
+"""Ports whose unicast the kernel forwards by itself, as the BPF programs know them, and what they have counted.
+
+The maps are those of lib/maps.h in kmod-shim/bpf; `bpf` loads them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import errno
+import os
+import struct
+
+from msgspec import Struct
+
+THE_MASTER = 0  # its key in the map of counters
+
+_KEY = struct.Struct("=I")
+_PORT = struct.Struct("=III")  # struct fast_port: the other device, MTU, flags
+_COUNTS = struct.Struct("=5Q")  # struct fast_counts, of one CPU
+
+
+class FastFlag(enum.IntFlag):
+    """enum fast_flag of lib/maps.h."""
+
+    UP = 1
+    SENDS = 2  # the kernel may decide about what it sends
+    RECEIVES = 4  # and about what it receives
+    SAME_NETNS = 8  # its endpoint is in the master's namespace
+
+
+class FastDevice(Struct, frozen=True):
+    """The two devices of such a port beside the master, by their indices: the host end of its veth, which is its key in
+    the maps, and the TAP that the daemon reads."""
+
+    end: int
+    tap: int
+    same_netns: bool
+
+
+class FastCounts(Struct, frozen=True):
+    """Frames that the kernel has forwarded, as the switch sees them. All from a port ended at another or, so many of
+    them, at the master."""
+
+    rx_frames: int = 0
+    rx_bytes: int = 0
+    to_master: int = 0
+    tx_frames: int = 0
+    tx_bytes: int = 0
+
+
+class FastPorts:
+    """One switch's. Errors: OSError."""
+
+    def __init__(self, lib: ctypes.CDLL, ports: int, counts: int) -> None:
+        """`lib` is libbpf, the others are descriptors of maps, which the caller keeps open."""
+        self._lib = lib
+        self._ports = ports
+        self._counts = counts
+        self._cpus = self._checked(lib.libbpf_num_possible_cpus())
+        self._count_from_zero(THE_MASTER)
+
+    def put(self, device: FastDevice, mtu: int, flags: FastFlag) -> None:
+        """A port is there, or has changed. `flags` without SAME_NETNS, which the device says."""
+        if self._lib.bpf_map_lookup_elem(self._counts, _KEY.pack(device.end), self._buffer()):
+            self._count_from_zero(device.end)
+        flags |= FastFlag.SAME_NETNS if device.same_netns else FastFlag(0)
+        for key, other in ((device.end, device.tap), (device.tap, device.end)):
+            self._update(self._ports, _KEY.pack(key), _PORT.pack(other, mtu, flags))
+
+    def remove(self, device: FastDevice) -> None:
+        """It is gone, and what it has counted. No address may have it as its owner any more."""
+        for index, key in ((self._ports, device.end), (self._ports, device.tap), (self._counts, device.end)):
+            result = self._lib.bpf_map_delete_elem(index, _KEY.pack(key))
+            if result != -errno.ENOENT:
+                self._checked(result)
+
+    def counts(self, end: int) -> FastCounts:
+        """Since `put`, of the port with this host end, or THE_MASTER's."""
+        buffer = self._buffer()
+        if self._lib.bpf_map_lookup_elem(self._counts, _KEY.pack(end), buffer):
+            return FastCounts()
+        return FastCounts(*map(sum, zip(*_COUNTS.iter_unpack(buffer.raw), strict=True)))
+
+    def _count_from_zero(self, key: int) -> None:
+        self._update(self._counts, _KEY.pack(key), self._buffer().raw)
+
+    def _buffer(self) -> ctypes.Array[ctypes.c_char]:
+        return ctypes.create_string_buffer(self._cpus * _COUNTS.size)
+
+    def _update(self, fd: int, key: bytes, value: bytes) -> None:
+        self._checked(self._lib.bpf_map_update_elem(fd, key, value, ctypes.c_uint64(0)))
+
+    def _checked(self, result: int) -> int:
+        if result < 0:
+            raise OSError(-result, f"the BPF maps of ports: {os.strerror(-result)}")
+        return result
