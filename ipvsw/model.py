@@ -73,6 +73,13 @@ class Kind(enum.StrEnum):
     LINK = "link"  # as netns, by a device that `ip link add ... type ipvsw` has made
 
 
+class Device(enum.StrEnum):
+    """What a namespace's port is in it."""
+
+    TAP = "tap"  # the daemon forwards every frame
+    VETH = "veth"  # one end of a veth: known unicast is forwarded by BPF programs, everything else by the daemon
+
+
 class MacSource(enum.StrEnum):
     """Which MAC address a port's endpoint uses. The wire sees the master's alone."""
 
@@ -122,6 +129,7 @@ class PortConfig(Struct, frozen=True, kw_only=True):
     ifname: str
     netns: str  # a name under /run/netns, a path, "pid:1234", or "" for the daemon's own
     kind: Kind = Kind.NETNS
+    device: Device = Device.TAP
     mac: MacSource = MacSource.MASTER  # `config` makes OWN the default for virtual machines
     addresses: tuple[Interface, ...] = ()
     gateway: tuple[Address, ...] = ()
@@ -254,6 +262,8 @@ class PortStatus(Struct, frozen=True, kw_only=True):
     name: str
     ifname: str
     netns: str
+    device: Device = Device.TAP  # of a namespace's
+    path: str = ""  # of a veth: "fast", or "slow" and why: who forwards its unicast
     kind: Kind = Kind.NETNS  # as it is: where the kernel has no macvtap, such a port is a tap
     state: PortState
     reason: str = ""
@@ -381,6 +391,7 @@ class Traffic(Struct, frozen=True, kw_only=True):
     tx_frames: int = 0
     tx_bytes: int = 0
     tx_errors: int = 0
+    kernel_frames: int = 0  # of rx_frames: what the kernel forwarded, and the daemon never saw
     offload_fixed: int = 0  # GSO frames and checksums that no virtio_net_hdr can describe: segmented, completed
     outcomes: dict[str, int] = {}
 

@@ -16,14 +16,28 @@ from itertools import islice
 
 from ipvsw._fast import FRAMINGS, GUARDS, OUTCOMES, Datapath
 from ipvsw.addresses.claims import Admission, Change, Refused, Rule
+from ipvsw.addresses.fastpath import FastPaths
 from ipvsw.addresses.ownership import Bind, BindAll, Claims, Duplicate, Ownership, Packed, Unbind
 from ipvsw.batch import Batcher
 from ipvsw.changes import Changes
-from ipvsw.model import Address, AddressSource, AddressState, AddressStatus, Event, Guard, Limit, Network, Traffic
+from ipvsw.linux.fastports import FastCounts, FastDevice
+from ipvsw.model import (
+    UNLIMITED,
+    Address,
+    AddressSource,
+    AddressState,
+    AddressStatus,
+    Event,
+    Guard,
+    Limit,
+    Network,
+    Traffic,
+)
 
 log = logging.getLogger("ipvsw")
 
 BOUND_KEPT = 4096  # addresses of which it is remembered since when they are bound: the last ones
+NOTHING = FastCounts()
 
 
 class Table:
@@ -51,6 +65,7 @@ class Table:
         self._learning: dict[str, tuple[bool, bool]] = {}  # as `set_learning` has it, of those that learn anything
         self._guards: dict[str, tuple[tuple[Guard, ...], bool]] = {}
         self._limits: dict[str, tuple[Limit, Limit, Limit]] = {}
+        self._paths = FastPaths(changes)
         self._groups: dict[str, frozenset[bytes]] = {}
         self._listeners: Counter[bytes] = Counter()  # group -> ports that listen to it
         self._leaving = Batcher(self._detach_all)
@@ -76,14 +91,19 @@ class Table:
         extra_fds: Sequence[int] = (),
         framing: str = "",
         accepts_uso: bool = False,
+        device: FastDevice | None = None,
     ) -> None:
         """`extra_fds`: of its device's other queues, less than there are readers. `own`: the MAC address that the
         endpoint is expected to use in the place of the master's. `framing`: of a port that is a socket, see
-        `_fast.FRAMINGS`. `accepts_uso`: it takes UDP GSO frames."""
+        `_fast.FRAMINGS`. `accepts_uso`: it takes UDP GSO frames. `device`: of a port whose unicast the kernel may
+        forward, after `put_devices`."""
         number = self._datapath.attach_port(
             fd, mtu, extra_fds=extra_fds, own=own, framing=FRAMINGS[framing], accepts_uso=accepts_uso
         )
         self._numbers[port], self._names[number] = number, port
+        if device is not None:
+            self._paths.attach(port, number, device, mtu)
+            self._restrict_path(port)
         if port in self._guards:
             self._apply_guards(port)
         if port in self._limits:
@@ -117,6 +137,7 @@ class Table:
             if number is not None:
                 self._learning.pop(port, None)
                 self._on_disconnected(port)
+                self._paths.detach(port)
                 del self._names[number]
                 self._changes.detach_port(number, partial(self._keep_traffic, port, number))
 
@@ -143,6 +164,7 @@ class Table:
     def set_port(self, port: str, *, up: bool, mtu: int) -> None:
         with self.change():
             self._datapath.set_port(self._numbers[port], up=up, mtu=mtu)
+            self._paths.set_link(port, up=up, mtu=mtu)
             self._apply([*(self._ownership.port_up(port) if up else self._ownership.port_down(port))])
             if not up:
                 self._on_disconnected(port)
@@ -166,6 +188,7 @@ class Table:
         guards, holds = self._guards[port]
         with self.change():
             self._datapath.set_guards(self._numbers[port], sum(GUARDS[guard] for guard in guards), holds=holds)
+            self._restrict_path(port)
 
     def guards(self, port: str) -> tuple[Guard, ...]:
         return self._guards.get(port, ((), False))[0]
@@ -184,6 +207,32 @@ class Table:
             self._datapath.set_limits(
                 self._numbers[port], rate=(rate.rx, rate.tx), packets=(packets.rx, packets.tx), broadcast=broadcast.rx
             )
+            self._restrict_path(port)
+
+    def _restrict_path(self, port: str) -> None:
+        """The port's unicast is the daemon's while something is set that the kernel can't do."""
+        rate, packets, _ = self._limits.get(port, (UNLIMITED, UNLIMITED, UNLIMITED))
+        self._paths.restrict(
+            port,
+            {
+                "guard": self.guards(port),
+                "rate": rate.rx or rate.tx,
+                "packets": packets.rx or packets.tx,
+                "mac own": self.own_mac(port),
+            },
+        )
+
+    def path(self, port: str) -> str:
+        """Who forwards the port's unicast, see `FastPaths`."""
+        return self._paths.path(port)
+
+    def put_devices(self, device: FastDevice, mtu: int) -> None:
+        """Before `attach`: programs are about to run on them, and leave everything to the daemon. Errors: OSError."""
+        self._changes.put_devices(device, mtu)
+
+    def drop_devices(self, device: FastDevice) -> None:
+        """After `detach`: no program runs on them any more. Errors: OSError."""
+        self._changes.drop_devices(device)
 
     def set_groups(self, port: str, groups: Iterable[bytes], *, all_multicast: bool = False) -> None:
         with self.change():
@@ -347,23 +396,40 @@ class Table:
     def traffic(self, port: str) -> Traffic:
         """Of all the port's attachments, one after the other."""
         number = self._numbers.get(port)
-        return self._add(self._past.get(port), None if number is None else self._datapath.traffic(number))
+        return self._add(self._past.get(port), None) if number is None else self._traffic_until_now(port, number)
 
     def _keep_traffic(self, port: str, number: int) -> None:
-        self._past[port] = self._add(self._past.get(port), self._datapath.traffic(number))
+        self._past[port] = self._traffic_until_now(port, number)
+
+    def _traffic_until_now(self, port: str, number: int) -> Traffic:
+        return self._add(self._past.get(port), self._datapath.traffic(number), self._changes.fast_counts(number))
 
     def master_traffic(self) -> Traffic:
-        return self._add(self._past_master, self._datapath.traffic(None))
+        return self._add(self._past_master, self._datapath.traffic(None), self._changes.fast_counts(None))
 
     def host_traffic(self) -> Traffic:
         return self._add(self._past_host, self._datapath.traffic("host"))
 
-    def _add(self, past: Traffic | None, now: tuple[int, int, int, int, int, int, tuple[int, ...]] | None) -> Traffic:
+    def _add(
+        self,
+        past: Traffic | None,
+        now: tuple[int, int, int, int, int, int, tuple[int, ...]] | None,
+        fast: FastCounts = NOTHING,
+    ) -> Traffic:
+        """What was counted before, by the data plane, and by the kernel."""
         *interfaces, outcomes = now or (0, 0, 0, 0, 0, 0, (0,) * len(OUTCOMES))
         old = past or Traffic(outcomes={})
-        names = Traffic.__struct_fields__[:-1]
-        sums = {name: getattr(old, name) + count for name, count in zip(names, interfaces, strict=True)}
+        names = [name for name in Traffic.__struct_fields__ if name not in ("kernel_frames", "outcomes")]
+        sums = {
+            name: getattr(old, name) + count + getattr(fast, name, 0)
+            for name, count in zip(names, interfaces, strict=True)
+        }
+        ended = {"to_port": fast.rx_frames - fast.to_master, "to_master": fast.to_master}
         return Traffic(
             **sums,
-            outcomes={name: old.outcomes.get(name, 0) + n for name, n in zip(OUTCOMES, outcomes, strict=True)},
+            kernel_frames=old.kernel_frames + fast.rx_frames,
+            outcomes={
+                name: old.outcomes.get(name, 0) + n + ended.get(name, 0)
+                for name, n in zip(OUTCOMES, outcomes, strict=True)
+            },
         )

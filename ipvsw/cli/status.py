@@ -82,7 +82,21 @@ def show(switches: Sequence[SwitchStatus]) -> str:
             map(_switch_row, switches),
         ),
         table(
-            ("PORT", "KIND", "STATE", "NETNS", "IFNAME", "OWN-MAC", "MTU", "OFFLOADS", "GUARDS", "LIMITS", "REASON"),
+            (
+                "PORT",
+                "KIND",
+                "DEVICE",
+                "PATH",
+                "STATE",
+                "NETNS",
+                "IFNAME",
+                "OWN-MAC",
+                "MTU",
+                "OFFLOADS",
+                "GUARDS",
+                "LIMITS",
+                "REASON",
+            ),
             (_port_row(switch, port) for switch, port in ports),
         ),
         _address_table([one for _, port in ports for one in port.addresses]),
@@ -136,6 +150,8 @@ def _port_row(switch: str, port: PortStatus) -> Sequence[str]:
     return (
         f"{switch}/{port.name}",
         port.kind,
+        "" if port.device == "tap" else port.device,
+        port.path,
         _state(port),
         port.netns,
         port.ifname,
@@ -180,7 +196,8 @@ COMMANDS = (
         operands="[SWITCH]",
         about="""\
 Switches with mode, flag, master and state; their ports with namespace, MTU and the offloads
-that the kernel granted; their addresses, with state and source. Ports of kind link were made by
+that the kernel granted; their addresses, with state and source. PATH says of a veth whether the
+kernel forwards its unicast, or why the daemon does. Ports of kind link were made by
 `ip link add ... type ipvsw` with the optional kernel module: they are named DEVICE@NETNS, and only
 `ip link del` removes them.
 

@@ -28,7 +28,7 @@ from ipvsw.config.values import (
     read_socket,
     read_who,
 )
-from ipvsw.model import DEFAULT_BROADCAST, DEFAULT_LEARNED, UNLIMITED, Guard, Kind, MacSource, Who
+from ipvsw.model import DEFAULT_BROADCAST, DEFAULT_LEARNED, UNLIMITED, Device, Guard, Kind, MacSource, Who
 
 DEVICES = (Kind.NETNS, Kind.MACVTAP, Kind.TAP)
 SOCKETS = (Kind.STREAM, Kind.DGRAM)
@@ -79,6 +79,21 @@ PORT = (
         more="`netns`: an interface in a namespace. `macvtap`: the descriptor of a macvtap; a tap where the"
         " kernel has no macvtap. `tap`: a TAP that the VMM opens by name or gets by descriptor. `stream`,"
         " `dgram`: a unix socket, for QEMU's netdevs of these names.",
+    ),
+    Key(
+        name="device",
+        read=choice(Device),
+        type=Device,
+        default=Device.TAP,
+        change=Change.ANEW,
+        kinds=(Kind.NETNS,),
+        operand="tap|veth",
+        help="what the interface is: `tap`, or `veth` with a fast path in the kernel",
+        more="`tap`: the daemon forwards every frame. `veth`: BPF programs forward unicast between such ports, and"
+        " between them and the wire, without the daemon; everything else is the daemon's as before. It goes with its"
+        " namespace's name. With a `guard`, `rate`, `packets` or `mac = own` the daemon forwards all that the port"
+        " sends and receives, and `ipvsw show` says so.",
+        example='"veth"',
     ),
     Key(
         name="mac",

@@ -23,6 +23,11 @@ TRAFFIC = (
     ("rx_bytes", "ipvsw_receive_bytes", "Bytes read from the interface's device"),
     ("tx_frames", "ipvsw_transmit_frames", "Frames written to the interface's device"),
     ("tx_bytes", "ipvsw_transmit_bytes", "Bytes written to the interface's device"),
+    (
+        "kernel_frames",
+        "ipvsw_kernel_forwarded_frames",
+        "Of the frames read: forwarded by the kernel alone",
+    ),
     ("offload_fixed", "ipvsw_offloads_fixed", "Frames read that were segmented or completed for want of a header"),
     ("tx_errors", "ipvsw_transmit_errors", "Frames that the interface's device did not take"),
 )

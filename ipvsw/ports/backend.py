@@ -15,6 +15,7 @@ import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import ClassVar, Protocol
 
@@ -23,6 +24,7 @@ from msgspec import Struct
 from ipvsw.addresses.table import Table
 from ipvsw.linux.bpf import Shim
 from ipvsw.linux.devices.tap import VNET_HEADER
+from ipvsw.linux.fastports import FastDevice
 from ipvsw.linux.namespaces import NamespaceRef
 from ipvsw.linux.netlink import Handle, Link
 from ipvsw.linux.repair import Part
@@ -41,6 +43,7 @@ class MasterState(Struct):
     mtu: int = 0  # bytes, without the Ethernet header
     carrier: bool = False
     noarp: bool = False  # modes l3 and l3s
+    open_place: Callable[[], int | None] = lambda: None  # an fd of its namespace, None if that is gone
 
 
 class Settings(Struct, frozen=True, gc=False):
@@ -149,6 +152,11 @@ class Backend(ABC):
     def accepts_uso(self) -> bool:
         """Whether the endpoint takes UDP GSO frames."""
         return False
+
+    @property
+    def fast_device(self) -> FastDevice | None:
+        """The devices by which the kernel may forward the endpoint's unicast. None: it can't."""
+        return None
 
     def write(self, frame: bytes) -> None:
         """Send the endpoint a frame, its virtio_net_hdr before it, unless it can't take one now."""

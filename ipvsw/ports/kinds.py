@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ipvsw.linux.devices.macvtap import supported
 from ipvsw.linux.netlink import KmodAttrs
-from ipvsw.model import Kind, PortConfig
+from ipvsw.model import Device, Kind, PortConfig
 from ipvsw.ports.backend import Backend, PortEnvironment
 from ipvsw.ports.backends.dgram import DgramBackend
 from ipvsw.ports.backends.kmod import KmodBackend, KmodDevice
@@ -14,6 +14,7 @@ from ipvsw.ports.backends.macvtap import MacvtapBackend
 from ipvsw.ports.backends.netns import NetnsBackend
 from ipvsw.ports.backends.stream import StreamBackend
 from ipvsw.ports.backends.tap import TapBackend
+from ipvsw.ports.backends.veth import VethBackend
 from ipvsw.ports.port import Port
 
 _CONFIGURED: tuple[type[Backend], ...] = (NetnsBackend, MacvtapBackend, TapBackend, StreamBackend, DgramBackend)
@@ -25,7 +26,7 @@ def configured_port(env: PortEnvironment, config: PortConfig) -> Port:
     kind = config.kind
     if kind is Kind.MACVTAP and not supported():
         kind = Kind.TAP
-    return Port(env, config, BACKENDS[kind])
+    return Port(env, config, VethBackend if config.device is Device.VETH else BACKENDS[kind])
 
 
 def kmod_port(

@@ -332,6 +332,7 @@ class Port(TrackedDevice):
                 extra_fds=backend.extra_fds,
                 framing=backend.framing,
                 accepts_uso=backend.accepts_uso,
+                device=backend.fast_device,
             )
             self._attached = None
             self._take(snapshot)

@@ -27,6 +27,8 @@ def port_status(port: ShownPort, backend: Backend, addressing: Addressing) -> Po
         name=config.name,
         ifname=link.name if link else config.ifname,
         netns=config.netns,
+        device=config.device,
+        path=table.path(config.name),
         kind=backend.kind,
         state=port.state,
         reason=port.reason,

@@ -30,6 +30,7 @@ from ipvsw.linux.netlink import (
 from ipvsw.linux.runtime import POLL, DeviceEvent, Runtime
 from ipvsw.linux.tracked import RESYNC, RETRY, Snapshot, TrackedDevice, read_device, read_in_netns
 from ipvsw.model import Address, Network, PortState
+from ipvsw.ports.backends.veth import delete_orphans
 from ipvsw.routing.router import RouterUplink
 from ipvsw.switch.hostport import HostPort, HostPortConfig
 from ipvsw.switch.sockets import Sockets, Taken, Unfit, open_sockets
@@ -70,6 +71,7 @@ class Master(TrackedDevice):
         self._host_config = HostPortConfig()
         self._host_problem = ""  # why there is no interface for the host
         self._care = MasterUpkeep(shim, self._host)
+        self._resuming = False
         self._sockets: Sockets | None = None
         self._nsid: int | None = None
         self._is_quiet = False  # nothing has happened: the master is awake for what has no events
@@ -171,7 +173,7 @@ class Master(TrackedDevice):
     async def _look_after(self) -> None:
         """Put back what others have changed."""
         loop, link, sockets = asyncio.get_running_loop(), self.link, self._sockets
-        if link is None or sockets is None or not self._care.is_due(loop.time()):
+        if link is None or sockets is None or self._resuming or not self._care.is_due(loop.time()):
             return
         if self._care.is_stale:
             self._care.is_stale = False
@@ -179,17 +181,15 @@ class Master(TrackedDevice):
         wanted = self._care.wanted(link)
         now = loop.time()
         seen = await self._runtime.run_in_netns(
-            self._open_place, lambda handle: self._care.read(handle, link, wanted, now)
+            self.open_place, lambda handle: self._care.read(handle, link, wanted, now)
         )
         if seen is None:
             return
         wrong = self._care.compare(wanted, self._groups, seen, now)
         listener = sockets.frames[0]
-        await self._put_back(
-            wrong, self._open_place, lambda handle, part: self._care.mend(handle, part, link, listener)
-        )
+        await self._put_back(wrong, self.open_place, lambda handle, part: self._care.mend(handle, part, link, listener))
         if self._host.is_lost:
-            await self._host.close(self._open_place)
+            await self._host.close(self.open_place)
             await self._update_host_port()
         self._tell_state(link)
 
@@ -240,7 +240,7 @@ class Master(TrackedDevice):
             owned = self._table.owned() if self._host_config.forward else frozenset()
             diverted = self._table.diverted() if self._host_config.routes else frozenset()
             failed = await self._host.adapt(
-                self._open_place, link, self._host_config, diverted, owned - diverted, sources
+                self.open_place, link, self._host_config, diverted, owned - diverted, sources
             )
             self.upkeep.done(failed, asyncio.get_running_loop().time())
             self._host_problem = ""
@@ -299,9 +299,11 @@ class Master(TrackedDevice):
             raise Absent(f"for the device {self._name}")
         if not link.ethernet:
             raise Unfit(f"{self._name} is not an Ethernet device")
+        delete_orphans(handle)
         with contextlib.ExitStack() as undo:
             sockets = open_sockets(undo, link, self._workers, self._shim)
-            handle.attach_clsact(link.index, self._shim.ingress_fd, self._shim.egress_fd)
+            if not (self._resuming and handle.clsact_programs(link.index)):
+                handle.attach_clsact(link.index, self._shim.ingress_fd, self._shim.egress_fd)
             undo.callback(handle.detach_clsact, link.index)
             self._runtime.enter(self._nsid, link.index, self)
             undo.callback(self._runtime.leave, self._nsid, link.index, self)
@@ -324,11 +326,35 @@ class Master(TrackedDevice):
                 index=stack.index,
                 stack_fds=(stack.ipv4.fileno(), stack.ipv6.fileno()),
             )
+        self._changes.set_uplink(snapshot.link.index)
         self._see(snapshot)
+
+    def set_resuming(self, on: bool) -> None:
+        """Whether the programs of the last daemon go on, and forward to the ports that it has left."""
+        self._resuming = on
+        self._changes.set_resuming(on)
+
+    async def resume(self) -> None:
+        """The ports are there again that the last daemon has left: forward frames in its place."""
+
+        def renew(handle: Handle) -> None:
+            delete_orphans(handle)
+            if self.link is not None:
+                handle.attach_clsact(self.link.index, self._shim.ingress_fd, self._shim.egress_fd)
+
+        if self.link is not None:
+            try:
+                await self._runtime.run_in_netns(self.open_place, renew)
+            except OSError as error:
+                log.warning("%s: %s", self.label, error.strerror)  # what is wrong will be put back
+        self.set_resuming(False)
+        self._care.is_stale = True
+        self.wake()
 
     # ------------------------------------------------------------------------ while it is served
 
-    def _open_place(self) -> int | None:
+    def open_place(self) -> int | None:
+        """An fd of the namespace in which the device is served, None if that is gone. From any thread."""
         fd = self.namespace.open()
         if fd is not None and identity(fd) != self._place:
             os.close(fd)
@@ -339,7 +365,7 @@ class Master(TrackedDevice):
         assert self.link is not None
         index = self.link.index
         return await read_in_netns(
-            self._runtime, self._open_place, lambda handle: read_device(handle, index, groups=False)
+            self._runtime, self.open_place, lambda handle: read_device(handle, index, groups=False)
         )
 
     def _see(self, snapshot: Snapshot) -> None:
@@ -386,11 +412,12 @@ class Master(TrackedDevice):
         if sockets is None:
             return
         self._gateways_stale = self._vlans_stale = True
+        self._changes.set_uplink(0)
         with self._changes.batch() as datapath:
             datapath.detach_master()
         link, self.link, self._groups, self._addresses = self.link, None, frozenset(), frozenset()
         self._changed()  # from here on the router doesn't use the sockets
-        await self._host.close(self._open_place)
+        await self._host.close(self.open_place)
         if link is not None:
             self._runtime.leave(self._nsid, link.index, self)
             await self._withdraw(link.index)
@@ -400,4 +427,4 @@ class Master(TrackedDevice):
     async def _withdraw(self, index: int) -> None:
         """Take the shim off the device, if it is still there."""
         with contextlib.suppress(OSError):
-            await self._runtime.run_in_netns(self._open_place, lambda handle: handle.detach_clsact(index))
+            await self._runtime.run_in_netns(self.open_place, lambda handle: handle.detach_clsact(index))

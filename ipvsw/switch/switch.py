@@ -50,7 +50,8 @@ from ipvsw.switch.trace import Tracer
 
 log = logging.getLogger("ipvsw")
 
-RESUME = 1.0  # seconds after which frames are forwarded though some ports are not there again
+RESUME = 1.0  # seconds after which frames are forwarded though some ports are not there again,
+REPLACE = 10.0  # and, after that, after which the last daemon's programs on the master are replaced
 
 
 class Switch:
@@ -102,6 +103,9 @@ class Switch:
             repaired=self._repaired,
         )
 
+        self._master_state.open_place = self.master.open_place
+        self.master.set_resuming(self._resuming)
+
     @property
     def config(self) -> SwitchConfig:
         """As it is now, with its ports."""
@@ -132,9 +136,13 @@ class Switch:
         if self._resuming:
             self._resuming = False
             ports = [asyncio.ensure_future(port.settled()) for port in self.ports.values()]
-            if ports:
-                await asyncio.wait(ports, timeout=RESUME)
-            self._datapath.start()
+            pending = (await asyncio.wait(ports, timeout=RESUME))[1] if ports else ()
+            if pending:
+                self._datapath.start()
+                await asyncio.wait(pending, timeout=REPLACE)
+            await self.master.resume()
+            if not pending:
+                self._datapath.start()
 
     async def stop(self) -> None:
         """Nothing is left of the switch when this returns."""
@@ -378,7 +386,7 @@ class Switch:
     @property
     def frames_read(self) -> int:
         """Another number when a frame has come since."""
-        return self._datapath.frames_read()
+        return self._datapath.frames_read() + self._changes.frames_forwarded()
 
     def set_past(self, counted: SwitchStats, snooped: Snooped) -> None:
         """What earlier daemons have counted, and what they knew of virtual machines."""

@@ -44,7 +44,7 @@ def alone() -> Iterator[None]:
 Sightings = dict[str, list[dict[str, str]]]
 
 
-def seen(pair: str, corpus: Path, wanted: Sightings, links: bool = False) -> Sightings:
+def seen(pair: str, corpus: Path, wanted: Sightings, links: bool = False, device: str = "tap") -> Sightings:
     """What everybody in the rig received while `ipvswd` switched `corpus` in the given mode and flag. `wanted` is
     waited for, and what may come besides for a while."""
 
@@ -55,7 +55,7 @@ def seen(pair: str, corpus: Path, wanted: Sightings, links: bool = False) -> Sig
     with alone():
         try:
             rig.base()
-            ports = [] if links else [running.port(name, rig.NETNS[name][0]) for name in rig.PORTS]
+            ports = [] if links else [running.port(name, rig.NETNS[name][0], device=device) for name in rig.PORTS]
             lan = running.switch("m0", rig.HOST, ports, mode=mode, flag=flag)
             with running.Daemon(lan) as daemon:
                 daemon.wait(states=("up", "down"))
@@ -78,11 +78,15 @@ def has_addresses(daemon: running.Daemon) -> bool:
 
 
 def compare(
-    pair: str, corpus: Path = HERE / "corpus.json", expected: Path = HERE / "expected", links: bool = False
+    pair: str,
+    corpus: Path = HERE / "corpus.json",
+    expected: Path = HERE / "expected",
+    links: bool = False,
+    device: str = "tap",
 ) -> tuple[bool, str]:
     """Whether every case agrees, and compare.py's words."""
     wanted = json.loads((expected / f"{pair}.json").read_text())
-    sightings = seen(pair, corpus, compared.improved(wanted) if pair.startswith("l2-") else wanted, links)
+    sightings = seen(pair, corpus, compared.improved(wanted) if pair.startswith("l2-") else wanted, links, device)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(sightings, file)
         file.flush()
@@ -99,6 +103,7 @@ def main() -> int:
     parser.add_argument("pairs", nargs="*", metavar="MODE-FLAG", help=f"of {', '.join(PAIRS)} (default: all)")
     parser.add_argument("--corpus", type=Path, default=HERE / "corpus.json", help="other frames to replay")
     parser.add_argument("--expected", type=Path, default=HERE / "expected", help="directory of what to expect")
+    parser.add_argument("--device", default="tap", help="of the ports, as in the configuration")
     parser.add_argument("--links", action="store_true", help="ports that the kernel module makes")
     arguments = parser.parse_args()
     for pair in arguments.pairs:
@@ -106,7 +111,7 @@ def main() -> int:
             parser.error(f"{pair!r} is not one of {', '.join(PAIRS)}")
     differing = False
     for pair in arguments.pairs or PAIRS:
-        agree, words = compare(pair, arguments.corpus, arguments.expected, arguments.links)
+        agree, words = compare(pair, arguments.corpus, arguments.expected, arguments.links, arguments.device)
         print(f"{pair}\n{words}", end="", flush=True)
         differing |= not agree
     return int(differing)

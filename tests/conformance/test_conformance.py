@@ -31,9 +31,10 @@ def test_the_model_of_l2_agrees_with_the_kernel(pair: str) -> None:
 
 
 @as_root
+@pytest.mark.parametrize("device", ["tap", "veth"])
 @pytest.mark.parametrize("pair", run.PAIRS)
-def test_corpus(pair: str) -> None:
-    agree, words = run.compare(pair)
+def test_corpus(pair: str, device: str) -> None:
+    agree, words = run.compare(pair, device=device)
     assert agree, words
 
 

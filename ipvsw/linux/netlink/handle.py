@@ -86,6 +86,10 @@ class Handle:
     def link_at(self, index: int) -> Link | None:
         return self._kernel.link(index)
 
+    def links(self) -> list[Link]:
+        """All in this namespace."""
+        return list(dump_links())
+
     def kmod_links(self) -> list[Link]:
         """The devices of kind "ipvsw" in this namespace."""
         return [link for link in dump_links() if link.served is not None]
@@ -129,6 +133,13 @@ class Handle:
         """One in passthru mode on the device `lower`, with this index. It takes the other's MAC address."""
         with _readable(name):
             self._route.link("add", ifname=name, index=index, kind="macvtap", link=lower, macvtap_mode="passthru")
+
+    def add_veth(self, name: str, peer: str, netns_fd: int, mac: bytes) -> None:
+        """A pair with the same MAC address, `name` here and `peer` there."""
+        address = mac.hex(":")
+        with _readable(peer):
+            there = {"ifname": peer, "net_ns_fd": netns_fd, "address": address}
+            self._route.link("add", ifname=name, kind="veth", address=address, peer=there)
 
     def alias(self, index: int) -> str:
         """The device's IFLA_IFALIAS, "" if it has none."""

@@ -38,6 +38,9 @@ class DeviceBackend(Backend):
         """In the daemon's namespace: make what must be made there. The target's nsid. Errors: OSError."""
         return handle.nsid(netns_fd)
 
+    async def _connect(self, netns_fd: int, settings: Settings) -> None:
+        """After that: make what must be made in other namespaces. Errors: OSError."""
+
     @abstractmethod
     def _install(self, handle: Handle, settings: Settings) -> Snapshot:
         """In the port's namespace: have the device up, and `_follow` it. Errors: OSError."""
@@ -68,6 +71,7 @@ class DeviceBackend(Backend):
         try:
             self._place = identity(fd)
             self._nsid = await netlink.run(None, lambda handle: self._create(handle, fd, settings))
+            await self._connect(fd, settings)
             return await netlink.run(fd, lambda handle: self._install(handle, settings))
         finally:
             os.close(fd)

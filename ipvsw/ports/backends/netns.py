@@ -186,9 +186,8 @@ class NetnsBackend(DeviceBackend):
             handle.set_stable_secret(self.port.link.name, self._secret())
 
     def _push(self, handle: Handle, settings: Settings, had: Settings) -> None:
-        assert self._tap is not None
         if settings.carrier != had.carrier:
-            self._tap.set_carrier(settings.carrier)
+            self._set_carrier(settings.carrier)
         handle.set_link(
             self._index,
             mac=settings.mac if settings.config.mac is MacSource.MASTER else None,
@@ -198,6 +197,10 @@ class NetnsBackend(DeviceBackend):
         )
         if settings.config != had.config:
             self._reconfigure(handle, Reconfiguration(settings.config, had.config))
+
+    def _set_carrier(self, on: bool) -> None:
+        assert self._tap is not None
+        self._tap.set_carrier(on)
 
     def _reconfigure(self, handle: Handle, change: Reconfiguration) -> None:
         """A step of it."""

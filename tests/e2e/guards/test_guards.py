@@ -33,9 +33,11 @@ def ports(lab: Lab, **more: Any) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.fixture
-def lan(lab: Lab) -> Iterator[Daemon]:
-    with Daemon(switch("m0", lab.host, ports(lab, guard="strict")), home=lab.home) as daemon:
+@pytest.fixture(params=["tap", "veth"])
+def lan(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    """The guarded namespace's port with either device."""
+    table = ports(lab, guard="strict", device=request.param)
+    with Daemon(switch("m0", lab.host, table), home=lab.home) as daemon:
         daemon.wait(states=("up", "waiting"))
         idle(daemon, "vm1")
         yield daemon
@@ -128,7 +130,8 @@ def test_a_guard_is_changed_in_place_and_shown(lab: Lab, lan: Daemon) -> None:
         device.send(spoofed)
         until(lambda: guarded(lan, "ipvl1") == {"guard_ip_source": 1}, "it is dropped")
         index = lab.link(lab.ports[0], "ipvl1")
-        lan.config.write_text(toml(lan.socket, [switch("m0", lab.host, ports(lab, guard=["arp", "nd"]))]))
+        changed = ports(lab, guard=["arp", "nd"], device=lan.port("ipvl1")["device"])
+        lan.config.write_text(toml(lan.socket, [switch("m0", lab.host, changed)]))
         lan.cli("reload")
         until(lambda: lan.port("ipvl1")["guards"] == ["arp", "nd"], "the guards are changed")
         device.send(spoofed)

@@ -544,9 +544,9 @@ def test_starts_quickly(daemon: Daemon, line: str) -> None:
         ("link set ipvl1 type ipvlan vepa ", "mode"),
         (
             "link add ",
-            "address allow bridge broadcast claim connect gateway group guard ifname kind learn link local mac"
-            " max_addresses max_groups max_learned mode mtu name netns owner packets path private queues rate remote"
-            " type vepa",
+            "address allow bridge broadcast claim connect device gateway group guard ifname kind learn link local"
+            " mac max_addresses max_groups max_learned mode mtu name netns owner packets path private queues rate"
+            " remote type vepa",
         ),
         ("link add link e", "eth0 eth1"),
         ("link add link eth0 name x netns ", "ns0 ns1"),

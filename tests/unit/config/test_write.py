@@ -13,7 +13,7 @@ from ipvsw.config.file import ConfigError, parse, read_document
 from ipvsw.config.keys import DAEMON, KINDS, SWITCH, Key
 from ipvsw.config.port_keys import PORT
 from ipvsw.config.write import write
-from ipvsw.model import Config, Flag, Guard, HostAccess, Io, Kind, L3Output, MacSource, Mode
+from ipvsw.model import Config, Device, Flag, Guard, HostAccess, Io, Kind, L3Output, MacSource, Mode
 from tests.unit.config.test_config import EVERYTHING
 
 NAMES = st.text(st.sampled_from("ab0-_.@\"'\\#=[]é☃"), min_size=1, max_size=6)
@@ -54,6 +54,7 @@ PORT_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "ifname": IFNAMES,
     "netns": NETNS,
     "kind": st.sampled_from(list(map(str, KINDS))),
+    "device": st.sampled_from(list(map(str, Device))),
     "mac": st.sampled_from([*map(str, MacSource), "l2macnat"]),
     "addresses": st.lists(INTERFACES, max_size=3),
     "gateway": st.lists(V4 | V6, max_size=2),

@@ -85,7 +85,7 @@ def test_a_scrape_is_bounded_and_its_work_grows_as_the_ports() -> None:
         text, _ = exposition(*found, "")
         work[ports] = calls(lambda found=found: exposition(*found, ""))
     samples = [line for line in text.decode().splitlines() if not line.startswith("#")]
-    assert len(samples) < 1024 * (7 + 4) + 2 * (6 + len(OUTCOMES)) + 30, "bounded, as the document says"
+    assert len(samples) < 1024 * (8 + 4) + 2 * (7 + len(OUTCOMES)) + 30, "bounded, as the document says"
     assert work[1024] < 8 * work[128]
 
 

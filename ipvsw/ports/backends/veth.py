@@ -1,0 +1,192 @@
+"""A veth into a namespace: known unicast is forwarded by BPF programs, everything else by the daemon.
+
+Beside the master are the veth's host end and a TAP. What the kernel doesn't forward is redirected to the TAP, where the
+daemon reads it as if the TAP were the endpoint; what the daemon writes is redirected to the endpoint. port.bpf.c in
+kmod-shim/bpf has the programs.
+
+A veth does not go with a descriptor, as a TAP does: its port deletes it, or the next daemon, which knows it by the TAP
+that is gone. No descriptor leads to the endpoint's namespace without keeping that alive: the port is found there by the
+namespace's name, and leaves with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from hashlib import blake2b
+
+from ipvsw.linux.devices.tap import MAX_MTU, adopt_tap, open_tap
+from ipvsw.linux.fastports import FastDevice
+from ipvsw.linux.namespaces import identity
+from ipvsw.linux.netlink import Handle
+from ipvsw.linux.tracked import Snapshot
+from ipvsw.ports.backend import BackendPort, Holding, Settings
+from ipvsw.ports.backends.netns import NetnsBackend
+
+END, TAP = "se-", "st-"  # how the names of the two devices beside the master begin
+
+
+def delete_orphans(handle: Handle) -> None:
+    """In a master's namespace: the pairs of ports that nobody has any more. A port's TAP is gone with the last of its
+    descriptors, and its veth is not."""
+    links = {link.name: link for link in handle.links()}
+    for name, link in links.items():
+        is_end = name.startswith(END) and link.kind == "veth" and handle.alias(link.index).startswith("ipvsw ")
+        if is_end and name.replace(END, TAP, 1) not in links:
+            handle.delete_link(link.index)
+
+
+class VethBackend(NetnsBackend):
+    """`_tap` is the TAP beside the master, not the endpoint."""
+
+    __slots__ = ("_devices",)
+
+    leaves_with_name = True
+
+    def __init__(self, port: BackendPort) -> None:
+        super().__init__(port)
+        self._devices: FastDevice | None = None
+
+    @property
+    def fast_device(self) -> FastDevice | None:
+        return self._devices
+
+    def _name(self, prefix: str) -> str:
+        """As good as unique: a prefix and 12 digits."""
+        name = f"{self.port.env.switch}/{self.port.config.name}"
+        return prefix + blake2b(name.encode(), digest_size=6).hexdigest()
+
+    @property
+    def _end_name(self) -> str:
+        return self._name(END)
+
+    @property
+    def _tap_name(self) -> str:
+        return self._name(TAP)
+
+    # ------------------------------------------------------------------------ opening
+
+    def _open_home(self) -> int:
+        """The master's namespace: redirections lead to devices of the same one. Errors: OSError."""
+        fd = self.port.env.master.open_place()
+        if fd is None:
+            raise OSError(errno.ENODEV, "the master's namespace is gone")
+        return fd
+
+    def _create(self, handle: Handle, netns_fd: int, settings: Settings) -> int | None:
+        """Make the TAP, and move it to the master."""
+        self._tap = open_tap(min(settings.config.queues, self.port.env.table.readers))
+        if self._tap.extra_fds:
+            self._tap.spread(self.port.env.shim.spread_fd)
+        link = handle.link(self._tap.name)
+        if link is None:
+            raise OSError(errno.ENODEV, f"{self._tap.name} is gone")
+        home = self._open_home()
+        try:
+            handle.set_link(link.index, mac=settings.mac, name=self._tap_name, netns_fd=home)
+        finally:
+            os.close(home)
+        return handle.nsid(netns_fd)
+
+    async def _connect(self, netns_fd: int, settings: Settings) -> None:
+        netlink = self.port.env.runtime.netlink
+        home = self._open_home()
+        same_netns = identity(home) == identity(netns_fd)
+        try:
+            self._devices = await netlink.run(home, lambda handle: self._pair(handle, netns_fd, settings, same_netns))
+            self.port.env.table.put_devices(self._devices, settings.mtu)
+            await netlink.run(home, lambda handle: self._run_programs(handle, settings))
+        finally:
+            os.close(home)
+
+    def _pair(self, handle: Handle, netns_fd: int, settings: Settings, same_netns: bool) -> FastDevice:
+        """In the master's namespace: make the veth. Nothing is up yet."""
+        left = handle.link(self._end_name)
+        if left is not None:  # by a daemon that was killed
+            handle.delete_link(left.index)
+        handle.add_veth(self._end_name, settings.config.ifname, netns_fd, settings.mac)
+        devices = self._find_devices(handle, same_netns)
+        for index, name in ((devices.end, self._end_name), (devices.tap, self._tap_name)):
+            handle.set_sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "1")
+            handle.set_link(index, alias=self._alias(), mtu=MAX_MTU)  # it is the endpoint that has the port's
+        handle.set_noqueue(devices.tap)
+        return devices
+
+    def _find_devices(self, handle: Handle, same_netns: bool) -> FastDevice:
+        end, tap = handle.link(self._end_name), handle.link(self._tap_name)
+        if end is None or tap is None:
+            raise OSError(errno.ENODEV, f"{self._tap_name if end else self._end_name} is gone")
+        return FastDevice(end.index, tap.index, same_netns)
+
+    def _run_programs(self, handle: Handle, settings: Settings) -> None:
+        """From now on, instead of those of a daemon that was killed."""
+        assert self._devices is not None
+        handle.mute(self._devices.end, self.port.env.shim.port_fd)
+        handle.mute(self._devices.tap, self.port.env.shim.feed_fd)
+        handle.set_link(self._devices.tap, up=True)
+        handle.set_link(self._devices.end, up=settings.carrier)
+
+    def _install(self, handle: Handle, settings: Settings) -> Snapshot:
+        link = handle.link(settings.config.ifname)
+        if link is None:
+            raise OSError(errno.ENODEV, f"{settings.config.ifname} is gone")
+        handle.set_link(link.index, mtu=settings.mtu, alias=self._alias(), noarp=settings.noarp)
+        return super()._install(handle, settings)
+
+    # ------------------------------------------------------------------------ for a successor
+
+    async def adopt(self, holding: Holding, settings: Settings) -> Snapshot | None:
+        """The programs of the last daemon are replaced, and have forwarded until then."""
+        self._tap = adopt_tap([fd for _, fd in sorted(holding.fds.items(), key=lambda item: int(item[0]))])
+        if len(holding.fds) != min(settings.config.queues, self.port.env.table.readers):
+            raise OSError(errno.EINVAL, f"it has {len(holding.fds)} queues")
+        if self._tap.extra_fds:
+            self._tap.spread(self.port.env.shim.spread_fd)
+        if self._tap.name != self._tap_name:
+            raise OSError(errno.ESTALE, f"its TAP is {self._tap.name}")
+        netlink = self.port.env.runtime.netlink
+        home = self._tap.open_namespace()
+        same_netns = identity(home) == holding.place
+        try:
+            self._devices = await netlink.run(home, lambda handle: self._find_devices(handle, same_netns))
+            self.port.env.table.put_devices(self._devices, settings.mtu)
+            await netlink.run(home, lambda handle: self._run_programs(handle, settings))
+        finally:
+            os.close(home)
+        return await self._adopt_device(holding)
+
+    # ------------------------------------------------------------------------ while it is open
+
+    def _open_device_place(self) -> int | None:
+        return self._find_place()
+
+    def _set_carrier(self, on: bool) -> None:
+        """It is the host end's, see `_set_devices`."""
+
+    async def update(self, settings: Settings, had: Settings) -> bool:
+        if (settings.mac, settings.carrier) != (had.mac, had.carrier) and self._tap is not None:
+            with contextlib.suppress(OSError):  # `read` finds out what is gone
+                await self.port.env.runtime.run_in_netns(
+                    self._tap.open_namespace, lambda handle: self._set_devices(handle, settings)
+                )
+        return await super().update(settings, had)
+
+    def _set_devices(self, handle: Handle, settings: Settings) -> None:
+        """In the master's namespace. An endpoint has its carrier while its host end is up."""
+        assert self._devices is not None
+        for index in (self._devices.end, self._devices.tap):
+            handle.set_link(index, mac=settings.mac)
+        handle.set_link(self._devices.end, up=settings.carrier)
+
+    async def _undo(self) -> None:
+        tap, self._tap = self._tap, None
+        devices, self._devices = self._devices, None
+        runtime = self.port.env.runtime
+        if tap is None:
+            return
+        if devices is not None:
+            with contextlib.suppress(OSError):  # it has gone with its endpoint, or with the master's namespace
+                await runtime.run_in_netns(tap.open_namespace, lambda handle: handle.delete_link(devices.end))
+            self.port.env.table.drop_devices(devices)
+        await runtime.run_blocking(tap.close)
