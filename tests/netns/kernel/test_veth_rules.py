@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import struct
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from ipvsw.linux.bpf import Shim
 from ipvsw.linux.fastports import THE_MASTER, FastDevice, FastFlag
 from ipvsw.linux.netlink import Handle
 from tests.native._decider import Decider
-from tests.native.random_frames import MASTER, random_frame, random_switch, seed_from_environment
+from tests.native.random_frames import FOREIGN, MASTER, random_frame, random_switch, seed_from_environment
 from tests.netns.kernel.bpf_run import returned
 from tests.netns.kernel.test_shim_rules import CORPUS, can_be_run, untagged
 from tests.reference.rules import Switch
@@ -189,4 +190,48 @@ def test_the_corpus_goes_where_the_data_plane_would_send_it(
         rig.close()
 
     with contextlib.closing(Shim()) as shim:
+        space.inside(run)
+
+
+def test_what_the_daemon_reads_on_its_way_is_left_to_it(netns: Callable[[], Namespace]) -> None:
+    """DHCP, and UDP whose ports are behind options."""
+    space = netns()
+    master, ends = make_devices(space)
+    source, target = bytes([10, 1, 0, 1]), bytes([10, 1, 0, 2])
+    source6, target6 = (bytes.fromhex("fd000001" + "00" * 11) + bytes([last]) for last in (1, 2))
+    device, other = (FastDevice(end, TAP + n, same_netns=False) for n, end in enumerate(ends[:2]))
+
+    def udp(version: int, to: int, options: bytes = b"") -> bytes:
+        datagram = struct.pack("!4H", 1000, to, 8, 0)
+        if version == 6:
+            return b"\x86\xdd" + struct.pack("!IHBB", 6 << 28, 8, 17, 64) + source6 + target6 + datagram
+        words = 5 + len(options) // 4
+        head = struct.pack("!BBHHHBBH", 0x40 | words, 0, 4 * words + 8, 0, 0, 64, 17, 0)
+        return b"\x08\0" + head + source + target + options + datagram
+
+    def is_forwarded(packet: bytes, to: bytes) -> bool:
+        """From the port, and if it is for the other one from the wire too."""
+        frame = to + MASTER + packet
+        before = shim.fast.counts(device.end).rx_frames
+        assert returned(shim.port_fd, frame, device.end) == TC_ACT_REDIRECT
+        forwarded = shim.fast.counts(device.end).rx_frames > before
+        if to == MASTER:
+            wire = returned(shim.ingress_fd, to + b"\2" + bytes(5) + packet, master) == TC_ACT_REDIRECT
+            assert wire is forwarded
+        return forwarded
+
+    def run() -> None:
+        for to in (MASTER, FOREIGN):
+            for port in (66, 67, 68, 69, 545, 546, 547, 548):
+                assert is_forwarded(udp(4, port), to) is (port not in (67, 68))
+                assert is_forwarded(udp(6, port), to) is (port not in (546, 547))
+            assert not is_forwarded(udp(4, 69, bytes([1] * 4)), to)
+
+    with contextlib.closing(Shim()) as shim:
+        shim.set_mode(MODES["l2"])
+        shim.set_fast_rules(MODES["l2"], FLAGS["bridge"], False)
+        shim.set_master_ifindex(master)
+        for one in (device, other):
+            shim.fast.put(one, 1500, FastFlag.UP | FastFlag.SENDS | FastFlag.RECEIVES)
+        shim.add([target, target6], other.end)
         space.inside(run)
