@@ -6,6 +6,9 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 from posix.unistd cimport close
 
+from ipvsw.datapath.backends.unixsock cimport (
+    DATAGRAMS, NO_FRAMING, PACKETS, STREAM, Socket, socket_new, socket_send, socket_tx,
+)
 from ipvsw.datapath.face.convert cimport address_of, as_address, as_mac, check, queue_take
 from ipvsw.datapath.face.edits cimport EditList, edit, edits_add, edits_forget, edits_free
 from ipvsw.datapath.face.limits cimport limits_new
@@ -26,9 +29,6 @@ from ipvsw.datapath.loop.mailbox cimport (
 from ipvsw.datapath.loop.state cimport (
     BUFFER, CREDIT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, EVENT_GUARD_BIT, FROM_GONE, FROM_HOST, FROM_MASTER, HEADER,
     LONGEST, MASTER_CREDIT, OFFENCE_WANTED, ROOM, UNIX_SOCKET, Offence, Port, Worker, worker_free, worker_new,
-)
-from ipvsw.datapath.loop.unixsock cimport (
-    DATAGRAMS, NO_FRAMING, PACKETS, STREAM, Socket, socket_new, socket_send, socket_tx,
 )
 from ipvsw.datapath.rules.decide cimport (
     BRIDGE, HOST_GATEWAY, HOST_PORT, L2, L3, L3S, LEARN_ALL, LEARN_LINK_LOCAL, LEARN_NOTHING, PRIVATE, VEPA, VLANS,

@@ -11,7 +11,7 @@ a flood, however large, delays unicast by at most one slice a round.
   between two rounds                                          mailbox.pxd: edits that the control thread has committed
 
 Frames keep their virtio_net_hdr end to end, so a TCP GSO frame crosses as one read and one write and no checksum is
-computed on the way. A unix socket has no such header: unixsock.pxd completes checksums and segments for it.
+computed on the way. A unix socket has no such header: backends/unixsock.pxd completes checksums and segments for it.
 
 The same functions run over an epoll and over an io_uring. With epoll a worker reads from what is readable and writes
 each frame before it reads the next. With io_uring it has multishot reads, queues writes of frames in place, and needs

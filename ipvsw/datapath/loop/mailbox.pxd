@@ -17,7 +17,7 @@ from ipvsw.datapath.loop.state cimport (
     BACKLOG, CREDIT, DEVICE, FROM_GONE, HOST_EVENT, MASTER_EVENT, NO_OFFENCE, OFFENCE_WANTED, SLOW, UNIX_SOCKET, Port,
     Queue, Reinjected, Worker, backlog_put, poll_fd, queue_of, read_by_ring, reads_port, unpoll_fd,
 )
-from ipvsw.datapath.loop.unixsock cimport Socket, socket_connect, socket_release
+from ipvsw.datapath.backends.unixsock cimport Socket, socket_connect, socket_release
 from ipvsw.datapath.kernel.sys cimport add_i32, eventfd_write, load_ptr, store_ptr, store_u32, take_u32
 from ipvsw.datapath.rules.ratelimit cimport RX, TX, Limits, limits_direction
 from ipvsw.datapath.rules.table cimport table_put, table_remove

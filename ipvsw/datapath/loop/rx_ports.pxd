@@ -14,7 +14,9 @@ from ipvsw.datapath.loop.state cimport (
     BURST, EVENT_GONE_BIT, HEADER, LONGEST, ROOM, UNIX_SOCKET, Worker, raise_event, unpoll_fd,
 )
 from ipvsw.datapath.loop.tx cimport master_tx
-from ipvsw.datapath.loop.unixsock cimport DATAGRAMS, STREAM, Socket, socket_end, socket_send, stream_fill, stream_next
+from ipvsw.datapath.backends.unixsock cimport (
+    DATAGRAMS, STREAM, Socket, socket_end, socket_send, stream_fill, stream_next,
+)
 from ipvsw.datapath.rules.outcome cimport DROP_BAD_HEADER, DROP_ERROR
 
 

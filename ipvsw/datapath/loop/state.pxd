@@ -17,7 +17,7 @@ from ipvsw.datapath.kernel.sys cimport (
 )
 from ipvsw.datapath.kernel.uring cimport Ring, ring_close, ring_read
 from ipvsw.datapath.kernel.busypoll cimport BusyPoll, clock_ns
-from ipvsw.datapath.loop.unixsock cimport Socket, socket_release
+from ipvsw.datapath.backends.unixsock cimport Socket, socket_release
 from ipvsw.datapath.packet.gro cimport GroBatch
 from ipvsw.datapath.packet.headers cimport Address, Frame
 from ipvsw.datapath.rules.decide cimport Switch

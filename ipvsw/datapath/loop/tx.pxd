@@ -15,7 +15,7 @@ from ipvsw.datapath.loop.state cimport (
     BURST, FROM_FIRST, FROM_HOST, HEADER, RING_LENGTHS, RING_PORT, RING_PORTS, RING_SOURCE, RING_WRITE, UNIX_SOCKET,
     Port, Traffic, Worker, round_ns,
 )
-from ipvsw.datapath.loop.unixsock cimport socket_send, socket_tx
+from ipvsw.datapath.backends.unixsock cimport socket_send, socket_tx
 from ipvsw.datapath.kernel.sys cimport MSG_DONTWAIT, iovec, send, sendmmsg, writev
 from ipvsw.datapath.kernel.uring cimport ring_write
 
