@@ -95,13 +95,13 @@ class Datapath:
         mtu: int,
         *,
         extra_fds: Sequence[int] = (),
-        own: bytes | None = None,
+        macnat: bytes | None = None,
         framing: int = 0,
         accepts_uso: bool = False,
     ) -> int:
         """A TAP with a 10-byte virtio_net_hdr, non-blocking. Returns the port's number, which stays
         its own until `detach_port` is committed. The port starts down. `extra_fds`: of its other queues, each of which
-        another worker reads, so that there can't be more than workers. `own`: MAC NAT for an
+        another worker reads, so that there can't be more than workers. `macnat`: MAC NAT for an
         endpoint with this MAC address, until its frames have another source. With a `framing`, and -1 for `fd`, the
         port is a unix socket: its frames have no virtio_net_hdr, what it receives is completed and
         segmented, and no peer is connected yet. `accepts_uso`: the TAP's reader takes UDP GSO frames."""

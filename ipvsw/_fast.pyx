@@ -1,5 +1,6 @@
 """The data plane's Python face, described in `_fast.pyi`. How it works is told in datapath/loop/loop.pxd."""
 
+from cython cimport no_gc_clear
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -14,21 +15,19 @@ from ipvsw.datapath.face.edits cimport EditList, edit, edits_add, edits_forget, 
 from ipvsw.datapath.face.limits cimport limits_new
 from ipvsw.datapath.face.queries cimport addresses_used, frames_read, offence_of, routes_used, traffic_total
 from ipvsw.datapath.face.trace cimport traced
+from ipvsw.datapath.face.workers cimport commit_batch, events_taken, give_credit_to, have_rings, rings_open
 from ipvsw.datapath.kernel.packetring cimport SEND_SLOT, SEND_SLOTS, SLOT, SLOTS
-from ipvsw.datapath.kernel.sys cimport (
-    EFD_CLOEXEC, EFD_NONBLOCK, add_i32, eventfd, eventfd_read, eventfd_write, load_i32, load_ptr, load_u32,
-    load_u64, store_ptr, store_u32, take_u32,
-)
+from ipvsw.datapath.kernel.sys cimport EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_read, load_u64, store_u32
 from ipvsw.datapath.kernel.uring cimport Ring, ring_close, ring_open
 from ipvsw.datapath.loop.loop cimport worker_run
 from ipvsw.datapath.loop.mailbox cimport (
     ANNOUNCE, ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BIND, CLEAR_ROUTES, CONNECT_PORT, DETACH_HOST, DETACH_MASTER,
     DETACH_PORT, FORGET_ROUTE, REINJECT, SET_GROUPS, SET_GUARDS, SET_LEARNING, SET_LIMITS, SET_MASTER, SET_MODE,
-    SET_PORT, SET_ROUTE, SET_VLANS, STOP, UNBIND, Batch, Edit, take_mail,
+    SET_PORT, SET_ROUTE, SET_VLANS, STOP, UNBIND, Batch, Edit,
 )
 from ipvsw.datapath.loop.state cimport (
-    BUFFER, CREDIT, EVENT_GONE_BIT, EVENT_GROUPS_BIT, EVENT_GUARD_BIT, FROM_GONE, FROM_HOST, FROM_MASTER, HEADER,
-    LONGEST, MASTER_CREDIT, OFFENCE_WANTED, ROOM, UNIX_SOCKET, Offence, Port, Worker, worker_free, worker_new,
+    BUFFER, EVENT_GONE_BIT, EVENT_GROUPS_BIT, EVENT_GUARD_BIT, FROM_GONE, FROM_HOST, FROM_MASTER, HEADER,
+    LONGEST, OFFENCE_WANTED, ROOM, UNIX_SOCKET, Offence, Worker, worker_free, worker_new,
 )
 from ipvsw.datapath.rules.decide cimport (
     BRIDGE, HOST_GATEWAY, HOST_PORT, L2, L3, L3S, LEARN_ALL, LEARN_LINK_LOCAL, LEARN_NOTHING, PRIVATE, VEPA, VLANS,
@@ -66,6 +65,7 @@ def uring_error():
     return error
 
 
+@no_gc_clear  # its end needs what it has: the collector would set that to None first, where it is in a cycle
 cdef class Datapath:
     """See `_fast.pyi`."""
 
@@ -77,7 +77,7 @@ cdef class Datapath:
     cdef list threads
     cdef EditList edits  # for the next commit
     cdef list keep  # what the edits point to
-    cdef dict own  # port number -> address of the MAC that its endpoint uses
+    cdef dict macnat  # port number -> address of the MAC that its endpoint uses
     cdef dict limits  # port number -> address of its limits
     cdef list left  # such addresses that nothing needs after the next commit
     cdef set numbers  # of the ports that are attached
@@ -93,7 +93,7 @@ cdef class Datapath:
             raise ValueError(f"there is no way to read and write called {io}")
         self.notify_fd = self.done_fd = -1
         self.threads, self.keep, self.numbers, self.sockets = [], [], set(), set()
-        self.own, self.limits, self.left = {}, {}, []
+        self.macnat, self.limits, self.left = {}, {}, []
         self.workers = <Worker **> calloc(workers, sizeof(Worker *))
         self.flows = <uint64_t *> calloc(FLOWS, sizeof(uint64_t))
         if self.workers == NULL or self.flows == NULL:
@@ -107,21 +107,19 @@ cdef class Datapath:
             self.workers[self.n_workers].switch_.flows = self.flows
             self.workers[self.n_workers].coalesce = coalesce
             self.workers[self.n_workers].busypoll.budget = <uint64_t> 1000 * (busy_poll if os.cpu_count() > 1 else 0)
-            if io != "epoll":
-                self.open_ring(self.workers[self.n_workers], io == "uring")
             self.n_workers += 1
+        if io != "epoll":
+            self.open_rings(io == "uring")
 
-    cdef void open_ring(self, Worker *w, bint needed) except *:
-        """A ring for a worker that has none, or if none can be had and none is needed, the epoll alone."""
-        cdef int error = ring_open(&w.ring, BUFFER, ROOM)
-        if error:
-            ring_close(&w.ring)
-            if needed:
-                raise OSError(error, f"io_uring: {os.strerror(error)}")
+    cdef void open_rings(self, bint needed) except *:
+        """A ring for every worker, or, where one can't be had and none is needed, for none."""
+        cdef int error = rings_open(self.workers, self.n_workers)
+        if error and needed:
+            raise OSError(error, f"io_uring: {os.strerror(error)}")
 
     @property
     def io(self):
-        return "uring" if self.workers != NULL and self.workers[0].ring.fd >= 0 else "epoll"
+        return "uring" if self.workers != NULL and have_rings(self.workers, self.n_workers) else "epoll"
 
     def __dealloc__(self):
         self.release()
@@ -159,8 +157,8 @@ cdef class Datapath:
             return  # closed, or never made: there the descriptors are not ours
         for i in range(self.n_workers):
             worker_free(self.workers[i])
-        self.left += [*self.own.values(), *self.limits.values()]
-        self.own, self.limits = {}, {}
+        self.left += [*self.macnat.values(), *self.limits.values()]
+        self.macnat, self.limits = {}, {}
         self.free_left()
         free(self.workers)
         free(self.flows)
@@ -205,7 +203,7 @@ cdef class Datapath:
         edits_add(&self.edits, &e)
 
     def attach_port(
-        self, int fd, uint32_t mtu, *, extra_fds=(), bytes own=None, int framing=NO_FRAMING, bint accepts_uso=False
+        self, int fd, uint32_t mtu, *, extra_fds=(), bytes macnat=None, int framing=NO_FRAMING, bint accepts_uso=False
     ):
         cdef Edit e = edit(ATTACH_PORT)
         if framing not in FRAMINGS.values() or (framing != NO_FRAMING and fd >= 0):
@@ -215,13 +213,13 @@ cdef class Datapath:
         if e.queues > self.n_workers:
             raise ValueError(f"{e.queues} queues need as many workers; there are {self.n_workers}")
         e.fds = self.lend_fds((fd, *extra_fds))
-        if own is not None:
-            as_mac(own)
-            e.own = <uint64_t *> malloc(sizeof(uint64_t))
-            if e.own == NULL:
+        if macnat is not None:
+            as_mac(macnat)
+            e.macnat = <uint64_t *> malloc(sizeof(uint64_t))
+            if e.macnat == NULL:
                 raise MemoryError
-            e.own[0] = as_mac(own)
-            self.own[e.port] = <size_t> e.own
+            e.macnat[0] = as_mac(macnat)
+            self.macnat[e.port] = <size_t> e.macnat
         if framing != NO_FRAMING:
             e.backend, e.socket = UNIX_SOCKET, socket_new(framing, self.n_workers)
             if e.socket == NULL:
@@ -310,7 +308,7 @@ cdef class Datapath:
         edits_add(&self.edits, &e)
         self.numbers.discard(port)
         self.sockets.discard(port)
-        self.left += [owned.pop(port) for owned in (self.own, self.limits) if port in owned]
+        self.left += [owned.pop(port) for owned in (self.macnat, self.limits) if port in owned]
 
     def bind_host(self, bytes address):
         self.bind_to(address, HOST_PORT)
@@ -369,27 +367,11 @@ cdef class Datapath:
 
     def commit(self, bint beat=False):
         cdef Batch batch
-        cdef uint64_t value
-        cdef int i
         if not (self.edits.length or beat):
             return
         batch.edits = self.edits.edits
         batch.length = self.edits.length
-        batch.workers_left = self.n_workers
-        batch.failures = 0
-        batch.error = 0
-        batch.done_fd = self.done_fd
-        with nogil:
-            for i in range(self.n_workers):
-                store_ptr(&self.workers[i].mailbox, &batch)
-                eventfd_write(self.workers[i].control_fd, 1)
-        if not self.threads:
-            for i in range(self.n_workers):
-                while load_ptr(&self.workers[i].mailbox) != NULL:
-                    take_mail(self.workers[i])
-        with nogil:
-            while eventfd_read(self.done_fd, &value) < 0:
-                pass  # a signal came (EINTR), but the workers still use the batch, which is on this stack
+        commit_batch(self.workers, self.n_workers, self.done_fd, &batch, bool(self.threads))
         self.forget_edits()
         self.free_left()
         if batch.failures:
@@ -431,19 +413,9 @@ cdef class Datapath:
 
     def events(self):
         cdef uint64_t value
-        cdef uint32_t bits
-        cdef int32_t port
-        cdef int i
         eventfd_read(self.notify_fd, &value)
-        found = []
-        for port in range(self.next_number):
-            bits = 0
-            for i in range(self.n_workers):
-                if port < self.workers[i].switch_.n_ports and load_u32(&self.workers[i].ports[port].events):
-                    bits |= take_u32(&self.workers[i].ports[port].events)
-            if bits and port in self.numbers:
-                found.append((port, bits))
-        return found
+        found = events_taken(self.workers, self.n_workers, self.next_number)
+        return [(port, bits) for port, bits in found if port in self.numbers]
 
     def slow(self):
         cdef int i
@@ -460,14 +432,7 @@ cdef class Datapath:
         return [(source, frame) for source, frame in found if source != FROM_GONE]
 
     def give_credit(self, int32_t source):
-        cdef Port *p
-        cdef int i
-        for i in range(self.n_workers):
-            if source < 0:
-                add_i32(&self.workers[i].credit, MASTER_CREDIT - load_i32(&self.workers[i].credit))
-            elif self.known(source) < self.workers[i].switch_.n_ports:
-                p = &self.workers[i].ports[source]
-                add_i32(&p.credit, min(CREDIT // 4, CREDIT - load_i32(&p.credit)))
+        give_credit_to(self.workers, self.n_workers, source if source < 0 else self.known(source))
 
     def used(self, int32_t port, addresses):
         return addresses_used(self.workers, self.n_workers, self.known(port), addresses)
@@ -495,7 +460,7 @@ cdef class Datapath:
             offence = offence_of(self.workers, self.n_workers, port)
 
     def own_mac(self, int32_t port):
-        cdef size_t place = self.own.get(self.known(port), 0)
+        cdef size_t place = self.macnat.get(self.known(port), 0)
         return load_u64(<uint64_t *> place).to_bytes(6, "little") if place else None
 
     def trace(self, port, bytes frame):

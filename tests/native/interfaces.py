@@ -83,7 +83,7 @@ class Lab:
         self.datapath.commit()
 
     def add(self, interface: Interface, k: int, *, own: bytes | None = None) -> int:
-        number = self.datapath.attach_port(interface.inside.fileno(), 1500, own=own)
+        number = self.datapath.attach_port(interface.inside.fileno(), 1500, macnat=own)
         self.datapath.set_port(number, up=True, mtu=1500)
         self.datapath.bind(v4(k), number)
         self.datapath.bind(v6(k), number)

@@ -78,7 +78,7 @@ cdef struct Edit:
     uint8_t *frame  # ANNOUNCE, REINJECT
     uint32_t length
     int32_t to
-    uint64_t *own
+    uint64_t *macnat
     uint64_t mac
     Address address
     Route route
@@ -201,7 +201,7 @@ cdef inline int attach_port(Worker *w, const Edit *e) noexcept nogil:
     p.special = e.backend != DEVICE
     p.credit = CREDIT
     w.switch_.rules[e.port].mtu = e.mtu
-    w.switch_.rules[e.port].own = e.own
+    w.switch_.rules[e.port].own = e.macnat
     note_stages(&w.switch_.rules[e.port])
     return watch_port(w, e.port) if e.backend == DEVICE and reads_port(w, e.port) else 0
 

@@ -27,7 +27,7 @@ def owner(it: Lab, *, own: bytes | None = None, uso: bool = False) -> Interface:
     """A port that the tunnels end in."""
     port = Interface()
     it.interfaces.append(port)
-    number = it.datapath.attach_port(port.inside.fileno(), 1500, own=own, accepts_uso=uso)
+    number = it.datapath.attach_port(port.inside.fileno(), 1500, macnat=own, accepts_uso=uso)
     it.datapath.set_port(number, up=True, mtu=1500)
     it.datapath.bind(B4, number)
     it.datapath.bind(B6, number)
