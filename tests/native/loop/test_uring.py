@@ -48,6 +48,39 @@ def test_without_a_ring_the_epoll_does_it_all(number: int) -> None:
     assert done.returncode == 0, done.stderr
 
 
+SHORT = """
+    import glob, os, resource
+    from ipvsw._fast import Datapath
+
+    def attempt(limit):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        try:
+            return Datapath(2, "auto")
+        except OSError:
+            return None
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = 3
+    while (datapath := attempt(limit)) is None:
+        limit += 1
+    found = [datapath.io]
+    for more in (1, 2):  # descriptors than it takes without rings
+        datapath.close()
+        datapath = attempt(limit + more)
+        links = [os.readlink(file) for file in glob.glob("/proc/self/fd/*") if os.path.lexists(file)]
+        found += datapath.io, sum("io_uring" in link for link in links)
+    print(*found)
+"""
+
+
+@needs_ring
+def test_every_worker_has_a_ring_or_none() -> None:
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(SHORT)], capture_output=True, text=True)
+    assert done.stdout.split() == ["epoll", "epoll", "0", "uring", "2"], done.stderr
+
+
 def test_an_unknown_way_is_refused() -> None:
     with pytest.raises(ValueError, match="poll"):
         interfaces.Datapath(1, "poll")
