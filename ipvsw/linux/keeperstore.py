@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from ipvsw.linux.devices.unix import bind, reach, remove
+from ipvsw.linux.devices.unix import bind, reach_or_close, remove
 from ipvsw.linux.fdstore import FdStore, close_all
 from ipvsw.linux.peercred import peer_of
 
@@ -113,16 +113,14 @@ class KeeperStore(FdStore):
         """To a keeper that runs already, None if none does. Errors: OSError."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.settimeout(PATIENCE)
-        try:
-            found = reach(connection, self.path)
-            if found is not None and peer_of(connection).is_master:
-                self._identity = found
-                return connection
-        except OSError:
+        found = reach_or_close(connection, self.path)
+        if found is None:
+            return None
+        if not peer_of(connection).is_master:
             connection.close()
-            raise
-        connection.close()
-        return None
+            return None
+        self._identity = found
+        return connection
 
     def _start_keeper(self) -> None:
         """Errors: OSError."""

@@ -76,14 +76,17 @@ class Datagrams:
 def connect(path: str) -> socket.socket | None:
     """To a VMM that listens there; None if none does."""
     connection = _prepared(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-    try:
-        if reach(connection, path):
-            return connection
-    except OSError:
-        connection.close()
-        raise
-    connection.close()
-    return None
+    return connection if reach_or_close(connection, path) else None
+
+
+def reach_or_close(sock: socket.socket, path: str) -> tuple[int, int] | None:
+    """As `reach`; a socket that reaches nobody is closed."""
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(sock)
+        found = reach(sock, path)
+        if found is not None:
+            undo.pop_all()
+        return found
 
 
 def reach(sock: socket.socket, path: str) -> tuple[int, int] | None:

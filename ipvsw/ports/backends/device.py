@@ -82,7 +82,7 @@ class DeviceBackend(Backend):
         assert fd is not None
         runtime = self.port.env.runtime
         try:
-            if identity(fd) != holding.place or not self._belongs(holding.place):
+            if identity(fd) != holding.place or self._is_named_elsewhere(holding.place):
                 raise OSError(errno.ESTALE, "its device is not in its namespace any more")
             self._place = holding.place
             self._nsid = await runtime.netlink.run(None, lambda handle: handle.nsid(fd))
@@ -92,16 +92,6 @@ class DeviceBackend(Backend):
                 return self._read_device(handle)
 
             return await runtime.netlink.run(fd, read)
-        finally:
-            os.close(fd)
-
-    def _belongs(self, place: tuple[int, int]) -> bool:
-        """Whether the port's namespace is this one, or has lost its name."""
-        fd = self._find_place()
-        if fd is None:
-            return not self.leaves_with_name
-        try:
-            return identity(fd) == place
         finally:
             os.close(fd)
 
@@ -126,7 +116,10 @@ class DeviceBackend(Backend):
         return differences(self._wanted(settings), snapshot.parts)
 
     def has_moved(self) -> bool:
-        """Whether another namespace has the name now. While none has it most devices stay where they are."""
+        return self._place is not None and self._is_named_elsewhere(self._place)
+
+    def _is_named_elsewhere(self, place: tuple[int, int]) -> bool:
+        """Whether another namespace than this one has the name now. While none has it most devices stay where they are."""
         try:
             fd = self._find_place()
         except OSError:  # it is there, and can't be opened for now: `open_namespace`
@@ -134,7 +127,7 @@ class DeviceBackend(Backend):
         if fd is None:
             return self.leaves_with_name
         try:
-            return identity(fd) != self._place
+            return identity(fd) != place
         finally:
             os.close(fd)
 
