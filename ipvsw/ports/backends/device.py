@@ -119,7 +119,7 @@ class DeviceBackend(Backend):
         return self._place is not None and self._is_named_elsewhere(self._place)
 
     def _is_named_elsewhere(self, place: tuple[int, int]) -> bool:
-        """Whether another namespace than this one has the name now. While none has it most devices stay where they are."""
+        """Whether another namespace than this one has the name now. While none has it most devices stay."""
         try:
             fd = self._find_place()
         except OSError:  # it is there, and can't be opened for now: `open_namespace`

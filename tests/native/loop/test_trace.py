@@ -41,7 +41,7 @@ class Bench:
         self.datapath.attach_host(self.host.inside.fileno())
         self.datapath.set_vlans(switch.vlans)
         for interface, port in zip(self.ports, switch.ports, strict=True):
-            number = self.datapath.attach_port(interface.inside.fileno(), port.mtu, own=own)
+            number = self.datapath.attach_port(interface.inside.fileno(), port.mtu, macnat=own)
             self.datapath.set_port(number, up=port.up, mtu=port.mtu)
             self.datapath.set_groups(number, sorted(port.groups), all_multicast=port.all_multicast)
             self.datapath.set_guards(number, guards)
