@@ -464,6 +464,8 @@ cdef class Datapath:
         return load_u64(<uint64_t *> place).to_bytes(6, "little") if place else None
 
     def trace(self, port, bytes frame):
+        if self.workers == NULL:
+            raise ValueError("the datapath is closed")
         if len(frame) > LONGEST:
             raise ValueError(f"a frame has {LONGEST} bytes at most, not {len(frame)}")
         if isinstance(port, int) and self.known(port) >= self.workers[0].switch_.n_ports:

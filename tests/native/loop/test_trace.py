@@ -218,6 +218,9 @@ def test_what_can_not_be_traced_is_refused() -> None:
         with pytest.raises(ValueError, match="bytes at most"):
             it.datapath.trace(None, bytes(70_000))
         assert it.datapath.trace(None, b"")[0] == "drop_runt"
+        it.datapath.close()
+        with pytest.raises(ValueError, match="closed"):
+            it.datapath.trace(None, bytes(60))
 
 
 def steps_of(it: Bench, source: Source, frame: bytes) -> list[tuple[str, dict[str, Any]]]:
