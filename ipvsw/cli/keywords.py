@@ -21,6 +21,10 @@ KEYS = {key.word or key.name: key for key in (*(key for key in SWITCH if key.nam
 """The keys that `link add` takes with a word after them. `type`, `mode` and the flags come besides."""
 
 
+QUEUES = ("numtxqueues", "numrxqueues")
+"""ip's words for `queues`: a port has as many of both."""
+
+
 def read_add(words: list[str], asked: Asked) -> None:
     link_type = _read_keys(list(words), asked, KEYS)
     kinds = TYPES[link_type]
@@ -52,6 +56,9 @@ def _read_keys(words: list[str], asked: Asked, known: Mapping[str, Key]) -> str:
         if word == "mode" or word in list(Flag):
             _read_mode(word, words, asked)
             continue
+        if word in QUEUES and "queues" in known:
+            asked.port["queues"] = max(_count(word, words, asked), asked.port.get("queues", 1))
+            continue
         if word == "dev" and "name" in known:
             word = "name"
         if word not in known and word != "type":
@@ -72,6 +79,14 @@ def _read_keys(words: list[str], asked: Asked, known: Mapping[str, Key]) -> str:
     if link_type not in TYPES:
         raise Usage(f"type {link_type}: ipvsw makes {' and '.join(TYPES)} only", asked.command)
     return link_type
+
+
+def _count(word: str, words: list[str], asked: Asked) -> int:
+    value = _next(words, word, asked)
+    try:
+        return _number(value)
+    except ValueError as error:
+        raise Usage(f"{word} {value}: {error}", asked.command) from None
 
 
 def _read_key(key: Key, word: str, asked: Asked) -> None:

@@ -181,7 +181,8 @@ COMMANDS = (  # ip's own order: `ip link s` is set
         about="""\
 Attach a port to the switch of MASTER; the switch is made if there is none yet. ipvlan is for a
 namespace, ipvtap for a virtual machine. The words may stand in any order. KEY is one of a port's
-keys in ipvsw.toml(5). The number of a process stands for its namespace.
+keys in ipvsw.toml(5). The number of a process stands for its namespace. `numtxqueues` and
+`numrxqueues` are ip's words for `queues`; a port has as many of both.
 
 Example: ipvsw link add link eth0 name ipvl0 netns ns0 type ipvlan mode l2 private
 """,

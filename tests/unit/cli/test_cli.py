@@ -311,6 +311,21 @@ def test_link_add_everything(daemon: Daemon, run: Run) -> None:
     assert daemon.manager.calls == [("add_port", "eth0", port, None, None)]
 
 
+@pytest.mark.parametrize(
+    ("words", "queues"),
+    [("numtxqueues 4", 4), ("numrxqueues 2 numtxqueues 4", 4), ("queues 3 numtxqueues 1 numrxqueues 1", 3)],
+)
+def test_link_add_queues_as_ip_says_it(daemon: Daemon, run: Run, words: str, queues: int) -> None:
+    assert run(f"link add link eth0 ipvl2 netns ns2 {words} type ipvlan") == (0, "", "")
+    ((_, _, port, _, _),) = daemon.manager.calls
+    assert port.queues == queues
+
+
+def test_link_add_queues_are_a_number(run: Run) -> None:
+    code, _, err = run("link add link eth0 ipvl2 netns ns2 numtxqueues many type ipvlan")
+    assert code == 2 and "numtxqueues many: not a number" in err
+
+
 def test_link_set(daemon: Daemon, run: Run) -> None:
     assert run("link set ipvl1 type ipvlan vepa") == (0, "", "")
     assert run("link set dev lan type ipvlan mode l2 private") == (0, "", "")
