@@ -72,6 +72,14 @@ class Client:
         """`name` may be SWITCH/PORT."""
         self.request("DELETE", f"/v1/ports/{_quoted(name)}")
 
+    def labelled(self, label: str) -> list[Record]:
+        """The switches that have ports with that label, or one that begins with it and a colon; with these alone."""
+        return cast("list[Record]", self.request("GET", f"/v1/labels/{_quoted(label)}"))
+
+    def delete_labelled(self, label: str) -> None:
+        """The ports that `labelled` gives."""
+        self.request("DELETE", f"/v1/labels/{_quoted(label)}")
+
     def set_mode(self, name: str, *, mode: str | None = None, flag: str | None = None) -> Record:
         """Of the switch `name`, or of the one that has the port PORT or SWITCH/PORT, or that master."""
         return cast(

@@ -101,6 +101,26 @@ class Guard(enum.StrEnum):
     HOST = "host"
 
 
+class Persist(enum.StrEnum):
+    """How long a port stays that the command line or the API has added."""
+
+    ALWAYS = "always"  # until it is removed: it comes back after a restart of the daemon or the host
+    NETNS = "netns"  # the same, but no longer than its namespace
+    NEVER = "never"  # until the daemon stops
+
+
+class Route(Struct, frozen=True, kw_only=True):
+    """A route by way of a port's device, written as ip-route(8) writes it."""
+
+    destination: Network
+    gateway: Address | None = None  # None: the destination is on the link
+    metric: int | None = None
+
+    def __str__(self) -> str:
+        via = f" via {self.gateway}" if self.gateway else ""
+        return f"{self.destination}{via}" + ("" if self.metric is None else f" metric {self.metric}")
+
+
 class Limit(Struct, frozen=True, kw_only=True):
     """How much may pass in a second, 0 for any amount; `text` says it as the configuration does."""
 
@@ -130,9 +150,11 @@ class PortConfig(Struct, frozen=True, kw_only=True):
     netns: str  # a name under /run/netns, a path, "pid:1234", or "" for the daemon's own
     kind: Kind = Kind.NETNS
     device: Device = Device.TAP
-    mac: MacSource = MacSource.MASTER  # `config` makes OWN the default for virtual machines
+    mac: MacSource | str = MacSource.MASTER  # or this one, as OWN; `config` makes OWN the default for virtual machines
     addresses: tuple[Interface, ...] = ()
     gateway: tuple[Address, ...] = ()
+    metric: int | None = None  # of the default routes; None: the kernel's default
+    routes: tuple[Route, ...] = ()
     mtu: int | None = None  # bytes without the Ethernet header; None: the master's
     queues: int = 1  # of a namespace: workers that read it, if there are as many; of a VM: descriptors that it opens
     owner: Who | None = None  # user who may open a tap by name, or connect to a socket's path, besides root
@@ -151,6 +173,8 @@ class PortConfig(Struct, frozen=True, kw_only=True):
     packets: Limit = UNLIMITED  # a second
     broadcast: Limit = DEFAULT_BROADCAST  # multicast frames a second from the port
     max_groups: int | None = None  # multicast groups that a namespace listens to
+    label: str = ""  # what the one who added the port calls it
+    persist: Persist = Persist.ALWAYS  # of a port that was added at run time
 
 
 class SwitchConfig(Struct, frozen=True, kw_only=True):
@@ -171,6 +195,7 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
     """The process as a whole."""
 
     socket: str = DEFAULT_SOCKET
+    state: str | None = None  # where ports that were added at run time are kept; None: see `daemon.main`
     workers: int = 1  # data-plane threads of each switch
     io: Io = Io.AUTO
     busy_poll: int = 50  # us that an idle worker may poll before it sleeps
@@ -276,6 +301,7 @@ class PortStatus(Struct, frozen=True, kw_only=True):
     addresses: tuple[AddressStatus, ...] = ()
     guards: tuple[Guard, ...] = ()  # that are on
     limits: dict[str, str | int] = {}  # by key, as configured, where they are not the default
+    label: str = ""
 
 
 class Event(enum.StrEnum):

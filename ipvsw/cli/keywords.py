@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ipvsw.cli.command import Asked, Usage
 from ipvsw.config.keys import SWITCH, Key
 from ipvsw.config.port_keys import MACHINES, PORT
-from ipvsw.model import Flag, Kind, Mode, Who
+from ipvsw.model import Flag, Kind, MacSource, Mode, Who
 
 if TYPE_CHECKING:
     from ipvsw.cli.complete import Names
@@ -192,6 +192,8 @@ def _choices(word: str, known: Mapping[str, Key]) -> Iterable[str]:
         return Mode
     if word == "kind":
         return TYPES["ipvtap"]
+    if word == "mac":
+        return MacSource
     kind = known[word].type
     if kind is bool:
         return ("on", "off")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from ipvsw.cli.command import Asked, Command, Option, first, read_name, read_nothing, read_port, silent
 from ipvsw.cli.complete import Names
+from ipvsw.cli.record import records
 from ipvsw.cli.status import read_switches, select_ports
 
 if TYPE_CHECKING:
@@ -14,11 +15,15 @@ if TYPE_CHECKING:
     from ipvsw.config.keys import Key
     from ipvsw.model import PortStatus, SwitchStatus
 
+LABEL = "label"
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 
 
 def _show(asked: Asked) -> list[Record]:
-    selected = select_ports(read_switches(asked), asked.name)
+    if (label := asked.options.get(LABEL)) is not None:
+        selected = select_ports(records(asked.client.labelled(label)), None)
+    else:
+        selected = select_ports(read_switches(asked), asked.name)
     counted = {one["name"]: one["ports"] for one in asked.client.stats()} if "statistics" in asked.options else None
     return [
         link_record(switch, port)
@@ -45,6 +50,7 @@ def _link(one: Record) -> str:
     if ether or netns:
         lines.append("    " + " ".join(ether + netns))
     lines.append(f"    {info['info_kind']}  mode {info['info_data']['mode']} {flag}")
+    lines += [f"    alias {one['ifalias']}"] if "ifalias" in one else []
     lines += [f"    altname {name}" for name in one.get("altnames", ())]
     for side, counters in one.get("stats64", {}).items():
         heads = [f"{side.upper()}:", *counters]
@@ -58,7 +64,7 @@ def _link(one: Record) -> str:
 
 
 def link_record(switch: SwitchStatus, port: PortStatus) -> Record:
-    """With the keys of `ip -d -j link`; `netns` and `altnames` only where they have a value."""
+    """With the keys of `ip -d -j link`; `netns`, `altnames` and `ifalias`, the label, only where they have a value."""
     up = port.state in ("up", "degraded")
     flags = ["BROADCAST", "MULTICAST"]
     if up:
@@ -81,6 +87,8 @@ def link_record(switch: SwitchStatus, port: PortStatus) -> Record:
     }
     if port.netns:
         record["link_netns"] = port.netns
+    if port.label:
+        record["ifalias"] = port.label
     if port.name != port.ifname:
         record["altnames"] = [port.name]
     return record
@@ -106,7 +114,22 @@ def _set(asked: Asked) -> Record:
 
 
 def _delete(asked: Asked) -> None:
-    asked.client.delete_port(asked.required_name)
+    if (label := asked.options.get(LABEL)) is not None:
+        asked.client.delete_labelled(label)
+    else:
+        asked.client.delete_port(asked.required_name)
+
+
+def _or_label(read: Callable[[list[str], Asked], None]) -> Callable[[list[str], Asked], None]:
+    """`label LABEL`, or what `read` takes. A port with the name `label` is `dev label`."""
+
+    def read_or_label(words: list[str], asked: Asked) -> None:
+        if words[:1] == [LABEL] and len(words) == 2:
+            asked.options[LABEL] = words[1]
+        else:
+            read(words, asked)
+
+    return read_or_label
 
 
 # ---------------------------------------------------------------------------- keywords, imported where there are any
@@ -150,14 +173,15 @@ _STATISTICS = Option("--statistics", "also counters, as `ip -s` prints them", sh
 _SHOW = Command(
     name="link show",
     summary="ports, as `ip -d link` would print them",
-    operands="[[dev] PORT|SWITCH]",
+    operands="[[dev] PORT|SWITCH | label LABEL]",
     about="""\
 Ports, in the words and the order of `ip -d link`; with --json, with the keys of `ip -d -j link`.
 A port that waits has no index yet and is NOTPRESENT. Counters with -s are the port's own:
 RX is what it received, TX what it sent, dropped what was not delivered; `ipvsw stats` has reasons.
+LABEL stands for all ports with that label, or one that begins with it and a colon.
 """,
     options=(_STATISTICS,),
-    read=read_name,
+    read=_or_label(read_name),
     run=_show,
     write=_write_show,
     complete=first(Names.both),
@@ -210,10 +234,15 @@ Example: ipvsw link set ipvl0 type ipvlan mode l2 vepa
     ),
     Command(
         name="link delete",
-        summary="remove a port",
-        operands="[dev] PORT",
-        about="Remove a port. Its interface disappears from its namespace.\n",
-        read=read_port,
+        summary="remove ports",
+        operands="[dev] PORT | label LABEL",
+        about="""\
+Remove a port. Its interface disappears from its namespace. With a label: all ports with that
+label, or one that begins with it and a colon, together.
+
+Example: ipvsw link delete label cni:lan
+""",
+        read=_or_label(read_port),
         run=_delete,
         complete=first(Names.ports),
     ),

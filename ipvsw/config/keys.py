@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct
 
-from ipvsw import DEFAULT_SOCKET
+from ipvsw import DEFAULT_SOCKET, DEFAULT_STATE
 from ipvsw.config.values import (
     BUSY_POLL_MAX,
     SOCKET_PATH_MAX,
@@ -24,6 +24,7 @@ from ipvsw.config.values import (
     read_allow,
     read_boolean,
     read_endpoint,
+    read_file,
     read_guard,
     read_master,
     read_name,
@@ -95,6 +96,19 @@ DAEMON = (
         default=DEFAULT_SOCKET,
         change=Change.RESTART,
         help=f"path of the API's unix socket, at most {SOCKET_PATH_MAX} bytes",
+    ),
+    Key(
+        name="state",
+        read=read_file,
+        default=None,
+        default_text=f"`{DEFAULT_STATE}` with the default socket; none with another",
+        change=Change.RESTART,
+        operand="PATH",
+        help="file that keeps what the command line and the API have changed",
+        more="Ports that were added, and modes and flags that were set at run time: they come back when the daemon"
+        " or the host is started again. It is replaced as a whole, and exists only while there is something to keep."
+        " Without it they end with an orderly stop of the daemon.",
+        example=f'"{DEFAULT_STATE}"',
     ),
     Key(
         name="workers",

@@ -59,3 +59,8 @@ def short_names(ports: Iterable[tuple[str, str]]) -> list[str]:
     every = list(ports)
     count = Counter(port for _, port in every)
     return [port if count[port] == 1 else f"{switch}/{port}" for switch, port in every]
+
+
+def has_label(label: str, wanted: str) -> bool:
+    """Whether `wanted` is the label, or its first parts."""
+    return label == wanted or label.startswith(f"{wanted}:")

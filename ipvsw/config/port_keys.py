@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from ipvsw.config.keys import Change, Key
 from ipvsw.config.limits import read_broadcast, read_packets, read_rate
+from ipvsw.config.routes import METRIC_MAX, read_metric, read_routes
 from ipvsw.config.values import (
     ADDRESSES_MAX,
     GROUPS_MAX,
     IFNAME_MAX,
+    LABEL_MAX,
     LEARNED_MAX,
     MTU_MAX,
     MTU_MIN,
@@ -22,13 +24,25 @@ from ipvsw.config.values import (
     read_gateways,
     read_guard,
     read_ifname,
-    read_mac_source,
+    read_label,
+    read_mac,
     read_name,
     read_netns,
+    read_persist,
     read_socket,
     read_who,
 )
-from ipvsw.model import DEFAULT_BROADCAST, DEFAULT_LEARNED, UNLIMITED, Device, Guard, Kind, MacSource, Who
+from ipvsw.model import (
+    DEFAULT_BROADCAST,
+    DEFAULT_LEARNED,
+    UNLIMITED,
+    Device,
+    Guard,
+    Kind,
+    MacSource,
+    Persist,
+    Who,
+)
 
 DEVICES = (Kind.NETNS, Kind.MACVTAP, Kind.TAP)
 SOCKETS = (Kind.STREAM, Kind.DGRAM)
@@ -97,16 +111,15 @@ PORT = (
     ),
     Key(
         name="mac",
-        read=read_mac_source,
-        type=MacSource,
+        read=read_mac,
         default=MacSource.MASTER,
         default_text="`master`; `own` for a virtual machine",
         change=Change.ANEW,
-        operand="SOURCE",
-        help="the MAC address that the endpoint uses: `master` or `own`",
+        operand="SOURCE|MAC",
+        help="the MAC address that the endpoint uses: `master`, `own` or which one",
         more="`own`: one of its own, which the switch rewrites to the master's in frames from the endpoint and"
         " restores in frames to it, ARP and neighbour discovery included (MAC NAT): the wire and other ports see"
-        " the master's only. `l2macnat` means the same.",
+        " the master's only. `l2macnat` means the same. A MAC address, as `02:00:00:00:00:11`: the same with that one.",
     ),
     Key(
         name="addresses",
@@ -133,6 +146,33 @@ PORT = (
         help="default gateways, at most one for each family",
         more="Each needs an address of its family in `addresses`, but need not be in any of their networks.",
         example='["192.0.2.1"]',
+    ),
+    Key(
+        name="metric",
+        read=read_metric,
+        type=int,
+        default=None,
+        default_text="the kernel's: 0, for IPv6 1024",
+        change=Change.ANEW,
+        kinds=(Kind.NETNS,),
+        operand="N",
+        help=f"metric of the default routes by `gateway`, 1 to {METRIC_MAX}",
+        more="Of two default routes in one namespace the one with the lower metric is used.",
+        example="100",
+    ),
+    Key(
+        name="routes",
+        read=read_routes,
+        type=tuple[str, ...],
+        default=(),
+        change=Change.IN_PLACE,
+        kinds=(Kind.NETNS,),
+        word="route",
+        operand="ROUTE",
+        help="routes in the namespace: `DESTINATION [via GATEWAY] [metric N]`",
+        more="By way of the port's interface. Without a gateway the destination is on the link. `default` is a"
+        " destination too.",
+        example='["198.51.100.0/24 via 192.0.2.1"]',
     ),
     Key(
         name="mtu",
@@ -356,5 +396,30 @@ PORT = (
         help="the unix socket that the VMM receives on",
         more="Needs `local` too.",
         example='"/run/vm4.sock"',
+    ),
+    Key(
+        name="label",
+        read=read_label,
+        default="",
+        default_text="none",
+        change=Change.ANEW,
+        operand="LABEL",
+        help="what the program that manages the port calls it",
+        more=f"Up to {LABEL_MAX} printable ASCII characters, in parts that colons separate: ports are listed and"
+        " removed by the whole or by the first parts. The CNI plugin's are `cni:NETWORK:CONTAINER:IFNAME`.",
+        example='"lab:group1:web"',
+    ),
+    Key(
+        name="persist",
+        read=read_persist,
+        type=Persist,
+        default=Persist.ALWAYS,
+        change=Change.ANEW,
+        operand="always|netns|never",
+        help="how long a port stays that was added at run time",
+        more="`always`, or `true`: until it is removed. It comes back when the daemon or the host is started again."
+        " `netns`: the same, but it is removed as soon as its namespace is gone, as a container's should be. `never`,"
+        " or `false`: until the daemon stops. One for a process (`pid:N`) never comes back for another process. See"
+        " `daemon.state`. Of a port in the configuration file it says nothing.",
     ),
 )

@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Literal, cast
 
-from ipvsw.model import Address, Guard, Interface, MacSource, Network, Refused, Who
+from ipvsw.model import Address, Guard, Interface, MacSource, Network, Persist, Refused, Who
 
 IFNAME_MAX = 15  # bytes; IFNAMSIZ in linux/if.h, less the closing NUL
 SOCKET_PATH_MAX = 104  # bytes; sun_path in linux/un.h, less the closing NUL and the ".fd" of the other socket
+PATH_MAX = 4095  # bytes; linux/limits.h, less the closing NUL
 NAME_MAX = 255  # bytes; a file name's, which the name of a namespace is
 MTU_MIN = 68  # bytes; ETH_MIN_MTU, RFC 791 section 3.2
 MTU_MIN_IPV6 = 1280  # bytes; IPV6_MIN_MTU, RFC 8200 section 5
@@ -29,6 +30,7 @@ LEARNED_MAX = 1024
 ADDRESSES_MAX = 1 << 20
 GROUPS_MAX = 1 << 20
 INTERFACES_CACHED = 1 << 17
+LABEL_MAX = 400  # bytes
 ID_MAX = 0xFFFFFFFE  # (uid_t) -1 means no user
 
 Reader = Callable[[object, str], Any]
@@ -105,6 +107,10 @@ def read_endpoint(value: object, place: str) -> str:
     return text
 
 
+def read_file(value: object, place: str) -> str:
+    return _read_path(read_string(value, place), place, PATH_MAX)
+
+
 def _read_path(path: str, place: str, longest: int) -> str:
     if not path.startswith("/"):
         raise ConfigError(f"{place}: {quoted(path)} is not an absolute path")
@@ -163,7 +169,7 @@ def read_netns(value: object, place: str) -> str:
         raise ConfigError(f"{place}: is empty; leave it out for the daemon's own namespace")
     spec = read_string(value, place)
     if spec.startswith("/"):
-        return _read_path(spec, place, 4095)  # PATH_MAX, less the closing NUL
+        return _read_path(spec, place, PATH_MAX)
     if spec.startswith("pid:"):
         if not re.fullmatch(r"pid:[1-9][0-9]{0,8}", spec, re.ASCII):
             raise ConfigError(f"{place}: {quoted(spec)} does not name a process, as pid:1234 would")
@@ -173,10 +179,36 @@ def read_netns(value: object, place: str) -> str:
     return read_name(spec, place)
 
 
-def read_mac_source(value: object, place: str) -> MacSource:
+def read_mac(value: object, place: str) -> MacSource | str:
     """`l2macnat` is what others call "own"."""
-    source: MacSource = MacSource.OWN if value == "l2macnat" else choice(MacSource)(value, place)
-    return source
+    if isinstance(value, str) and re.fullmatch(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}", value, re.ASCII):
+        mac = value.lower()
+        if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
+            raise ConfigError(f"{place}: {mac} is not the MAC address of an interface")
+        return mac
+    if value == "l2macnat":
+        return MacSource.OWN
+    word = read_string(value, place)
+    if word not in list(MacSource):
+        raise ConfigError(f"{place}: {quoted(word)} is not valid; use {', '.join(MacSource)} or a MAC address")
+    return MacSource(word)
+
+
+def read_persist(value: object, place: str) -> Persist:
+    """`true` and `false` are the longest and the shortest."""
+    if isinstance(value, bool):
+        return Persist.ALWAYS if value else Persist.NEVER
+    persist: Persist = choice(Persist)(value, place)
+    return persist
+
+
+def read_label(value: object, place: str) -> str:
+    label = read_string(value, place)
+    if len(label) > LABEL_MAX or not re.fullmatch(r"[!-~]+", label, re.ASCII):
+        raise ConfigError(
+            f"{place}: {quoted(label)} must be 1 to {LABEL_MAX} printable ASCII characters without spaces"
+        )
+    return label
 
 
 def read_allow(value: object, place: str) -> tuple[Who, ...]:
@@ -243,7 +275,7 @@ def read_claim(value: object, place: str) -> tuple[Network, ...] | Literal["any"
         raise ConfigError(f'{place}: {quoted(value)} is not valid; use "any", "on-link" or a list of prefixes')
     if value in (["any"], ["on-link"]):  # as the command line sends it
         return cast("Literal['any', 'on-link']", cast("list[object]", value)[0])
-    return read_list(value, place, _read_network)
+    return read_list(value, place, read_network)
 
 
 def read_guard(value: object, place: str) -> tuple[Guard, ...]:
@@ -259,7 +291,7 @@ def read_guard(value: object, place: str) -> tuple[Guard, ...]:
     return tuple(guard for guard in Guard if guard in found)
 
 
-def _read_network(value: object, place: str) -> Network:
+def read_network(value: object, place: str) -> Network:
     text = read_string(value, place)
     try:
         if not re.fullmatch(r"[0-9A-Fa-f.:]+(/[0-9]{1,3})?", text, re.ASCII):
@@ -270,10 +302,10 @@ def _read_network(value: object, place: str) -> Network:
 
 
 def read_gateways(value: object, place: str) -> tuple[Address, ...]:
-    return read_list(value, place, _read_gateway)
+    return read_list(value, place, read_gateway)
 
 
-def _read_gateway(value: object, place: str) -> Address:
+def read_gateway(value: object, place: str) -> Address:
     text = read_string(value, place)
     try:
         if "%" in text:

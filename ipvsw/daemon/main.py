@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from ipvsw import __version__
+from ipvsw import DEFAULT_SOCKET, DEFAULT_STATE, __version__
 from ipvsw.client import ApiError, Client, Unreachable
 from ipvsw.config.file import load
 from ipvsw.daemon import keeper, listener, logs, watchdog
@@ -108,7 +108,7 @@ async def _serve(config: Config, path: str, socket_path: str) -> None:
         await _check(config, untaken=True)  # says which master is taken, if one is
         raise
     async with contextlib.AsyncExitStack() as ending:
-        manager = Manager(path, store, held)
+        manager = Manager(path, store, held, _state_of(config, socket_path))
         ending.callback(lambda: store.end() if manager.started or not held else store.close())
         ending.push_async_callback(manager.stop)
         sockets = listener.open_sockets(socket_path, config.daemon.metrics)
@@ -142,6 +142,11 @@ async def _serve_api(manager: Manager, sockets: listener.ApiSockets) -> Server:
     from ipvsw.daemon import api
 
     return await api.serve(manager, sockets)
+
+
+def _state_of(config: Config, socket_path: str) -> str | None:
+    """Two daemons have two sockets, and must not have one file."""
+    return config.daemon.state or (DEFAULT_STATE if socket_path == DEFAULT_SOCKET else None)
 
 
 def _take_over(socket_path: str) -> None:

@@ -9,11 +9,12 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Container, Iterable, Mapping
+from functools import partial
 
 import msgspec
 
 from ipvsw.config.file import check, load
-from ipvsw.config.names import find_by_master, find_port, find_ports, find_switch
+from ipvsw.config.names import find_by_master, find_port, find_ports, find_switch, has_label
 from ipvsw.config.plan import (
     Action,
     AddPort,
@@ -28,7 +29,7 @@ from ipvsw.config.plan import (
 )
 from ipvsw.daemon.events import Events
 from ipvsw.daemon.preflight import preflight
-from ipvsw.daemon.state import VERSION, Heritage, Moving, Structure, describe
+from ipvsw.daemon.state import VERSION, Heritage, Moving, Structure, describe, lasting
 from ipvsw.daemon.succession import Succession
 from ipvsw.linux.fdstore import FdStore, NoStore
 from ipvsw.linux.netlink import KmodAttrs
@@ -67,21 +68,27 @@ log = logging.getLogger("ipvsw")
 class Manager:
     """The control side of everything. Made, started and stopped on the loop."""
 
-    def __init__(self, path: str, store: FdStore | None = None, held: Mapping[str, int] | None = None) -> None:
-        """`path` is the configuration file that `reload` reads; `held` is what `store` had at the start. Errors:
-        OSError."""
+    def __init__(
+        self, path: str, store: FdStore | None = None, held: Mapping[str, int] | None = None, state: str | None = None
+    ) -> None:
+        """`path` is the configuration file that `reload` reads; `held` is what `store` had at the start; `state` is the
+        file of what lasts. Errors: OSError."""
         self._path = path
         self._store = store or NoStore()
         self._runtime = Runtime(self._store, held)
-        self._succession = Succession(self._store, held or {}, self._describe, self._count, self._progress)
+        self._succession = Succession(
+            self._store, held or {}, self._describe, self._count, self._progress, state, self._lasting
+        )
         self._runtime.note_change = self._succession.note_change
         self._heritage = Heritage(Config())
         self._switches: dict[str, Switch] = {}
         self._filed = Config()  # what the file has; the rest was added by the API
+        self._filed_names: set[tuple[str, str]] = set()  # of its switches and ports
         self._settings = DaemonConfig()  # of the process, until it is started anew
         self._lock = asyncio.Lock()
         self._discovery = Discovery(self._runtime, self._wants, self._serve)
         self._leaving: set[asyncio.Task[None]] = set()
+        self._collecting: set[asyncio.Task[None]] = set()  # each waits for the lock
         self.taken_over: Callable[[], None] = lambda: None
         self.started = False  # whether anything that the last daemon has left may be touched
         self.events = Events()
@@ -94,7 +101,8 @@ class Manager:
         async with self._lock:
             await preflight(self._runtime.netlink, config, untaken=True)
             heritage = self._heritage = self._succession.inherit(config)
-            self._filed, self._settings = config, config.daemon
+            self._set_filed(config)
+            self._settings = config.daemon
             actions = diff(self._running(), heritage.config)
             await self._execute(action for action in actions if isinstance(action, AddSwitch))
             for index, switch in enumerate(config.switches):
@@ -122,10 +130,15 @@ class Manager:
     async def stop(self) -> None:
         async with self._lock:
             self._succession.stop()
+            await self._succession.saved()
             await self._discovery.stop()
             await asyncio.gather(*(self._remove_switch(name) for name in list(self._switches)))
             await asyncio.gather(*self._leaving)
             self._runtime.close()
+
+    def _set_filed(self, config: Config) -> None:
+        self._filed = config
+        self._filed_names = {(switch.name, port.name) for switch in config.switches for port in switch.ports}
 
     def beat(self) -> None:
         """Returns when every worker of every switch has made a round."""
@@ -151,10 +164,27 @@ class Manager:
                 switch.halt()
             self._succession.write()
             self._succession.stop()
+            await self._succession.saved()
 
     def _describe(self) -> Structure:
         ports = {f"{name}/{port}": left for name, one in self._switches.items() for port, left in one.left().items()}
-        return describe(self._running(), self._filed, ports)
+        return describe(self._running(), self._filed, ports, self._births())
+
+    def _lasting(self) -> Structure | None:
+        kept = lasting(self._running(), self._filed)
+        return None if kept is None else describe(kept, self._filed, {}, self._births())
+
+    def _births(self) -> dict[str, str]:
+        """Of the namespaces of the ports that were added at run time."""
+        return {
+            f"{name}/{port.config.name}": port.namespace.birth
+            for name, switch in self._switches.items()
+            for port in switch.ports.values()
+            if port.namespace.birth and not self._is_filed(name, port.config.name)
+        }
+
+    def _is_filed(self, switch: str, port: str) -> bool:
+        return (switch, port) in self._filed_names
 
     def _count(self) -> Moving:
         return Moving(
@@ -275,7 +305,9 @@ class Manager:
             added = self._switches[new.name].ports[port.name]
             await self._settle(new.name, added)
             self._succession.write()
-            return added.status()
+            status = added.status()
+        await self._succession.saved()
+        return status
 
     async def _preflight_port(self, switch: SwitchConfig, port: PortConfig) -> None:
         only = Config(switches=(msgspec.structs.replace(switch, ports=(port,)),))
@@ -304,6 +336,46 @@ class Manager:
                 raise Refused(f"{name}: `ip link add` made this port; delete it with `ip link del`")
             await self._remove_port(switch, port)
             self._succession.write()
+        await self._succession.saved()
+
+    def labelled(self, label: str) -> tuple[SwitchStatus, ...]:
+        """The ports with that label, or one that begins with it and a colon; only the switches that have any."""
+        found = (
+            msgspec.structs.replace(switch, ports=tuple(port for port in switch.ports if has_label(port.label, label)))
+            for switch in self.switches()
+        )
+        return tuple(switch for switch in found if switch.ports)
+
+    async def delete_labelled(self, label: str) -> None:
+        """The ports that `labelled` gives, all of them or none. Errors: NotFound."""
+        async with self._lock:
+            found = [
+                RemovePort(name, port.config.name)
+                for name, switch in self._switches.items()
+                for port in switch.ports.values()
+                if has_label(port.config.label, label)
+            ]
+            if not found:
+                raise NotFound(f"there is no port with the label {json.dumps(label)}")
+            await self._remove_ports(found)
+            for name in {one.switch for one in found}:
+                await self._remove_if_empty(name)
+            self._succession.write()
+        await self._succession.saved()
+
+    def _collect(self, switch: str, port: str) -> None:
+        """The port's namespace is gone, and it is to go with it."""
+        if not self._is_filed(switch, port):
+            task = asyncio.create_task(self._remove_lost(switch, port))
+            self._collecting.add(task)
+            task.add_done_callback(self._collecting.discard)
+
+    async def _remove_lost(self, switch: str, port: str) -> None:
+        async with self._lock:
+            if switch in self._switches and (found := self._switches[switch].ports.get(port)) and found.is_lost:
+                log.info("port %s/%s is removed: its namespace is gone", switch, port)
+                await self._remove_port(switch, port)
+                self._succession.write()
 
     async def set_mode(self, name: str, mode: Mode | None, flag: Flag | None) -> SwitchStatus:
         """`name` is that of a switch, of a port on it or of its master: mode and flag belong to the whole switch.
@@ -323,7 +395,7 @@ class Manager:
             await self._execute(actions)
             for switch in self._switches.values():
                 switch.renew_namespaces()
-            self._filed = filed
+            self._set_filed(filed)
             self._succession.write()
             return tuple(str(action) for action in actions)
 
@@ -400,7 +472,7 @@ class Manager:
     async def _add_switch(self, config: SwitchConfig) -> None:
         try:
             left = self._heritage.ports.pop(config.name, {})
-            switch = Switch(self._runtime, config, self._settings, left)
+            switch = Switch(self._runtime, config, self._settings, left, partial(self._collect, config.name))
             if past := self._heritage.counters.pop(config.name, None):
                 switch.set_past(past, self._heritage.snooped.pop(config.name, Snooped()))
             self._switches[config.name] = switch
@@ -418,6 +490,9 @@ class Manager:
     async def _remove_port(self, switch: str, port: str) -> None:
         """A switch that the API made goes with its last port, as the kernel's does."""
         await self._remove_ports([RemovePort(switch, port)])
+        await self._remove_if_empty(switch)
+
+    async def _remove_if_empty(self, switch: str) -> None:
         if not self._switches[switch].ports and all(switch != one.name for one in self._filed.switches):
             await self._remove_switch(switch)
 

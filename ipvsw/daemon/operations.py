@@ -56,6 +56,12 @@ class Manager(Protocol):
     def switch(self, name: str) -> SwitchStatus:
         """Errors: NotFound."""
 
+    def labelled(self, label: str) -> tuple[SwitchStatus, ...]:
+        """Switches with the ports that have this label or one that it begins, none without such a port."""
+
+    async def delete_labelled(self, label: str) -> None:
+        """Remove the ports of `labelled`. Errors: NotFound."""
+
     async def delete_port(self, name: str) -> None:
         """`name` is PORT or SWITCH/PORT. Errors: also NotFound."""
 
@@ -151,6 +157,14 @@ async def _list_switches(manager: Manager, call: Call) -> tuple[SwitchStatus, ..
 
 async def _get_switch(manager: Manager, call: Call) -> SwitchStatus:
     return manager.switch(call.name)
+
+
+async def _list_labelled(manager: Manager, call: Call) -> tuple[SwitchStatus, ...]:
+    return manager.labelled(call.name)
+
+
+async def _delete_labelled(manager: Manager, call: Call) -> None:
+    await manager.delete_labelled(call.name)
 
 
 async def _list_stats(manager: Manager, call: Call) -> tuple[SwitchStats, ...]:
@@ -320,6 +334,23 @@ ROUTES = (
     ),
     Route(
         method="GET",
+        path="/v1/labels/{name}",
+        name="listLabelled",
+        summary="The ports with a label, or one that begins with it and a colon, in their switches",
+        handler=_list_labelled,
+        returns=tuple[SwitchStatus, ...],
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/labels/{name}",
+        name="deleteLabelled",
+        summary="Remove the ports with a label, or one that begins with it and a colon, together",
+        handler=_delete_labelled,
+        status=204,
+        errors=(403, 404),
+    ),
+    Route(
+        method="GET",
         path="/v1/ports/{name}/fd",
         name="handOver",
         summary="The descriptors of a virtual machine's port, by SCM_RIGHTS with the answer's first byte. Of a switch:"
@@ -393,10 +424,10 @@ REASONS = {
     204: "Done",
     400: "The body is not valid; the error names the place",
     403: "Not for this user: changes are for root and the daemon's own user, descriptors for allowed users too",
-    404: "There is no such switch or port",
+    404: "There is no such switch, port or label",
     409: "Refused; nothing was changed",
 }
-_PARAMETERS = {"name": "A switch or a port. A slash in SWITCH/PORT is written %2F"}
+_PARAMETERS = {"name": "A switch, a port or a label. A slash in SWITCH/PORT is written %2F"}
 
 
 def openapi() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What one daemon tells the next, as JSON with a version, and what follows from it. Pure.
 
-Two records: `Structure` changes when something is done, `Moving` with every frame. Both are read by the next daemon,
+Two records: `Structure` changes when something is done, `Moving` with every frame. What of the structure is to outlive
+an orderly stop, and the host, is a file too, and reads the same. Both are read by the next daemon,
 which may be another release: fields that it doesn't know are ignored, those that are missing have a default, and a
 newer version is refused.
 """
@@ -8,22 +9,26 @@ newer version is refused.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ipvsw.config.file import check, read_document
 from ipvsw.config.plan import same_port, same_switch, with_added, with_modes
 from ipvsw.config.tables import document, port_table
-from ipvsw.model import Config, Kind, PortConfig, Refused, SwitchConfig, SwitchStats
+from ipvsw.linux.namespaces import is_of_process
+from ipvsw.model import Config, Kind, Persist, PortConfig, Refused, SwitchConfig, SwitchStats
 from ipvsw.ports.backend import Holding, Left, Settings, held_name
 from ipvsw.snooping.saved import Snooped
 
 log = logging.getLogger("ipvsw")
 
 VERSION = 1  # of both records: one more when an older ipvswd would misread them
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 T = TypeVar("T", bound="_Versioned")
 
@@ -47,11 +52,13 @@ class Endpoint(Struct, kw_only=True):
 
 
 class Structure(_Versioned):
-    """The configuration that runs, the file's, and the endpoints by SWITCH/PORT."""
+    """The configuration that runs, the file's, and by SWITCH/PORT the endpoints, and what `birth_of` says of the
+    namespaces of ports that were added at run time."""
 
     running: dict[str, Any] = {}
     filed: dict[str, Any] = {}
     endpoints: dict[str, Endpoint] = {}
+    births: dict[str, str] = {}
 
 
 class Moving(_Versioned):
@@ -78,13 +85,36 @@ def encode(record: _Versioned) -> bytes:
     return msgspec.json.encode(record)
 
 
-def describe(running: Config, filed: Config, endpoints: Mapping[str, Left]) -> Structure:
+def describe(
+    running: Config, filed: Config, endpoints: Mapping[str, Left], births: Mapping[str, str] = NOTHING
+) -> Structure:
     return Structure(
         version=VERSION,
         running=document(running),
         filed=document(filed),
         endpoints={name: _endpoint(left) for name, left in endpoints.items()},
+        births=dict(births),
     )
+
+
+def lasting(running: Config, filed: Config) -> Config | None:
+    """What of `running` is to be there again after an orderly stop; None if that is what `filed` says."""
+    known = _names(filed)
+    kept = tuple(
+        structs.replace(switch, ports=ports)
+        for switch in running.switches
+        for ports in [tuple(each for each in switch.ports if _lasts(switch.name, each, known))]
+        if ports or any(switch.name == one.name for one in filed.switches)
+    )
+    return None if kept == filed.switches else structs.replace(running, switches=kept)
+
+
+def _lasts(switch: str, port: PortConfig, known: Container[tuple[str, str]]) -> bool:
+    return port.persist is not Persist.NEVER or (switch, port.name) in known
+
+
+def _names(config: Config) -> set[tuple[str, str]]:
+    return {(switch.name, port.name) for switch in config.switches for port in switch.ports}
 
 
 def _endpoint(left: Left) -> Endpoint:
@@ -105,26 +135,33 @@ def _endpoint(left: Left) -> Endpoint:
 # ---------------------------------------------------------------------------- reading
 
 
-def decode(content: bytes | None, kind: type[T]) -> T:
-    """An empty record if there is none. Errors: Refused."""
+def decode(content: bytes | None, kind: type[T], hint: str = "; remove it with --cleanup") -> T:
+    """An empty record if there is none. `hint` ends what is said of one that can't be read. Errors: Refused."""
     if content is None:
         return kind(version=VERSION)
     try:
         version = msgspec.json.decode(content, type=_Versioned).version
         if version > VERSION:
             raise Refused(
-                f"the running ports were left by a newer ipvswd (state version {version}, this one reads {VERSION}):"
-                " start that one, or remove them with --cleanup"
+                f"the ports were left by a newer ipvswd (state version {version}, this one reads {VERSION}): start that"
+                f" one{hint}"
             )
         return msgspec.json.decode(content, type=kind)
     except msgspec.MsgspecError as error:
-        raise Refused(f"what the last ipvswd has left can't be read: {error}; remove it with --cleanup") from None
+        raise Refused(f"what the last ipvswd has left can't be read: {error}{hint}") from None
 
 
-def inherit(filed: Config, structure: Structure, moving: Moving, held: Mapping[str, int]) -> Heritage:
-    """What the daemon with the configuration `filed` goes on with. `held` are the ports' descriptors by name. Errors:
-    Refused."""
-    before, running = read_document(structure.filed), read_document(structure.running)
+def inherit(
+    filed: Config,
+    structure: Structure,
+    moving: Moving,
+    held: Mapping[str, int],
+    birth_of: Callable[[str], str] = lambda netns: "",
+) -> Heritage:
+    """What the daemon with the configuration `filed` goes on with. `held` are the ports' descriptors by name;
+    `birth_of` tells what a namespace is now. Errors: Refused."""
+    before = read_document(structure.filed)
+    running = _collect(read_document(structure.running), before, structure.births, birth_of)
     wanted = _with_changes(before, running, filed)
     switches = {switch.name: switch for switch in running.switches}
     kept = {
@@ -143,6 +180,29 @@ def inherit(filed: Config, structure: Structure, moving: Moving, held: Mapping[s
     heritage.counters = {name: counted for name, counted in moving.counters.items() if name in kept}
     heritage.snooped = {name: snooped for name, snooped in moving.snooped.items() if name in kept}
     return heritage
+
+
+def _collect(running: Config, before: Config, births: Mapping[str, str], birth_of: Callable[[str], str]) -> Config:
+    """Without the ports that were added at run time for a process that has ended, or as long as a namespace exists that
+    is gone."""
+    known = _names(before)
+
+    def is_there(switch: str, port: PortConfig) -> bool:
+        birth = births.get(f"{switch}/{port.name}", "")
+        if (switch, port.name) in known or not (is_of_process(birth) or (birth and port.persist is Persist.NETNS)):
+            return True
+        if birth == birth_of(port.netns):
+            return True
+        log.info("port %s/%s is not restored: its namespace %s is gone", switch, port.name, port.netns)
+        return False
+
+    return structs.replace(
+        running,
+        switches=tuple(
+            structs.replace(switch, ports=tuple(port for port in switch.ports if is_there(switch.name, port)))
+            for switch in running.switches
+        ),
+    )
 
 
 def _with_changes(before: Config, running: Config, filed: Config) -> Config:

@@ -1,4 +1,8 @@
-"""What is kept for the next daemon: the records, when they are written, and what the last daemon has left."""
+"""What is kept for the next daemon: the records, when they are written, and what the last daemon has left.
+
+The structure is kept twice: in a record that a holder has, for a daemon that is killed or replaced, and what of it is
+to last in a file, for one that was stopped and for a host that was started again. The record goes before the file.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,9 @@ from collections.abc import Callable, Mapping
 
 from ipvsw.config.file import read_document
 from ipvsw.daemon.state import VERSION, Heritage, Moving, Structure, decode, encode, inherit
+from ipvsw.linux import statefile
 from ipvsw.linux.fdstore import FdStore, close_all
+from ipvsw.linux.namespaces import birth_of
 from ipvsw.linux.record import Record
 from ipvsw.model import Config, Refused
 
@@ -30,8 +36,10 @@ class Succession:
         describe: Callable[[], Structure],
         count: Callable[[], Moving],
         progress: Callable[[], int],
+        path: str | None = None,
+        lasting: Callable[[], Structure | None] = lambda: None,
     ) -> None:
-        """`held` is what `store` had. Errors: OSError."""
+        """`held` is what `store` had; `path` is the file's, and `lasting` gives what it is to say. Errors: OSError."""
         self._store = store
         self._structure = Record("structure", store, held)
         self._moving = Record("moving", store, held)
@@ -39,6 +47,10 @@ class Succession:
         self._describe = describe
         self._count = count
         self._progress = progress
+        self._path = path
+        self._lasting = lasting
+        self._saved: Structure | None = None  # what the file says, or will in a moment
+        self._saving: asyncio.Task[None] | None = None
         self._last = -1
         self._written_at = self._cost = 0.0  # seconds: when, and what CPU time it has cost
         self._soon: asyncio.TimerHandle | None = None
@@ -47,7 +59,16 @@ class Succession:
     def inherit(self, filed: Config) -> Heritage:
         """What the last daemon has left, for one with the configuration `filed`. Errors: Refused."""
         structure = decode(self._structure.found, Structure)
-        return inherit(filed, structure, decode(self._moving.found, Moving), self._held)
+        if self._structure.found is None and self._path:
+            structure = self._read(self._path)
+        return inherit(filed, structure, decode(self._moving.found, Moving), self._held, birth_of)
+
+    def _read(self, path: str) -> Structure:
+        """Errors: Refused."""
+        try:
+            return decode(statefile.read(path), Structure, f"; {path} has what was added at run time")
+        except OSError as error:
+            raise Refused(f"daemon.state: {path}: {error.strerror}") from None
 
     def inherit_all(self, filed: Config) -> Heritage:
         """As it ran, whatever a file says now. Where nothing tells how it ran, as `filed` says."""
@@ -89,8 +110,34 @@ class Succession:
         start = time.thread_time()
         self._write(self._structure, lambda: encode(self._describe()))
         self.write_counters()
+        if self._path:
+            self._save()
         self._written_at = time.monotonic()
         self._cost = time.thread_time() - start
+
+    def _save(self) -> None:
+        """Have the file say what is to last. Not now: a disk is slow."""
+        wanted = self._lasting()
+        if self._saving is None or wanted != self._saved:
+            self._saved = wanted
+            before = self._saving
+            self._saving = asyncio.create_task(self._save_after(before, wanted))
+
+    async def _save_after(self, before: asyncio.Task[None] | None, wanted: Structure | None) -> None:
+        if before is not None:
+            await before
+        if wanted is not self._saved:
+            return  # there is something newer already
+        assert self._path is not None
+        try:
+            await asyncio.to_thread(statefile.write, self._path, None if wanted is None else encode(wanted))
+        except OSError as error:
+            log.error("what was added can't be kept: %s: %s", self._path, error.strerror)
+
+    async def saved(self) -> None:
+        """Returns when the file says what it is to say."""
+        while self._saving is not None and not self._saving.done():
+            await asyncio.shield(self._saving)
 
     def write_counters(self) -> None:
         self._last = self._progress()

@@ -2,6 +2,9 @@
 
 No namespace is kept alive: an fd is opened for one request and closed after it. A name that stands for a process
 means that process alone, and no other one that is given its number later.
+
+The number of a process, and the inode number of a namespace, are given to another one when it has ended, and begin anew
+with a boot. What was there is told by its birth: a process's start, and the boot.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 import re
 import select
@@ -18,6 +22,8 @@ import struct
 import threading
 
 NAMED = "/run/netns"
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+STARTTIME = 22  # field of /proc/PID/stat, from 1; proc_pid_stat(5)
 
 NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
 CLONE_NEWNET = 0x40000000
@@ -67,6 +73,7 @@ class NamespaceRef:
     def __init__(self, spec: str) -> None:
         self.spec = spec
         self._lock = threading.Lock()
+        self.birth = ""  # of the process, or of the first namespace that was found
         self._name: tuple[int, ...] | None = None  # what tells the link and the process that were found there
         self._pidfd = -1
         with self._lock:
@@ -77,7 +84,10 @@ class NamespaceRef:
         with self._lock:
             self._pin()
             if self._name is None:
-                return open_namespace(self.spec)
+                found = open_namespace(self.spec)
+                if found is not None and not self.birth:
+                    self.birth = _birth_of_namespace(found)
+                return found
             if self._has_ended():
                 return None
             fd = open_namespace(self.spec)
@@ -92,6 +102,11 @@ class NamespaceRef:
         with self._lock:
             ended = self._name is not None and self._has_ended()
         return f"for the namespace {self.spec}" + (": the process has ended" if ended else "")
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether what was there first is not there any more."""
+        return bool(self.birth) and self.birth != birth_of(self.spec)
 
     def renew(self) -> None:
         """If the process has ended, the name means the process that has its number now."""
@@ -113,8 +128,11 @@ class NamespaceRef:
         self._unpin()
         self._name = name
         if name is not None:
+            self.birth = birth_of(self.spec)
             with contextlib.suppress(OSError):  # ESRCH; EINVAL: a thread
                 self._pidfd = os.pidfd_open(name[0])
+                if self.birth != birth_of(self.spec):  # it has ended between the two
+                    self._close_pidfd()
 
     def _unpin(self) -> None:
         self._close_pidfd()
@@ -147,6 +165,39 @@ def _name_of_process(spec: str) -> tuple[int, ...] | None:
             path = os.path.join(os.path.dirname(path), os.readlink(path))
     process = _OF_PROCESS.match(os.path.normpath(path))
     return (int(process[1]), *link) if process else None
+
+
+def birth_of(spec: str) -> str:
+    """Of the process that `spec` leads to, else of the namespace; "" while there is none."""
+    with contextlib.suppress(OSError, IndexError):
+        process = _name_of_process(spec)
+        if process is not None:
+            with open(f"/proc/{process[0]}/stat", encoding="ascii", errors="replace") as file:
+                start = file.read().rpartition(")")[2].split()[STARTTIME - 3]
+            return f"process {process[0]} {start} {_boot()}"
+        fd = open_namespace(spec)
+        if fd is not None:
+            try:
+                return _birth_of_namespace(fd)
+            finally:
+                os.close(fd)
+    return ""
+
+
+def _birth_of_namespace(netns_fd: int) -> str:
+    device, inode = identity(netns_fd)
+    return f"netns {device}:{inode} {_boot()}"
+
+
+def is_of_process(birth: str) -> bool:
+    return birth.startswith("process ")
+
+
+@functools.cache
+def _boot() -> str:
+    """Errors: OSError."""
+    with open(BOOT_ID, encoding="ascii") as file:
+        return file.read().strip()
 
 
 def identity(netns_fd: int) -> tuple[int, int]:

@@ -83,6 +83,7 @@ class PortEnvironment(Struct, frozen=True, eq=False):
     master: MasterState
     repaired: Counter[str]  # what others had changed and ports have put back, by `model.Subject`
     left: dict[str, Left] = {}  # by port; each is adopted, or undone, once
+    lost: Callable[[str], None] = lambda port: None  # its namespace is gone, and it does not outlive it
 
 
 class BackendPort(Follower, Protocol):

@@ -22,6 +22,7 @@ from ipvsw.model import (
     AddressSource,
     HandedOver,
     MacSource,
+    Persist,
     PortConfig,
     PortState,
     PortStatus,
@@ -77,6 +78,11 @@ class Port(TrackedDevice):
         """Send the endpoint a frame, its virtio_net_hdr before it, unless it can't take one now."""
         if self.link is not None:
             self._backend.write(frame)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its namespace is gone, and it is to go with it."""
+        return self.config.persist is Persist.NETNS and self.link is None and self.namespace.is_lost
 
     @property
     def max_learned(self) -> int:
@@ -153,6 +159,10 @@ class Port(TrackedDevice):
                     await self._keep()
                 except OSError as error:
                     return self._postpone(error)
+            if self.link is None and self.is_lost:
+                self._wait(self.namespace.absence)
+                self.env.lost(self.config.name)
+                return self._resync()
             if self.link is None and (delay := await self._open()) is not None:
                 return delay
             return self._poll()
@@ -300,7 +310,10 @@ class Port(TrackedDevice):
         )
 
     def _make_own_mac(self) -> bytes:
-        """Locally administered (IEEE 802 section 8.4), the same after a restart, and unique."""
+        """That of the configuration; else locally administered (IEEE 802 section 8.4), the same after a restart, and
+        unique."""
+        if not isinstance(self.config.mac, MacSource):
+            return bytes.fromhex(self.config.mac.replace(":", ""))
         if self._own_mac is None:
             name = f"{self.env.switch}/{self.config.name}".encode()
             digest = blake2b(name, digest_size=6, key=self.env.master.mac, person=b"ipvsw").digest()

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from ipvsw.model import AddressSource, AddressState, AddressStatus, Limit, PortConfig, PortState, PortStatus
+from ipvsw.model import (
+    AddressSource,
+    AddressState,
+    AddressStatus,
+    Limit,
+    MacSource,
+    PortConfig,
+    PortState,
+    PortStatus,
+)
 from ipvsw.ports.addressing import Addressing
 from ipvsw.ports.backend import Backend, BackendPort
 
@@ -34,13 +43,14 @@ def port_status(port: ShownPort, backend: Backend, addressing: Addressing) -> Po
         reason=port.reason,
         index=link.index if link else 0,
         mac=mac.hex(":"),
-        mac_source=config.mac,
+        mac_source=config.mac if isinstance(config.mac, MacSource) else MacSource.OWN,
         mtu=link.mtu if link else 0,
         carrier=link.carrier if link else False,
         offloads=backend.offloads,
         addresses=(*table.statuses(config.name), *_tentative(port, addressing)),
         guards=table.guards(config.name),
         limits=_limits(config),
+        label=config.label,
     )
 
 

@@ -58,10 +58,15 @@ class Switch:
     """Made, started and stopped on the loop. Its calls must not overlap: the caller has a lock."""
 
     def __init__(
-        self, runtime: Runtime, config: SwitchConfig, settings: DaemonConfig, left: dict[str, Left] | None = None
+        self,
+        runtime: Runtime,
+        config: SwitchConfig,
+        settings: DaemonConfig,
+        left: dict[str, Left] | None = None,
+        lost: Callable[[str], None] = lambda port: None,
     ) -> None:
         """`config.ports` are added by `add_port`; `left` are those of them whose endpoints the last daemon has left.
-        Errors: OSError."""
+        `lost` is called with the name of a port whose namespace it does not outlive. Errors: OSError."""
         self.name = config.name
         self.ports: dict[str, Port] = {}
         self.links: dict[str, Port] = {}  # ports whose devices the kernel module has made
@@ -89,7 +94,7 @@ class Switch:
         self._snooper = Snooper(config.name, self._table, self._changes, self._named_port, asyncio.get_running_loop())
         self._guard_log = GuardLog(config.name, self._datapath, self._table.name, asyncio.get_running_loop())
         self._port_env = PortEnvironment(
-            config.name, runtime, self._table, self._shim, self._master_state, self._repaired, self._left
+            config.name, runtime, self._table, self._shim, self._master_state, self._repaired, self._left, lost
         )
         self.master = Master(
             runtime,

@@ -54,9 +54,16 @@ def toml(
     workers: int = 1,
     io: str | None = None,
     coalesce: bool = True,
+    state: Path | None = None,
 ) -> str:
     """The text of a configuration file."""
-    lines = ["[daemon]", f'socket = "{socket_path}"', f"workers = {workers}", f'io = "{io or IO}"']
+    lines = [
+        "[daemon]",
+        f'socket = "{socket_path}"',
+        *([f'state = "{state}"'] if state else []),
+        f"workers = {workers}",
+        f'io = "{io or IO}"',
+    ]
     lines.append(f"coalesce = {str(coalesce).lower()}")
     for table in switches:
         lines += ["", "[[switch]]", *_keys(table)]
@@ -91,12 +98,15 @@ class Daemon:
         io: str | None = None,
         coalesce: bool = True,
         started: bool = True,
+        keeps: bool = False,
     ) -> None:
+        """`keeps`: what is added at run time outlives an orderly stop."""
         self.directory = tempfile.TemporaryDirectory(prefix="ivt")
         self.socket = Path(self.directory.name, "api.sock")
         self.config = Path(self.directory.name, "ipvsw.toml")
         self.keeper = Path(f"{self.socket}.keeper")  # the socket of the process that holds the ports' descriptors
-        self.config.write_text(toml(self.socket, switches, workers, io, coalesce))
+        self.state = Path(self.directory.name, "state", "state.json")
+        self.config.write_text(toml(self.socket, switches, workers, io, coalesce, self.state if keeps else None))
         self.home = home
         self.log = Path(self.directory.name, "log")
         self.process: subprocess.Popen[bytes] | None = None

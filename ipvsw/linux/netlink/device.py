@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import sys
 from collections.abc import Iterator
+from ipaddress import ip_network
 
 from ipvsw.linux.netlink.lookup import RTA_OIF, RTM_GETLINK, RTM_GETROUTE, RTMSG, gateway_of
 from ipvsw.linux.netlink.messages import (
@@ -23,11 +25,12 @@ from ipvsw.linux.netlink.messages import (
 from ipvsw.linux.netlink.questions import NLM_F_DUMP, Questions
 from ipvsw.linux.netlink.rules import read_host_route
 from ipvsw.linux.netlink.vlans import ONLY_VLANS, read_vlan
-from ipvsw.model import Address
+from ipvsw.model import Address, Network
 
 SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12  # linux/netlink.h
 RTM_GETADDR, RT_TABLE_UNSPEC, RT_TABLE_MAIN = 22, 0, 254  # linux/rtnetlink.h
-_RTA_MULTIPATH = 9
+RTPROT_STATIC = 4
+_RTA_DST, _RTA_PRIORITY, _RTA_MULTIPATH = 1, 6, 9
 _RTNEXTHOP = struct.Struct("=HBBi")  # length, flags, hops, index
 
 
@@ -76,6 +79,17 @@ class DeviceReader(Questions):
                 gateway = gateway_of(parts)
                 if route[1] == 0 and gateway is not None:
                     found[gateway] = route[5]
+        return found
+
+    def routes(self, index: int) -> set[tuple[Network, Address | None, int]]:
+        """Those of the main table that someone has added: destination, gateway and metric."""
+        found = set()
+        for family in (AF_INET, AF_INET6):
+            for route, parts in self._dump(family, index, RT_TABLE_MAIN):
+                if route[5] == RTPROT_STATIC:
+                    destination = parts.get(_RTA_DST, bytes(4 if family == AF_INET else 16))
+                    metric = int.from_bytes(parts.get(_RTA_PRIORITY, b""), sys.byteorder)
+                    found.add((ip_network((destination, route[1])), gateway_of(parts), metric))
         return found
 
     def host_routes(self, index: int) -> frozenset[tuple[Address, int]]:

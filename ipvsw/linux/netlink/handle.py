@@ -8,12 +8,12 @@ import functools
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_network
 from typing import Any
 
 from ipvsw.linux.netlink import addresses, clsact, rules
 from ipvsw.linux.netlink.delete import delete_links
-from ipvsw.linux.netlink.device import DeviceReader
+from ipvsw.linux.netlink.device import RTPROT_STATIC, DeviceReader
 from ipvsw.linux.netlink.dump import dump_links
 from ipvsw.linux.netlink.messages import (
     AF_INET,
@@ -29,10 +29,9 @@ from ipvsw.linux.netlink.messages import (
     pack_attribute,
 )
 from ipvsw.linux.netlink.rules import Rule
-from ipvsw.model import Address, Interface
+from ipvsw.model import Address, Interface, Network, Route
 
 # linux/rtnetlink.h
-RTPROT_STATIC = 4
 RT_TABLE_MAIN = 254
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 RTNH_F_ONLINK = 4
@@ -170,7 +169,7 @@ class Handle:
         refused = addresses.delete_addresses(self._kernel, index, unwanted)
         return [error for error in refused if error.errno != errno.EADDRNOTAVAIL]
 
-    def add_default_route(self, index: int, gateway: Address) -> None:
+    def add_default_route(self, index: int, gateway: Address, metric: int | None = None) -> None:
         """The default route through `gateway` on this device, instead of another that we set there.
 
         Default routes by way of other devices stay, and the kernel prefers those that are older. A
@@ -181,12 +180,9 @@ class Handle:
             for old, protocol in self.default_gateways(index).items():
                 if protocol == RTPROT_STATIC and old.version == gateway.version and old != gateway:
                     self._route.route("del", gateway=str(old), **route)
-        try:
-            self._append_route(route, gateway, 0)
-        except OSError as error:
-            if error.errno not in GATEWAY_NOT_COVERED:
-                raise
-            self._append_route(route, gateway, RTNH_F_ONLINK)
+        if metric is not None:
+            route["priority"] = metric
+        self._append_by(route, gateway)
 
     def delete_default_route(self, index: int, gateway: Address) -> None:
         """One that is not there, or that others have set, is no error."""
@@ -199,9 +195,37 @@ class Handle:
         """Those of the device in the main table, with the protocol (RTPROT_*) of each."""
         return self._kernel.default_gateways(index)
 
+    def add_route(self, index: int, route: Route) -> None:
+        """On the device, in the main table. One that is there is no error. A gateway is taken as by
+        `add_default_route`."""
+        words = _static_route(index, route)
+        if route.gateway is not None:
+            self._append_by(words, route.gateway)
+            return
+        with contextlib.suppress(FileExistsError), _readable(f"route {route}"):
+            self._route.route("append", **words)
+
+    def delete_route(self, index: int, route: Route) -> None:
+        """One that is not there, or that others have set, is no error."""
+        gateway = {} if route.gateway is None else {"gateway": str(route.gateway)}
+        with contextlib.suppress(ProcessLookupError), _readable(f"route {route}"):
+            self._route.route("del", **_static_route(index, route), **gateway)
+
+    def routes(self, index: int) -> set[tuple[Network, Address | None, int]]:
+        """As `DeviceReader.routes`."""
+        return self._kernel.routes(index)
+
+    def _append_by(self, route: dict[str, Any], gateway: Address) -> None:
+        try:
+            self._append_route(route, gateway, 0)
+        except OSError as error:
+            if error.errno not in GATEWAY_NOT_COVERED:
+                raise
+            self._append_route(route, gateway, RTNH_F_ONLINK)
+
     def _append_route(self, route: dict[str, Any], gateway: Address, flags: int) -> None:
         try:
-            with _readable(f"default route via {gateway}"):
+            with _readable(f"route via {gateway}"):
                 self._route.route("append", gateway=str(gateway), flags=flags, **route)
         except FileExistsError:
             pass  # this very route is there
@@ -337,13 +361,21 @@ def _host_route(index: int, table: int, address: Address) -> dict[str, Any]:
 
 
 def _default_route(index: int, gateway: Address) -> dict[str, Any]:
-    six = gateway.version == 6
+    everything = ip_network("::/0" if gateway.version == 6 else "0.0.0.0/0")
+    return _static_route(index, Route(destination=everything, gateway=gateway))
+
+
+def _static_route(index: int, route: Route) -> dict[str, Any]:
+    """All but its gateway."""
+    six = route.destination.version == 6
     return {
         "family": AF_INET6 if six else AF_INET,
-        "dst": "::/0" if six else "0.0.0.0/0",
+        "dst": str(route.destination),
         "oif": index,
         "proto": RTPROT_STATIC,
         "table": RT_TABLE_MAIN,
+        **({} if six or route.gateway is not None else {"scope": RT_SCOPE_LINK}),
+        **({} if route.metric is None else {"priority": route.metric}),
     }
 
 

@@ -3,8 +3,8 @@
 The TAP is made in the daemon's namespace and moved, which leaves the daemon its fd and no hold on the
 namespace. The fd is the only thing that keeps the device alive: closing it undoes everything.
 
-What the configuration says of the device stays so: an address or gateway that the namespace removes, or that the kernel
-removes as the device goes down, is put back while the device is up.
+What the configuration says of the device stays so: an address, gateway or route that the namespace removes, or that the
+kernel removes as the device goes down, is put back while the device is up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ipvsw.linux.netlink import Handle
 from ipvsw.linux.repair import Part
 from ipvsw.linux.teardown import PendingDelete
 from ipvsw.linux.tracked import Snapshot
-from ipvsw.model import Address, Interface, Kind, MacSource, Subject
+from ipvsw.model import Address, Interface, Kind, MacSource, Network, Route, Subject
 from ipvsw.ports.addressing import FollowedAddresses
 from ipvsw.ports.backend import BackendPort, Holding, Settings
 from ipvsw.ports.backends.device import DeviceBackend
@@ -29,6 +29,7 @@ from ipvsw.ports.backends.reconfigure import Reconfiguration
 # By the MAC address, which all ports share. That the namespace makes its own identifiers, or none, is its business.
 EUI64 = "0"  # addr_gen_mode: IN6_ADDR_GEN_MODE_EUI64 of linux/if_link.h
 IDENTIFIERS = Part(Subject.ADDR_GEN_MODE, "", "IPv6 identifiers that are not made of the MAC address")
+DEFAULT_METRIC6 = 1024  # IP6_RT_PRIO_USER of linux/ipv6_route.h
 SECRET_SIZE = 16  # bytes; stable_secret in Documentation/networking/ip-sysctl.rst
 
 
@@ -158,10 +159,14 @@ class NetnsBackend(DeviceBackend):
         parts: dict[Part, object] = {IDENTIFIERS: mode != EUI64}
         if self.port.config.gateway:
             parts |= {_gateway(one): True for one in handle.default_gateways(self._index)}
+        if self.port.config.routes:
+            there = handle.routes(self._index)
+            parts |= {_route(one): True for one in self.port.config.routes if _written(one) in there}
         return msgspec.structs.replace(snapshot, parts=parts)
 
     def _wanted(self, settings: Settings) -> dict[Part, object]:
-        return dict.fromkeys([IDENTIFIERS, *map(_gateway, settings.config.gateway)], True)
+        config = settings.config
+        return dict.fromkeys([IDENTIFIERS, *map(_gateway, config.gateway), *map(_route, config.routes)], True)
 
     def wrong(self, settings: Settings, snapshot: Snapshot) -> list[Part]:
         if self._failed:  # from here on what is missing says what is wrong
@@ -179,7 +184,9 @@ class NetnsBackend(DeviceBackend):
             for error in handle.add_addresses(self._index, [part.key]):
                 raise error
         elif part.subject is Subject.GATEWAYS:
-            handle.add_default_route(self._index, part.key)
+            handle.add_default_route(self._index, part.key, self.port.config.metric)
+        elif part.subject is Subject.ROUTES:
+            handle.add_route(self._index, part.key)
         elif part.subject is Subject.MAC:
             handle.set_link(self._index, mac=part.key)
         elif self.port.link is not None:
@@ -229,3 +236,13 @@ def _address(address: Interface) -> Part:
 
 def _gateway(gateway: Address) -> Part:
     return Part(Subject.GATEWAYS, gateway, f"gateway {gateway}")
+
+
+def _route(route: Route) -> Part:
+    return Part(Subject.ROUTES, route, f"route {route}")
+
+
+def _written(route: Route) -> tuple[Network, Address | None, int]:
+    """As the kernel has it: a route has a metric."""
+    otherwise = DEFAULT_METRIC6 if route.destination.version == 6 else 0
+    return route.destination, route.gateway, otherwise if route.metric is None else route.metric

@@ -1,4 +1,4 @@
-"""What brings the addresses and gateways of a port's device from one configuration to another, a piece at a time.
+"""What brings addresses, gateways and routes of a port's device from one configuration to another, a piece at a time.
 
 The netlink thread does one work after the other, for all ports and switches: thousands of addresses in one work would
 have all of them wait.
@@ -28,9 +28,18 @@ class Reconfiguration:
         self._new = [one for one in new[0] if one not in keeps]
         self._gateways_gone = [one for one in old[1] if one not in new[1]]
         self._gateways = [one for one in new[1] if one not in old[1]]
+        self._metric = config.metric
+        had_routes = had.routes if had else ()
+        self._routes_gone = [one for one in had_routes if one not in config.routes]
+        self._routes = [one for one in config.routes if one not in had_routes]
 
     def step(self, handle: Handle, index: int) -> None:
-        """A gateway goes before the addresses that cover it, and comes after them. What can't be done is a problem."""
+        """Routes and gateways go before the addresses that cover them, and come after them. What can't be done is a
+        problem."""
+        for route in self._routes_gone:
+            with self._noted():
+                handle.delete_route(index, route)
+        self._routes_gone = []
         for gateway in self._gateways_gone:
             with self._noted():
                 handle.delete_default_route(index, gateway)
@@ -45,7 +54,10 @@ class Reconfiguration:
             return
         for gateway in self._gateways:
             with self._noted():
-                handle.add_default_route(index, gateway)
+                handle.add_default_route(index, gateway, self._metric)
+        for route in sorted(self._routes, key=lambda one: one.gateway is not None):  # those that others need come first
+            with self._noted():
+                handle.add_route(index, route)
         self.done = True
 
     def _note(self, errors: list[OSError]) -> None:

@@ -220,6 +220,7 @@ def test_link_show(run: Run, line: str) -> None:
 7: net0@eth0: <BROADCAST,MULTICAST> mtu 1400 state DOWN mode DEFAULT
     link/ether 02:00:00:00:00:01 brd ff:ff:ff:ff:ff:ff link-netns ns1
     ipvlan  mode l2 bridge
+    alias cni:net:c1:net0
     altname ipvl1
 0: ipvl0@eth1: <BROADCAST,MULTICAST> mtu 0 state NOTPRESENT mode DEFAULT
     link-netns ns9
@@ -232,7 +233,7 @@ def test_link_show(run: Run, line: str) -> None:
 def test_link_show_one(run: Run) -> None:
     assert run("link show dev ipvl1")[1].startswith("7: net0@eth0")
     assert run("link show dmz/ipvl0")[1].startswith("0: ipvl0@eth1")
-    assert len(run("link show lan")[1].splitlines()) == 7
+    assert len(run("link show lan")[1].splitlines()) == 8
     assert run("link show x") == (1, "", 'ipvsw: there is no switch or port "x"\n')
 
 
@@ -251,6 +252,7 @@ def test_link_show_json(run: Run) -> None:
         "broadcast": "ff:ff:ff:ff:ff:ff",
         "linkinfo": {"info_kind": "ipvlan", "info_data": {"mode": "l2", "bridge": True}},
         "link_netns": "ns1",
+        "ifalias": "cni:net:c1:net0",
         "altnames": ["ipvl1"],
     }
 
@@ -559,14 +561,14 @@ def test_starts_quickly(daemon: Daemon, line: str) -> None:
         ("link set ipvl1 type ipvlan vepa ", "mode"),
         (
             "link add ",
-            "address allow bridge broadcast claim connect device gateway group guard ifname kind learn link local"
-            " mac max_addresses max_groups max_learned mode mtu name netns owner packets path private queues rate"
-            " remote type vepa",
+            "address allow bridge broadcast claim connect device gateway group guard ifname kind label learn link local"
+            " mac max_addresses max_groups max_learned metric mode mtu name netns owner packets path persist private"
+            " queues rate remote route type vepa",
         ),
         ("link add link e", "eth0 eth1"),
         ("link add link eth0 name x netns ", "ns0 ns1"),
         ("link add link eth0 name x address 10.0.0.2/24 a", "address allow"),
-        ("link add link eth0 name x m", "mac max_addresses max_groups max_learned mode mtu"),
+        ("link add link eth0 name x m", "mac max_addresses max_groups max_learned metric mode mtu"),
         ("link add link eth0 name x mac ", "master own"),
         ("link add link eth0 name x learn ", "off on"),
         ("lease l", "lan lan/ipvl0"),

@@ -125,8 +125,34 @@ BROKEN: tuple[tuple[str, str], ...] = (
         'switch[0].port[0].kind: "ipvtap" is not valid; use netns, macvtap, tap, stream or dgram',
     ),
     (
-        _port("mac = '02:00:00:00:00:01'"),
-        'switch[0].port[0].mac: "02:00:00:00:00:01" is not valid; use master or own',
+        _port("mac = 'mine'"),
+        'switch[0].port[0].mac: "mine" is not valid; use master, own or a MAC address',
+    ),
+    (
+        _port("mac = '03:00:00:00:00:01'"),
+        "switch[0].port[0].mac: 03:00:00:00:00:01 is not the MAC address of an interface",
+    ),
+    (
+        _port("label = 'a b'"),
+        'switch[0].port[0].label: "a b" must be 1 to 400 printable ASCII characters without spaces',
+    ),
+    (_port("persist = 'yes'"), 'switch[0].port[0].persist: "yes" is not valid; use always, netns or never'),
+    (_port("metric = 0"), "switch[0].port[0].metric: 0 is not between 1 and 4294967295"),
+    (
+        _port("routes = ['198.51.100.0/24 over 192.0.2.1']"),
+        'switch[0].port[0].routes[0]: "198.51.100.0/24 over 192.0.2.1" is not DESTINATION [via GATEWAY] [metric N]',
+    ),
+    (
+        _port("routes = ['default']"),
+        'switch[0].port[0].routes[0]: "default" needs a gateway, whose family it is for',
+    ),
+    (
+        _port("routes = ['198.51.100.0/24 via 2001:db8::1']"),
+        "switch[0].port[0].routes[0]: 2001:db8::1 is no gateway for 198.51.100.0/24",
+    ),
+    (
+        _port("routes = ['198.51.100.0/24', '198.51.100.0/24']"),
+        "switch[0].port[0].routes[1]: 198.51.100.0/24 stands twice",
     ),
     (_port("mac = true"), "switch[0].port[0].mac: must be a string, not a boolean"),
     (

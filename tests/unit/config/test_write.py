@@ -13,7 +13,7 @@ from ipvsw.config.file import ConfigError, parse, read_document
 from ipvsw.config.keys import DAEMON, KINDS, SWITCH, Key
 from ipvsw.config.port_keys import PORT
 from ipvsw.config.write import write
-from ipvsw.model import Config, Device, Flag, Guard, HostAccess, Io, Kind, L3Output, MacSource, Mode
+from ipvsw.model import Config, Device, Flag, Guard, HostAccess, Io, Kind, L3Output, MacSource, Mode, Persist
 from tests.unit.config.test_config import EVERYTHING
 
 NAMES = st.text(st.sampled_from("ab0-_.@\"'\\#=[]é☃"), min_size=1, max_size=6)
@@ -27,11 +27,13 @@ INTERFACES = st.tuples(V4, st.integers(0, 32)).map("{0[0]}/{0[1]}".format) | st.
     "{0[0]}/{0[1]}".format
 )
 PREFIXES = st.ip_addresses(v=4, network="10.0.0.0/8").map("{}/32".format) | st.just("2001:db8::/32")
+ROUTES = ("default via 10.0.0.1", "10.0.0.0/8", "10.9.0.0/16 metric 5", "2001:db8::/32 via fe80::1 metric 4294967295")
 GUARDS = st.sampled_from(["strict", "off"]) | st.lists(st.sampled_from(list(map(str, Guard))), unique=True)
 
 # What each key may have, as TOML gives it. A new key needs a line here.
 DAEMON_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "socket": PATHS,
+    "state": PATHS,
     "workers": st.integers(1, 64),
     "io": st.sampled_from(list(map(str, Io))),
     "busy_poll": st.integers(0, 1000),
@@ -55,9 +57,11 @@ PORT_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "netns": NETNS,
     "kind": st.sampled_from(list(map(str, KINDS))),
     "device": st.sampled_from(list(map(str, Device))),
-    "mac": st.sampled_from([*map(str, MacSource), "l2macnat"]),
+    "mac": st.sampled_from([*map(str, MacSource), "l2macnat", "02:00:00:00:00:11"]),
     "addresses": st.lists(INTERFACES, max_size=3),
     "gateway": st.lists(V4 | V6, max_size=2),
+    "metric": st.integers(1, 0xFFFFFFFF),
+    "routes": st.lists(st.sampled_from(ROUTES), max_size=3, unique=True),
     "mtu": st.integers(1280, 65535),
     "queues": st.integers(1, 16),
     "owner": WHO,
@@ -76,6 +80,8 @@ PORT_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "max_groups": st.integers(1, 1 << 20),
     "max_addresses": st.integers(0, 1 << 20),
     "guard": GUARDS,
+    "label": st.text(st.sampled_from("ab:/_"), min_size=1, max_size=6),
+    "persist": st.sampled_from([*map(str, Persist), True, False]),
 }
 TABLES = [(DAEMON, DAEMON_VALUES), (SWITCH, SWITCH_VALUES), (PORT, PORT_VALUES)]
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ipvsw.config.names import find_port, find_switch
+from ipvsw.config.names import find_port, find_switch, has_label
 from ipvsw.daemon import api
 from ipvsw.daemon.events import Events
 from ipvsw.daemon.listener import Limits, open_sockets
@@ -85,6 +85,7 @@ LAN = SwitchStatus(
             index=7,
             mac="02:00:00:00:00:01",
             mtu=1400,
+            label="cni:net:c1:net0",
             addresses=(_address("ipvl1", "10.0.0.2", AddressState.DUPLICATE, AddressSource.NETLINK),),
         ),
     ),
@@ -163,6 +164,16 @@ class FakeManager:
         if name not in found:
             raise NotFound(f'there is no switch "{name}"')
         return found[name]
+
+    def labelled(self, label: str) -> tuple[SwitchStatus, ...]:
+        found = (
+            msgspec.structs.replace(one, ports=tuple(port for port in one.ports if has_label(port.label, label)))
+            for one in self.switches()
+        )
+        return tuple(one for one in found if one.ports)
+
+    async def delete_labelled(self, label: str) -> None:
+        self._called("delete_labelled", label)
 
     def stats(self) -> tuple[SwitchStats, ...]:
         return STATS

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from ipvsw.config.file import parse
-from ipvsw.daemon.state import VERSION, Heritage, Moving, Structure, decode, describe, encode, inherit
+from ipvsw.daemon.state import VERSION, Heritage, Moving, Structure, decode, describe, encode, inherit, lasting
 from ipvsw.model import Config, Flag, Kind, Mode, PortConfig, Refused, SwitchStats, Traffic
 from ipvsw.ports.backend import Holding, Left, Settings, held_name
 
@@ -183,3 +183,57 @@ def test_names_of_held_descriptors_fit_every_store() -> None:
 def test_kinds_are_written_as_words() -> None:
     structure = describe(parse(FILE), parse(FILE), endpoints(parse(FILE)))
     assert msgspec.json.decode(encode(structure))["endpoints"]["lan/a"]["kind"] == Kind.NETNS.value
+
+
+# ---------------------------------------------------------------------------- what lasts
+
+
+def test_nothing_lasts_that_the_file_has() -> None:
+    config = parse(FILE)
+    assert lasting(config, config) is None
+    assert lasting(parse(FILE + ADDED + 'persist = "never"'), config) is None
+
+
+def test_what_was_added_lasts_and_so_do_modes() -> None:
+    added = parse(FILE + ADDED)
+    assert lasting(added, parse(FILE)) == added
+    moded = parse(FILE.replace('master = "eth0"', 'master = "eth0"\nmode = "l3"'))
+    assert lasting(moded, parse(FILE)) == moded
+
+
+def test_a_switch_that_was_added_lasts_with_its_ports() -> None:
+    other = """
+    [[switch]]
+    name = "dmz"
+    master = "eth1"
+    [[switch.port]]
+    name = "d"
+    netns = "ns4"
+    persist = false
+    """
+    assert lasting(parse(FILE + other), parse(FILE)) is None
+
+
+@pytest.mark.parametrize(
+    ("persist", "birth", "now", "stays"),
+    [
+        ("always", "netns 4:7 boot", "", True),
+        ("always", "netns 4:7 boot", "netns 4:8 other", True),
+        ("netns", "netns 4:7 boot", "netns 4:7 boot", True),
+        ("netns", "netns 4:7 boot", "netns 4:7 other", False),
+        ("netns", "netns 4:7 boot", "", False),
+        ("netns", "", "netns 4:7 boot", True),  # it never had one
+        ("always", "process 9 100 boot", "process 9 100 boot", True),
+        ("always", "process 9 100 boot", "process 9 200 boot", False),
+        ("always", "process 9 100 boot", "", False),
+    ],
+)
+def test_what_is_gone_for_good_is_not_restored(persist: str, birth: str, now: str, stays: bool) -> None:
+    before = parse(FILE)
+    running = parse(f'{FILE}{ADDED}persist = "{persist}"')
+    ports = endpoints(running)
+    structure = describe(running, before, ports, {"lan/c": birth, "lan/a": "process 1 1 other"})
+    heritage = inherit(before, structure, Moving(version=VERSION), held(ports), {"ns3": now}.get)  # type: ignore[arg-type]
+    assert [port.name for port in heritage.config.switches[0].ports] == ["a", "b", *(["c"] if stays else [])]
+    assert ("c" in heritage.ports["lan"]) == stays
+    assert len(heritage.unwanted) == (0 if stays else 1)

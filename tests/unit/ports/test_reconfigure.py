@@ -33,7 +33,7 @@ class Kernel:
             self.addresses.remove(one)
         return []
 
-    def add_default_route(self, index: int, gateway: Any) -> None:
+    def add_default_route(self, index: int, gateway: Any, metric: int | None = None) -> None:
         if not any(gateway in one.network for one in self.addresses):
             raise OSError(errno.ENETUNREACH, f"{gateway}: not covered")
         self.gateways.append(gateway)
