@@ -75,15 +75,16 @@ class Datapath:
         mac: bytes,
         *,
         send_fds: Sequence[int] = (),
+        starts: Sequence[int] = (),
         index: int = 0,
         stack_fds: tuple[int, int] = (-1, -1),
     ) -> None:
         """AF_PACKET sockets with PACKET_VNET_HDR (10 bytes), PACKET_AUXDATA and, where it could be had, a
-        PACKET_RX_RING of the size PACKET_RING, one for each worker (one with a ring is attached only once); the
-        marked socket whose frames the shim redirects to ingress; in `send_fds`, if they could be had, as many
-        sockets to send from with PACKET_VNET_HDR and a PACKET_TX_RING of the size SEND_RING (attached only once as
-        well); and for l3 the master's interface index and the raw sockets, IPv4 and IPv6, into the host's IP
-        output."""
+        PACKET_RX_RING of the size PACKET_RING, one for each worker; the marked socket whose frames the shim redirects
+        to ingress; in `send_fds`, if they could be had, as many sockets to send from with PACKET_VNET_HDR and a
+        PACKET_TX_RING of the size SEND_RING (one with a ring is attached only once); in `starts` the slot that is
+        taken first of each receive ring, if they are not new; and for l3 the master's interface index and the raw
+        sockets, IPv4 and IPv6, into the host's IP output."""
 
     def set_master(self, mac: bytes) -> None:
         """The master's MAC address changed (6 bytes)."""
@@ -235,5 +236,8 @@ class Datapath:
     def traffic(self, port: int | str | None) -> tuple[int, int, int, int, int, int, tuple[int, ...]]:
         """The fields of `model.Traffic`, in its order, of a port, of the master for None, or of the host's own
         interface for "host". Bytes include the Ethernet header."""
+    def ring_starts(self) -> list[int]:
+        """Once the workers are halted: of each worker's receive ring the slot that comes next."""
+
     def frames_read(self) -> int:
         """On all interfaces: another number when a frame has come since."""

@@ -181,9 +181,9 @@ cdef class Datapath:
         e.mode, e.flag, e.access = mode, flag, access
         edits_add(&self.edits, &e)
 
-    def attach_master(self, fds, int inject_fd, bytes mac, *, send_fds=(), int index=0, stack_fds=(-1, -1)):
+    def attach_master(self, fds, int inject_fd, bytes mac, *, send_fds=(), starts=(), int index=0, stack_fds=(-1, -1)):
         cdef Edit e = edit(ATTACH_MASTER)
-        for each in (fds, send_fds) if send_fds else (fds,):
+        for each in (fds, *filter(None, (send_fds, starts))):
             if len(each) != self.n_workers:
                 raise ValueError(f"{self.n_workers} workers need as many sockets, not {len(each)}")
         e.inject_fd, e.mac, e.master_index = inject_fd, as_mac(mac), index
@@ -191,6 +191,8 @@ cdef class Datapath:
         e.fds = self.lend_fds(fds)
         if send_fds:
             e.send_fds = self.lend_fds(send_fds)
+        if starts:
+            e.starts = <uint32_t *> self.lend_fds(starts)
         edits_add(&self.edits, &e)
 
     def set_master(self, bytes mac):
@@ -477,6 +479,9 @@ cdef class Datapath:
 
     cdef int32_t source_of(self, port) except? -1:
         return FROM_MASTER if port is None else FROM_HOST if port == "host" else self.known(port)
+
+    def ring_starts(self):
+        return [self.workers[i].packets.next & (SLOTS - 1) for i in range(self.n_workers)]
 
     def frames_read(self):
         return frames_read(self.workers, self.n_workers)

@@ -168,11 +168,12 @@ class Manager:
 
     def _describe(self) -> Structure:
         ports = {f"{name}/{port}": left for name, one in self._switches.items() for port, left in one.left().items()}
-        return describe(self._running(), self._filed, ports, self._births())
+        masters = {name: left for name, one in self._switches.items() if (left := one.master.left) is not None}
+        return describe(self._running(), self._filed, ports, masters, self._births())
 
     def _lasting(self) -> Structure | None:
         kept = lasting(self._running(), self._filed)
-        return None if kept is None else describe(kept, self._filed, {}, self._births())
+        return None if kept is None else describe(kept, self._filed, {}, births=self._births())
 
     def _births(self) -> dict[str, str]:
         """Of the namespaces of the ports that were added at run time."""
@@ -472,7 +473,9 @@ class Manager:
     async def _add_switch(self, config: SwitchConfig) -> None:
         try:
             left = self._heritage.ports.pop(config.name, {})
-            switch = Switch(self._runtime, config, self._settings, left, partial(self._collect, config.name))
+            master = self._heritage.masters.pop(config.name, None)
+            lost = partial(self._collect, config.name)
+            switch = Switch(self._runtime, config, self._settings, left, master, lost)
             if past := self._heritage.counters.pop(config.name, None):
                 switch.set_past(past, self._heritage.snooped.pop(config.name, Snooped()))
             self._switches[config.name] = switch

@@ -9,7 +9,7 @@ newer version is refused.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -23,12 +23,15 @@ from ipvsw.linux.namespaces import is_of_process
 from ipvsw.model import Config, Kind, Persist, PortConfig, Refused, SwitchConfig, SwitchStats
 from ipvsw.ports.backend import Holding, Left, Settings, held_name
 from ipvsw.snooping.saved import Snooped
+from ipvsw.switch.held import MasterLeft, frame_names
+from ipvsw.switch.held import held_name as held_master_name
+from ipvsw.switch.hostport import HostLeft
 
 log = logging.getLogger("ipvsw")
 
 VERSION = 1  # of both records: one more when an older ipvswd would misread them
 
-NOTHING: Mapping[str, str] = MappingProxyType({})
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 T = TypeVar("T", bound="_Versioned")
 
@@ -51,13 +54,26 @@ class Endpoint(Struct, kw_only=True):
     fds: tuple[str, ...]
 
 
+class MasterEndpoint(Struct, kw_only=True):
+    """What was open on a master; see `MasterLeft`."""
+
+    index: int
+    place: tuple[int, int]
+    sockets: int
+    ring: tuple[int, int]
+    starts: tuple[int, ...]
+    groups: tuple[str, ...]
+    host_index: int = 0  # 0: the host had no interface
+
+
 class Structure(_Versioned):
-    """The configuration that runs, the file's, and by SWITCH/PORT the endpoints, and what `birth_of` says of the
-    namespaces of ports that were added at run time."""
+    """The configuration that runs, the file's, by SWITCH/PORT the endpoints, the masters by switch, and what `birth_of`
+    says of the namespaces of ports that were added at run time."""
 
     running: dict[str, Any] = {}
     filed: dict[str, Any] = {}
     endpoints: dict[str, Endpoint] = {}
+    masters: dict[str, MasterEndpoint] = {}
     births: dict[str, str] = {}
 
 
@@ -73,6 +89,7 @@ class Heritage(Struct):
 
     config: Config  # with what was added and set at run time
     ports: dict[str, dict[str, Left]] = {}  # by switch and port
+    masters: dict[str, MasterLeft] = {}  # by switch
     counters: dict[str, SwitchStats] = {}
     snooped: dict[str, Snooped] = {}
     unwanted: dict[str, int] = {}  # held descriptors that nobody has a use for
@@ -86,13 +103,18 @@ def encode(record: _Versioned) -> bytes:
 
 
 def describe(
-    running: Config, filed: Config, endpoints: Mapping[str, Left], births: Mapping[str, str] = NOTHING
+    running: Config,
+    filed: Config,
+    endpoints: Mapping[str, Left],
+    masters: Mapping[str, MasterLeft] = NOTHING,
+    births: Mapping[str, str] = NOTHING,
 ) -> Structure:
     return Structure(
         version=VERSION,
         running=document(running),
         filed=document(filed),
         endpoints={name: _endpoint(left) for name, left in endpoints.items()},
+        masters={name: _master(left) for name, left in masters.items()},
         births=dict(births),
     )
 
@@ -132,6 +154,18 @@ def _endpoint(left: Left) -> Endpoint:
     )
 
 
+def _master(left: MasterLeft) -> MasterEndpoint:
+    return MasterEndpoint(
+        index=left.index,
+        place=left.place,
+        sockets=len(left.frames),
+        ring=left.ring,
+        starts=left.starts,
+        groups=tuple(sorted(group.hex() for group in left.groups)),
+        host_index=left.host.index if left.host else 0,
+    )
+
+
 # ---------------------------------------------------------------------------- reading
 
 
@@ -158,8 +192,8 @@ def inherit(
     held: Mapping[str, int],
     birth_of: Callable[[str], str] = lambda netns: "",
 ) -> Heritage:
-    """What the daemon with the configuration `filed` goes on with. `held` are the ports' descriptors by name;
-    `birth_of` tells what a namespace is now. Errors: Refused."""
+    """What the daemon with the configuration `filed` goes on with. `held` are the descriptors of ports and masters by
+    name; `birth_of` tells what a namespace is now. Errors: Refused."""
     before = read_document(structure.filed)
     running = _collect(read_document(structure.running), before, structure.births, birth_of)
     wanted = _with_changes(before, running, filed)
@@ -177,6 +211,12 @@ def inherit(
             heritage.ports.setdefault(switch, {})[port] = left
             for fd_name in (held_name(switch, port, word) for word in endpoint.fds):
                 del heritage.unwanted[fd_name]
+    for switch, master in structure.masters.items():
+        names = frame_names(switch, master.sockets)
+        if switch in kept and master.sockets == wanted.daemon.workers and all(name in held for name in names):
+            host = heritage.unwanted.pop(held_master_name(switch, "host"), None) if master.host_index else None
+            frames = [heritage.unwanted.pop(name) for name in names]
+            heritage.masters[switch] = _master_left(master, frames, host)
     heritage.counters = {name: counted for name, counted in moving.counters.items() if name in kept}
     heritage.snooped = {name: snooped for name, snooped in moving.snooped.items() if name in kept}
     return heritage
@@ -217,6 +257,12 @@ def _with_changes(before: Config, running: Config, filed: Config) -> Config:
 
 def _is_wanted(port: PortConfig, switch: SwitchConfig) -> bool:
     return any(each.name == port.name and same_port(port, each) for each in switch.ports)
+
+
+def _master_left(master: MasterEndpoint, frames: Sequence[int], host: int | None) -> MasterLeft:
+    groups = frozenset(map(bytes.fromhex, master.groups))
+    left = None if host is None else HostLeft(host, master.host_index)
+    return MasterLeft(master.index, master.place, tuple(frames), master.ring, master.starts, groups, left)
 
 
 def _left(switch: str, port: str, endpoint: Endpoint, held: Mapping[str, int]) -> Left | None:

@@ -43,7 +43,7 @@ class Succession:
         self._store = store
         self._structure = Record("structure", store, held)
         self._moving = Record("moving", store, held)
-        self._held = {name: fd for name, fd in held.items() if name.startswith("port-")}
+        self._held = {name: fd for name, fd in held.items() if name.startswith(("port-", "master-"))}
         self._describe = describe
         self._count = count
         self._progress = progress

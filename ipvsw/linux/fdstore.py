@@ -14,7 +14,7 @@ import os
 import socket
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ipvsw.batch import Batcher
@@ -193,6 +193,10 @@ def notify(environment: Mapping[str, str], state: str, fd: int = -1) -> None:
 
 def close_all(fds: Mapping[str, int]) -> None:
     """Close what `take` has given."""
-    for fd in fds.values():
+    close_fds(fds.values())
+
+
+def close_fds(fds: Iterable[int]) -> None:
+    for fd in fds:
         with contextlib.suppress(OSError):
             os.close(fd)

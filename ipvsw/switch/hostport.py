@@ -7,22 +7,26 @@ which thus pass the host's PREROUTING and FORWARD. The ports' other addresses ar
 the master alone: the host's traffic to them follows the host's own routes. A host that didn't forward before goes on
 forwarding nothing else.
 
-The kernel removes the routes with the TAP, also if the daemon is killed; the next start replaces the rules and knows
-from them what the host's forwarding was. While the daemon runs, `wanted` and `seen` say what others have changed, and
-`mend` puts it back.
+The next daemon goes on with the device and the routes; the kernel removes these with the TAP. Every start replaces the
+rules and knows from them what the host's forwarding was. While the daemon runs, `wanted` and `seen` say what others
+have changed, and `mend` puts it back.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address
 
 from msgspec import Struct
 
 from ipvsw.changes import Changes
-from ipvsw.linux.devices.tap import Tap, open_tap
+from ipvsw.linux.devices.tap import Tap, adopt_tap, open_tap
+from ipvsw.linux.fdstore import close_fds
+from ipvsw.linux.namespaces import identity
 from ipvsw.linux.netlink import TABLES, WIRE_TABLES, Handle, Link, RoutesChanged, Rule
 from ipvsw.linux.repair import Part
 from ipvsw.linux.runtime import Runtime
@@ -38,7 +42,16 @@ PREF_LOOKUP = 118  # look the destination up among the ports' addresses
 PREF_END = 119  # where PREF_SKIP goes to
 
 
+UNKNOWN = IPv4Address(0)  # the source of a route that the last daemon has left
+
 HostRoute = tuple[Address, int]  # a port's address, and the table that has the route
+
+
+class HostLeft(Struct, frozen=True):
+    """The interface as the last daemon had it when it ended: its TAP's descriptor, and its index."""
+
+    fd: int
+    index: int
 
 
 class HostPortConfig(Struct, frozen=True):
@@ -53,8 +66,13 @@ class HostPortConfig(Struct, frozen=True):
 class HostPort:
     """One master's. Its calls must not overlap. `place` is a function that opens the master's namespace."""
 
-    def __init__(self, runtime: Runtime, changes: Changes, master: str) -> None:
+    def __init__(
+        self, runtime: Runtime, changes: Changes, master: str, held_name: str, left: HostLeft | None = None
+    ) -> None:
+        """`held_name` is that of its descriptor, see `FdStore`."""
         self.name = f"ipvsw-{master}"
+        self._held_name = held_name
+        self._left = left
         self._runtime = runtime
         self._changes = changes
         self._tap: Tap | None = None
@@ -76,16 +94,22 @@ class HostPort:
         diverted: frozenset[Address],
         others: frozenset[Address],
         sources: dict[int, Address | None],
+        *,
+        keeps_routes: bool = False,
     ) -> dict[Part, str]:
         """Make, change or close the interface. `diverted` are the ports' addresses that the host itself is to have
         routes to, `others` those that only what arrives on the master is to; `sources` the master's own by IP version.
-        The routes that could not be set, and why. Errors: OSError."""
+        With `keeps_routes` there are more, of ports that are not there again yet: no route goes. The routes that could
+        not be set, and why. Errors: OSError."""
         if not config.wanted:
             await self.close(place)
             await self._clean(place, master, config)
             return {}
         if self._tap is None:
-            await self._open(place, master)
+            if len(os.fsencode(self.name)) > NAME_MAX:
+                self.name = f"ipvsw-{master.index}"  # cut off it might be another master's
+            if not await self._adopt(place):
+                await self._open(place, master)
         tables = dict.fromkeys(diverted, TABLES + master.index) if config.routes else {}
         tables |= dict.fromkeys(others, WIRE_TABLES + master.index) if config.forward else {}
         had, self._routes = (
@@ -96,6 +120,8 @@ class HostPort:
                 if not address.is_link_local
             },
         )
+        if keeps_routes:
+            self._routes = had | self._routes
         pushed, self._pushed = self._pushed, master
         applied, self._applied = self._applied, config
         if (pushed, had, applied) == (master, self._routes, config):
@@ -160,8 +186,7 @@ class HostPort:
             )
 
         def install(handle: Handle) -> int:
-            for name, value in (("addr_gen_mode", "1"), ("accept_ra", "0")):
-                self._set_sysctl(handle, f"net/ipv6/conf/{self.name}/{name}", value)
+            self._quieten(handle)
             link = handle.link(self.name)
             assert link is not None
             handle.set_link(link.index, up=True)
@@ -170,8 +195,6 @@ class HostPort:
         fd = place()
         if fd is None:
             return
-        if len(os.fsencode(self.name)) > NAME_MAX:
-            self.name = f"ipvsw-{master.index}"  # cut off it might be another master's
         try:
             await self._runtime.netlink.run(None, lambda handle: create(handle, fd))
             self._index = await self._runtime.netlink.run(fd, install)
@@ -180,9 +203,61 @@ class HostPort:
             raise
         finally:
             os.close(fd)
-        self._pushed, self._routes, self._missing, self._applied = None, {}, set(), None
+        self._attach(frozenset())
+
+    async def _adopt(self, place: Callable[[], int | None]) -> bool:
+        """Go on with the device that the last daemon had; False if there is none, or if it can't be kept."""
+        left, self._left = self._left, None
+        if left is None:
+            return False
+
+        def look(handle: Handle) -> frozenset[HostRoute]:
+            link = handle.link_at(left.index)
+            if link is None or link.name != self.name:
+                raise OSError(errno.ENODEV, "its device is not there any more")
+            self._quieten(handle)
+            return handle.host_routes(left.index)
+
+        try:
+            self._tap, self._index = adopt_tap([left.fd]), left.index
+            routes = await self._runtime.run_in_netns(lambda: self._open_own_place(place), look)
+            if routes is None:
+                raise OSError(errno.ESTALE, "its device is not in the master's namespace")
+        except OSError as error:
+            log.warning("%s can't be kept: %s", self.name, error.strerror or error)
+            await self._drop_tap()
+            return False
+        self._attach(routes)
+        return True
+
+    def _open_own_place(self, place: Callable[[], int | None]) -> int | None:
+        """The namespace that the TAP is in, None if that is not the master's."""
         assert self._tap is not None
+        own = self._tap.open_namespace()
+        fd = place()
+        if fd is not None and identity(fd) == identity(own):
+            os.close(own)
+            return fd
+        close_fds([own, *([] if fd is None else [fd])])
+        return None
+
+    def _attach(self, routes: frozenset[HostRoute]) -> None:
+        """`routes` are there already."""
+        assert self._tap is not None
+        self._pushed, self._routes, self._missing, self._applied = None, dict.fromkeys(routes, UNKNOWN), set(), None
         self._changes.attach_host(self._tap.fd, self._index)
+        if self._runtime.store.held.get(self._held_name) != self._tap.fd:
+            self._runtime.store.put(self._held_name, self._tap.fd)
+        self._runtime.note_change()
+
+    @property
+    def left(self) -> HostLeft | None:
+        """What a successor would find if the daemon ended now."""
+        return None if self._tap is None or not self._index else HostLeft(self._tap.fd, self._index)
+
+    def _quieten(self, handle: Handle) -> None:
+        for name, value in (("addr_gen_mode", "1"), ("accept_ra", "0")):
+            self._set_sysctl(handle, f"net/ipv6/conf/{self.name}/{name}", value)
 
     def _set_sysctls(self, handle: Handle, version: int, wanted: list[str]) -> None:
         """Those of `wanted` are 1; the others that were set get their former values back."""
@@ -272,6 +347,10 @@ class HostPort:
 
     async def close(self, place: Callable[[], int | None]) -> None:
         """Nothing is left of the interface. Idempotent."""
+        left, self._left = self._left, None
+        if left is not None:
+            close_fds([left.fd])
+            await self._runtime.store.drop(self._held_name)
         if self._tap is None:
             return
         self._changes.detach_host()
@@ -295,6 +374,8 @@ class HostPort:
 
     async def _drop_tap(self) -> None:
         tap, self._tap = self._tap, None
+        self._index = 0
+        await self._runtime.store.drop(self._held_name)
         if tap is not None:
             await self._runtime.run_blocking(tap.close)
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from ipaddress import ip_network
 
+from ipvsw._fast import PACKET_RING
 from ipvsw.addresses.table import Table
 from ipvsw.changes import Changes
 from ipvsw.linux.bpf import Shim
@@ -32,6 +33,7 @@ from ipvsw.linux.tracked import RESYNC, RETRY, Snapshot, TrackedDevice, read_dev
 from ipvsw.model import Address, Network, PortState
 from ipvsw.ports.backends.veth import delete_orphans
 from ipvsw.routing.router import RouterUplink
+from ipvsw.switch.held import HeldFrames, MasterLeft, held_name
 from ipvsw.switch.hostport import HostPort, HostPortConfig
 from ipvsw.switch.sockets import Sockets, Taken, Unfit, open_sockets
 from ipvsw.switch.upkeep import INTERVAL, MasterUpkeep
@@ -53,9 +55,11 @@ class Master(TrackedDevice):
         shim: Shim,
         changes: Changes,
         *,
+        switch: str,
         name: str,
         netns: str,
         workers: int,
+        left: MasterLeft | None,
         changed: Callable[[], None],
         repaired: Counter[str],
     ) -> None:
@@ -67,11 +71,10 @@ class Master(TrackedDevice):
         self._changes = changes
         self._workers = workers
         self._changed = changed
-        self._host = HostPort(runtime, changes, name)
+        self._host = HostPort(runtime, changes, name, held_name(switch, "host"), left.host if left else None)
         self._host_config = HostPortConfig()
         self._host_problem = ""  # why there is no interface for the host
         self._care = MasterUpkeep(shim, self._host)
-        self._resuming = False
         self._sockets: Sockets | None = None
         self._nsid: int | None = None
         self._is_quiet = False  # nothing has happened: the master is awake for what has no events
@@ -80,6 +83,9 @@ class Master(TrackedDevice):
         self._addresses: frozenset[Address] = frozenset()
         self._on_link: frozenset[Network] = frozenset()
         self._gateways_stale = self._vlans_stale = True
+        self._held = HeldFrames(runtime.store, switch, workers, left)
+        self._resuming = False  # the last daemon's programs go on until `resume`
+        self._starts: tuple[int, ...] = ()  # where a successor goes on reading
 
     @property
     def about(self) -> dict[str, str]:
@@ -117,10 +123,20 @@ class Master(TrackedDevice):
             lookup=sockets.lookup,
         )
 
-    def release(self) -> None:
-        """Another daemon may serve the device. Nothing else changes."""
+    def release(self, starts: Sequence[int]) -> None:
+        """Another daemon may serve the device, and go on reading with these slots. Nothing else changes."""
+        self._starts = tuple(starts)
         if self._sockets is not None:
             self._sockets.claim.close()
+
+    @property
+    def left(self) -> MasterLeft | None:
+        """What a successor would find if the daemon ended now."""
+        sockets, link, place = self._sockets, self.link, self._place
+        if sockets is None or link is None or place is None:
+            return None
+        fds = tuple(each.fileno() for each in sockets.frames)
+        return MasterLeft(link.index, place, fds, PACKET_RING, self._starts, self._groups, self._host.left)
 
     @property
     def identity(self) -> tuple[int, int] | None:
@@ -240,7 +256,13 @@ class Master(TrackedDevice):
             owned = self._table.owned() if self._host_config.forward else frozenset()
             diverted = self._table.diverted() if self._host_config.routes else frozenset()
             failed = await self._host.adapt(
-                self.open_place, link, self._host_config, diverted, owned - diverted, sources
+                self.open_place,
+                link,
+                self._host_config,
+                diverted,
+                owned - diverted,
+                sources,
+                keeps_routes=self._resuming,
             )
             self.upkeep.done(failed, asyncio.get_running_loop().time())
             self._host_problem = ""
@@ -270,6 +292,7 @@ class Master(TrackedDevice):
         try:
             await self._open_in_namespace()
         except Absent as error:
+            self._held.release()
             self._wait(str(error))
             self._runtime.await_device(self)
             return POLL
@@ -301,8 +324,8 @@ class Master(TrackedDevice):
             raise Unfit(f"{self._name} is not an Ethernet device")
         delete_orphans(handle)
         with contextlib.ExitStack() as undo:
-            sockets = open_sockets(undo, link, self._workers, self._shim)
-            if not (self._resuming and handle.clsact_programs(link.index)):
+            sockets = open_sockets(undo, link, self._workers, self._shim, lambda: self._held.take(link, self._place))
+            if not (self._resuming and len(handle.clsact_programs(link.index)) == 2):
                 handle.attach_clsact(link.index, self._shim.ingress_fd, self._shim.egress_fd)
             undo.callback(handle.detach_clsact, link.index)
             self._runtime.enter(self._nsid, link.index, self)
@@ -311,7 +334,7 @@ class Master(TrackedDevice):
             if snapshot is None:
                 raise Absent(f"for the device {self._name}")
             undo.pop_all()
-        self._sockets = sockets
+        self._sockets, self._groups = sockets, sockets.listening
         return snapshot
 
     def _attach(self, snapshot: Snapshot) -> None:
@@ -323,11 +346,14 @@ class Master(TrackedDevice):
                 self._sockets.inject.fileno(),
                 snapshot.link.mac,
                 send_fds=[each.fileno() for each in self._sockets.senders],
+                starts=self._sockets.starts,
                 index=stack.index,
                 stack_fds=(stack.ipv4.fileno(), stack.ipv6.fileno()),
             )
         self._changes.set_uplink(snapshot.link.index)
+        self._held.hold(self._sockets.frames)
         self._see(snapshot)
+        self._runtime.note_change()
 
     def set_resuming(self, on: bool) -> None:
         """Whether the programs of the last daemon go on, and forward to the ports that it has left."""
@@ -335,15 +361,20 @@ class Master(TrackedDevice):
         self._changes.set_resuming(on)
 
     async def resume(self) -> None:
-        """The ports are there again that the last daemon has left: forward frames in its place."""
+        """The ports that the last daemon has left are there again, and table and shim know them: from now on the shim's
+        programs say whose a frame is, in the place of those of the last daemon."""
+        sockets, link = self._sockets, self.link
+        if sockets is not None and link is not None:
+            index = link.index
 
-        def renew(handle: Handle) -> None:
-            delete_orphans(handle)
-            if self.link is not None:
-                handle.attach_clsact(self.link.index, self._shim.ingress_fd, self._shim.egress_fd)
+            def renew(handle: Handle) -> None:
+                delete_orphans(handle)
+                handle.attach_clsact(index, self._shim.ingress_fd, self._shim.egress_fd)
 
-        if self.link is not None:
             try:
+                if sockets.starts:
+                    for each in sockets.frames:
+                        packet.set_filter(each, self._shim.filter_fd)
                 await self._runtime.run_in_netns(self.open_place, renew)
             except OSError as error:
                 log.warning("%s: %s", self.label, error.strerror)  # what is wrong will be put back
@@ -408,6 +439,7 @@ class Master(TrackedDevice):
 
     async def _shut(self) -> None:
         self._runtime.found_device(self)
+        self._held.release()
         sockets, self._sockets = self._sockets, None
         if sockets is None:
             return

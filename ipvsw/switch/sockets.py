@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import socket
+from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -13,6 +15,9 @@ from ipvsw.linux.bpf import MARK, WIRE_MARK, Shim
 from ipvsw.linux.devices import packet
 from ipvsw.linux.devices.raw import Stack, open_stack
 from ipvsw.linux.netlink import DeviceReader, Link, RouteLookup, RouteMonitor
+from ipvsw.switch.held import MasterLeft
+
+log = logging.getLogger("ipvsw")
 
 
 class Unfit(Exception):
@@ -28,6 +33,8 @@ class Sockets(Struct, frozen=True):
 
     claim: socket.socket
     frames: list[socket.socket]
+    starts: list[int]  # of their rings the slots that are read first; []: they are new
+    listening: frozenset[bytes]  # groups that the device listens to for them already
     senders: list[socket.socket]  # of short frames
     inject: socket.socket
     stack: Stack
@@ -44,10 +51,16 @@ class Sockets(Struct, frozen=True):
         self.device.close()
 
 
-def open_sockets(undo: contextlib.ExitStack, link: Link, workers: int, shim: Shim) -> Sockets:
-    """In the master's namespace: claim it and open everything, which `undo` closes. Errors: Taken, OSError."""
+def open_sockets(
+    undo: contextlib.ExitStack, link: Link, workers: int, shim: Shim, take_left: Callable[[], MasterLeft | None]
+) -> Sockets:
+    """In the master's namespace: claim it and open everything, which `undo` closes. `take_left` is called once it is
+    claimed, and gives what the last daemon had on this device. Errors: Taken, OSError."""
     claim = undo.enter_context(_claim(link))
-    frames = packet.open_master(link.index, workers, shim.filter_fd, shim.spread_fd, WIRE_MARK, ring=PACKET_RING)
+    left = take_left()
+    frames, starts = _adopt(link, workers, shim, left) if left is not None else ([], [])
+    if not frames:
+        frames = packet.open_master(link.index, workers, shim.filter_fd, shim.spread_fd, WIRE_MARK, ring=PACKET_RING)
     for each in frames:
         undo.enter_context(each)
     senders = packet.open_senders(link.index, workers, WIRE_MARK, SEND_RING)
@@ -58,7 +71,26 @@ def open_sockets(undo: contextlib.ExitStack, link: Link, workers: int, shim: Shi
     routes = undo.enter_context(contextlib.closing(RouteMonitor()))
     lookup = undo.enter_context(contextlib.closing(RouteLookup()))
     device = undo.enter_context(contextlib.closing(DeviceReader()))
-    return Sockets(claim, frames, senders, inject, stack, routes, lookup, device)
+    listening = left.groups if left is not None and starts else frozenset()
+    return Sockets(claim, frames, starts, listening, senders, inject, stack, routes, lookup, device)
+
+
+def _adopt(link: Link, workers: int, shim: Shim, left: MasterLeft) -> tuple[list[socket.socket], list[int]]:
+    """The receiving sockets, and where to go on reading; ([], []) if that can't be, and they are closed then."""
+    try:
+        frames = packet.adopt_master(left.frames, link.name, shim.spread_fd)
+    except OSError as error:
+        log.warning("master %s: its sockets can't be kept: %s", link.name, error.strerror or error)
+        return [], []
+    found: list[int | None] = [*left.starts]
+    with contextlib.suppress(OSError, ValueError):
+        found = found or [packet.find_start(each, *left.ring) for each in frames]
+    starts = [each for each in found if each is not None]
+    if len(frames) == workers == len(starts) and left.ring == PACKET_RING:
+        return frames, starts
+    for each in frames:
+        each.close()
+    return [], []
 
 
 def _claim(link: Link) -> socket.socket:

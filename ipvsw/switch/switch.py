@@ -44,6 +44,7 @@ from ipvsw.snooping.saved import Snooped
 from ipvsw.snooping.snooper import Snooper
 from ipvsw.switch.asked_frame import STRANGER, Sender, asked_frame
 from ipvsw.switch.guards import GuardLog, guards_of, holds_unknown
+from ipvsw.switch.held import MasterLeft
 from ipvsw.switch.hostport import HostPortConfig
 from ipvsw.switch.master import Master
 from ipvsw.switch.trace import Tracer
@@ -63,10 +64,12 @@ class Switch:
         config: SwitchConfig,
         settings: DaemonConfig,
         left: dict[str, Left] | None = None,
+        master_left: MasterLeft | None = None,
         lost: Callable[[str], None] = lambda port: None,
     ) -> None:
-        """`config.ports` are added by `add_port`; `left` are those of them whose endpoints the last daemon has left.
-        `lost` is called with the name of a port whose namespace it does not outlive. Errors: OSError."""
+        """`config.ports` are added by `add_port`. Of the last daemon, `left` are those of them whose endpoints it has
+        left, and `master_left` is what it had on the master. `lost` is called with the name of a port whose namespace
+        it does not outlive. Errors: OSError."""
         self.name = config.name
         self.ports: dict[str, Port] = {}
         self.links: dict[str, Port] = {}  # ports whose devices the kernel module has made
@@ -101,9 +104,11 @@ class Switch:
             self._table,
             self._shim,
             self._changes,
+            switch=config.name,
             name=config.master,
             netns=config.netns,
             workers=settings.workers,
+            left=master_left,
             changed=self._master_changed,
             repaired=self._repaired,
         )
@@ -133,7 +138,7 @@ class Switch:
         self._take_events()
         asyncio.get_running_loop().remove_reader(self._datapath.notify_fd)
         self._datapath.halt()
-        self.master.release()
+        self.master.release(self._datapath.ring_starts())
 
     async def resume(self) -> None:
         """Forward frames as soon as the ports are there again that the last daemon has left: what was sent to them

@@ -36,11 +36,12 @@ cdef struct PacketRing:
     uint32_t held  # slots before it that the kernel has not got back
 
 
-cdef inline void packets_map(PacketRing *r, int fd) noexcept nogil:
-    """The ring of `fd`, where it has one of SLOTS times SLOT bytes."""
+cdef inline void packets_map(PacketRing *r, int fd, uint32_t start) noexcept nogil:
+    """The ring of `fd`, where it has one of SLOTS times SLOT bytes; `start` is the slot that is taken first."""
     cdef void *p = mmap(NULL, <size_t> SLOTS * SLOT, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
     r.slots = NULL if p == MAP_FAILED else <uint8_t *> p
-    r.next = r.held = 0
+    r.next = start
+    r.held = 0
 
 
 cdef inline void packets_unmap(PacketRing *r) noexcept nogil:

@@ -62,6 +62,7 @@ cdef struct Edit:
     Socket *socket  # ATTACH_PORT: of a UNIX_SOCKET
     bint accepts_uso
     int inject_fd
+    uint32_t *starts  # ATTACH_MASTER: of each worker's receive ring the slot that is taken first; NULL: they are new
     int *send_fds  # ATTACH_MASTER: one for each worker, with a ring to send from; NULL: none
     int mode
     int flag
@@ -326,7 +327,7 @@ cdef inline int attach_master(Worker *w, const Edit *e) noexcept nogil:
     w.stack_fds[0] = e.stack_fds[0]
     w.stack_fds[1] = e.stack_fds[1]
     w.master_index = e.master_index
-    packets_map(&w.packets, w.master_fd)
+    packets_map(&w.packets, w.master_fd, 0 if e.starts == NULL else e.starts[w.number])
     if e.send_fds != NULL:
         send_ring_map(&w.txring, e.send_fds[w.number])
     return 0 if w.ring.running else poll_fd(w, w.master_fd, MASTER_EVENT)

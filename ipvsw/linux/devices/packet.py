@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import mmap
 import os
 import random
 import socket
 import struct
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 BUFFER = 8 << 20  # bytes, each way
@@ -30,6 +32,7 @@ TPACKET_V2 = 1
 PACKET_FANOUT_DATA = 22
 PACKET_FANOUT_EBPF, PACKET_FANOUT_FLAG_UNIQUEID, PACKET_FANOUT_FLAG_IGNORE_OUTGOING = 7, 0x2000, 0x4000
 PACKET_MR_MULTICAST = 0
+TP_STATUS_USER = 1
 ETH_P_ALL = 3
 
 # asm-generic/socket.h
@@ -80,6 +83,36 @@ def open_master(
                 sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
         undo.pop_all()
         return sockets
+
+
+def adopt_master(fds: Sequence[int], name: str, spread_fd: int) -> list[socket.socket]:
+    """Those that another process has made by `open_master`, in the namespace that they are in; `name` is the device's.
+    Their filter stays until `set_filter`. Takes the descriptors. Errors: OSError; they are closed then."""
+    with contextlib.ExitStack() as undo:
+        sockets = [undo.enter_context(socket.socket(fileno=fd)) for fd in fds]
+        for sock in sockets:
+            sock.setblocking(False)
+            if bound_to(sock) != name:
+                raise OSError(errno.ENODEV, f"its sockets are not on {name}")
+        if len(sockets) > 1:
+            sockets[0].setsockopt(SOL_PACKET, PACKET_FANOUT_DATA, spread_fd)
+        undo.pop_all()
+        return sockets
+
+
+def set_filter(sock: socket.socket, filter_fd: int) -> None:
+    """Another BPF program in the place of the one that it has. Errors: OSError."""
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_BPF, filter_fd)
+
+
+def find_start(sock: socket.socket, slots: int, size: int) -> int | None:
+    """Of a receive ring whose reader was killed: the first of the slots that have a frame. None if that can't be told:
+    no frame waits, or every slot has one. Errors: OSError if there is no such ring."""
+    with mmap.mmap(sock.fileno(), slots * size, prot=mmap.PROT_READ) as ring:
+        states = [int.from_bytes(ring[at * size : at * size + 4], sys.byteorder) for at in range(slots)]  # tp_status
+    taken = [state & TP_STATUS_USER for state in states]
+    first = [at for at in range(slots) if taken[at] and not taken[at - 1]]
+    return first[0] if len(first) == 1 else None
 
 
 def open_senders(index: int, workers: int, mark: int, ring: tuple[int, int]) -> list[socket.socket]:

@@ -45,7 +45,7 @@ def test_nothing_is_seen_of_it_in_the_namespaces(lab: Lab, lan: Daemon) -> None:
         LinkEvents(lab, netns) as events,
         Stream(netns, target, port4(2)) as stream,
         Numbered(netns, target, port4(2)) as between,
-        Numbered(lab.wire, netns, port6(1)) as inwards,
+        Numbered(lab.wire, netns, port6(1), rate=200) as inwards,
     ):
         stream.flows()
         for _ in range(2):
@@ -56,6 +56,7 @@ def test_nothing_is_seen_of_it_in_the_namespaces(lab: Lab, lan: Daemon) -> None:
         assert events.disturbances() == []
     assert between.gap < OUTAGE
     assert inwards.gap < OUTAGE
+    assert inwards.lost == 0, "they wait in the master's ring"
     print(f"gap {between.gap:.3f} s with {between.lost} lost, from the wire {inwards.gap:.3f} s")
     assert (index(lab, netns, "ipvl1"), lab.ip(netns, "-4", "route"), lab.ip(netns, "-6", "route")) == before
     assert "02:00:00:00:00:88" in lab.ip(netns, "neigh", "show", "10.1.88.8")

@@ -29,22 +29,60 @@ def test_nothing_between_ports_is_lost_or_doubled(lab: Lab, io: str) -> None:
     with Daemon(switch("m0", lab.host, ports), home=lab.home, io=io) as daemon:
         daemon.wait()
         lab.ip(lab.ports[0], "addr", "add", "10.1.77.7/16", "dev", "ipvl1")
+        lab.ip(lab.ports[0], "link", "set", "ipvl1", "txqueuelen", "10000")  # however long the machine takes
         was = index(lab, lab.ports[0], "ipvl1")
         lab.reachable(lab.ports[0], port4(2))
         with (
             LinkEvents(lab, lab.ports[0]) as events,
             Stream(lab.ports[0], lab.ports[1], port4(2)) as stream,
-            Numbered(lab.ports[0], lab.ports[1], port4(2), rate=300) as numbered,
+            Numbered(lab.ports[0], lab.ports[1], port4(2)) as between,
+            Numbered(lab.ports[0], lab.wire, WIRE4) as outwards,
+            Numbered(lab.wire, lab.ports[1], port4(2)) as inwards,
         ):
             for _ in range(3):
                 take_over(daemon)
-                numbered.goes_on()
+                for each in (between, outwards, inwards):
+                    each.goes_on()
                 stream.flows()
             assert events.disturbances() == []
-        print(f"{numbered.sent} sent, gap {numbered.gap:.3f} s")
-        assert (numbered.lost, numbered.doubled) == (0, 0)
+        for each in (between, outwards, inwards):
+            print(f"{each.sent} sent, gap {each.gap:.3f} s")
+            assert (each.lost, each.doubled) == (0, 0)
         assert index(lab, lab.ports[0], "ipvl1") == was
         lab.reachable(lab.wire, "10.1.77.7")
+        daemon.stop()
+        until(lambda: leftovers.network(lab) == before, "the network is as it was", every=0.1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_hosts_interface_stays(lab: Lab, workers: int) -> None:
+    """With routes and rules; what the host sends meanwhile arrives."""
+    before = leftovers.network(lab)
+    ports = [port(f"ipvl{k}", netns, [f"{port4(k)}/16"]) for k, netns in enumerate(lab.ports, 1)]
+    lan = switch("m0", lab.host, ports, mode="l3s", host_access="both")
+    with Daemon(lan, home=lab.home, workers=workers) as daemon:
+        daemon.wait()
+        was = index(lab, lab.host, "ipvsw-m0")
+        rules = lab.ip(lab.host, "rule")
+        lab.reachable(lab.host, port4(1))
+        with LinkEvents(lab, lab.host) as events, Numbered(lab.host, lab.ports[0], port4(1), rate=300) as numbered:
+            take_over(daemon)
+            numbered.goes_on()
+            daemon.kill()
+            daemon.start()
+            daemon.wait()
+            numbered.goes_on()
+            assert events.disturbances() == []
+        assert (numbered.lost, numbered.doubled) == (0, 0)
+        assert index(lab, lab.host, "ipvsw-m0") == was
+        assert lab.ip(lab.host, "rule") == rules
+        daemon.kill()
+        text = daemon.config.read_text()
+        daemon.config.write_text(text.replace('mode = "l3s"', 'mode = "l2"').replace('"both"', '"none"'))
+        daemon.start()
+        daemon.wait()
+        until(lambda: lab.link(lab.host, "ipvsw-m0") is None, "the file does not want it any more")
+        lab.reachable(lab.wire, port4(1))
         daemon.stop()
         until(lambda: leftovers.network(lab) == before, "the network is as it was", every=0.1)
 

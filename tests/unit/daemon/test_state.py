@@ -12,6 +12,9 @@ from ipvsw.config.file import parse
 from ipvsw.daemon.state import VERSION, Heritage, Moving, Structure, decode, describe, encode, inherit, lasting
 from ipvsw.model import Config, Flag, Kind, Mode, PortConfig, Refused, SwitchStats, Traffic
 from ipvsw.ports.backend import Holding, Left, Settings, held_name
+from ipvsw.switch.held import MasterLeft, frame_names
+from ipvsw.switch.held import held_name as held_master_name
+from ipvsw.switch.hostport import HostLeft
 
 FILE = """
 [[switch]]
@@ -57,7 +60,7 @@ def held(ports: dict[str, Left]) -> dict[str, int]:
 def pass_on(running: Config, before: Config, filed: Config, without: Iterable[str] = ()) -> Heritage:
     """From a daemon that ran `running`, having read `before`, to one that reads `filed`."""
     ports = endpoints(running)
-    structure = decode(encode(describe(running, before, ports)), Structure)
+    structure = decode(encode(describe(running, before, ports, {})), Structure)
     kept = {name: fd for name, fd in held(ports).items() if name not in without}
     counts = {switch.name: SwitchStats(name=switch.name, master=Traffic(rx_frames=5)) for switch in running.switches}
     moving = decode(encode(Moving(version=VERSION, counters=counts)), Moving)
@@ -158,7 +161,7 @@ def test_a_newer_version_is_refused_and_says_what_to_do() -> None:
 
 
 def test_fields_that_are_unknown_or_missing_are_no_fault() -> None:
-    content = json.loads(encode(describe(parse(FILE), parse(FILE), endpoints(parse(FILE)))))
+    content = json.loads(encode(describe(parse(FILE), parse(FILE), endpoints(parse(FILE)), {})))
     content["another"] = content["endpoints"]["lan/a"]["another"] = [1]
     assert decode(json.dumps(content).encode(), Structure).endpoints.keys() == {"lan/a", "lan/b"}
     assert decode(b'{"version": 1}', Structure) == Structure(version=1)
@@ -172,6 +175,30 @@ def test_what_cannot_be_read_is_refused_in_one_line(content: bytes) -> None:
     assert "\n" not in str(refused.value)
 
 
+def pass_on_master(master: MasterLeft, fds: dict[str, int], filed: str = FILE) -> Heritage:
+    structure = decode(encode(describe(parse(FILE), parse(FILE), {}, {"lan": master})), Structure)
+    return inherit(parse(filed), structure, Moving(version=VERSION), fds)
+
+
+def test_a_master_is_passed_on_with_where_its_reader_stopped() -> None:
+    groups = frozenset([b"\x33\x33\0\0\0\x01"])
+    master = MasterLeft(7, (4, 77), (40,), (2048, 2048), (5,), groups, HostLeft(41, 9))
+    (name,) = frame_names("lan", 1)
+    heritage = pass_on_master(master, {name: 40, held_master_name("lan", "host"): 41, "port-x": 1})
+    assert heritage.masters == {"lan": master}
+    assert heritage.unwanted == {"port-x": 1}
+
+
+def test_of_another_master_or_number_of_workers_nothing_is_passed_on() -> None:
+    master = MasterLeft(7, (4, 77), (40,), (2048, 2048))
+    (name,) = frame_names("lan", 1)
+    assert pass_on_master(master, {name: 40}).masters
+    for filed in (FILE.replace('master = "eth0"', 'master = "eth9"'), "[daemon]\nworkers = 2\n" + FILE):
+        heritage = pass_on_master(master, {name: 40}, filed)
+        assert (heritage.masters, heritage.unwanted) == ({}, {name: 40})
+    assert pass_on_master(master, {}).masters == {}
+
+
 def test_names_of_held_descriptors_fit_every_store() -> None:
     name = held_name("s" * 255, "\N{SNOWMAN}" * 80, "0")
     assert name.isascii()
@@ -181,7 +208,7 @@ def test_names_of_held_descriptors_fit_every_store() -> None:
 
 
 def test_kinds_are_written_as_words() -> None:
-    structure = describe(parse(FILE), parse(FILE), endpoints(parse(FILE)))
+    structure = describe(parse(FILE), parse(FILE), endpoints(parse(FILE)), {})
     assert msgspec.json.decode(encode(structure))["endpoints"]["lan/a"]["kind"] == Kind.NETNS.value
 
 

@@ -1,0 +1,77 @@
+"""What of a master outlives the daemon: the receiving sockets and the host's interface, by the names under which the
+holder of descriptors has them.
+
+Frames wait in the receiving sockets' rings while no daemon runs, as they do in the TAPs of ports. A daemon that leaves
+in good order says how far it has read. Of one that was killed the frames that wait tell it: what it had in hand, a
+burst at most, is read again. Where none waits the sockets are made anew.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from msgspec import Struct
+
+from ipvsw.linux.fdstore import FdStore, close_fds
+from ipvsw.linux.netlink import Link
+from ipvsw.switch.hostport import HostLeft
+
+
+class MasterLeft(Struct, frozen=True):
+    """What the last daemon had on a master when it ended."""
+
+    index: int
+    place: tuple[int, int]  # the identity of its namespace
+    frames: tuple[int, ...]  # descriptors of the receiving sockets
+    ring: tuple[int, int]  # of each of them: slots, and bytes of a slot
+    starts: tuple[int, ...] = ()  # the slots that come next; (): it was killed
+    groups: frozenset[bytes] = frozenset()  # that the device listens to for them
+    host: HostLeft | None = None  # the host's interface
+
+
+def held_name(switch: str, word: str) -> str:
+    """The name under which a descriptor of the master's is held, see `FdStore`: "host", or a worker's number."""
+    return f"master-{blake2b(switch.encode(), digest_size=12).hexdigest()}-{word}"
+
+
+def frame_names(switch: str, workers: int) -> list[str]:
+    """Those of the receiving sockets."""
+    return [held_name(switch, str(worker)) for worker in range(workers)]
+
+
+class HeldFrames:
+    """One master's receiving sockets: those of the last daemon, and this one's for the next."""
+
+    def __init__(self, store: FdStore, switch: str, workers: int, left: MasterLeft | None) -> None:
+        self._store = store
+        self._names = frame_names(switch, workers)
+        self._left = left
+
+    def take(self, link: Link, place: tuple[int, int] | None) -> MasterLeft | None:
+        """What the last daemon had on this very device, whose descriptors are the caller's then."""
+        left = self._left
+        if left is None or (left.index, left.place) != (link.index, place):
+            return None
+        self._left = None
+        return left
+
+    def hold(self, frames: Sequence[socket.socket]) -> None:
+        """Have a successor find these."""
+        self._discard()
+        for name, each in zip(self._names, frames, strict=True):
+            if self._store.held.get(name) != each.fileno():
+                self._store.put(name, each.fileno())
+
+    def release(self) -> None:
+        """No successor finds any. Idempotent."""
+        self._discard()
+        for name in self._names:
+            self._store.forget(name)
+
+    def _discard(self) -> None:
+        """Sockets on a device that is not the master any more."""
+        left, self._left = self._left, None
+        if left is not None:
+            close_fds(left.frames)
