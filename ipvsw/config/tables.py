@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from msgspec import Struct
@@ -14,9 +14,10 @@ from ipvsw.config.port_keys import PORT
 from ipvsw.model import Config, DaemonConfig, Kind, PortConfig, SwitchConfig
 
 
-def document(config: Config) -> dict[str, Any]:
-    """A whole configuration: words, numbers, lists and tables alone."""
-    switches = [switch_table(one) | {"port": [port_table(port) for port in one.ports]} for one in config.switches]
+def document(config: Config, write_port: Callable[[PortConfig], object] | None = None) -> dict[str, Any]:
+    """A whole configuration: words, numbers, lists and tables alone, but for what `write_port` gives for a port."""
+    write = write_port or port_table
+    switches = [switch_table(one) | {"port": [write(port) for port in one.ports]} for one in config.switches]
     return {"daemon": daemon_table(config.daemon), "switch": switches}
 
 

@@ -29,7 +29,7 @@ from ipvsw.config.plan import (
 )
 from ipvsw.daemon.events import Events
 from ipvsw.daemon.preflight import preflight
-from ipvsw.daemon.state import VERSION, Heritage, Moving, Structure, describe, lasting
+from ipvsw.daemon.state import VERSION, Heritage, Moving, PortTables, Structure, describe, lasting
 from ipvsw.daemon.succession import Succession
 from ipvsw.linux.fdstore import FdStore, NoStore
 from ipvsw.linux.netlink import KmodAttrs
@@ -81,6 +81,7 @@ class Manager:
         )
         self._runtime.note_change = self._succession.note_change
         self._heritage = Heritage(Config())
+        self._tables, self._lasting_tables = PortTables(), PortTables()
         self._switches: dict[str, Switch] = {}
         self._filed = Config()  # what the file has; the rest was added by the API
         self._filed_names: set[tuple[str, str]] = set()  # of its switches and ports
@@ -169,11 +170,11 @@ class Manager:
     def _describe(self) -> Structure:
         ports = {f"{name}/{port}": left for name, one in self._switches.items() for port, left in one.left().items()}
         masters = {name: left for name, one in self._switches.items() if (left := one.master.left) is not None}
-        return describe(self._running(), self._filed, ports, masters, self._births())
+        return describe(self._running(), self._filed, ports, masters, self._tables, self._births())
 
     def _lasting(self) -> Structure | None:
         kept = lasting(self._running(), self._filed)
-        return None if kept is None else describe(kept, self._filed, {}, births=self._births())
+        return None if kept is None else describe(kept, self._filed, {}, {}, self._lasting_tables, self._births())
 
     def _births(self) -> dict[str, str]:
         """Of the namespaces of the ports that were added at run time."""

@@ -31,7 +31,7 @@ log = logging.getLogger("ipvsw")
 
 VERSION = 1  # of both records: one more when an older ipvswd would misread them
 
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 T = TypeVar("T", bound="_Versioned")
 
@@ -43,7 +43,7 @@ class _Versioned(Struct, kw_only=True):
 class Endpoint(Struct, kw_only=True):
     """A port's endpoint as it was last; `port` is the table of its configuration."""
 
-    port: dict[str, Any]
+    port: Any
     kind: Kind
     mac: str
     mtu: int
@@ -102,18 +102,42 @@ def encode(record: _Versioned) -> bytes:
     return msgspec.json.encode(record)
 
 
+class PortTables:
+    """The tables of ports as JSON, each made once for as long as a port is the same: everything is written at each
+    change, and of a hundred thousand addresses few are new."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, list[tuple[PortConfig, msgspec.Raw]]] = {}  # by the port's name
+        self._now: dict[str, list[tuple[PortConfig, msgspec.Raw]]] = {}
+
+    def renew(self) -> None:
+        """What was not asked for since the last call is forgotten at the next one."""
+        self._last, self._now = self._now, {}
+
+    def write(self, port: PortConfig) -> msgspec.Raw:
+        now = self._now.setdefault(port.name, [])
+        known = (table for one, table in (*now, *self._last.get(port.name, ())) if one is port or one == port)
+        table = next(known, None) or msgspec.Raw(msgspec.json.encode(port_table(port)))
+        if not any(one is port for one, _ in now):
+            now.append((port, table))
+        return table
+
+
 def describe(
     running: Config,
     filed: Config,
     endpoints: Mapping[str, Left],
-    masters: Mapping[str, MasterLeft] = NOTHING,
+    masters: Mapping[str, MasterLeft],
+    tables: PortTables,
     births: Mapping[str, str] = NOTHING,
 ) -> Structure:
+    """To be encoded: `tables`, which are kept from one call to the next, give a port's as it is written."""
+    tables.renew()
     return Structure(
         version=VERSION,
-        running=document(running),
-        filed=document(filed),
-        endpoints={name: _endpoint(left) for name, left in endpoints.items()},
+        running=document(running, tables.write),
+        filed=document(filed, tables.write),
+        endpoints={name: _endpoint(left, tables) for name, left in endpoints.items()},
         masters={name: _master(left) for name, left in masters.items()},
         births=dict(births),
     )
@@ -139,10 +163,10 @@ def _names(config: Config) -> set[tuple[str, str]]:
     return {(switch.name, port.name) for switch in config.switches for port in switch.ports}
 
 
-def _endpoint(left: Left) -> Endpoint:
+def _endpoint(left: Left, tables: PortTables) -> Endpoint:
     settings, holding = left.settings, left.holding
     return Endpoint(
-        port=port_table(settings.config),
+        port=tables.write(settings.config),
         kind=left.kind,
         mac=settings.mac.hex(),
         mtu=settings.mtu,

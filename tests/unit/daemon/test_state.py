@@ -9,7 +9,18 @@ import msgspec
 import pytest
 
 from ipvsw.config.file import parse
-from ipvsw.daemon.state import VERSION, Heritage, Moving, Structure, decode, describe, encode, inherit, lasting
+from ipvsw.daemon.state import (
+    VERSION,
+    Heritage,
+    Moving,
+    PortTables,
+    Structure,
+    decode,
+    describe,
+    encode,
+    inherit,
+    lasting,
+)
 from ipvsw.model import Config, Flag, Kind, Mode, PortConfig, Refused, SwitchStats, Traffic
 from ipvsw.ports.backend import Holding, Left, Settings, held_name
 from ipvsw.switch.held import MasterLeft, frame_names
@@ -60,7 +71,7 @@ def held(ports: dict[str, Left]) -> dict[str, int]:
 def pass_on(running: Config, before: Config, filed: Config, without: Iterable[str] = ()) -> Heritage:
     """From a daemon that ran `running`, having read `before`, to one that reads `filed`."""
     ports = endpoints(running)
-    structure = decode(encode(describe(running, before, ports, {})), Structure)
+    structure = decode(encode(describe(running, before, ports, {}, PortTables())), Structure)
     kept = {name: fd for name, fd in held(ports).items() if name not in without}
     counts = {switch.name: SwitchStats(name=switch.name, master=Traffic(rx_frames=5)) for switch in running.switches}
     moving = decode(encode(Moving(version=VERSION, counters=counts)), Moving)
@@ -161,7 +172,7 @@ def test_a_newer_version_is_refused_and_says_what_to_do() -> None:
 
 
 def test_fields_that_are_unknown_or_missing_are_no_fault() -> None:
-    content = json.loads(encode(describe(parse(FILE), parse(FILE), endpoints(parse(FILE)), {})))
+    content = json.loads(encode(describe(parse(FILE), parse(FILE), endpoints(parse(FILE)), {}, PortTables())))
     content["another"] = content["endpoints"]["lan/a"]["another"] = [1]
     assert decode(json.dumps(content).encode(), Structure).endpoints.keys() == {"lan/a", "lan/b"}
     assert decode(b'{"version": 1}', Structure) == Structure(version=1)
@@ -176,7 +187,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(content: bytes) -> None:
 
 
 def pass_on_master(master: MasterLeft, fds: dict[str, int], filed: str = FILE) -> Heritage:
-    structure = decode(encode(describe(parse(FILE), parse(FILE), {}, {"lan": master})), Structure)
+    structure = decode(encode(describe(parse(FILE), parse(FILE), {}, {"lan": master}, PortTables())), Structure)
     return inherit(parse(filed), structure, Moving(version=VERSION), fds)
 
 
@@ -199,6 +210,22 @@ def test_of_another_master_or_number_of_workers_nothing_is_passed_on() -> None:
     assert pass_on_master(master, {}).masters == {}
 
 
+def test_tables_of_ports_are_made_once_while_a_port_is_the_same() -> None:
+    tables = PortTables()
+    (one, two), (again, _) = parse(FILE).switches[0].ports, parse(FILE).switches[0].ports
+    tables.renew()
+    written = tables.write(one)
+    tables.renew()
+    assert tables.write(again) is written
+    assert tables.write(two) is not written
+    other = msgspec.structs.replace(one, ifname="eth7")
+    assert b"eth7" in bytes(tables.write(other))
+    assert tables.write(one) is written
+    tables.renew()
+    tables.renew()
+    assert tables.write(one) is not written, "nobody has asked for it in between"
+
+
 def test_names_of_held_descriptors_fit_every_store() -> None:
     name = held_name("s" * 255, "\N{SNOWMAN}" * 80, "0")
     assert name.isascii()
@@ -208,7 +235,7 @@ def test_names_of_held_descriptors_fit_every_store() -> None:
 
 
 def test_kinds_are_written_as_words() -> None:
-    structure = describe(parse(FILE), parse(FILE), endpoints(parse(FILE)), {})
+    structure = describe(parse(FILE), parse(FILE), endpoints(parse(FILE)), {}, PortTables())
     assert msgspec.json.decode(encode(structure))["endpoints"]["lan/a"]["kind"] == Kind.NETNS.value
 
 
@@ -259,7 +286,8 @@ def test_what_is_gone_for_good_is_not_restored(persist: str, birth: str, now: st
     before = parse(FILE)
     running = parse(f'{FILE}{ADDED}persist = "{persist}"')
     ports = endpoints(running)
-    structure = describe(running, before, ports, {"lan/c": birth, "lan/a": "process 1 1 other"})
+    births = {"lan/c": birth, "lan/a": "process 1 1 other"}
+    structure = decode(encode(describe(running, before, ports, {}, PortTables(), births)), Structure)
     heritage = inherit(before, structure, Moving(version=VERSION), held(ports), {"ns3": now}.get)  # type: ignore[arg-type]
     assert [port.name for port in heritage.config.switches[0].ports] == ["a", "b", *(["c"] if stays else [])]
     assert ("c" in heritage.ports["lan"]) == stays
