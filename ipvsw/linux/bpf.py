@@ -76,11 +76,11 @@ def _id_of(program_fd: int) -> int:
 class Shim:
     """One switch's BPF programs and map. Errors: OSError.
 
-    `filter_fd` is for SO_ATTACH_BPF on the receiving sockets, `ingress_fd` and `egress_fd` for clsact on the master,
-    `mute_fd` for clsact ingress on virtual machines' TAPs, `port_fd` and `feed_fd` on the two devices of a port of kind
-    veth, `spread_fd` for spreading flows over several readers: the fanout of the packet sockets, and ports' TAPs. What
-    the programs are attached to keeps them alive, this object the access to the maps, and the heartbeat: without that
-    they leave to the host what the daemon would deliver.
+    `filter_fd` is for SO_ATTACH_BPF on the receiving sockets, `ingress_fd` and `egress_fd` for clsact on the master
+    (`programs` are the kernel's ids of these), `mute_fd` for clsact ingress on virtual machines' TAPs, `port_fd` and
+    `feed_fd` on the two devices of a port of kind veth, `spread_fd` for spreading flows over several readers: the
+    fanout of the packet sockets, and ports' TAPs. What the programs are attached to keeps them alive, this object the
+    access to the maps, and the heartbeat: without that they leave to the host what the daemon would deliver.
     """
 
     def __init__(self) -> None:
@@ -107,6 +107,7 @@ class Shim:
             self.fast = FastPorts(
                 self._lib, *(self._lib.bpf_map__fd(self._map(name)) for name in ("fast_ports", "fast_counts"))
             )
+            self.programs = _id_of(self.ingress_fd), _id_of(self.egress_fd)
             self._owned = self._lib.bpf_map__fd(self._map("owned"))
             self._settings = self._lib.bpf_map__fd(self._map("settings"))
             self._vlan_words = self._lib.bpf_map__fd(self._map("vlans"))
@@ -123,11 +124,6 @@ class Shim:
     def _program(self, name: str) -> int:
         program = ctypes.c_void_p(self._lib.bpf_object__find_program_by_name(self._object, name.encode()))
         return _checked(self._lib.bpf_program__fd(program), name)
-
-    @property
-    def programs(self) -> tuple[int, int]:
-        """The kernel's ids of the programs at ingress and at egress."""
-        return _id_of(self.ingress_fd), _id_of(self.egress_fd)
 
     def set_mode(self, mode: int) -> None:
         """What is stolen and filtered from now on; the numbers of `_fast.MODES`."""

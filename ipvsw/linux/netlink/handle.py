@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv6Address, ip_network
@@ -263,9 +264,11 @@ class Handle:
     def groups(self, name: str) -> tuple[bytes, ...]:
         """The device's list of group MACs, exactly (/proc/net/dev_mcast)."""
         # /proc/net is the process's first thread's; only thread-self is where this thread is.
-        with open("/proc/thread-self/net/dev_mcast", encoding="ascii", errors="surrogateescape") as lines:
-            rows = (line.split() for line in lines)
-            return tuple(bytes.fromhex(row[4]) for row in rows if row[1] == name)
+        with open("/proc/thread-self/net/dev_mcast", "rb", buffering=0) as file:
+            content = file.readall()
+        # Index, name, users, of these global ones, address; there are thousands on a master.
+        found = re.findall(rb"^\d+ +%b +\d+ +\d+ +([0-9a-f]+)$" % re.escape(os.fsencode(name)), content, re.MULTILINE)
+        return tuple(bytes.fromhex(address.decode()) for address in found)
 
     def set_stable_secret(self, name: str, secret: bytes) -> None:
         """16 bytes from which the kernel makes IPv6 interface identifiers (RFC 7217).
