@@ -56,6 +56,9 @@ honest: setup test-packages  ## clients as people run them behind all guards, wh
 	IPVSW_HONEST_SECONDS='$(or $(SECONDS),600)' PATH="$(CURDIR)/$(BIN):$$PATH" \
 	$(BIN)/python -m pytest -q -s tests/e2e/guards/test_honest.py
 
+soak: setup test-packages  ## everything changed at random under traffic, memory recorded: build/soak [MINUTES=30]
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.soak.run --minutes '$(or $(MINUTES),30)'
+
 san: setup  ## the C-level tests, and a hostile minute of the daemon, under ASan and UBSan
 	scripts/sanitize $(SAN)
 
@@ -100,4 +103,4 @@ bench-packages:
 
 always:
 
-.PHONY: help setup run test lint format docs conformance bench where fuzz honest san wheel deb debcheck fresh clean system test-packages bench-packages always
+.PHONY: help setup run test lint format docs conformance bench where fuzz honest soak san wheel deb debcheck fresh clean system test-packages bench-packages always
