@@ -23,7 +23,7 @@ from ipvsw.config.file import load
 from ipvsw.daemon import keeper, listener, logs, watchdog
 from ipvsw.daemon.manager import Manager
 from ipvsw.daemon.preflight import preflight
-from ipvsw.daemon.state import VERSION
+from ipvsw.daemon.state import TAKES_MASTERS
 from ipvsw.linux.fdstore import FdStore, NoStore, SystemdStore, notify
 from ipvsw.linux.keeperstore import KeeperStore
 from ipvsw.linux.netlink import Netlink
@@ -152,7 +152,7 @@ def _state_of(config: Config, socket_path: str) -> str | None:
 def _take_over(socket_path: str) -> None:
     """Have the daemon that serves there stop, and leave everything as it is. Errors: Refused."""
     try:
-        Client(socket_path).take_over(VERSION)
+        Client(socket_path).take_over(TAKES_MASTERS)
     except Unreachable as error:
         log.info("there is nothing to take over: %s", error)
     except ApiError as error:

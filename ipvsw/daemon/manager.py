@@ -29,7 +29,7 @@ from ipvsw.config.plan import (
 )
 from ipvsw.daemon.events import Events
 from ipvsw.daemon.preflight import preflight
-from ipvsw.daemon.state import VERSION, Heritage, Moving, PortTables, Structure, describe, lasting
+from ipvsw.daemon.state import TAKES_MASTERS, VERSION, Heritage, Moving, PortTables, Structure, describe, lasting
 from ipvsw.daemon.succession import Succession
 from ipvsw.linux.fdstore import FdStore, NoStore
 from ipvsw.linux.netlink import KmodAttrs
@@ -153,14 +153,16 @@ class Manager:
         called. Errors: Refused."""
         if version < VERSION:
             raise Refused(f"this ipvswd has a state of version {VERSION}; an older one can't take over")
-        await self.leave()
+        await self.leave(masters=version >= TAKES_MASTERS)
         self.taken_over()
 
-    async def leave(self) -> None:
-        """Forward nothing more, and leave everything as it is to the next daemon. This process must end without
-        `stop`."""
+    async def leave(self, *, masters: bool = True) -> None:
+        """Forward nothing more, and leave everything as it is to the next daemon; without `masters`, ports alone: it
+        makes the rest itself. This process must end without `stop`."""
         async with self._lock:
             await self._discovery.stop()
+            if not masters:
+                await asyncio.gather(*(switch.master.forsake() for switch in self._switches.values()))
             for switch in self._switches.values():
                 switch.halt()
             self._succession.write()

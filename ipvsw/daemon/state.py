@@ -30,6 +30,7 @@ from ipvsw.switch.hostport import HostLeft
 log = logging.getLogger("ipvsw")
 
 VERSION = 1  # of both records: one more when an older ipvswd would misread them
+TAKES_MASTERS = 2  # what a successor says that goes on with masters too; VERSION: with ports alone
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 

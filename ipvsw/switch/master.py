@@ -129,6 +129,11 @@ class Master(TrackedDevice):
         if self._sockets is not None:
             self._sockets.claim.close()
 
+    async def forsake(self) -> None:
+        """The next daemon does not know that sockets and the host's interface are held."""
+        self._held.release()
+        await self._host.close(self._open_place)
+
     @property
     def left(self) -> MasterLeft | None:
         """What a successor would find if the daemon ended now."""

@@ -87,6 +87,23 @@ def test_the_hosts_interface_stays(lab: Lab, workers: int) -> None:
         until(lambda: leftovers.network(lab) == before, "the network is as it was", every=0.1)
 
 
+def test_a_successor_that_goes_on_with_ports_alone_finds_a_free_master(lab: Lab) -> None:
+    ports = [port(f"ipvl{k}", netns, [f"{port4(k)}/16"]) for k, netns in enumerate(lab.ports, 1)]
+    with Daemon(switch("m0", lab.host, ports, host_access="both"), home=lab.home) as daemon:
+        daemon.wait()
+        was = index(lab, lab.ports[0], "ipvl1")
+        before = daemon.process
+        assert before is not None
+        assert daemon.call("POST", "/v1/takeover", {"state": 1})[0] < 300
+        assert before.wait(LIMIT) == 0
+        assert lab.link(lab.host, "ipvsw-m0") is None
+        assert index(lab, lab.ports[0], "ipvl1") == was
+        daemon.start()
+        daemon.wait()
+        lab.reachable(lab.host, port4(1))
+        assert index(lab, lab.ports[0], "ipvl1") == was
+
+
 def test_counters_and_what_was_added_go_on(lab: Lab, lan: Daemon) -> None:
     lab.add(f"{lab.prefix}-p3")
     lan.cli(*f"link add link m0 name ipvl3 netns {lab.prefix}-p3 type ipvlan address {port4(3)}/16".split())
