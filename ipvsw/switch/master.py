@@ -132,7 +132,7 @@ class Master(TrackedDevice):
     async def forsake(self) -> None:
         """The next daemon does not know that sockets and the host's interface are held."""
         self._held.release()
-        await self._host.close(self._open_place)
+        await self._host.close(self.open_place)
 
     @property
     def left(self) -> MasterLeft | None:
