@@ -65,7 +65,7 @@ class GroupsEvent(Struct, frozen=True):
 
 
 class RemovalEvent(Struct, frozen=True):
-    """A default route, filter or queueing discipline of a device was removed."""
+    """A default or static route, filter or queueing discipline of a device was removed."""
 
     nsid: int | None
     index: int

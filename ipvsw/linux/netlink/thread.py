@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from ipvsw.linux.netlink.device import RTPROT_STATIC
 from ipvsw.linux.netlink.handle import Handle
 from ipvsw.linux.netlink.messages import (
     RTM_DELQDISC,
@@ -182,17 +183,19 @@ def _open_events() -> socket.socket:
 
 def _pass_few(events: socket.socket) -> None:
     """Of routes and traffic control the kernel gives us only what `RemovalEvent` tells: a router's table, of which
-    every change would be announced, must not fill the buffer."""
+    every change would be announced, must not fill the buffer. What the daemon sets for ports is static."""
     low = 4 if sys.byteorder == "little" else 5  # of nlmsg_type: all types of rtnetlink are below 256
     program = [  # struct sock_filter: code, where to go if true and if false (after the next one), operand
         (LOAD_BYTE, 0, 0, low),
-        (IF_GREATER, 0, 7, RTM_NEWROUTE - 1),  # links and addresses are below: pass
+        (IF_GREATER, 0, 9, RTM_NEWROUTE - 1),  # links and addresses are below: pass
         (IF_EQUAL, 3, 0, RTM_DELROUTE),
-        (IF_EQUAL, 5, 0, RTM_DELQDISC),
-        (IF_EQUAL, 4, 0, RTM_DELTFILTER),
-        (IF_AT_LEAST, 3, 2, RTM_NEWMULTICAST),  # groups and namespaces are above: pass
+        (IF_EQUAL, 7, 0, RTM_DELQDISC),
+        (IF_EQUAL, 6, 0, RTM_DELTFILTER),
+        (IF_AT_LEAST, 5, 4, RTM_NEWMULTICAST),  # groups and namespaces are above: pass
         (LOAD_BYTE, 0, 0, NLMSG_HDRLEN + 1),  # rtm_dst_len, which is 0 of a default route
-        (IF_EQUAL, 1, 0, 0),
+        (IF_EQUAL, 3, 0, 0),
+        (LOAD_BYTE, 0, 0, NLMSG_HDRLEN + 5),  # rtm_protocol
+        (IF_EQUAL, 1, 0, RTPROT_STATIC),
         (RETURN, 0, 0, 0),
         (RETURN, 0, 0, 0xFFFFFFFF),
     ]
