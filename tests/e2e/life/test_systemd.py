@@ -91,12 +91,13 @@ def test_a_restart_keeps_the_ports_and_a_stop_removes_them(lab: Lab, service: Se
         service.start()
         numbered.goes_on()
         stream.flows()
+        assert numbered.lost == 0
         service.daemon.kill()
         service.start()
         numbered.goes_on()
         stream.flows()
         assert events.disturbances() == []
-    assert numbered.lost == 0
+    assert numbered.lost <= 1, "the killed daemon can have had one in its hands"
     assert index(lab, lab.ports[0], "ipvl1") == was
     service.end("stop")
     until(lambda: not service.systemd.stored, "nothing is stored")
