@@ -27,7 +27,7 @@ from ipvsw.snooping.timers import Clock, Timers
 
 log = logging.getLogger("ipvsw")
 
-HOLD = 0.1  # seconds that a frame waits for its address to be read
+HOLD = 0.5  # seconds that a frame waits for its address to be read, at most; a busy machine needs some of it
 CREDIT = 1.0  # seconds until ports that had frames punted get new credits
 QUERY_DELAY = 0.1  # seconds until a machine is asked for its groups, once for what happens meanwhile
 SWEEP = 60.0  # seconds between two checks which addresses are in use
