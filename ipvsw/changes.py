@@ -1,8 +1,9 @@
 """The one way to change a switch's data plane: edits of the datapath, and what the shim must know of them.
 
 Callers open a batch, edit the datapath that it yields, and everything is committed together when the outermost batch
-ends. The shim keeps a frame from the host only while the datapath can deliver it: an address is bound in the datapath
-first and added to the shim's map second, and removed in the opposite order. So are mode and host interface. Of ports
+ends. An address is added to the shim's map first and bound in the datapath second: as soon as a guard lets a frame
+from it pass, the reply comes here and not to the host. It is removed in the same order, so that the shim keeps nothing
+from the host that the datapath doesn't deliver; mode and host interface are set in the opposite one. Of ports
 whose unicast the kernel forwards the shim learns at once: what it doesn't decide the datapath does.
 
 Nobody else calls `Datapath.commit`, nor changes the shim's settings and addresses.
@@ -216,13 +217,19 @@ class Changes:
             self.datapath.bind_all(its, port)
         for address in host:
             self.datapath.bind_host(address)
-        self.datapath.commit()
+        moved = {port: [one for one in its if one in self._stolen] for port, its in bound.items()}
         for port, its in bound.items():
-            moved = [] if self._stolen.isdisjoint(its) else [one for one in its if one in self._stolen]
-            self._note_owner(its, self._fast.get(port), moved)
-            self._steal([one for one in its if one not in self._stolen] if moved else its)
+            self._note_owner(its, self._fast.get(port), moved[port])
+            self._steal([one for one in its if one not in self._stolen] if moved[port] else its)
+        try:
+            self.datapath.commit()
+        except BaseException:
+            for port, its in bound.items():
+                self._unsteal(list(set(its).difference(moved[port])))
+            raise
+        for port, its in bound.items():
             self._divert(its)
-            self._on_bound(port, its, moved)
+            self._on_bound(port, its, moved[port])
 
     def _detach_ports(self) -> None:
         detaching, self._detaching = self._detaching, []

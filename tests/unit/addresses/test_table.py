@@ -76,6 +76,7 @@ class Machine:
             if number == HOST:
                 self.hosts.add(address)
             elif number is not None:
+                assert address in self.stolen or self.full, "bound before it is stolen"
                 self.bound[address] = number
         self.pending = {}
         assert self.stolen <= set(self.bound), "stolen, but nobody's"
@@ -91,13 +92,13 @@ class Machine:
         for address in addresses:
             if self.full:
                 raise OSError(7, "the map is full")
-            assert address in self.bound, "stolen before it is bound"
+            assert address in self.bound or self.pending.get(address) not in (None, HOST), "stolen, but nobody's"
             assert address not in self.stolen, "stolen twice"
             self.stolen.add(address)
 
     def remove(self, addresses: Sequence[bytes]) -> None:
         for address in addresses:
-            assert address in self.bound, "unbound before it is given back"
+            assert address in self.bound or address in self.pending, "unbound before it is given back"
             self.stolen.remove(address)
 
 
@@ -182,6 +183,19 @@ def test_the_hosts_addresses_are_known_as_its_own() -> None:
 
 def machine_addresses(machine: Machine) -> set[Address]:
     return {ip_address(address) for address in machine.bound}
+
+
+def test_what_could_not_be_bound_is_not_stolen(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, machine, _ = made()
+    up(table, "p")
+
+    def fail() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(machine, "commit", fail)
+    with pytest.raises(MemoryError):
+        table.claim("p", A, 24, NETLINK)
+    assert not machine.stolen
 
 
 def test_a_handed_over_address_is_stolen_throughout() -> None:
