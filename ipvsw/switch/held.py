@@ -57,12 +57,14 @@ class HeldFrames:
         self._left = None
         return left
 
-    def hold(self, frames: Sequence[socket.socket]) -> None:
-        """Have a successor find these."""
+    def hold(self, frames: Sequence[socket.socket], *, adopted: bool) -> None:
+        """Have a successor find these. `adopted`: they are those of the last daemon, and held already. Their numbers
+        would not tell: a socket that was closed leaves its own to the next one."""
         self._discard()
+        if adopted:
+            return
         for name, each in zip(self._names, frames, strict=True):
-            if self._store.held.get(name) != each.fileno():
-                self._store.put(name, each.fileno())
+            self._store.put(name, each.fileno())
 
     def release(self) -> None:
         """No successor finds any. Idempotent."""

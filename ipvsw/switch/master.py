@@ -356,7 +356,7 @@ class Master(TrackedDevice):
                 stack_fds=(stack.ipv4.fileno(), stack.ipv6.fileno()),
             )
         self._changes.set_uplink(snapshot.link.index)
-        self._held.hold(self._sockets.frames)
+        self._held.hold(self._sockets.frames, adopted=bool(self._sockets.starts))
         self._see(snapshot)
         self._runtime.note_change()
 
