@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from tests.reference import l2
-from tests.support.frames import ICMP, ICMP6, TCP, UDP, checksum, pseudo
+from tests.support.wire.frames import ICMP, ICMP6, TCP, UDP, checksum, pseudo
 
 HERE = Path(__file__).resolve().parent
 

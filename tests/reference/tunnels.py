@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from tests.support.packets import A4, A6, ACK, B4, B6, FIN, PSH, TCP, TCPV4, TCPV6, UDP, USO, pseudo, total
+from tests.support.wire.packets import A4, A6, ACK, B4, B6, FIN, PSH, TCP, TCPV4, TCPV6, UDP, USO, pseudo, total
 
 IPIP, IPV6, GRE, SCTP = 4, 41, 47, 132
 IP_TYPES = {4: 0x0800, 6: 0x86DD}

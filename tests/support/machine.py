@@ -13,11 +13,11 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from ipvsw.client import Client
-from tests.support.dhcp import bootp, checksummed, in_frame, ones, said6
 from tests.support.patience import LIMIT, until
 from tests.support.running import Daemon
 from tests.support.sniff import sniffing
 from tests.support.topology import MASTER_MAC, WIRE4, WIRE_MAC, Lab, inside
+from tests.support.wire.dhcp import bootp, checksummed, in_frame, ones, said6
 
 BROADCAST = b"\xff" * 6
 MAC = bytes.fromhex(MASTER_MAC.replace(":", ""))

@@ -19,11 +19,11 @@ import contextlib
 import itertools
 from collections.abc import Iterator
 
-from tests.support.frames import mac
 from tests.support.patience import until
 from tests.support.running import Daemon, port, switch
 from tests.support.sniff import Sniffer, sniffing
 from tests.support.topology import MASTER_MAC, Lab, run
+from tests.support.wire.frames import mac
 
 HOST4, HOST6 = "10.1.0.1", "fd01::1"
 FAR4, FAR6 = "192.0.2.1", "2001:db8::1"

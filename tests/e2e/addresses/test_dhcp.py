@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from ipvsw.snooping import dhcp4
-from tests.support.dhcp import bootp, said6, udp_is_right
 from tests.support.machine import MAC, Machine, addresses, arp, idle, machine, serving, solicitation, udp, udp6
 from tests.support.patience import LIMIT, until
 from tests.support.running import Daemon, port, switch
 from tests.support.topology import MASTER4, WIRE4, Lab, port4
+from tests.support.wire.dhcp import bootp, said6, udp_is_right
 
 CHADDR, OTHER = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
 LEASED, ANOTHER = "10.1.9.1", "10.1.9.2"

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.frames import udp4
 from tests.support.machine import BROADCAST, addresses, arp, idle, machine, solicitation
 from tests.support.patience import until
 from tests.support.running import Daemon, port, switch
 from tests.support.sniff import sniffing
 from tests.support.topology import MASTER4, MASTER_MAC, WIRE4, WIRE6, Lab, port4, port6
+from tests.support.wire.frames import udp4
 
 GUEST4, GUEST6, LINK_LOCAL = "10.1.0.60", "fd00:1::60", "fe80::60"
 

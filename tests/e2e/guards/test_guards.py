@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.attacks import FOREIGN, MASTER, Who, attacks, hidden
-from tests.support.frames import udp4
 from tests.support.machine import addresses, arp, idle, machine, solicitation
 from tests.support.patience import until
 from tests.support.running import Daemon, port, switch, toml
 from tests.support.sniff import raw, sniffing
 from tests.support.topology import MASTER4, MASTER6, WIRE4, WIRE6, Lab, port4, port6
+from tests.support.wire.attacks import FOREIGN, MASTER, Who, attacks, hidden
+from tests.support.wire.frames import udp4
 
 VM4, VM6, LINK_LOCAL = "10.1.0.60", "fd00:1::60", "fe80::60"
 BROADCAST = b"\xff" * 6

@@ -19,12 +19,12 @@ from typing import Any
 
 from tests.native.random_frames import random_frame, seed_from_environment
 from tests.native.random_guarded import guarded_frame
-from tests.support.attacks import MASTER, Who, attacks, hidden
 from tests.support.machine import idle, machine
 from tests.support.patience import until
 from tests.support.running import Daemon, port, switch
 from tests.support.sniff import PACKET_VNET_HDR, SOL_PACKET, raw
 from tests.support.topology import MASTER4, MASTER6, WIRE4, WIRE6, Lab, port4, port6
+from tests.support.wire.attacks import MASTER, Who, attacks, hidden
 
 SECONDS = float(os.environ.get("IPVSW_HOSTILE_SECONDS", "4"))
 GSO = [0, 1, 3, 4, 5, 0x81, 0x84, 7]  # the kinds that there are, with ECN, and one that there is not

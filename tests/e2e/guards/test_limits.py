@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.frames import mac, udp4
 from tests.support.machine import idle, machine
 from tests.support.patience import until
 from tests.support.running import Daemon, port, switch, toml
 from tests.support.sniff import raw, sniffing
 from tests.support.topology import MASTER_MAC, WIRE4, Lab, inside, port4, port6
+from tests.support.wire.frames import mac, udp4
 
 VM4 = "10.1.0.60"
 ALL = "ff:ff:ff:ff:ff:ff"

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import frames, traffic
+from tests.support import traffic
 from tests.support.running import Daemon, port, switch
 from tests.support.sniff import raw, sniffing
 from tests.support.topology import MASTER4, MASTER6, MASTER_MAC, WIRE4, WIRE6, Lab, inside, port4, port6
+from tests.support.wire import frames
 
 MOVED = 50_000_000  # bytes each way
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.support import leftovers
-from tests.support.frames import checksum
 from tests.support.patience import LIMIT, patient, until
 from tests.support.running import Daemon, port, switch
 from tests.support.topology import WIRE4, Lab, inside, port4
+from tests.support.wire.frames import checksum
 
 PORTS = 1000
 LONG = patient(300)  # s, for all of them

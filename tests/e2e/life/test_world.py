@@ -9,12 +9,12 @@ from ipaddress import IPv6Address
 
 import pytest
 
-from tests.support.frames import ICMP6, checksum, pseudo
 from tests.support.patience import LIMIT, until
 from tests.support.running import Daemon, port, switch
 from tests.support.sniff import raw
 from tests.support.spaces import Sleeper
 from tests.support.topology import MASTER4, MASTER6, MASTER_MAC, WIRE4, WIRE6, WIRE_MAC, Lab, port4, port6, run
+from tests.support.wire.frames import ICMP6, checksum, pseudo
 
 NEW4, NEW6 = "10.1.0.77", "fd00:1::77"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import frames, running, traffic
+from tests.support import running, traffic
 from tests.support.patience import LIMIT, until
 from tests.support.routed import (
     FAR,
@@ -35,6 +35,7 @@ from tests.support.routed import (
 )
 from tests.support.sniff import raw, sniffing
 from tests.support.topology import MASTER_MAC, inside
+from tests.support.wire import frames
 
 FAMILIES = pytest.mark.parametrize("version", [4, 6])
 NOWHERE4, NOWHERE6 = "198.51.100.7", "2001:db8:ffff::7"

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import frames, traffic
+from tests.support import traffic
 from tests.support.patience import LIMIT
 from tests.support.routed import FAR, FAR4, FAR6, HOST4, HOST6, ROUTER_MAC, Routed, change, inner, routed
 from tests.support.running import Daemon
 from tests.support.sniff import raw, sniffing
 from tests.support.topology import MASTER_MAC, exec_in, inside, run
+from tests.support.wire import frames
 
 FAMILIES = pytest.mark.parametrize("version", [4, 6])
 FLOWS = [("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)]

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support import frames, running, traffic
+from tests.support import running, traffic
 from tests.support.patience import LIMIT, until
 from tests.support.sniff import Sniffer, sniffing
 from tests.support.topology import MASTER4, MASTER6, MASTER_MAC, WIRE4, WIRE6, Lab, port4, port6
+from tests.support.wire import frames
 
 UDP_SIZES = (1, 2, 63, 64, 512, 1399, 1452, 1472, 3000, 20000)
 

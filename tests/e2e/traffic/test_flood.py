@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.frames import udp4
 from tests.support.patience import until
 from tests.support.running import Daemon, port, switch
 from tests.support.sniff import raw, sniffing
 from tests.support.topology import MASTER_MAC, Lab, inside, port4, port6
+from tests.support.wire.frames import udp4
 
 
 @pytest.fixture(scope="module")

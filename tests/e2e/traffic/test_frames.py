@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support import frames
+from tests.support.wire import frames
 
 
 def test_own_frame_is_right() -> None:

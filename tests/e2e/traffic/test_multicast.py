@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support import frames
 from tests.support.machine import MAC, idle, machine
 from tests.support.patience import until
 from tests.support.running import Daemon, switch
 from tests.support.sniff import raw, sniffing
 from tests.support.topology import MASTER_MAC, WIRE4, WIRE6, WIRE_MAC, Lab, inside
+from tests.support.wire import frames
 
 GROUPS = {"224.0.0.251": frames.udp4, "ff02::fb": frames.udp6, "255.255.255.255": frames.udp4}
 

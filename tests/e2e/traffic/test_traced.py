@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.frames import udp4
 from tests.support.patience import until
 from tests.support.running import Daemon
 from tests.support.sniff import raw, sniffing
 from tests.support.topology import WIRE_MAC, Lab, port4
+from tests.support.wire.frames import udp4
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/howto/trace.md"
 SINCE = re.compile(r"since [-0-9]+ [:0-9]+")

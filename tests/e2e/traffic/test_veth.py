@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.frames import udp4
 from tests.support.outage import Numbered
 from tests.support.patience import until
 from tests.support.running import Daemon, port, switch, toml
 from tests.support.sniff import Sniffer, raw, sniffing
 from tests.support.topology import WIRE4, WIRE6, Lab, port4, port6
 from tests.support.traffic import tcp
+from tests.support.wire.frames import udp4
 
 COUNT = 20  # echo requests
 

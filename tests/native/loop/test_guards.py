@@ -9,7 +9,7 @@ import pytest
 
 from ipvsw._fast import ACCESS, EVENT_GUARD, FLAGS, GUARDS, MODES
 from tests.native.interfaces import BROADCAST, FOREIGN, HEADER, MASTER, Lab, frame, ipv4, lab, until, v4, v6
-from tests.support.attacks import (
+from tests.support.wire.attacks import (
     ALL_NODES,
     ALL_ROUTERS,
     ARP,

@@ -9,8 +9,8 @@ import pytest
 
 from ipvsw._fast import GUARDS
 from tests.native.interfaces import FOREIGN, MASTER, Counted, Lab, between, broadcast, frame, ipv4, lab, v4
-from tests.support.packets import TCP, TCPV4, Made
 from tests.support.patience import until
+from tests.support.wire.packets import TCP, TCPV4, Made
 
 MANY = 200
 SLOW = 1  # a second: one passes, and then none for as long as a test lasts

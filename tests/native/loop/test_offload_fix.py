@@ -10,8 +10,8 @@ import pytest
 from tests.native._probe import offloaded
 from tests.native.interfaces import HEADER, LONGEST, MASTER, Interface, Lab, frame, lab
 from tests.reference.tunnels import PLAIN, SCTP, Inner, Tunnel, crc32c, ip, segments, super_frame
-from tests.support.packets import A4, B4, B6, TCP, UDP
 from tests.support.patience import until
+from tests.support.wire.packets import A4, B4, B6, TCP, UDP
 
 pytestmark = pytest.mark.usefixtures("io")
 

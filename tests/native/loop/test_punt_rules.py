@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ipvsw.snooping import dhcp4, dhcp6
 from ipvsw.snooping.learned import claimed_address
 from tests.native._probe import is_dhcp, sender_of
-from tests.support.dhcp import bootp, in_frame, said6
+from tests.support.wire.dhcp import bootp, in_frame, said6
 
 HEADER = bytes(10)
 MACS = b"\xff" * 6 + bytes.fromhex("020000000001")

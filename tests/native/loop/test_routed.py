@@ -30,8 +30,8 @@ from tests.native.interfaces import (
 )
 from tests.native.random_frames import V4, V6, random_frame, seed_from_environment
 from tests.native.rules.test_route import ROUTER, folded, offload, rewritten, tcp4
-from tests.support.packets import TCP, TCPV4, TCPV6, UDP, USO, Made
 from tests.support.patience import LIMIT, until
+from tests.support.wire.packets import TCP, TCPV4, TCPV6, UDP, USO, Made
 
 pytestmark = pytest.mark.usefixtures("io")
 

@@ -14,8 +14,8 @@ from ipvsw._fast import EVENT_GONE, FRAMINGS
 from ipvsw.packets import segment
 from tests.native.interfaces import MASTER, Lab, between, broadcast, frame, ipv4, lab, v4
 from tests.native.speakers import Speaker
-from tests.support.packets import TCP, TCPV4, TCPV6, UDP, USO, Made, verify
 from tests.support.patience import LIMIT, until
+from tests.support.wire.packets import TCP, TCPV4, TCPV6, UDP, USO, Made, verify
 
 EVERY = pytest.mark.parametrize("framing", ["stream", "packets", "datagrams"])
 MOST = 65535 + 18

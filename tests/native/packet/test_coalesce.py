@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.native._probe import coupled, offloaded
-from tests.support.packets import A4, A6, DF, MF, TCP, Made, verify
+from tests.support.wire.packets import A4, A6, DF, MF, TCP, Made, verify
 
 VNET = 10
 BEGUN, WHOLE, VOUCHED, WRONG, NONE = "partial", "whole", "vouched", "wrong", "none"

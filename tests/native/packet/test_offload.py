@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ipvsw.packets import segment
 from tests.native._probe import offloaded, ones_sum
-from tests.support.packets import (
+from tests.support.wire.packets import (
     ACK,
     CWR,
     ECN,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.native._probe import offload_fits, offloaded
 from tests.reference.tunnels import ALL, MACS, PLAIN, SCTP, UDP, Inner, Tunnel, crc32c, ip, segments, super_frame
-from tests.support.packets import A4, B4, TCP, TCPV4, TCPV6, USO, Made
+from tests.support.wire.packets import A4, B4, TCP, TCPV4, TCPV6, USO, Made
 
 VNET = 10
 BYTES = random.Random(1).randbytes(60_000)

@@ -8,7 +8,7 @@ import pytest
 
 from ipvsw._fast import OUTCOMES
 from tests.native._probe import Limits
-from tests.support.packets import TCP, UDP, Made
+from tests.support.wire.packets import TCP, UDP, Made
 
 SECOND = 10**9
 BURST = SECOND // 50  # of rates and packets

@@ -12,9 +12,9 @@ import pytest
 
 from ipvsw._fast import FLAGS, MODES, PACKET_RING, Datapath, uring_error
 from ipvsw.linux.devices import packet
-from tests.support.packets import DF, TCP, TCPV4, USO, Made, total, wrap
 from tests.support.patience import LIMIT, until
 from tests.support.spaces import Namespace
+from tests.support.wire.packets import DF, TCP, TCPV4, USO, Made, total, wrap
 
 Make = Callable[..., Namespace]
 Pair = Callable[..., tuple[str, str]]

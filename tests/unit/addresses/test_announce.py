@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipvsw.addresses.announcements import BURST, MAX_ANNOUNCED, PAUSE, SPACING, TIMES, Announcements, announcement
-from tests.support.packets import total
+from tests.support.wire.packets import total
 
 MAC = bytes.fromhex("020000000001")
 A, B = (ip_address(text).packed for text in ("10.0.0.1", "fd00::1"))

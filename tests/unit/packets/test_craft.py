@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 import pytest
 
 from ipvsw.packets.craft import KINDS, Words, craft, group_mac
-from tests.support.frames import Reassembly, wrong
+from tests.support.wire.frames import Reassembly, wrong
 
 SENDER, NEIGHBOUR = bytes.fromhex("020000000001"), bytes.fromhex("0200000000fe")
 ENDS = {4: ("10.1.0.11", "10.1.0.12"), 6: ("fd00:1::11", "fd00:1::12")}

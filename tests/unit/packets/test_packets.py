@@ -16,7 +16,7 @@ from ipvsw.packets.segment import (
     parse,
     segment,
 )
-from tests.support.packets import (
+from tests.support.wire.packets import (
     A4,
     A6,
     ACK,

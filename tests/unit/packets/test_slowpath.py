@@ -20,7 +20,7 @@ from ipvsw.packets.pathmtu import (
     parse,
     segment,
 )
-from tests.support.packets import (
+from tests.support.wire.packets import (
     A4,
     A6,
     DF,

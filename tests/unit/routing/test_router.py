@@ -17,8 +17,8 @@ from ipvsw.linux.netlink import NeighbourChanged, RouteAnswer, RoutesChanged
 from ipvsw.model import Address
 from ipvsw.routing import cache, router
 from ipvsw.routing.router import NO_OFFLOAD, NextHop, Router, RouterUplink, ends, ethernet, to_next_hop
-from tests.support.packets import DF, UDP, Made
 from tests.support.patience import LIMIT
+from tests.support.wire.packets import DF, UDP, Made
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ipvsw.snooping import dhcp4, dhcp6
 from ipvsw.snooping.dhcp4 import DhcpAction
-from tests.support.dhcp import CHADDR, bootp, checksummed, in_frame, option6, said6, udp_is_right
+from tests.support.wire.dhcp import CHADDR, bootp, checksummed, in_frame, option6, said6, udp_is_right
 
 LEASED = "192.0.2.50"
 CLIENT_ID = b"\xff\0\0\0\1\0\3\0\1" + CHADDR

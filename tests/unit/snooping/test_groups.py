@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ipvsw.model import Address
 from ipvsw.snooping.groups import LAST_MEMBER, LIFETIME, MAX_GROUPS, Memberships, group_mac, queries, read_reports
-from tests.support.frames import Reassembly, wrong
+from tests.support.wire.frames import Reassembly, wrong
 
 MDNS4, MDNS6, SSDP4 = ip_address("224.0.0.251"), ip_address("ff02::fb"), ip_address("239.255.255.250")
 SSDP6 = ip_address("ff05::c")

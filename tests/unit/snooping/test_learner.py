@@ -18,7 +18,7 @@ from ipvsw.snooping.groups import LAST_MEMBER, LIFETIME, QUERY_INTERVAL, group_m
 from ipvsw.snooping.learned import AGE
 from ipvsw.snooping.probes import TIMEOUT, as_from_another
 from ipvsw.snooping.snooper import CREDIT, HOLD, QUERY_DELAY, SWEEP, Snooper
-from tests.support.dhcp import CHADDR, bootp, in_frame
+from tests.support.wire.dhcp import CHADDR, bootp, in_frame
 
 MAC = bytes.fromhex("020000000001")
 WIRE = -1

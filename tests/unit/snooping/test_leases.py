@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ipvsw.snooping import dhcp4, dhcp6
 from ipvsw.snooping.dhcp4 import DhcpMessage
 from ipvsw.snooping.leases import LEASES, TRANSACTION_TIMEOUT, TRANSACTIONS, Answer, Lease, Leases
-from tests.support.dhcp import bootp, said6
+from tests.support.wire.dhcp import bootp, said6
 
 ONE, TWO = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
 A, B = "192.0.2.50", "192.0.2.51"
