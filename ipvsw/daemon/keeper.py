@@ -9,7 +9,7 @@ SOCK_SEQPACKET unix socket as standard input. A daemon sends one message for eac
     take            send everything: messages "fd NAME" with a descriptor, then "end"; "busy" to a second daemon
     end             close everything and exit
 
-It does nothing else, and never ends by itself. `ipvsw/linux/fdstore.py` is the other side.
+It does nothing else, and never ends by itself. `ipvsw/linux/lasting/fdstore.py` is the other side.
 """
 
 from __future__ import annotations

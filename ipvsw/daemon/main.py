@@ -24,8 +24,8 @@ from ipvsw.daemon import keeper, listener, logs, watchdog
 from ipvsw.daemon.manager import Manager
 from ipvsw.daemon.preflight import preflight
 from ipvsw.daemon.state import TAKES_MASTERS
-from ipvsw.linux.fdstore import FdStore, NoStore, SystemdStore, notify
-from ipvsw.linux.keeperstore import KeeperStore
+from ipvsw.linux.lasting.fdstore import FdStore, NoStore, SystemdStore, notify
+from ipvsw.linux.lasting.keeperstore import KeeperStore
 from ipvsw.linux.netlink import Netlink
 from ipvsw.model import Config, Refused
 

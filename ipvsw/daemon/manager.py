@@ -31,7 +31,7 @@ from ipvsw.daemon.events import Events
 from ipvsw.daemon.preflight import preflight
 from ipvsw.daemon.state import TAKES_MASTERS, VERSION, Heritage, Moving, PortTables, Structure, describe, lasting
 from ipvsw.daemon.succession import Succession
-from ipvsw.linux.fdstore import FdStore, NoStore
+from ipvsw.linux.lasting.fdstore import FdStore, NoStore
 from ipvsw.linux.netlink import KmodAttrs
 from ipvsw.linux.peercred import Peer
 from ipvsw.linux.runtime import Runtime

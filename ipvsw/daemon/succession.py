@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 
 from ipvsw.config.file import read_document
 from ipvsw.daemon.state import VERSION, Heritage, Moving, Structure, decode, encode, inherit
-from ipvsw.linux import statefile
-from ipvsw.linux.fdstore import FdStore, close_all
+from ipvsw.linux.lasting import statefile
+from ipvsw.linux.lasting.fdstore import FdStore, close_all
+from ipvsw.linux.lasting.record import Record
 from ipvsw.linux.namespaces import birth_of
-from ipvsw.linux.record import Record
 from ipvsw.model import Config, Refused
 
 log = logging.getLogger("ipvsw")

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from ipvsw.linux.eventqueue import EventQueue
-from ipvsw.linux.fdstore import FdStore, NoStore
+from ipvsw.linux.lasting.fdstore import FdStore, NoStore
 from ipvsw.linux.namespaces import Watch, make_namespace
 from ipvsw.linux.netlink import (
     AddressEvent,

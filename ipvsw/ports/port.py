@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from hashlib import blake2b
 
 from ipvsw.linux.devices.tap import MAX_MTU
-from ipvsw.linux.fdstore import close_all
+from ipvsw.linux.lasting.fdstore import close_all
 from ipvsw.linux.netlink import AddressEvent, Link, LinkEvent
 from ipvsw.linux.runtime import DeviceEvent
 from ipvsw.linux.tracked import RETRY, Snapshot, TrackedDevice

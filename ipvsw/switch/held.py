@@ -14,7 +14,7 @@ from hashlib import blake2b
 
 from msgspec import Struct
 
-from ipvsw.linux.fdstore import FdStore, close_fds
+from ipvsw.linux.lasting.fdstore import FdStore, close_fds
 from ipvsw.linux.netlink import Link
 from ipvsw.switch.hostport import HostLeft
 

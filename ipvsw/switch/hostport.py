@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from ipvsw.changes import Changes
 from ipvsw.linux.devices.tap import Tap, adopt_tap, open_tap
-from ipvsw.linux.fdstore import close_fds
+from ipvsw.linux.lasting.fdstore import close_fds
 from ipvsw.linux.namespaces import identity
 from ipvsw.linux.netlink import TABLES, WIRE_TABLES, Handle, Link, RoutesChanged, Rule
 from ipvsw.linux.repair import Part

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import ipvsw.daemon.keeper
-from ipvsw.linux.fdstore import FdStore, SystemdStore
-from ipvsw.linux.keeperstore import KeeperStore
+from ipvsw.linux.lasting.fdstore import FdStore, SystemdStore
+from ipvsw.linux.lasting.keeperstore import KeeperStore
 from tests.support.patience import LIMIT, until
 from tests.support.systemd import Systemd
 
@@ -124,7 +124,7 @@ def test_the_end_closes_everything_and_leaves_no_process_and_no_file(keepers: Ke
 
 
 def test_two_daemons_do_not_share_a_keeper(keepers: Keepers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ipvsw.linux.keeperstore.BUSY", (0.1, 0.01))
+    monkeypatch.setattr("ipvsw.linux.lasting.keeperstore.BUSY", (0.1, 0.01))
     first = keepers.store()
     first.take()
     second = keepers.store()
@@ -233,7 +233,7 @@ def test_systemd_holds_what_is_put_and_closes_what_is_dropped(systemd: Systemd) 
 def test_what_systemd_passes_is_taken_and_nothing_else(systemd: Systemd) -> None:
     program = (
         "import os\n"
-        "from ipvsw.linux.fdstore import SystemdStore\n"
+        "from ipvsw.linux.lasting.fdstore import SystemdStore\n"
         "os.environ['LISTEN_PID'] = str(os.getpid())\n"
         "found = SystemdStore(os.environ).take()\n"
         "print(sorted(found), *(os.read(found[name], 9).decode() for name in sorted(found)))\n"

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ipvsw.linux.fdstore import NoStore
-from ipvsw.linux.record import Record
+from ipvsw.linux.lasting.fdstore import NoStore
+from ipvsw.linux.lasting.record import Record
 
 
 class Store(NoStore):

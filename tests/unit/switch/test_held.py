@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ipvsw.linux.fdstore import FdStore
+from ipvsw.linux.lasting.fdstore import FdStore
 from ipvsw.linux.netlink import Link
 from ipvsw.switch.held import HeldFrames, MasterLeft, frame_names
 

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping
 from hashlib import blake2b
 
-from ipvsw.linux.fdstore import FdStore
+from ipvsw.linux.lasting.fdstore import FdStore
 
 MAGIC = b"ipvsw-1\n"
 COPIES = 2

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 from ipvsw.linux.devices.unix import bind, reach_or_close, remove
-from ipvsw.linux.fdstore import FdStore, close_all
+from ipvsw.linux.lasting.fdstore import FdStore, close_all
 from ipvsw.linux.peercred import peer_of
 
 log = logging.getLogger("ipvsw")
