@@ -20,7 +20,8 @@ import uvloop
 from ipvsw import DEFAULT_SOCKET, DEFAULT_STATE, __version__
 from ipvsw.client import ApiError, Client, Unreachable
 from ipvsw.config.file import load
-from ipvsw.daemon import keeper, listener, logs, watchdog
+from ipvsw.daemon import keeper, logs, watchdog
+from ipvsw.daemon.api import listener
 from ipvsw.daemon.manager import Manager
 from ipvsw.daemon.preflight import preflight
 from ipvsw.daemon.state import TAKES_MASTERS
@@ -30,7 +31,7 @@ from ipvsw.linux.netlink import Netlink
 from ipvsw.model import Config, Refused
 
 if TYPE_CHECKING:
-    from ipvsw.daemon.api import Server
+    from ipvsw.daemon.api.server import Server
 
 log = logging.getLogger("ipvsw")
 
@@ -138,10 +139,10 @@ async def _serve(config: Config, path: str, socket_path: str) -> None:
 
 async def _serve_api(manager: Manager, sockets: listener.ApiSockets) -> Server:
     """The web server's library takes as long to load as all of the ports to go on, and they don't wait for it."""
-    await asyncio.to_thread(importlib.import_module, "ipvsw.daemon.api")
-    from ipvsw.daemon import api
+    await asyncio.to_thread(importlib.import_module, "ipvsw.daemon.api.server")
+    from ipvsw.daemon.api.server import serve
 
-    return await api.serve(manager, sockets)
+    return await serve(manager, sockets)
 
 
 def _state_of(config: Config, socket_path: str) -> str | None:

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ipvsw.client import Client
-from ipvsw.daemon.listener import Limits
-from ipvsw.daemon.operations import ROUTES, openapi
+from ipvsw.daemon.api.listener import Limits
+from ipvsw.daemon.api.operations import ROUTES, openapi
 from tests.support.patience import LIMIT
 from tests.unit.daemon.fake_manager import Daemon
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ipvsw.daemon.listener import Limits
+from ipvsw.daemon.api.listener import Limits
 from tests.netns.test_daemon import MASTER, Daemon, Make, Spaces, home, port, switch
 from tests.support.patience import LIMIT, patient, until
 from tests.support.spaces import Namespace

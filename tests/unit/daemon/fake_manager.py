@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from ipvsw.config.names import find_port, find_switch, has_label
-from ipvsw.daemon import api
+from ipvsw.daemon.api.listener import Limits, open_sockets
+from ipvsw.daemon.api.server import Server, serve
 from ipvsw.daemon.events import Events
-from ipvsw.daemon.listener import Limits, open_sockets
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import (
     AddressSource,
@@ -249,9 +249,9 @@ class Daemon:
         self._loop = new_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self._server: api.Server | None = None
+        self._server: Server | None = None
         try:
-            self._server = self.run(api.serve(self.manager, open_sockets(path), limits))
+            self._server = self.run(serve(self.manager, open_sockets(path), limits))
         except BaseException:
             self.close()
             raise

@@ -24,8 +24,9 @@ import uvloop
 
 from ipvsw import client
 from ipvsw.config.file import ConfigError
-from ipvsw.daemon import api, operations
-from ipvsw.daemon.listener import open_sockets
+from ipvsw.daemon.api import operations
+from ipvsw.daemon.api.listener import open_sockets
+from ipvsw.daemon.api.server import serve
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import AddressStatus, Flag, Forbidden, LeaseStatus, PortConfig, Refused, SwitchStats, SwitchStatus
 from tests.support.patience import LIMIT
@@ -374,7 +375,7 @@ def test_under_uvloop(tmp_path: Path) -> None:
 
 def test_close_twice(tmp_path: Path) -> None:
     async def work() -> None:
-        server = await api.serve(FakeManager(), open_sockets(tmp_path / "api.sock"))
+        server = await serve(FakeManager(), open_sockets(tmp_path / "api.sock"))
         await server.close()
         await server.close()
 

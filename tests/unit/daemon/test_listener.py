@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipvsw.client import ApiError, Client
-from ipvsw.daemon.listener import Admission, Limits
+from ipvsw.daemon.api.listener import Admission, Limits
 from ipvsw.linux.peercred import Peer
 from tests.support.patience import LIMIT, until
 from tests.unit.daemon.fake_manager import Daemon
@@ -130,7 +130,7 @@ def test_a_body_is_not_unpacked(daemon: Daemon) -> None:
 
 
 def test_descriptors_are_left_for_the_daemon(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ipvsw.daemon.listener.resource.getrlimit", lambda _: (10, 10))
+    monkeypatch.setattr("ipvsw.daemon.api.listener.resource.getrlimit", lambda _: (10, 10))
     for _ in range(3):
         with connected(daemon) as sock:
             assert answer(sock) == (503, {"error": "the daemon has too few descriptors left"})
@@ -141,7 +141,7 @@ def test_descriptors_are_left_for_the_daemon(daemon: Daemon, monkeypatch: pytest
 def test_who_was_allowed_what_is_logged(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("ipvsw.daemon.listener.peer_of", lambda _: Peer(USER, pid=77))
+    monkeypatch.setattr("ipvsw.daemon.api.listener.peer_of", lambda _: Peer(USER, pid=77))
     monkeypatch.setattr("os.geteuid", lambda: USER)
     caplog.set_level(logging.INFO, "ipvsw")
     _, fds = Client(f"{daemon.path}.fd").hand_over("vm1")

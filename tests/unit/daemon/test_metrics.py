@@ -17,8 +17,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 from ipvsw._fast import OUTCOMES
-from ipvsw.daemon import api
-from ipvsw.daemon.listener import open_sockets
+from ipvsw.daemon.api.listener import open_sockets
+from ipvsw.daemon.api.server import serve
 from ipvsw.daemon.metrics import BY_OUTCOME, BY_SWITCH, TRAFFIC, exposition, families
 from ipvsw.model import PortState, Refused, States, SwitchStats, Traffic
 from tests.support.effort import calls
@@ -116,7 +116,7 @@ def test_served_on_a_socket_and_on_tcp(tmp_path: Path) -> None:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         sockets = open_sockets(tmp_path / "other.sock", f"127.0.0.1:{port}")
-        server = daemon.run(api.serve(daemon.manager, sockets))
+        server = daemon.run(serve(daemon.manager, sockets))
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
         connection.request("GET", "/metrics", headers={"Accept": OPENMETRICS})
         answer = connection.getresponse()

@@ -1,4 +1,4 @@
-"""Where the API listens, who may connect, how many at a time, and for how long. What a request may be, `api.py` says.
+"""Where the API listens, who may connect, how many at a time, and for how long. `server` says what a request may be.
 
 The sockets are open before the ports go on, and who connects is answered when they do: the web server's library takes
 longer to load than all the rest, and no port waits for it.

@@ -1,4 +1,4 @@
-"""The daemon's API: HTTP/JSON on a unix socket. `operations.py` says what it does, `listener.py` who may connect.
+"""The daemon's API: HTTP/JSON on a unix socket. `operations` says what it does, `listener` who may connect.
 
 Users who may open the socket may read; only root and the daemon's own user may change anything (SO_PEERCRED). A second
 socket, open to every user, serves descriptors alone; the daemon checks which user may get which.
@@ -25,10 +25,10 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
+from ipvsw.daemon.api.listener import Admission, ApiSockets, Connection, Limits, Listener, ListeningSocket
+from ipvsw.daemon.api.operations import REASONS, ROUTES, STREAM, BadBody, Call, Error, Manager, Route, openapi
 from ipvsw.daemon.events import Watcher
-from ipvsw.daemon.listener import Admission, ApiSockets, Connection, Limits, Listener, ListeningSocket
 from ipvsw.daemon.metrics import exposition
-from ipvsw.daemon.operations import REASONS, ROUTES, STREAM, BadBody, Call, Error, Manager, Route, openapi
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import Forbidden, HandedOver, NotFound, Refused
 
