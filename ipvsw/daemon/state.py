@@ -19,7 +19,7 @@ from msgspec import Struct, structs
 from ipvsw.config.file import check, read_document
 from ipvsw.config.plan import same_port, same_switch, with_added, with_modes
 from ipvsw.config.tables import document, port_table
-from ipvsw.linux.namespaces import is_of_process
+from ipvsw.linux.namespaceref import is_of_process
 from ipvsw.model import Config, Kind, Persist, PortConfig, Refused, SwitchConfig, SwitchStats
 from ipvsw.ports.backend import Holding, Left, Settings, held_name
 from ipvsw.snooping.saved import Snooped

@@ -16,7 +16,7 @@ from ipvsw.daemon.state import VERSION, Heritage, Moving, Structure, decode, enc
 from ipvsw.linux.lasting import statefile
 from ipvsw.linux.lasting.fdstore import FdStore, close_all
 from ipvsw.linux.lasting.record import Record
-from ipvsw.linux.namespaces import birth_of
+from ipvsw.linux.namespaceref import birth_of
 from ipvsw.model import Config, Refused
 
 log = logging.getLogger("ipvsw")

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from msgspec import Struct
 
 from ipvsw.linux.errors import is_gone
-from ipvsw.linux.namespaces import NamespaceRef
+from ipvsw.linux.namespaceref import NamespaceRef
 from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent
 from ipvsw.linux.repair import Part, Upkeep
 from ipvsw.linux.runtime import BURST, DeviceEvent, Runtime

@@ -25,7 +25,7 @@ from ipvsw.addresses.table import Table
 from ipvsw.linux.bpf import Shim
 from ipvsw.linux.devices.tap import VNET_HEADER
 from ipvsw.linux.fastports import FastDevice
-from ipvsw.linux.namespaces import NamespaceRef
+from ipvsw.linux.namespaceref import NamespaceRef
 from ipvsw.linux.netlink import Handle, Link
 from ipvsw.linux.repair import Part
 from ipvsw.linux.runtime import Follower, Runtime

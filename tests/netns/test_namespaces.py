@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ipvsw.linux.namespaces import FAST_POLLS, NamespaceRef, Watch, find_namespace, open_namespace
+from ipvsw.linux.namespaceref import NamespaceRef
+from ipvsw.linux.namespaces import FAST_POLLS, Watch, find_namespace, open_namespace
 from tests.support.patience import LIMIT, until
 from tests.support.spaces import Namespace, Sleeper, ip, unique
 
