@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from ipvsw.client import Client
 from ipvsw.daemon.api.listener import Limits
-from ipvsw.daemon.api.operations import ROUTES, openapi
+from ipvsw.daemon.api.openapi import openapi
+from ipvsw.daemon.api.operations import ROUTES
 from tests.support.patience import LIMIT
 from tests.unit.daemon.fake_manager import Daemon
 

@@ -1,22 +1,19 @@
-"""The operations of the API: one table, `ROUTES`, from which both the router and the OpenAPI document are made. The
-document's schemas come from the model and from the keys of the configuration.
-"""
+"""The operations of the API: one table, `ROUTES`, from which both the router and the OpenAPI document are made."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from ipvsw import __version__
-from ipvsw.config.file import ATTACH, ConfigError, read_attach, read_mode_change
-from ipvsw.config.keys import MODE, Key
+from ipvsw.config.file import ConfigError, read_attach, read_mode_change
 from ipvsw.config.write import write
+from ipvsw.daemon.api.bodies import AddPort, Reloaded, SavedConfig, SetMode, TakeOver
 from ipvsw.daemon.events import Events, Watcher
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import (
@@ -92,53 +89,7 @@ class Manager(Protocol):
         """What happens."""
 
 
-JSON, STREAM = "application/json", "text/event-stream"
-
-# ---------------------------------------------------------------------------- bodies that are not in the model
-
-
-def _body(name: str, doc: str, keys: Iterable[Key]) -> type[Struct]:
-    """A body that has some of `keys`: those without which the configuration would not do are required."""
-    unset = msgspec.UNSET
-    fields = [(key.name, key.type) if key.required else (key.name, key.type | msgspec.UnsetType, unset) for key in keys]
-    return msgspec.defstruct(
-        name,
-        fields,
-        frozen=True,
-        kw_only=True,
-        forbid_unknown_fields=True,
-        omit_defaults=True,
-        namespace={"__doc__": doc},
-    )
-
-
-AddPort = _body("AddPort", "A port to attach: the keys of `[[switch.port]]`, and those of its switch.", ATTACH)
-SetMode = _body("SetMode", "What to change of a switch; at least one of them.", MODE)
-
-
-class TakeOver(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who takes over."""
-
-    state: int  # version of the state that it reads
-
-
-class Reloaded(Struct, frozen=True, kw_only=True):
-    """What a reload has done, or would do, in order."""
-
-    actions: tuple[str, ...]
-
-
-class SavedConfig(Struct, frozen=True, kw_only=True):
-    """What runs, as a configuration file."""
-
-    toml: str
-
-
-class Error(Struct, frozen=True, kw_only=True):
-    """Why not: one line that names the place."""
-
-    error: str
-
+STREAM = "text/event-stream"  # the content of an answer that has no end
 
 # ---------------------------------------------------------------------------- handlers
 
@@ -243,7 +194,7 @@ def _read(call: Call, reader: Callable[[object], T]) -> T:
 
 
 class Route(Struct, frozen=True, kw_only=True):
-    """One operation. `returns` and `takes` are types of the model or of this file. One that is `handed` sends
+    """One operation. `returns` and `takes` are types of the model or of `bodies`. One that is `handed` sends
     descriptors too, and checks itself which user may get them. One that `streams` has no end: its handler gives a
     context with a watcher, whose values `returns` is the type of."""
 
@@ -427,43 +378,3 @@ REASONS = {
     404: "There is no such switch, port or label",
     409: "Refused; nothing was changed",
 }
-_PARAMETERS = {"name": "A switch, a port or a label. A slash in SWITCH/PORT is written %2F"}
-
-
-def openapi() -> dict[str, Any]:
-    """The OpenAPI 3.1 document of `ROUTES`."""
-    types = [one for route in ROUTES for one in (route.takes, route.returns) if one is not None]
-    schemas, components = msgspec.json.schema_components([*types, Error], ref_template="#/components/schemas/{name}")
-    schema_of = dict(zip([*types, Error], schemas, strict=True))
-    paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
-        operation: dict[str, Any] = {"operationId": route.name, "summary": route.summary, "responses": {}}
-        names = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
-        if names:
-            operation["parameters"] = [
-                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
-            ]
-            for parameter in operation["parameters"]:
-                parameter["description"] = _PARAMETERS[parameter["name"]]
-        if route.takes is not None:
-            operation["requestBody"] = {"required": True, "content": {JSON: {"schema": schema_of[route.takes]}}}
-        for status in (route.status, *route.errors):
-            answer: dict[str, Any] = {"description": REASONS[status]}
-            returns = route.returns if status == route.status else Error
-            if returns is not None:
-                kind = STREAM if route.streams and status == route.status else JSON
-                answer["content"] = {kind: {"schema": schema_of[returns]}}
-            operation["responses"][str(status)] = answer
-        paths.setdefault(route.path, {})[route.method.lower()] = operation
-    document = {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "ipvswd",
-            "version": __version__,
-            "description": "A userspace IP-VLAN switch. HTTP on a unix socket: every answer is JSON, every error"
-            ' {"error": "one line"}.',
-        },
-        "paths": paths,
-        "components": {"schemas": components},
-    }
-    return cast("dict[str, Any]", json.loads(json.dumps(document)))  # as it is served: no tuples

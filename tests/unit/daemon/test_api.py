@@ -24,7 +24,7 @@ import uvloop
 
 from ipvsw import client
 from ipvsw.config.file import ConfigError
-from ipvsw.daemon.api import operations
+from ipvsw.daemon.api import bodies, operations
 from ipvsw.daemon.api.listener import open_sockets
 from ipvsw.daemon.api.server import serve
 from ipvsw.linux.peercred import Peer
@@ -246,7 +246,7 @@ def test_the_documentation_lists_every_operation() -> None:
 
 
 def test_a_port_to_attach_has_every_key_of_a_configured_one() -> None:
-    attach = {one.name for one in msgspec.structs.fields(operations.AddPort)}
+    attach = {one.name for one in msgspec.structs.fields(bodies.AddPort)}
     assert attach == {one.name for one in msgspec.structs.fields(PortConfig)} | {"master", "mode", "flag"}
 
 
