@@ -8,19 +8,20 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from ipaddress import ip_address
 from itertools import islice
 
-from ipvsw._fast import FRAMINGS, GUARDS, OUTCOMES, Datapath
+from ipvsw._fast import FRAMINGS, GUARDS, Datapath
 from ipvsw.addresses.claims import Admission, Change, Refused, Rule
+from ipvsw.addresses.counters import Counters
 from ipvsw.addresses.fastpath import FastPaths
 from ipvsw.addresses.ownership import Bind, BindAll, Claims, Duplicate, Ownership, Packed, Unbind
 from ipvsw.batch import Batcher
 from ipvsw.changes import Changes
-from ipvsw.linux.fastports import FastCounts, FastDevice
+from ipvsw.linux.fastports import FastDevice
 from ipvsw.model import (
     UNLIMITED,
     Address,
@@ -37,7 +38,6 @@ from ipvsw.model import (
 log = logging.getLogger("ipvsw")
 
 BOUND_KEPT = 4096  # addresses of which it is remembered since when they are bound: the last ones
-NOTHING = FastCounts()
 
 
 class Table:
@@ -50,6 +50,7 @@ class Table:
         port whose endpoint is gone."""
         self.duplicates = 0
         self.refused = 0  # claims that a rule was against
+        self.counters = Counters(changes)
         self._switch = switch
         self._changes = changes
         self._datapath = changes.datapath
@@ -60,8 +61,6 @@ class Table:
         changes.diverts = self._may_divert
         self._numbers: dict[str, int] = {}
         self._names: dict[int, str] = {}
-        self._past: dict[str, Traffic] = {}  # of a port's earlier attachments
-        self._past_master = self._past_host = Traffic()  # of earlier daemons
         self._learning: dict[str, tuple[bool, bool]] = {}  # as `set_learning` has it, of those that learn anything
         self._guards: dict[str, tuple[tuple[Guard, ...], bool]] = {}
         self._limits: dict[str, tuple[Limit, Limit, Limit]] = {}
@@ -139,11 +138,11 @@ class Table:
                 self._on_disconnected(port)
                 self._paths.detach(port)
                 del self._names[number]
-                self._changes.detach_port(number, partial(self._keep_traffic, port, number))
+                self._changes.detach_port(number, partial(self.counters.keep, port, number))
 
     def forget(self, port: str) -> None:
         """The port won't come back: its counters go too, and what is pinned to it is free."""
-        self._past.pop(port, None)
+        self.counters.forget(port)
         self._guards.pop(port, None)
         self._limits.pop(port, None)
         with self.change():
@@ -388,48 +387,6 @@ class Table:
 
     # ------------------------------------------------------------------------ counters
 
-    def set_past(self, ports: Mapping[str, Traffic], master: Traffic, host: Traffic) -> None:
-        """What was counted before this table was made; counting goes on from there."""
-        self._past |= {port: self._add(past, None) for port, past in ports.items()}
-        self._past_master, self._past_host = master, host
-
     def traffic(self, port: str) -> Traffic:
         """Of all the port's attachments, one after the other."""
-        number = self._numbers.get(port)
-        return self._add(self._past.get(port), None) if number is None else self._traffic_until_now(port, number)
-
-    def _keep_traffic(self, port: str, number: int) -> None:
-        self._past[port] = self._traffic_until_now(port, number)
-
-    def _traffic_until_now(self, port: str, number: int) -> Traffic:
-        return self._add(self._past.get(port), self._datapath.traffic(number), self._changes.fast_counts(number))
-
-    def master_traffic(self) -> Traffic:
-        return self._add(self._past_master, self._datapath.traffic(None), self._changes.fast_counts(None))
-
-    def host_traffic(self) -> Traffic:
-        return self._add(self._past_host, self._datapath.traffic("host"))
-
-    def _add(
-        self,
-        past: Traffic | None,
-        now: tuple[int, int, int, int, int, int, tuple[int, ...]] | None,
-        fast: FastCounts = NOTHING,
-    ) -> Traffic:
-        """What was counted before, by the data plane, and by the kernel."""
-        *interfaces, outcomes = now or (0, 0, 0, 0, 0, 0, (0,) * len(OUTCOMES))
-        old = past or Traffic(outcomes={})
-        names = [name for name in Traffic.__struct_fields__ if name not in ("kernel_frames", "outcomes")]
-        sums = {
-            name: getattr(old, name) + count + getattr(fast, name, 0)
-            for name, count in zip(names, interfaces, strict=True)
-        }
-        ended = {"to_port": fast.rx_frames - fast.to_master, "to_master": fast.to_master}
-        return Traffic(
-            **sums,
-            kernel_frames=old.kernel_frames + fast.rx_frames,
-            outcomes={
-                name: old.outcomes.get(name, 0) + n + ended.get(name, 0)
-                for name, n in zip(OUTCOMES, outcomes, strict=True)
-            },
-        )
+        return self.counters.of_port(port, self._numbers.get(port))

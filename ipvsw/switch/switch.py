@@ -400,7 +400,7 @@ class Switch:
 
     def set_past(self, counted: SwitchStats, snooped: Snooped) -> None:
         """What earlier daemons have counted, and what they knew of virtual machines."""
-        self._table.set_past(counted.ports, counted.master, counted.host)
+        self._table.counters.set_past(counted.ports, counted.master, counted.host)
         self._snooped = snooped
 
     def snooped(self) -> Snooped:
@@ -410,8 +410,8 @@ class Switch:
     def stats(self) -> SwitchStats:
         return SwitchStats(
             name=self.name,
-            master=self._table.master_traffic(),
-            host=self._table.host_traffic(),
+            master=self._table.counters.of_master(),
+            host=self._table.counters.of_host(),
             ports={name: self._table.traffic(name) for name in (*self.ports, *self.links)},
             duplicates=self._table.duplicates,
             refused=self._table.refused,
