@@ -6,7 +6,6 @@ A port has two parts in which kinds of ports differ: a `Backend`, which makes, c
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -28,7 +27,8 @@ from ipvsw.model import (
     PortStatus,
     Refused,
 )
-from ipvsw.ports.backend import Backend, BackendPort, Gone, Holding, Left, PortEnvironment, Settings, held_name
+from ipvsw.ports.backend import Backend, BackendPort, Gone, Left, PortEnvironment, Settings
+from ipvsw.ports.held import HeldDescriptors
 from ipvsw.ports.status import port_status
 
 log = logging.getLogger("ipvsw")
@@ -55,8 +55,7 @@ class Port(TrackedDevice):
         self._settings: Settings | None = None  # what the endpoint was opened or updated with
         self._snapshot: Snapshot | None = None  # the last one, until it is compared
         self._attached: tuple[bool, int] | None = None  # what the table knows: up, MTU
-        left = env.left.get(config.name)
-        self._held = tuple(self._names(left.holding)) if left else ()  # names of descriptors, held for a successor
+        self._held = HeldDescriptors(env.runtime.store, env.switch, config.name, env.left.get(config.name))
 
     @property
     def about(self) -> dict[str, str]:
@@ -262,7 +261,7 @@ class Port(TrackedDevice):
             log.warning("%s: its endpoint can't be kept: %s", self.label, _text(error))
             snapshot = None
         if snapshot is None:
-            await self._release()
+            await self._held.release()
             await self._backend.close()
         self._settings = left.settings  # the next step brings it up to date
         self.mark_stale()  # and what was changed in the meantime
@@ -278,26 +277,10 @@ class Port(TrackedDevice):
             return None
         return Left(self._backend.kind, self._settings, holding)
 
-    def _names(self, holding: Holding) -> dict[str, int]:
-        return {held_name(self.env.switch, self.config.name, word): fd for word, fd in holding.fds.items()}
-
     def hold(self) -> None:
         """Have a successor find the endpoint as it is now."""
-        store, holding = self._runtime.store, self._backend.holding
-        names = self._names(holding) if holding is not None else {}
-        for name in self._held:
-            if name not in names:
-                store.forget(name)
-        self._held = tuple(names)
-        for name, fd in names.items():
-            if store.held.get(name) != fd:
-                store.put(name, fd)
+        self._held.hold(self._backend.holding)
         self._runtime.note_change()
-
-    async def _release(self) -> None:
-        """A device goes with the last copy of its descriptors."""
-        held, self._held = self._held, ()
-        await asyncio.gather(*(self._runtime.store.drop(name) for name in held))
 
     def _wanted_settings(self) -> Settings:
         master = self.env.master
@@ -325,7 +308,7 @@ class Port(TrackedDevice):
         await self.env.table.leave(self.config.name)
         self._hung_up = False
         left = self.env.left.pop(self.config.name, None)
-        await self._release()
+        await self._held.release()
         if left is not None:  # it has never been opened since
             await self._runtime.run_blocking(lambda: close_all(left.holding.fds))
         await self._backend.close()
