@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
-from typing import Protocol
 
 from ipvsw.addresses.table import Table
 from ipvsw.changes import Changes
@@ -21,6 +20,7 @@ from ipvsw.snooping import dhcp4, dhcp6
 from ipvsw.snooping.groups import QUERY_INTERVAL, Memberships, queries, read_reports
 from ipvsw.snooping.learned import Full, Learning, claimed_address
 from ipvsw.snooping.leases import Lease, Leases
+from ipvsw.snooping.port import SnoopedPort
 from ipvsw.snooping.probes import Probes, as_from_another, comes_from_asker, probe_reply, probed_address
 from ipvsw.snooping.saved import Snooped, save
 from ipvsw.snooping.timers import Clock, Timers
@@ -37,30 +37,6 @@ Delivery = tuple[bytes, int]
 """A frame to reinject, and the port that alone is to have it."""
 WIRE = -1  # as the source of a frame
 BY_RULES = -1  # in the place of that port: the rules say who is
-
-
-class SnoopedPort(Protocol):
-    """A port whose addresses may be learned, and its groups."""
-
-    @property
-    def serves_vm(self) -> bool:
-        """Whether its reports alone tell which groups it listens to: no namespace's stack does."""
-
-    def set_joined(self, groups: Set[bytes]) -> None:
-        """MAC addresses of all groups that it has reported."""
-
-    @property
-    def max_learned(self) -> int:
-        """How many; 0: none are."""
-
-    def may_learn(self, address: Address) -> bool:
-        """Whether this one."""
-
-    def mark_stale(self) -> None:
-        """Read the addresses that its device has anew."""
-
-    def set_learned(self, addresses: Mapping[Address, AddressSource], tentative: Set[Address]) -> None:
-        """All that was learned, and what the machine has only asked about."""
 
 
 class Snooper:
