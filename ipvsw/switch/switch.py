@@ -22,7 +22,6 @@ from ipvsw.model import (
     DaemonConfig,
     Flag,
     HostAccess,
-    Io,
     L3Output,
     LeaseStatus,
     Mode,
@@ -42,11 +41,11 @@ from ipvsw.ports.port import Port
 from ipvsw.routing.router import Router
 from ipvsw.snooping.saved import Snooped
 from ipvsw.snooping.snooper import Snooper
-from ipvsw.switch.asked_frame import STRANGER, Sender, asked_frame
 from ipvsw.switch.guards import GuardLog, guards_of, holds_unknown
 from ipvsw.switch.held import MasterLeft
 from ipvsw.switch.hostport import HostPortConfig
 from ipvsw.switch.master import Master
+from ipvsw.switch.status import switch_status
 from ipvsw.switch.trace import Tracer
 
 log = logging.getLogger("ipvsw")
@@ -75,7 +74,6 @@ class Switch:
         self.links: dict[str, Port] = {}  # ports whose devices the kernel module has made
         self._config = msgspec.structs.replace(config, ports=())
         self._runtime = runtime
-        self._workers = settings.workers
         self._master_state = MasterState(name=config.master)
         self._left = left or {}
         self._resuming = bool(left)  # the data plane stands still
@@ -346,45 +344,14 @@ class Switch:
     # ------------------------------------------------------------------------ reports
 
     def status(self) -> SwitchStatus:
-        link = self.master.link
-        return SwitchStatus(
-            name=self.name,
-            master=self._config.master,
-            netns=self._config.netns,
-            mode=self._config.mode,
-            flag=self._config.flag,
-            l3_output=self._config.l3_output,
-            host_access=self._config.host_access,
-            guard=self._config.guard,
-            state=self.master.state,
-            reason=self.master.reason,
-            index=link.index if link else 0,
-            mac=link.mac.hex(":") if link else "",
-            mtu=link.mtu if link else 0,
-            carrier=link.carrier if link else False,
-            workers=self._workers,
-            io=Io(self._datapath.io),
-            ports=tuple(port.status() for port in self._all_ports()),
-        )
+        return switch_status(self._config, self.master, self._datapath, self._all_ports())
 
     async def trace(self, asked: TraceAsked, at: str) -> TraceStatus:
         """What would become of a frame; `at` is the name of a port, "master" or "host". Errors: Refused."""
-        port, number = self._named_port(at), self._table.number(at)
-        if port is not None and number is None:
+        port = self._named_port(at)
+        if port is not None and self._table.number(at) is None:
             raise Refused(f"{self.name}/{at}: the port is {port.state}, and sends nothing")
-        source = number if port is not None else None if at == "master" else "host"
-        frame = asked_frame(asked, self._sender(at, source))
-        return await self._tracer.trace(at, source, frame, self._config.mode, self._config.flag)
-
-    def _sender(self, at: str, source: int | str | None) -> Sender:
-        master = self._master_state.mac or STRANGER
-        return Sender(
-            is_wire=source is None,
-            mac=STRANGER if source is None else self._table.own_mac(at) or master,
-            master=master,
-            addresses=() if source is None else self._table.owned_by(at if isinstance(source, int) else None),
-            near=self._table.is_known,
-        )
+        return await self._tracer.trace(asked, at, self._config, self._master_state.mac)
 
     def leases(self) -> tuple[LeaseStatus, ...]:
         return tuple(self._snooper.leases())

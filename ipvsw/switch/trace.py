@@ -12,8 +12,19 @@ from typing import Any
 from ipvsw._fast import Datapath
 from ipvsw.addresses.table import Table
 from ipvsw.linux.netlink import RouteAnswer
-from ipvsw.model import AddressSource, AddressState, Flag, Mode, TraceReceiver, TraceStatus, TraceStep
+from ipvsw.model import (
+    AddressSource,
+    AddressState,
+    Flag,
+    Mode,
+    SwitchConfig,
+    TraceAsked,
+    TraceReceiver,
+    TraceStatus,
+    TraceStep,
+)
 from ipvsw.routing.router import Router
+from ipvsw.switch.asked_frame import STRANGER, Sender, asked_frame
 from ipvsw.switch.reasons import REASONS, is_drop
 
 Facts = dict[str, Any]
@@ -47,9 +58,13 @@ class Tracer:
         self._table = table
         self._router = router
 
-    async def trace(self, at: str, port: int | str | None, frame: bytes, mode: Mode, flag: Flag) -> TraceStatus:
-        """`at` is the name of `port`, which is as for `Datapath.trace`."""
-        outcome, steps, receivers = self._datapath.trace(port, frame)
+    async def trace(self, asked: TraceAsked, at: str, config: SwitchConfig, master_mac: bytes) -> TraceStatus:
+        """`at` is the name of a port that is attached, "master" or "host". Errors: Refused."""
+        number = self._table.number(at)
+        source = number if number is not None else None if at == "master" else "host"
+        frame = asked_frame(asked, self._sender(at, source, master_mac or STRANGER))
+        mode, flag = config.mode, config.flag
+        outcome, steps, receivers = self._datapath.trace(source, frame)
         told = [
             TraceStep(stage=stage, text=self._text(stage, facts, at, mode, flag), outcome=facts["outcome"] or "")
             for stage, facts in steps
@@ -71,6 +86,16 @@ class Tracer:
             reason=reason,
             steps=tuple(told),
             receivers=tuple(TraceReceiver(to=self._name(who), frame=raw.hex()) for who, raw in receivers),
+        )
+
+    def _sender(self, at: str, source: int | str | None, master: bytes) -> Sender:
+        """`source` is as for `Datapath.trace`."""
+        return Sender(
+            is_wire=source is None,
+            mac=STRANGER if source is None else self._table.own_mac(at) or master,
+            master=master,
+            addresses=() if source is None else self._table.owned_by(at if isinstance(source, int) else None),
+            near=self._table.is_known,
         )
 
     async def _ask(self, source: bytes | None, destination: bytes | None) -> tuple[bool, str]:

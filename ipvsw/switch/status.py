@@ -1,0 +1,33 @@
+"""A switch as the API shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ipvsw._fast import Datapath
+from ipvsw.model import Io, SwitchConfig, SwitchStatus
+from ipvsw.ports.port import Port
+from ipvsw.switch.master import Master
+
+
+def switch_status(config: SwitchConfig, master: Master, datapath: Datapath, ports: Iterable[Port]) -> SwitchStatus:
+    link = master.link
+    return SwitchStatus(
+        name=config.name,
+        master=config.master,
+        netns=config.netns,
+        mode=config.mode,
+        flag=config.flag,
+        l3_output=config.l3_output,
+        host_access=config.host_access,
+        guard=config.guard,
+        state=master.state,
+        reason=master.reason,
+        index=link.index if link else 0,
+        mac=link.mac.hex(":") if link else "",
+        mtu=link.mtu if link else 0,
+        carrier=link.carrier if link else False,
+        workers=datapath.n_workers,
+        io=Io(datapath.io),
+        ports=tuple(port.status() for port in ports),
+    )
