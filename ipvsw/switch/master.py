@@ -13,7 +13,6 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from ipaddress import ip_network
 
 from ipvsw._fast import PACKET_RING
 from ipvsw.addresses.table import Table
@@ -30,11 +29,12 @@ from ipvsw.linux.netlink import (
 )
 from ipvsw.linux.runtime import POLL, DeviceEvent, Runtime
 from ipvsw.linux.tracked import RESYNC, RETRY, Snapshot, TrackedDevice, read_device, read_in_netns
-from ipvsw.model import Address, Network, PortState
+from ipvsw.model import Address, PortState
 from ipvsw.ports.backends.veth import delete_orphans
 from ipvsw.routing.router import RouterUplink
 from ipvsw.switch.held import HeldFrames, MasterLeft, held_name
 from ipvsw.switch.hostport import HostPort, HostPortConfig
+from ipvsw.switch.hostside import HostSide
 from ipvsw.switch.sockets import Sockets, Taken, Unfit, open_sockets
 from ipvsw.switch.upkeep import INTERVAL, MasterUpkeep
 
@@ -71,18 +71,15 @@ class Master(TrackedDevice):
         self._changes = changes
         self._workers = workers
         self._changed = changed
-        self._host = HostPort(runtime, changes, name, held_name(switch, "host"), left.host if left else None)
-        self._host_config = HostPortConfig()
-        self._host_problem = ""  # why there is no interface for the host
-        self._care = MasterUpkeep(shim, self._host)
+        host_port = HostPort(runtime, changes, name, held_name(switch, "host"), left.host if left else None)
+        self._host = HostSide(runtime, table, changes, host_port, self.label)
+        self._care = MasterUpkeep(shim, host_port)
         self._sockets: Sockets | None = None
         self._nsid: int | None = None
         self._is_quiet = False  # nothing has happened: the master is awake for what has no events
         self._place: tuple[int, int] | None = None
         self._groups: frozenset[bytes] = frozenset()  # that the device listens to for us
         self._addresses: frozenset[Address] = frozenset()
-        self._on_link: frozenset[Network] = frozenset()
-        self._gateways_stale = self._vlans_stale = True
         self._held = HeldFrames(runtime.store, switch, workers, left)
         self._resuming = False  # the last daemon's programs go on until `resume`
         self._starts: tuple[int, ...] = ()  # where a successor goes on reading
@@ -101,7 +98,7 @@ class Master(TrackedDevice):
             self.wake()
 
     def set_host_port(self, config: HostPortConfig) -> None:
-        self._host_config = config
+        self._host.config = config
         self.wake()
 
     @property
@@ -110,18 +107,7 @@ class Master(TrackedDevice):
         sockets, link = self._sockets, self.link
         if sockets is None or link is None:
             return None
-        own = sorted(self._addresses, key=lambda address: address.is_link_local)
-        return RouterUplink(
-            index=link.index,
-            mac=link.mac,
-            mtu=link.mtu,
-            ipv4=next((address for address in own if address.version == 4), None),
-            ipv6=next((address for address in own if address.version == 6), None),
-            frames=sockets.frames[0],
-            stack=sockets.stack,
-            monitor=sockets.routes,
-            lookup=sockets.lookup,
-        )
+        return sockets.uplink(link, self._addresses)
 
     def release(self, starts: Sequence[int]) -> None:
         """Another daemon may serve the device, and go on reading with these slots. Nothing else changes."""
@@ -132,7 +118,7 @@ class Master(TrackedDevice):
     async def forsake(self) -> None:
         """The next daemon does not know that sockets and the host's interface are held."""
         self._held.release()
-        await self._host.close(self.open_place)
+        await self._host.port.close(self.open_place)
 
     @property
     def left(self) -> MasterLeft | None:
@@ -141,7 +127,7 @@ class Master(TrackedDevice):
         if sockets is None or link is None or place is None:
             return None
         fds = tuple(each.fileno() for each in sockets.frames)
-        return MasterLeft(link.index, place, fds, PACKET_RING, self._starts, self._groups, self._host.left)
+        return MasterLeft(link.index, place, fds, PACKET_RING, self._starts, self._groups, self._host.port.left)
 
     @property
     def identity(self) -> tuple[int, int] | None:
@@ -186,8 +172,9 @@ class Master(TrackedDevice):
     async def _follow_host(self) -> None:
         """What depends on the ports' groups and addresses, and on the host's own addresses and routes."""
         await self._listen()
-        await self._read_gateways()
-        await self._read_vlans()
+        for read in (self._host.read_gateways, self._host.read_vlans):
+            if self._sockets is not None and self.link is not None:
+                await read(self._sockets.device, self.link.index)
         await self._update_host_port()
         await self._look_after()
 
@@ -209,70 +196,23 @@ class Master(TrackedDevice):
         wrong = self._care.compare(wanted, self._groups, seen, now)
         listener = sockets.frames[0]
         await self._put_back(wrong, self.open_place, lambda handle, part: self._care.mend(handle, part, link, listener))
-        if self._host.is_lost:
-            await self._host.close(self.open_place)
+        if self._host.port.is_lost:
+            await self._host.port.close(self.open_place)
             await self._update_host_port()
         self._tell_state(link)
 
     def routes_changed(self, changes: Sequence[RoutesChanged]) -> None:
         """The host's routes may be others than before."""
-        for change in changes:
-            self._host.routes_changed(change)
-            self._vlans_stale |= change.vlan or change.lost
-        self._gateways_stale = True
+        self._host.routes_changed(changes)
         self.mark_stale()
-
-    async def _read_gateways(self) -> None:
-        """Tell the table which prefixes are on-link at the master, and which addresses its routes have as gateways."""
-        sockets, link = self._sockets, self.link
-        if not self._gateways_stale or sockets is None or link is None:
-            return
-        self._gateways_stale = False
-        index = link.index
-        try:
-            gateways = await self._runtime.run_blocking(lambda: sockets.device.gateways(index))
-        except OSError as error:
-            self._gateways_stale = True  # read again with the device
-            log.warning("%s: cannot read the host's routes: %s", self.label, error.strerror)
-            return
-        self._table.set_host(self._on_link, gateways)
-
-    async def _read_vlans(self) -> None:
-        """Leave the frames of VLANs that have a device of their own on the master to that."""
-        sockets, link = self._sockets, self.link
-        if not self._vlans_stale or sockets is None or link is None:
-            return
-        self._vlans_stale = False
-        index = link.index
-        try:
-            self._changes.set_vlans(await self._runtime.run_blocking(lambda: sockets.device.vlans(index)))
-        except OSError as error:
-            self._vlans_stale = True  # read again with the device
-            log.warning("%s: cannot read its VLAN devices: %s", self.label, error.strerror)
 
     async def _update_host_port(self) -> None:
         """Bring the host's own interface up to date. Without it everything else goes on."""
         uplink, link = self.router_uplink, self.link
         assert uplink is not None and link is not None
-        try:
-            # The kernel takes no link-local address as the source of a route (ip6_route_info_create).
-            six = None if uplink.ipv6 is None or uplink.ipv6.is_link_local else uplink.ipv6
-            sources = {4: uplink.ipv4, 6: six}
-            owned = self._table.owned() if self._host_config.forward else frozenset()
-            diverted = self._table.diverted() if self._host_config.routes else frozenset()
-            failed = await self._host.adapt(
-                self.open_place,
-                link,
-                self._host_config,
-                diverted,
-                owned - diverted,
-                sources,
-                keeps_routes=self._resuming,
-            )
+        failed = await self._host.adapt(self.open_place, link, uplink, keeps_routes=self._resuming)
+        if failed is not None:
             self.upkeep.done(failed, asyncio.get_running_loop().time())
-            self._host_problem = ""
-        except OSError as error:
-            self._host_problem = f"no interface for the host: {error.strerror or error}"
         self._tell_state(link)
 
     async def _listen(self) -> None:
@@ -344,17 +284,8 @@ class Master(TrackedDevice):
 
     def _attach(self, snapshot: Snapshot) -> None:
         assert self._sockets is not None
-        stack = self._sockets.stack
         with self._changes.batch() as datapath:
-            datapath.attach_master(
-                [each.fileno() for each in self._sockets.frames],
-                self._sockets.inject.fileno(),
-                snapshot.link.mac,
-                send_fds=[each.fileno() for each in self._sockets.senders],
-                starts=self._sockets.starts,
-                index=stack.index,
-                stack_fds=(stack.ipv4.fileno(), stack.ipv6.fileno()),
-            )
+            self._sockets.attach(datapath, snapshot.link.mac)
         self._changes.set_uplink(snapshot.link.index)
         self._held.hold(self._sockets.frames, adopted=bool(self._sockets.starts))
         self._see(snapshot)
@@ -407,9 +338,7 @@ class Master(TrackedDevice):
     def _see(self, snapshot: Snapshot) -> None:
         addresses = frozenset(address for address, _ in snapshot.addresses)
         differ, self._addresses = addresses != self._addresses, addresses
-        on_link = frozenset(ip_network((address, prefix), strict=False) for address, prefix in snapshot.addresses)
-        if on_link != self._on_link:
-            self._on_link, self._gateways_stale = on_link, True
+        self._host.set_networks(snapshot.addresses)
         self._table.master_replace(set(snapshot.addresses))
         self._see_link(snapshot.link)
         if differ:
@@ -425,7 +354,7 @@ class Master(TrackedDevice):
             self._changed()
 
     def _tell_state(self, link: Link) -> None:
-        problems = [*filter(None, [self._host_problem]), *self.upkeep.problems]
+        problems = [*filter(None, [self._host.problem]), *self.upkeep.problems]
         well = PortState.DEGRADED if problems else PortState.UP
         self._tell(well if link.up else PortState.DOWN, "; ".join(problems))
 
@@ -448,13 +377,13 @@ class Master(TrackedDevice):
         sockets, self._sockets = self._sockets, None
         if sockets is None:
             return
-        self._gateways_stale = self._vlans_stale = True
+        self._host.mark_stale()
         self._changes.set_uplink(0)
         with self._changes.batch() as datapath:
             datapath.detach_master()
         link, self.link, self._groups, self._addresses = self.link, None, frozenset(), frozenset()
         self._changed()  # from here on the router doesn't use the sockets
-        await self._host.close(self.open_place)
+        await self._host.port.close(self.open_place)
         if link is not None:
             self._runtime.leave(self._nsid, link.index, self)
             await self._withdraw(link.index)

@@ -6,15 +6,17 @@ import contextlib
 import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
-from ipvsw._fast import PACKET_RING, SEND_RING
+from ipvsw._fast import PACKET_RING, SEND_RING, Datapath
 from ipvsw.linux.bpf import MARK, WIRE_MARK, Shim
 from ipvsw.linux.devices import packet
 from ipvsw.linux.devices.raw import Stack, open_stack
 from ipvsw.linux.netlink import DeviceReader, Link, RouteLookup, RouteMonitor
+from ipvsw.model import Address
+from ipvsw.routing.router import RouterUplink
 from ipvsw.switch.held import MasterLeft
 
 log = logging.getLogger("ipvsw")
@@ -41,6 +43,33 @@ class Sockets(Struct, frozen=True):
     routes: RouteMonitor
     lookup: RouteLookup
     device: DeviceReader
+
+    def attach(self, datapath: Datapath, mac: bytes) -> None:
+        """Have the data plane read and write them; `mac` is the master's."""
+        datapath.attach_master(
+            [each.fileno() for each in self.frames],
+            self.inject.fileno(),
+            mac,
+            send_fds=[each.fileno() for each in self.senders],
+            starts=self.starts,
+            index=self.stack.index,
+            stack_fds=(self.stack.ipv4.fileno(), self.stack.ipv6.fileno()),
+        )
+
+    def uplink(self, link: Link, addresses: Iterable[Address]) -> RouterUplink:
+        """What routing needs; `addresses` are the master's."""
+        own = sorted(addresses, key=lambda address: address.is_link_local)
+        return RouterUplink(
+            index=link.index,
+            mac=link.mac,
+            mtu=link.mtu,
+            ipv4=next((address for address in own if address.version == 4), None),
+            ipv6=next((address for address in own if address.version == 6), None),
+            frames=self.frames[0],
+            stack=self.stack,
+            monitor=self.routes,
+            lookup=self.lookup,
+        )
 
     def close(self) -> None:
         for each in (*self.frames, *self.senders, self.inject, self.claim):
