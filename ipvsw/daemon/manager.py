@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import msgspec
 
 from ipvsw.config.file import check, load
-from ipvsw.config.names import find_by_master, find_port, find_ports, find_switch, has_label
+from ipvsw.config.names import has_label
 from ipvsw.config.plan import (
     Action,
     AddPort,
@@ -28,19 +28,18 @@ from ipvsw.config.plan import (
     with_added,
 )
 from ipvsw.daemon.events import Events
+from ipvsw.daemon.kmodlinks import KmodLinks
 from ipvsw.daemon.preflight import preflight
-from ipvsw.daemon.state import TAKES_MASTERS, VERSION, Heritage, Moving, PortTables, Structure, describe, lasting
+from ipvsw.daemon.running import Running
+from ipvsw.daemon.state import TAKES_MASTERS, VERSION, Heritage
 from ipvsw.daemon.succession import Succession
 from ipvsw.linux.lasting.fdstore import FdStore, NoStore
-from ipvsw.linux.netlink import KmodAttrs
 from ipvsw.linux.peercred import Peer
 from ipvsw.linux.runtime import Runtime
 from ipvsw.model import (
     Config,
-    DaemonConfig,
     Event,
     Flag,
-    Forbidden,
     HandedOver,
     LeaseStatus,
     Mode,
@@ -56,8 +55,6 @@ from ipvsw.model import (
     TraceAsked,
     TraceStatus,
 )
-from ipvsw.ports.backends.kmod import KmodDevice
-from ipvsw.ports.discovery import Discovery
 from ipvsw.ports.port import Port
 from ipvsw.snooping.saved import Snooped
 from ipvsw.switch.switch import Switch
@@ -76,19 +73,15 @@ class Manager:
         self._path = path
         self._store = store or NoStore()
         self._runtime = Runtime(self._store, held)
+        self._running = running = Running()
+        self._switches = running.switches
         self._succession = Succession(
-            self._store, held or {}, self._describe, self._count, self._progress, state, self._lasting
+            self._store, held or {}, running.describe, running.count, running.progress, state, running.lasting
         )
         self._runtime.note_change = self._succession.note_change
         self._heritage = Heritage(Config())
-        self._tables, self._lasting_tables = PortTables(), PortTables()
-        self._switches: dict[str, Switch] = {}
-        self._filed = Config()  # what the file has; the rest was added by the API
-        self._filed_names: set[tuple[str, str]] = set()  # of its switches and ports
-        self._settings = DaemonConfig()  # of the process, until it is started anew
         self._lock = asyncio.Lock()
-        self._discovery = Discovery(self._runtime, self._wants, self._serve)
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._links = KmodLinks(self._runtime, self._switches)
         self._collecting: set[asyncio.Task[None]] = set()  # each waits for the lock
         self.taken_over: Callable[[], None] = lambda: None
         self.started = False  # whether anything that the last daemon has left may be touched
@@ -102,9 +95,9 @@ class Manager:
         async with self._lock:
             await preflight(self._runtime.netlink, config, untaken=True)
             heritage = self._heritage = self._succession.inherit(config)
-            self._set_filed(config)
-            self._settings = config.daemon
-            actions = diff(self._running(), heritage.config)
+            self._running.set_filed(config)
+            self._running.settings = config.daemon
+            actions = diff(self._running.config, heritage.config)
             await self._execute(action for action in actions if isinstance(action, AddSwitch))
             for index, switch in enumerate(config.switches):
                 master = self._switches[switch.name].master
@@ -114,7 +107,7 @@ class Manager:
             await self._succession.discard(heritage.unwanted)
             await self._execute(action for action in actions if not isinstance(action, AddSwitch))
             await asyncio.gather(*(switch.resume() for switch in self._switches.values()))
-            self._discovery.start()
+            self._links.start()
             self._succession.start()
 
     async def clean_up(self, config: Config) -> None:
@@ -122,9 +115,9 @@ class Manager:
         tells of it."""
         async with self._lock:
             heritage = self._heritage = self._succession.inherit_all(config)
-            self._settings, self.started = heritage.config.daemon, True
+            self._running.settings, self.started = heritage.config.daemon, True
             await self._succession.discard(heritage.unwanted)
-            await self._execute(diff(self._running(), heritage.config))
+            await self._execute(diff(self._running.config, heritage.config))
             ports = [port for switch in self._switches.values() for port in switch.ports.values()]
             await asyncio.gather(*(port.settled() for port in ports))
 
@@ -132,14 +125,10 @@ class Manager:
         async with self._lock:
             self._succession.stop()
             await self._succession.saved()
-            await self._discovery.stop()
+            await self._links.stop()
             await asyncio.gather(*(self._remove_switch(name) for name in list(self._switches)))
-            await asyncio.gather(*self._leaving)
+            await self._links.gone()
             self._runtime.close()
-
-    def _set_filed(self, config: Config) -> None:
-        self._filed = config
-        self._filed_names = {(switch.name, port.name) for switch in config.switches for port in switch.ports}
 
     def beat(self) -> None:
         """Returns when every worker of every switch has made a round."""
@@ -160,7 +149,7 @@ class Manager:
         """Forward nothing more, and leave everything as it is to the next daemon; without `masters`, ports alone: it
         makes the rest itself. This process must end without `stop`."""
         async with self._lock:
-            await self._discovery.stop()
+            await self._links.stop()
             if not masters:
                 await asyncio.gather(*(switch.master.forsake() for switch in self._switches.values()))
             for switch in self._switches.values():
@@ -168,57 +157,6 @@ class Manager:
             self._succession.write()
             self._succession.stop()
             await self._succession.saved()
-
-    def _describe(self) -> Structure:
-        ports = {f"{name}/{port}": left for name, one in self._switches.items() for port, left in one.left().items()}
-        masters = {name: left for name, one in self._switches.items() if (left := one.master.left) is not None}
-        return describe(self._running(), self._filed, ports, masters, self._tables, self._births())
-
-    def _lasting(self) -> Structure | None:
-        kept = lasting(self._running(), self._filed)
-        return None if kept is None else describe(kept, self._filed, {}, {}, self._lasting_tables, self._births())
-
-    def _births(self) -> dict[str, str]:
-        """Of the namespaces of the ports that were added at run time."""
-        return {
-            f"{name}/{port.config.name}": port.namespace.birth
-            for name, switch in self._switches.items()
-            for port in switch.ports.values()
-            if port.namespace.birth and not self._is_filed(name, port.config.name)
-        }
-
-    def _is_filed(self, switch: str, port: str) -> bool:
-        return (switch, port) in self._filed_names
-
-    def _count(self) -> Moving:
-        return Moving(
-            version=VERSION,
-            counters={name: switch.stats() for name, switch in self._switches.items()},
-            snooped={name: switch.snooped() for name, switch in self._switches.items()},
-        )
-
-    def _progress(self) -> int:
-        return sum(switch.frames_read for switch in self._switches.values())
-
-    # ------------------------------------------------------------------------ the kernel module's devices
-
-    def _wants(self, served: KmodAttrs) -> bool:
-        return any(switch.has_master(served) for switch in self._switches.values())
-
-    def _serve(self, found: KmodDevice) -> bool:
-        return any(switch.add_link(found, self._lose) for switch in self._switches.values())
-
-    def _lose(self, port: Port) -> None:
-        name = port.config.name
-        switch = next((each for each in self._switches.values() if each.links.get(name) is port), None)
-        if switch is not None:
-            task = asyncio.create_task(self._remove_link(switch, port))
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
-
-    async def _remove_link(self, switch: Switch, port: Port) -> None:
-        await switch.remove_link(port)
-        self._discovery.forget(port.config.netns)
 
     # ------------------------------------------------------------------------ status
 
@@ -244,22 +182,8 @@ class Manager:
 
     async def trace(self, asked: TraceAsked) -> TraceStatus:
         """What would become of a frame; nothing is sent. Errors: NotFound, Refused."""
-        switch, at = self._find_interface(asked.at)
+        switch, at = self._switches.find_interface(asked.at)
         return await self._switches[switch].trace(asked, at)
-
-    def _find_interface(self, name: str) -> tuple[str, str]:
-        """The switch, and the port, "master" or "host" that PORT, SWITCH/PORT, a master's name, "master", "host",
-        SWITCH/master and SWITCH/host mean. A port comes first."""
-        names = self._port_names()
-        if find_ports(name, names):
-            return find_port(name, names)
-        of, _, last = name.rpartition("/")
-        if last in ("master", "host"):
-            if not of and len(names) > 1:
-                raise Refused(f"{name}: say which switch's: {', '.join(f'{one}/{last}' for one in names)}")
-            if (of or next(iter(names), None)) in names:
-                return of or next(iter(names)), last
-        return find_by_master(name, self._masters()), "master"
 
     # ------------------------------------------------------------------------ virtual machines
 
@@ -267,30 +191,7 @@ class Manager:
         """Descriptors of the port `name`, or of the first free one on the switch `name` that `peer` may have; the
         caller closes them. Errors: NotFound, Forbidden, Refused."""
         async with self._lock:
-            return await self._find_vm(name, peer).hand_over()
-
-    def _find_vm(self, name: str, peer: Peer) -> Port:
-        names = self._port_names()
-        if name in self._switches and not find_ports(name, names):
-            return self._free_vm(name, peer)
-        switch, of = find_port(name, names)
-        port = self._switches[switch].ports.get(of) or self._switches[switch].links[of]
-        if not port.serves_vm:
-            raise Refused(f"{name}: the port is of kind {port.config.kind}, which is not for virtual machines")
-        if not self._may(peer, port):
-            raise Forbidden(f"{name}: this user may not have the port")
-        return port
-
-    def _free_vm(self, switch: str, peer: Peer) -> Port:
-        ports = [port for port in self._switches[switch].ports.values() if port.offers_tap and self._may(peer, port)]
-        if free := next((port for port in ports if port.free), None):
-            return free
-        if ports or peer.is_master:
-            raise Refused(f"{switch}: the switch has no free port for a virtual machine")
-        raise Forbidden(f"{switch}: this user may not have any port of the switch")
-
-    def _may(self, peer: Peer, port: Port) -> bool:
-        return peer.is_master or peer.is_among((*self._settings.allow, *port.config.allow))
+            return await self._switches.find_vm(name, peer, self._running.settings.allow).hand_over()
 
     # ------------------------------------------------------------------------ the API's changes
 
@@ -298,14 +199,14 @@ class Manager:
         """Attach a port to the switch on `master`, which is made if there is none, as the kernel's driver
         does. Returns when the port is up, or waits. Errors: Refused."""
         async with self._lock:
-            found = self._serving(master)
+            found = self._switches.on_master(master)
             old = found.config if found else SwitchConfig(name=master, master=master)
             new = msgspec.structs.replace(old, mode=mode or old.mode, flag=flag or old.flag, ports=(*old.ports, port))
             others = [switch.config for switch in self._switches.values() if switch is not found]
-            wanted = Config(daemon=self._settings, switches=(*others, new))
+            wanted = Config(daemon=self._running.settings, switches=(*others, new))
             check(wanted)
             await self._preflight_port(new, port)
-            await self._execute(diff(self._running(), wanted))
+            await self._execute(diff(self._running.config, wanted))
             added = self._switches[new.name].ports[port.name]
             await self._settle(new.name, added)
             self._succession.write()
@@ -335,7 +236,7 @@ class Manager:
         """PORT or SWITCH/PORT. Also of a port that the file has; the next `reload` brings that one back.
         Errors: NotFound, Refused."""
         async with self._lock:
-            switch, port = find_port(name, self._port_names())
+            switch, port = self._switches.find_port(name)
             if port in self._switches[switch].links:
                 raise Refused(f"{name}: `ip link add` made this port; delete it with `ip link del`")
             await self._remove_port(switch, port)
@@ -369,7 +270,7 @@ class Manager:
 
     def _collect(self, switch: str, port: str) -> None:
         """The port's namespace is gone, and it is to go with it."""
-        if not self._is_filed(switch, port):
+        if not self._running.is_filed(switch, port):
             task = asyncio.create_task(self._remove_lost(switch, port))
             self._collecting.add(task)
             task.add_done_callback(self._collecting.discard)
@@ -385,7 +286,7 @@ class Manager:
         """`name` is that of a switch, of a port on it or of its master: mode and flag belong to the whole switch.
         Errors: NotFound, Refused."""
         async with self._lock:
-            switch = self._switches[find_switch(name, self._port_names(), self._masters())]
+            switch = self._switches.find_switch(name)
             now = switch.config
             switch.set_mode(msgspec.structs.replace(now, mode=mode or now.mode, flag=flag or now.flag))
             self._succession.write()
@@ -399,7 +300,7 @@ class Manager:
             await self._execute(actions)
             for switch in self._switches.values():
                 switch.renew_namespaces()
-            self._set_filed(filed)
+            self._running.set_filed(filed)
             self._succession.write()
             return tuple(str(action) for action in actions)
 
@@ -413,34 +314,13 @@ class Manager:
         """What the file has, and what has to be done for it. Changes nothing."""
         filed = await asyncio.to_thread(load, self._path)  # a hundred thousand addresses take half a second
         await preflight(self._runtime.netlink, filed)
-        wanted = with_added(self._filed, self._running(), filed)
+        wanted = with_added(self._running.filed, self._running.config, filed)
         check(wanted)
-        return filed, diff(self._running(), wanted)
+        return filed, diff(self._running.config, wanted)
 
     def configuration(self) -> Config:
         """What runs: the file's switches and ports as they were changed since, and those that the API has added."""
-        return self._running()
-
-    # ------------------------------------------------------------------------ finding
-
-    def _running(self) -> Config:
-        return Config(daemon=self._settings, switches=tuple(switch.config for switch in self._switches.values()))
-
-    def _serving(self, master: str) -> Switch | None:
-        """The switch on this master; one in the daemon's own namespace goes before others."""
-        found = [switch for switch in self._switches.values() if switch.config.master == master]
-        own = [switch for switch in found if not switch.config.netns]
-        if not own and len(found) > 1:
-            names = ", ".join(switch.name for switch in found)
-            raise Refused(f"master: several switches have {master} as their master: {names}")
-        return next(iter(own or found), None)
-
-    def _port_names(self) -> dict[str, Container[str]]:
-        """Of each switch; those of the kernel module's devices too."""
-        return {name: switch.ports.keys() | switch.links.keys() for name, switch in self._switches.items()}
-
-    def _masters(self) -> dict[str, str]:
-        return {name: switch.config.master for name, switch in self._switches.items()}
+        return self._running.config
 
     # ------------------------------------------------------------------------ actions
 
@@ -478,7 +358,7 @@ class Manager:
             left = self._heritage.ports.pop(config.name, {})
             master = self._heritage.masters.pop(config.name, None)
             lost = partial(self._collect, config.name)
-            switch = Switch(self._runtime, config, self._settings, left, master, lost)
+            switch = Switch(self._runtime, config, self._running.settings, left, master, lost)
             if past := self._heritage.counters.pop(config.name, None):
                 switch.set_past(past, self._heritage.snooped.pop(config.name, Snooped()))
             self._switches[config.name] = switch
@@ -491,7 +371,7 @@ class Manager:
         await self._switches[name].stop()
         del self._switches[name]
         for netns in left:
-            self._discovery.forget(netns)
+            self._links.forget(netns)
 
     async def _remove_port(self, switch: str, port: str) -> None:
         """A switch that the API made goes with its last port, as the kernel's does."""
@@ -499,7 +379,7 @@ class Manager:
         await self._remove_if_empty(switch)
 
     async def _remove_if_empty(self, switch: str) -> None:
-        if not self._switches[switch].ports and all(switch != one.name for one in self._filed.switches):
+        if not self._switches[switch].ports and all(switch != one.name for one in self._running.filed.switches):
             await self._remove_switch(switch)
 
 

@@ -1,0 +1,81 @@
+"""All switches by name, and which of them, or of their ports, the names mean that users write."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+from ipvsw.config import names
+from ipvsw.linux.peercred import Peer
+from ipvsw.model import Forbidden, Refused, Who
+from ipvsw.ports.port import Port
+from ipvsw.switch.switch import Switch
+
+
+class Switches(dict[str, Switch]):
+    """By name. Errors of every search: NotFound, and Refused for a name that means several."""
+
+    def find_switch(self, name: str) -> Switch:
+        """The one of that name, or the one whose port or whose master has it."""
+        return self[names.find_switch(name, self._ports(), self._masters())]
+
+    def find_port(self, name: str) -> tuple[str, str]:
+        """The switch and the port that PORT or SWITCH/PORT means."""
+        return names.find_port(name, self._ports())
+
+    def find_interface(self, name: str) -> tuple[str, str]:
+        """The switch, and the port, "master" or "host" that PORT, SWITCH/PORT, a master's name, "master", "host",
+        SWITCH/master and SWITCH/host mean. A port comes first."""
+        ports = self._ports()
+        if names.find_ports(name, ports):
+            return names.find_port(name, ports)
+        of, _, last = name.rpartition("/")
+        if last in ("master", "host"):
+            if not of and len(ports) > 1:
+                raise Refused(f"{name}: say which switch's: {', '.join(f'{one}/{last}' for one in ports)}")
+            if (of or next(iter(ports), None)) in ports:
+                return of or next(iter(ports)), last
+        return names.find_by_master(name, self._masters()), "master"
+
+    def on_master(self, master: str) -> Switch | None:
+        """The switch on this master; one in the daemon's own namespace goes before others."""
+        found = [switch for switch in self.values() if switch.config.master == master]
+        own = [switch for switch in found if not switch.config.netns]
+        if not own and len(found) > 1:
+            several = ", ".join(switch.name for switch in found)
+            raise Refused(f"master: several switches have {master} as their master: {several}")
+        return next(iter(own or found), None)
+
+    def _ports(self) -> dict[str, Container[str]]:
+        """The names of each one's; those of the kernel module's devices too."""
+        return {name: switch.ports.keys() | switch.links.keys() for name, switch in self.items()}
+
+    def _masters(self) -> dict[str, str]:
+        return {name: switch.config.master for name, switch in self.items()}
+
+    # ------------------------------------------------------------------------ virtual machines
+
+    def find_vm(self, name: str, peer: Peer, allow: Sequence[Who]) -> Port:
+        """The port `name`, or the first free one on the switch `name` that `peer` may have; `allow` are those who may
+        have any. Errors: also Forbidden."""
+        ports = self._ports()
+        if name in self and not names.find_ports(name, ports):
+            return self._free_vm(name, peer, allow)
+        switch, of = names.find_port(name, ports)
+        port = self[switch].ports.get(of) or self[switch].links[of]
+        if not port.serves_vm:
+            raise Refused(f"{name}: the port is of kind {port.config.kind}, which is not for virtual machines")
+        if not _may(peer, port, allow):
+            raise Forbidden(f"{name}: this user may not have the port")
+        return port
+
+    def _free_vm(self, switch: str, peer: Peer, allow: Sequence[Who]) -> Port:
+        ports = [port for port in self[switch].ports.values() if port.offers_tap and _may(peer, port, allow)]
+        if free := next((port for port in ports if port.free), None):
+            return free
+        if ports or peer.is_master:
+            raise Refused(f"{switch}: the switch has no free port for a virtual machine")
+        raise Forbidden(f"{switch}: this user may not have any port of the switch")
+
+
+def _may(peer: Peer, port: Port, allow: Sequence[Who]) -> bool:
+    return peer.is_master or peer.is_among((*allow, *port.config.allow))
