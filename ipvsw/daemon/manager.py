@@ -31,7 +31,7 @@ from ipvsw.daemon.events import Events
 from ipvsw.daemon.kmodlinks import KmodLinks
 from ipvsw.daemon.preflight import preflight
 from ipvsw.daemon.running import Running
-from ipvsw.daemon.state import TAKES_MASTERS, VERSION, Heritage
+from ipvsw.daemon.state import TAKES_MASTERS, VERSION, Inherited
 from ipvsw.daemon.succession import Succession
 from ipvsw.linux.lasting.fdstore import FdStore, NoStore
 from ipvsw.linux.peercred import Peer
@@ -79,7 +79,7 @@ class Manager:
             self._store, held or {}, running.describe, running.count, running.progress, state, running.lasting
         )
         self._runtime.note_change = self._succession.note_change
-        self._heritage = Heritage(Config())
+        self._inherited = Inherited(Config())
         self._lock = asyncio.Lock()
         self._links = KmodLinks(self._runtime, self._switches)
         self._collecting: set[asyncio.Task[None]] = set()  # each waits for the lock
@@ -94,17 +94,17 @@ class Manager:
         which nothing is left, but `stop` must be called all the same."""
         async with self._lock:
             await preflight(self._runtime.netlink, config, untaken=True)
-            heritage = self._heritage = self._succession.inherit(config)
+            inherited = self._inherited = self._succession.inherit(config)
             self._running.set_filed(config)
             self._running.settings = config.daemon
-            actions = diff(self._running.config, heritage.config)
+            actions = diff(self._running.config, inherited.config)
             await self._execute(action for action in actions if isinstance(action, AddSwitch))
             for index, switch in enumerate(config.switches):
                 master = self._switches[switch.name].master
                 if master.taken:
                     raise Refused(f"switch[{index}].master: {master.reason}")
             self.started = True
-            await self._succession.discard(heritage.unwanted)
+            await self._succession.discard(inherited.unwanted)
             await self._execute(action for action in actions if not isinstance(action, AddSwitch))
             await asyncio.gather(*(switch.resume() for switch in self._switches.values()))
             self._links.start()
@@ -114,10 +114,10 @@ class Manager:
         """Take over what a killed daemon has left, so that `stop` removes it; `config` is its configuration if nothing
         tells of it."""
         async with self._lock:
-            heritage = self._heritage = self._succession.inherit_all(config)
-            self._running.settings, self.started = heritage.config.daemon, True
-            await self._succession.discard(heritage.unwanted)
-            await self._execute(diff(self._running.config, heritage.config))
+            inherited = self._inherited = self._succession.inherit_all(config)
+            self._running.settings, self.started = inherited.config.daemon, True
+            await self._succession.discard(inherited.unwanted)
+            await self._execute(diff(self._running.config, inherited.config))
             ports = [port for switch in self._switches.values() for port in switch.ports.values()]
             await asyncio.gather(*(port.settled() for port in ports))
 
@@ -355,12 +355,12 @@ class Manager:
 
     async def _add_switch(self, config: SwitchConfig) -> None:
         try:
-            left = self._heritage.ports.pop(config.name, {})
-            master = self._heritage.masters.pop(config.name, None)
+            left = self._inherited.ports.pop(config.name, {})
+            master = self._inherited.masters.pop(config.name, None)
             lost = partial(self._collect, config.name)
             switch = Switch(self._runtime, config, self._running.settings, left, master, lost)
-            if past := self._heritage.counters.pop(config.name, None):
-                switch.set_past(past, self._heritage.snooped.pop(config.name, Snooped()))
+            if past := self._inherited.counters.pop(config.name, None):
+                switch.set_past(past, self._inherited.snooped.pop(config.name, Snooped()))
             self._switches[config.name] = switch
             await switch.start()
         except OSError as error:

@@ -85,7 +85,7 @@ class Moving(_Versioned):
     snooped: dict[str, Snooped] = {}
 
 
-class Heritage(Struct):
+class Inherited(Struct):
     """What is left by the last daemon, as far as the configuration still wants it."""
 
     config: Config  # with what was added and set at run time
@@ -216,7 +216,7 @@ def inherit(
     moving: Moving,
     held: Mapping[str, int],
     birth_of: Callable[[str], str] = lambda netns: "",
-) -> Heritage:
+) -> Inherited:
     """What the daemon with the configuration `filed` goes on with. `held` are the descriptors of ports and masters by
     name; `birth_of` tells what a namespace is now. Errors: Refused."""
     before = read_document(structure.filed)
@@ -228,23 +228,23 @@ def inherit(
         for switch in wanted.switches
         if switch.name in switches and same_switch(switches[switch.name], switch)
     }
-    heritage = Heritage(config=wanted, unwanted=dict(held))
+    inherited = Inherited(config=wanted, unwanted=dict(held))
     for name, endpoint in structure.endpoints.items():
         switch, _, port = name.partition("/")
         left = _left(switch, port, endpoint, held)
         if left is not None and switch in kept and _is_wanted(left.settings.config, kept[switch]):
-            heritage.ports.setdefault(switch, {})[port] = left
+            inherited.ports.setdefault(switch, {})[port] = left
             for fd_name in (held_name(switch, port, word) for word in endpoint.fds):
-                del heritage.unwanted[fd_name]
+                del inherited.unwanted[fd_name]
     for switch, master in structure.masters.items():
         names = frame_names(switch, master.sockets)
         if switch in kept and master.sockets == wanted.daemon.workers and all(name in held for name in names):
-            host = heritage.unwanted.pop(held_master_name(switch, "host"), None) if master.host_index else None
-            frames = [heritage.unwanted.pop(name) for name in names]
-            heritage.masters[switch] = _master_left(master, frames, host)
-    heritage.counters = {name: counted for name, counted in moving.counters.items() if name in kept}
-    heritage.snooped = {name: snooped for name, snooped in moving.snooped.items() if name in kept}
-    return heritage
+            host = inherited.unwanted.pop(held_master_name(switch, "host"), None) if master.host_index else None
+            frames = [inherited.unwanted.pop(name) for name in names]
+            inherited.masters[switch] = _master_left(master, frames, host)
+    inherited.counters = {name: counted for name, counted in moving.counters.items() if name in kept}
+    inherited.snooped = {name: snooped for name, snooped in moving.snooped.items() if name in kept}
+    return inherited
 
 
 def _collect(running: Config, before: Config, births: Mapping[str, str], birth_of: Callable[[str], str]) -> Config:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from ipvsw.config.file import read_document
-from ipvsw.daemon.state import VERSION, Heritage, Moving, Structure, decode, encode, inherit
+from ipvsw.daemon.state import VERSION, Inherited, Moving, Structure, decode, encode, inherit
 from ipvsw.linux.lasting import statefile
 from ipvsw.linux.lasting.fdstore import FdStore, close_all
 from ipvsw.linux.lasting.record import Record
@@ -56,7 +56,7 @@ class Succession:
         self._soon: asyncio.TimerHandle | None = None
         self._tick: asyncio.TimerHandle | None = None
 
-    def inherit(self, filed: Config) -> Heritage:
+    def inherit(self, filed: Config) -> Inherited:
         """What the last daemon has left, for one with the configuration `filed`. Errors: Refused."""
         structure = decode(self._structure.found, Structure)
         if self._structure.found is None and self._path:
@@ -70,7 +70,7 @@ class Succession:
         except OSError as error:
             raise Refused(f"daemon.state: {path}: {error.strerror}") from None
 
-    def inherit_all(self, filed: Config) -> Heritage:
+    def inherit_all(self, filed: Config) -> Inherited:
         """As it ran, whatever a file says now. Where nothing tells how it ran, as `filed` says."""
         try:
             structure = decode(self._structure.found, Structure)
@@ -78,7 +78,7 @@ class Succession:
                 return inherit(read_document(structure.running), structure, Moving(version=VERSION), self._held)
         except Refused as error:
             log.warning("%s", error)
-        return Heritage(config=filed, unwanted=dict(self._held))
+        return Inherited(config=filed, unwanted=dict(self._held))
 
     async def discard(self, fds: Mapping[str, int]) -> None:
         """Have devices go that nobody wants any more."""

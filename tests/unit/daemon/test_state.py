@@ -11,7 +11,7 @@ import pytest
 from ipvsw.config.file import parse
 from ipvsw.daemon.state import (
     VERSION,
-    Heritage,
+    Inherited,
     Moving,
     PortTables,
     Structure,
@@ -68,7 +68,7 @@ def held(ports: dict[str, Left]) -> dict[str, int]:
     }
 
 
-def pass_on(running: Config, before: Config, filed: Config, without: Iterable[str] = ()) -> Heritage:
+def pass_on(running: Config, before: Config, filed: Config, without: Iterable[str] = ()) -> Inherited:
     """From a daemon that ran `running`, having read `before`, to one that reads `filed`."""
     ports = endpoints(running)
     structure = decode(encode(describe(running, before, ports, {}, PortTables())), Structure)
@@ -78,44 +78,44 @@ def pass_on(running: Config, before: Config, filed: Config, without: Iterable[st
     return inherit(filed, structure, moving, kept)
 
 
-def names(heritage: Heritage) -> set[str]:
-    return {f"{switch}/{port}" for switch, ports in heritage.ports.items() for port in ports}
+def names(inherited: Inherited) -> set[str]:
+    return {f"{switch}/{port}" for switch, ports in inherited.ports.items() for port in ports}
 
 
 def test_the_same_file_keeps_everything_as_it_was() -> None:
     config = parse(FILE)
-    heritage = pass_on(config, config, config)
-    assert heritage.config == config
-    assert {f"{s}/{p}": one for s, ports in heritage.ports.items() for p, one in ports.items()} == endpoints(config)
-    assert heritage.unwanted == {}
-    assert heritage.counters["lan"].master.rx_frames == 5
+    inherited = pass_on(config, config, config)
+    assert inherited.config == config
+    assert {f"{s}/{p}": one for s, ports in inherited.ports.items() for p, one in ports.items()} == endpoints(config)
+    assert inherited.unwanted == {}
+    assert inherited.counters["lan"].master.rx_frames == 5
 
 
 def test_the_first_daemon_inherits_nothing() -> None:
-    heritage = inherit(parse(FILE), decode(None, Structure), decode(None, Moving), {})
-    assert heritage == Heritage(config=parse(FILE))
+    inherited = inherit(parse(FILE), decode(None, Structure), decode(None, Moving), {})
+    assert inherited == Inherited(config=parse(FILE))
 
 
 def test_what_was_added_at_run_time_is_kept() -> None:
     file, running = parse(FILE), parse(FILE + ADDED)
-    heritage = pass_on(running, file, file)
-    assert heritage.config == running
-    assert names(heritage) == {"lan/a", "lan/b", "lan/c"}
+    inherited = pass_on(running, file, file)
+    assert inherited.config == running
+    assert names(inherited) == {"lan/a", "lan/b", "lan/c"}
 
 
 def test_a_switch_that_was_made_at_run_time_is_kept() -> None:
     file = parse(FILE)
     running = parse(FILE + '[[switch]]\nmaster = "eth1"\nmode = "l3"' + ADDED)
-    heritage = pass_on(running, file, file)
-    assert heritage.config == running
-    assert names(heritage) == {"lan/a", "lan/b", "eth1/c"}
+    inherited = pass_on(running, file, file)
+    assert inherited.config == running
+    assert names(inherited) == {"lan/a", "lan/b", "eth1/c"}
 
 
 def test_what_left_the_file_goes() -> None:
     config = parse(FILE)
-    heritage = pass_on(config, config, parse(FILE[: FILE.rindex("[[switch.port]]")]))
-    assert names(heritage) == {"lan/a"}
-    assert heritage.unwanted == {held_name("lan", "b", "0"): 110, held_name("lan", "b", "1"): 111}
+    inherited = pass_on(config, config, parse(FILE[: FILE.rindex("[[switch.port]]")]))
+    assert names(inherited) == {"lan/a"}
+    assert inherited.unwanted == {held_name("lan", "b", "0"): 110, held_name("lan", "b", "1"): 111}
 
 
 @pytest.mark.parametrize(
@@ -130,22 +130,22 @@ def test_what_left_the_file_goes() -> None:
 )
 def test_a_file_that_was_changed_keeps_what_need_not_be_made_anew(old: str, new: str, kept: set[str]) -> None:
     config, changed = parse(FILE), parse(FILE.replace(old, new))
-    heritage = pass_on(config, config, changed)
-    assert heritage.config == changed
-    assert names(heritage) == kept
+    inherited = pass_on(config, config, changed)
+    assert inherited.config == changed
+    assert names(inherited) == kept
 
 
 def test_a_port_of_the_file_that_takes_the_place_of_an_added_one_wins() -> None:
     running, changed = parse(FILE + ADDED), parse(FILE + ADDED.replace("ns3", "ns4"))
-    heritage = pass_on(running, parse(FILE), changed)
-    assert heritage.config == changed
-    assert names(heritage) == {"lan/a", "lan/b"}
+    inherited = pass_on(running, parse(FILE), changed)
+    assert inherited.config == changed
+    assert names(inherited) == {"lan/a", "lan/b"}
 
 
 def test_added_ports_that_the_file_leaves_no_room_for_are_given_up(caplog: pytest.LogCaptureFixture) -> None:
     changed = parse(FILE + '[[switch.port]]\nname = "d"\nnetns = "ns3"\nifname = "c"\n')
-    heritage = pass_on(parse(FILE + ADDED), parse(FILE), changed)
-    assert heritage.config == changed
+    inherited = pass_on(parse(FILE + ADDED), parse(FILE), changed)
+    assert inherited.config == changed
     assert "not restored" in caplog.text
 
 
@@ -160,9 +160,9 @@ def test_a_mode_that_was_set_at_run_time_is_kept_until_the_file_says_another() -
 
 def test_a_port_whose_descriptors_are_not_all_there_is_made_anew() -> None:
     config = parse(FILE)
-    heritage = pass_on(config, config, config, without=[held_name("lan", "b", "1")])
-    assert names(heritage) == {"lan/a"}
-    assert heritage.unwanted == {held_name("lan", "b", "0"): 110}
+    inherited = pass_on(config, config, config, without=[held_name("lan", "b", "1")])
+    assert names(inherited) == {"lan/a"}
+    assert inherited.unwanted == {held_name("lan", "b", "0"): 110}
 
 
 def test_a_newer_version_is_refused_and_says_what_to_do() -> None:
@@ -186,7 +186,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(content: bytes) -> None:
     assert "\n" not in str(refused.value)
 
 
-def pass_on_master(master: MasterLeft, fds: dict[str, int], filed: str = FILE) -> Heritage:
+def pass_on_master(master: MasterLeft, fds: dict[str, int], filed: str = FILE) -> Inherited:
     structure = decode(encode(describe(parse(FILE), parse(FILE), {}, {"lan": master}, PortTables())), Structure)
     return inherit(parse(filed), structure, Moving(version=VERSION), fds)
 
@@ -195,9 +195,9 @@ def test_a_master_is_passed_on_with_where_its_reader_stopped() -> None:
     groups = frozenset([b"\x33\x33\0\0\0\x01"])
     master = MasterLeft(7, (4, 77), (40,), (2048, 2048), (5,), groups, HostLeft(41, 9))
     (name,) = frame_names("lan", 1)
-    heritage = pass_on_master(master, {name: 40, held_master_name("lan", "host"): 41, "port-x": 1})
-    assert heritage.masters == {"lan": master}
-    assert heritage.unwanted == {"port-x": 1}
+    inherited = pass_on_master(master, {name: 40, held_master_name("lan", "host"): 41, "port-x": 1})
+    assert inherited.masters == {"lan": master}
+    assert inherited.unwanted == {"port-x": 1}
 
 
 def test_of_another_master_or_number_of_workers_nothing_is_passed_on() -> None:
@@ -205,8 +205,8 @@ def test_of_another_master_or_number_of_workers_nothing_is_passed_on() -> None:
     (name,) = frame_names("lan", 1)
     assert pass_on_master(master, {name: 40}).masters
     for filed in (FILE.replace('master = "eth0"', 'master = "eth9"'), "[daemon]\nworkers = 2\n" + FILE):
-        heritage = pass_on_master(master, {name: 40}, filed)
-        assert (heritage.masters, heritage.unwanted) == ({}, {name: 40})
+        inherited = pass_on_master(master, {name: 40}, filed)
+        assert (inherited.masters, inherited.unwanted) == ({}, {name: 40})
     assert pass_on_master(master, {}).masters == {}
 
 
@@ -288,7 +288,7 @@ def test_what_is_gone_for_good_is_not_restored(persist: str, birth: str, now: st
     ports = endpoints(running)
     births = {"lan/c": birth, "lan/a": "process 1 1 other"}
     structure = decode(encode(describe(running, before, ports, {}, PortTables(), births)), Structure)
-    heritage = inherit(before, structure, Moving(version=VERSION), held(ports), {"ns3": now}.get)  # type: ignore[arg-type]
-    assert [port.name for port in heritage.config.switches[0].ports] == ["a", "b", *(["c"] if stays else [])]
-    assert ("c" in heritage.ports["lan"]) == stays
-    assert len(heritage.unwanted) == (0 if stays else 1)
+    inherited = inherit(before, structure, Moving(version=VERSION), held(ports), {"ns3": now}.get)  # type: ignore[arg-type]
+    assert [port.name for port in inherited.config.switches[0].ports] == ["a", "b", *(["c"] if stays else [])]
+    assert ("c" in inherited.ports["lan"]) == stays
+    assert len(inherited.unwanted) == (0 if stays else 1)
