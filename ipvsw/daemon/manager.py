@@ -32,7 +32,7 @@ from ipvsw.daemon.kmodlinks import KmodLinks
 from ipvsw.daemon.preflight import preflight
 from ipvsw.daemon.running import Running
 from ipvsw.daemon.state import TAKES_MASTERS, VERSION, Inherited
-from ipvsw.daemon.succession import Succession
+from ipvsw.daemon.statestore import StateStore
 from ipvsw.linux.lasting.fdstore import FdStore, NoStore
 from ipvsw.linux.peercred import Peer
 from ipvsw.linux.runtime import Runtime
@@ -75,10 +75,10 @@ class Manager:
         self._runtime = Runtime(self._store, held)
         self._running = running = Running()
         self._switches = running.switches
-        self._succession = Succession(
+        self._state = StateStore(
             self._store, held or {}, running.describe, running.count, running.progress, state, running.lasting
         )
-        self._runtime.note_change = self._succession.note_change
+        self._runtime.note_change = self._state.note_change
         self._inherited = Inherited(Config())
         self._lock = asyncio.Lock()
         self._links = KmodLinks(self._runtime, self._switches)
@@ -94,7 +94,7 @@ class Manager:
         which nothing is left, but `stop` must be called all the same."""
         async with self._lock:
             await preflight(self._runtime.netlink, config, untaken=True)
-            inherited = self._inherited = self._succession.inherit(config)
+            inherited = self._inherited = self._state.inherit(config)
             self._running.set_filed(config)
             self._running.settings = config.daemon
             actions = diff(self._running.config, inherited.config)
@@ -104,27 +104,27 @@ class Manager:
                 if master.taken:
                     raise Refused(f"switch[{index}].master: {master.reason}")
             self.started = True
-            await self._succession.discard(inherited.unwanted)
+            await self._state.discard(inherited.unwanted)
             await self._execute(action for action in actions if not isinstance(action, AddSwitch))
             await asyncio.gather(*(switch.resume() for switch in self._switches.values()))
             self._links.start()
-            self._succession.start()
+            self._state.start()
 
     async def clean_up(self, config: Config) -> None:
         """Take over what a killed daemon has left, so that `stop` removes it; `config` is its configuration if nothing
         tells of it."""
         async with self._lock:
-            inherited = self._inherited = self._succession.inherit_all(config)
+            inherited = self._inherited = self._state.inherit_all(config)
             self._running.settings, self.started = inherited.config.daemon, True
-            await self._succession.discard(inherited.unwanted)
+            await self._state.discard(inherited.unwanted)
             await self._execute(diff(self._running.config, inherited.config))
             ports = [port for switch in self._switches.values() for port in switch.ports.values()]
             await asyncio.gather(*(port.settled() for port in ports))
 
     async def stop(self) -> None:
         async with self._lock:
-            self._succession.stop()
-            await self._succession.saved()
+            self._state.stop()
+            await self._state.saved()
             await self._links.stop()
             await asyncio.gather(*(self._remove_switch(name) for name in list(self._switches)))
             await self._links.gone()
@@ -154,9 +154,9 @@ class Manager:
                 await asyncio.gather(*(switch.master.forsake() for switch in self._switches.values()))
             for switch in self._switches.values():
                 switch.halt()
-            self._succession.write()
-            self._succession.stop()
-            await self._succession.saved()
+            self._state.write()
+            self._state.stop()
+            await self._state.saved()
 
     # ------------------------------------------------------------------------ status
 
@@ -170,7 +170,7 @@ class Manager:
         return self._switches[name].status()
 
     def stats(self) -> tuple[SwitchStats, ...]:
-        self._succession.write_counters()  # no successor counts from less than what was seen
+        self._state.write_counters()  # no successor counts from less than what was seen
         return tuple(switch.stats() for switch in self._switches.values())
 
     def states(self) -> dict[str, States]:
@@ -209,9 +209,9 @@ class Manager:
             await self._execute(diff(self._running.config, wanted))
             added = self._switches[new.name].ports[port.name]
             await self._settle(new.name, added)
-            self._succession.write()
+            self._state.write()
             status = added.status()
-        await self._succession.saved()
+        await self._state.saved()
         return status
 
     async def _preflight_port(self, switch: SwitchConfig, port: PortConfig) -> None:
@@ -240,8 +240,8 @@ class Manager:
             if port in self._switches[switch].links:
                 raise Refused(f"{name}: `ip link add` made this port; delete it with `ip link del`")
             await self._remove_port(switch, port)
-            self._succession.write()
-        await self._succession.saved()
+            self._state.write()
+        await self._state.saved()
 
     def labelled(self, label: str) -> tuple[SwitchStatus, ...]:
         """The ports with that label, or one that begins with it and a colon; only the switches that have any."""
@@ -265,8 +265,8 @@ class Manager:
             await self._remove_ports(found)
             for name in {one.switch for one in found}:
                 await self._remove_if_empty(name)
-            self._succession.write()
-        await self._succession.saved()
+            self._state.write()
+        await self._state.saved()
 
     def _collect(self, switch: str, port: str) -> None:
         """The port's namespace is gone, and it is to go with it."""
@@ -280,7 +280,7 @@ class Manager:
             if switch in self._switches and (found := self._switches[switch].ports.get(port)) and found.is_lost:
                 log.info("port %s/%s is removed: its namespace is gone", switch, port)
                 await self._remove_port(switch, port)
-                self._succession.write()
+                self._state.write()
 
     async def set_mode(self, name: str, mode: Mode | None, flag: Flag | None) -> SwitchStatus:
         """`name` is that of a switch, of a port on it or of its master: mode and flag belong to the whole switch.
@@ -289,7 +289,7 @@ class Manager:
             switch = self._switches.find_switch(name)
             now = switch.config
             switch.set_mode(msgspec.structs.replace(now, mode=mode or now.mode, flag=flag or now.flag))
-            self._succession.write()
+            self._state.write()
             return switch.status()
 
     async def reload(self) -> tuple[str, ...]:
@@ -301,7 +301,7 @@ class Manager:
             for switch in self._switches.values():
                 switch.renew_namespaces()
             self._running.set_filed(filed)
-            self._succession.write()
+            self._state.write()
             return tuple(str(action) for action in actions)
 
     async def plan(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ SHARE = 0.1  # of the time: what writing may cost while much changes
 PERIOD = 1.0  # seconds between two looks at the counters
 
 
-class Succession:
+class StateStore:
     """`describe` gives what is to be told of the structure, `count` of what frames change, and `progress` a number that
     is another one when frames were forwarded."""
 
