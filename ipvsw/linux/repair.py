@@ -1,7 +1,7 @@
 """What the daemon has set in the kernel, and others have changed since: found by comparison, and when to put it back.
 
-Pure: those who use it read the kernel, and do what `Upkeep.due` says. A part that is changed again as soon as it was
-put back is put back less and less often, and `Upkeep.problems` names it; so is one that can't be put back.
+Pure: those who use it read the kernel, and do what `Repairs.due` says. A part that is changed again as soon as it was
+put back is put back less and less often, and `Repairs.problems` names it; so is one that can't be put back.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def differences(wanted: Mapping[Part, object], seen: Mapping[Part, object]) -> l
     return [part for part, value in wanted.items() if part not in seen or seen[part] != value]
 
 
-class Upkeep:
+class Repairs:
     """Of one interface. Times are seconds of any one clock."""
 
     __slots__ = ("_attempts", "_counters", "_label", "_wrong")

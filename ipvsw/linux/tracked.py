@@ -22,7 +22,7 @@ from msgspec import Struct
 from ipvsw.linux.errors import is_gone
 from ipvsw.linux.namespaceref import NamespaceRef
 from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent
-from ipvsw.linux.repair import Part, Upkeep
+from ipvsw.linux.repair import Part, Repairs
 from ipvsw.linux.runtime import BURST, DeviceEvent, Runtime
 from ipvsw.model import Address, Event, PortState
 
@@ -111,14 +111,14 @@ class TrackedDevice(ABC):
         "link",
         "namespace",
         "reason",
+        "repairs",
         "state",
-        "upkeep",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, spec: str, label: str, repaired: Counter[str]) -> None:
         """`repaired` counts what is put back, by subject."""
         self.label = label
-        self.upkeep = Upkeep(label, repaired)
+        self.repairs = Repairs(label, repaired)
         self.link: Link | None = None
         self.state = PortState.WAITING
         self.reason = ""
@@ -218,7 +218,7 @@ class TrackedDevice(ABC):
                 delay = RETRY
             if not self._settled.done():
                 self._settled.set_result(None)
-            if (at := self.upkeep.next_at()) is not None:
+            if (at := self.repairs.next_at()) is not None:
                 delay = min(delay, max(at - asyncio.get_running_loop().time(), SPACING))
             if not self._stopping:
                 await self._pause(delay)
@@ -252,7 +252,7 @@ class TrackedDevice(ABC):
         """`wrong` is all that is not as it should be: put back what is due, by `mend` in the namespace of `open_place`.
         Errors: OSError of entering it; those of `mend` are problems."""
         loop = asyncio.get_running_loop()
-        due = self.upkeep.due(wrong, loop.time())
+        due = self.repairs.due(wrong, loop.time())
         if not due:
             return
 
@@ -260,7 +260,7 @@ class TrackedDevice(ABC):
             return {part: _error_of(mend, handle, part) for part in due}
 
         results = await self._runtime.run_in_netns(open_place, mend_all)
-        self.upkeep.done(results or {}, loop.time())
+        self.repairs.done(results or {}, loop.time())
 
     def _wait(self, reason: str) -> None:
         self._tell(PortState.WAITING, reason)

@@ -362,7 +362,7 @@ class Port(TrackedDevice):
         """The state that follows, and what is wrong or missing."""
         if link.up and self._backend.serves_vm and not self._backend.is_taken(link):
             return PortState.WAITING, "for a virtual machine"
-        problems = dict.fromkeys((*self._backend.problems, *self.upkeep.problems))
+        problems = dict.fromkeys((*self._backend.problems, *self.repairs.problems))
         well = PortState.DEGRADED if problems else PortState.UP
         return well if link.up else PortState.DOWN, "; ".join(problems)
 
@@ -380,7 +380,7 @@ class Port(TrackedDevice):
         return is_ours or super()._needs_reading(event)
 
     def _follow(self, event: DeviceEvent) -> None:
-        self.upkeep.hope()
+        self.repairs.hope()
         if self.link is None:
             return
         if isinstance(event, LinkEvent) and not event.gone:

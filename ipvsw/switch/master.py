@@ -35,8 +35,8 @@ from ipvsw.routing.router import RouterUplink
 from ipvsw.switch.held import HeldFrames, MasterLeft, held_name
 from ipvsw.switch.hostport import HostPort, HostPortConfig
 from ipvsw.switch.hostside import HostSide
+from ipvsw.switch.repair import INTERVAL, MasterRepair
 from ipvsw.switch.sockets import Sockets, Taken, Unfit, open_sockets
-from ipvsw.switch.upkeep import INTERVAL, MasterUpkeep
 
 log = logging.getLogger("ipvsw")
 
@@ -73,7 +73,7 @@ class Master(TrackedDevice):
         self._changed = changed
         host_port = HostPort(runtime, changes, name, held_name(switch, "host"), left.host if left else None)
         self._host = HostSide(runtime, table, changes, host_port, self.label)
-        self._care = MasterUpkeep(shim, host_port)
+        self._repair = MasterRepair(shim, host_port)
         self._sockets: Sockets | None = None
         self._nsid: int | None = None
         self._is_quiet = False  # nothing has happened: the master is awake for what has no events
@@ -158,7 +158,7 @@ class Master(TrackedDevice):
         assert self.link is not None
         present = True
         if self._stale or self._netns_changed:
-            self._care.is_stale = True
+            self._repair.is_stale = True
             self._netns_changed = False
             present = await self._read(self._read_link)
         is_quiet, self._is_quiet = self._is_quiet, False
@@ -181,21 +181,23 @@ class Master(TrackedDevice):
     async def _look_after(self) -> None:
         """Put back what others have changed."""
         loop, link, sockets = asyncio.get_running_loop(), self.link, self._sockets
-        if link is None or sockets is None or self._resuming or not self._care.is_due(loop.time()):
+        if link is None or sockets is None or self._resuming or not self._repair.is_due(loop.time()):
             return
-        if self._care.is_stale:
-            self._care.is_stale = False
-            self.upkeep.hope()
-        wanted = self._care.wanted(link)
+        if self._repair.is_stale:
+            self._repair.is_stale = False
+            self.repairs.hope()
+        wanted = self._repair.wanted(link)
         now = loop.time()
         seen = await self._runtime.run_in_netns(
-            self.open_place, lambda handle: self._care.read(handle, link, wanted, now)
+            self.open_place, lambda handle: self._repair.read(handle, link, wanted, now)
         )
         if seen is None:
             return
-        wrong = self._care.compare(wanted, self._groups, seen, now)
+        wrong = self._repair.compare(wanted, self._groups, seen, now)
         listener = sockets.frames[0]
-        await self._put_back(wrong, self.open_place, lambda handle, part: self._care.mend(handle, part, link, listener))
+        await self._put_back(
+            wrong, self.open_place, lambda handle, part: self._repair.mend(handle, part, link, listener)
+        )
         if self._host.port.is_lost:
             await self._host.port.close(self.open_place)
             await self._update_host_port()
@@ -212,7 +214,7 @@ class Master(TrackedDevice):
         assert uplink is not None and link is not None
         failed = await self._host.adapt(self.open_place, link, uplink, keeps_routes=self._resuming)
         if failed is not None:
-            self.upkeep.done(failed, asyncio.get_running_loop().time())
+            self.repairs.done(failed, asyncio.get_running_loop().time())
         self._tell_state(link)
 
     async def _listen(self) -> None:
@@ -315,7 +317,7 @@ class Master(TrackedDevice):
             except OSError as error:
                 log.warning("%s: %s", self.label, error.strerror)  # what is wrong will be put back
         self.set_resuming(False)
-        self._care.is_stale = True
+        self._repair.is_stale = True
         self.wake()
 
     # ------------------------------------------------------------------------ while it is served
@@ -354,7 +356,7 @@ class Master(TrackedDevice):
             self._changed()
 
     def _tell_state(self, link: Link) -> None:
-        problems = [*filter(None, [self._host.problem]), *self.upkeep.problems]
+        problems = [*filter(None, [self._host.problem]), *self.repairs.problems]
         well = PortState.DEGRADED if problems else PortState.UP
         self._tell(well if link.up else PortState.DOWN, "; ".join(problems))
 

@@ -32,7 +32,7 @@ class Seen(Struct, frozen=True):
     routes_seconds: float = 0.0
 
 
-class MasterUpkeep:
+class MasterRepair:
     """One master's."""
 
     def __init__(self, shim: Shim, host: HostPort) -> None:
