@@ -234,7 +234,7 @@ class Datapath:
         datapath/face/trace.pxd. Errors: ValueError."""
 
     def traffic(self, port: int | str | None) -> tuple[int, int, int, int, int, int, tuple[int, ...]]:
-        """The fields of `model.Traffic`, in its order, of a port, of the master for None, or of the host's own
+        """The fields of `status.Traffic`, in its order, of a port, of the master for None, or of the host's own
         interface for "host". Bytes include the Ethernet header."""
     def ring_starts(self) -> list[int]:
         """Once the workers are halted: of each worker's receive ring the slot that comes next."""

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from ipvsw._fast import OUTCOMES
 from ipvsw.changes import Changes
 from ipvsw.linux.fastports import FastCounts
-from ipvsw.model import Traffic
+from ipvsw.status import (
+    Traffic,
+)
 
 NOTHING = FastCounts()
 

@@ -25,13 +25,15 @@ from ipvsw.linux.fastports import FastDevice
 from ipvsw.model import (
     UNLIMITED,
     Address,
+    Guard,
+    Limit,
+    Network,
+)
+from ipvsw.status import (
     AddressSource,
     AddressState,
     AddressStatus,
     Event,
-    Guard,
-    Limit,
-    Network,
     Traffic,
 )
 

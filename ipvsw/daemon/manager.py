@@ -38,25 +38,27 @@ from ipvsw.linux.peercred import Peer
 from ipvsw.linux.runtime import Runtime
 from ipvsw.model import (
     Config,
-    Event,
     Flag,
-    HandedOver,
-    LeaseStatus,
     Mode,
     NotFound,
     PortConfig,
+    Refused,
+    SwitchConfig,
+)
+from ipvsw.ports.port import Port
+from ipvsw.snooping.saved import Snooped
+from ipvsw.status import (
+    Event,
+    HandedOver,
+    LeaseStatus,
     PortState,
     PortStatus,
-    Refused,
     States,
-    SwitchConfig,
     SwitchStats,
     SwitchStatus,
     TraceAsked,
     TraceStatus,
 )
-from ipvsw.ports.port import Port
-from ipvsw.snooping.saved import Snooped
 from ipvsw.switch.switch import Switch
 
 log = logging.getLogger("ipvsw")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from ipvsw.daemon.state import VERSION, Moving, PortTables, Structure, describe, lasting
 from ipvsw.daemon.switches import Switches
-from ipvsw.model import Config, DaemonConfig
+from ipvsw.model import (
+    Config,
+    DaemonConfig,
+)
 
 
 class Running:

@@ -16,7 +16,10 @@ import msgspec
 
 from ipvsw.client import ApiError, Client, Unreachable
 from ipvsw.lab.stage import NAMESPACES, LabError, ip
-from ipvsw.model import PortState, SwitchStatus
+from ipvsw.status import (
+    PortState,
+    SwitchStatus,
+)
 
 READY = 15.0  # seconds until every port has to be up
 SETTLED = 5.0  # seconds for IPv6 duplicate address detection, which takes one to two

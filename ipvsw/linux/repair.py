@@ -13,7 +13,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from ipvsw.model import Event, Subject
+from ipvsw.status import (
+    Event,
+    Subject,
+)
 
 log = logging.getLogger("ipvsw")
 

@@ -18,18 +18,20 @@ from ipvsw.linux.runtime import DeviceEvent
 from ipvsw.linux.tracked import RETRY, Snapshot, TrackedDevice
 from ipvsw.model import (
     Address,
-    AddressSource,
-    HandedOver,
     MacSource,
     Persist,
     PortConfig,
-    PortState,
-    PortStatus,
     Refused,
 )
 from ipvsw.ports.backend import Backend, BackendPort, Gone, Left, PortEnvironment, Settings
 from ipvsw.ports.held import HeldDescriptors
 from ipvsw.ports.status import port_status
+from ipvsw.status import (
+    AddressSource,
+    HandedOver,
+    PortState,
+    PortStatus,
+)
 
 log = logging.getLogger("ipvsw")
 

@@ -6,17 +6,19 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from ipvsw.model import (
-    AddressSource,
-    AddressState,
-    AddressStatus,
     Limit,
     MacSource,
     PortConfig,
-    PortState,
-    PortStatus,
 )
 from ipvsw.ports.addressing import Addressing
 from ipvsw.ports.backend import Backend, BackendPort
+from ipvsw.status import (
+    AddressSource,
+    AddressState,
+    AddressStatus,
+    PortState,
+    PortStatus,
+)
 
 LIMITS = ("rate", "packets", "broadcast", "max_addresses", "max_groups")
 DEFAULTS = PortConfig(name="", ifname="", netns="")

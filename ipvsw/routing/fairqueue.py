@@ -13,7 +13,9 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from ipvsw.model import Address
+from ipvsw.model import (
+    Address,
+)
 
 
 class Turn(Struct, frozen=True):

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import Protocol
 
-from ipvsw.model import Address, AddressSource
+from ipvsw.model import (
+    Address,
+)
+from ipvsw.status import (
+    AddressSource,
+)
 
 
 class SnoopedPort(Protocol):

@@ -10,9 +10,11 @@ from ipaddress import ip_address
 
 from msgspec import Struct
 
-from ipvsw.model import AddressSource
 from ipvsw.snooping.learned import Learning
 from ipvsw.snooping.leases import Lease, Leases
+from ipvsw.status import (
+    AddressSource,
+)
 
 
 class SavedAddress(Struct):

@@ -7,7 +7,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ipvsw._fast import Datapath
-from ipvsw.model import Event, Guard, Kind, PortConfig
+from ipvsw.model import (
+    Guard,
+    Kind,
+    PortConfig,
+)
+from ipvsw.status import (
+    Event,
+)
 
 log = logging.getLogger("ipvsw")
 

@@ -23,16 +23,10 @@ from ipvsw.model import (
     Flag,
     HostAccess,
     L3Output,
-    LeaseStatus,
     Mode,
     PortConfig,
     Refused,
-    States,
     SwitchConfig,
-    SwitchStats,
-    SwitchStatus,
-    TraceAsked,
-    TraceStatus,
 )
 from ipvsw.ports.backend import Left, MasterState, PortEnvironment
 from ipvsw.ports.backends.kmod import KmodDevice
@@ -41,6 +35,14 @@ from ipvsw.ports.port import Port
 from ipvsw.routing.router import Router
 from ipvsw.snooping.saved import Snooped
 from ipvsw.snooping.snooper import Snooper
+from ipvsw.status import (
+    LeaseStatus,
+    States,
+    SwitchStats,
+    SwitchStatus,
+    TraceAsked,
+    TraceStatus,
+)
 from ipvsw.switch.guards import GuardLog, guards_of, holds_unknown
 from ipvsw.switch.held import MasterLeft
 from ipvsw.switch.hostport import HostPortConfig

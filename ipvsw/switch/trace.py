@@ -13,17 +13,19 @@ from ipvsw._fast import Datapath
 from ipvsw.addresses.table import Table
 from ipvsw.linux.netlink import RouteAnswer
 from ipvsw.model import (
-    AddressSource,
-    AddressState,
     Flag,
     Mode,
     SwitchConfig,
+)
+from ipvsw.routing.router import Router
+from ipvsw.status import (
+    AddressSource,
+    AddressState,
     TraceAsked,
     TraceReceiver,
     TraceStatus,
     TraceStep,
 )
-from ipvsw.routing.router import Router
 from ipvsw.switch.asked_frame import STRANGER, Sender, asked_frame
 from ipvsw.switch.reasons import REASONS, is_drop
 

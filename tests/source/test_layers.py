@@ -27,6 +27,7 @@ OWNERS = {
     "uvloop": "daemon/main.py",
 }
 WITHOUT_MODEL = {"client", "batch", "packets", "model"}
+WITHOUT_STATUS = WITHOUT_MODEL | {"status"}
 
 
 def rules() -> dict[str, set[str]]:
@@ -42,7 +43,8 @@ def rules() -> dict[str, set[str]]:
 
 
 def may_import(folder: str) -> set[str]:
-    return rules().get(folder, set()) | (set() if folder in WITHOUT_MODEL else {"model"})
+    known = {name for name, without in (("model", WITHOUT_MODEL), ("status", WITHOUT_STATUS)) if folder not in without}
+    return rules().get(folder, set()) | known
 
 
 def sources(*suffixes: str) -> list[Path]:

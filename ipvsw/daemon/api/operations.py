@@ -17,14 +17,16 @@ from ipvsw.daemon.api.bodies import AddPort, Reloaded, SavedConfig, SetMode, Tak
 from ipvsw.daemon.events import Events, Watcher
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import (
-    AddressStatus,
     Config,
-    EventStatus,
     Flag,
-    HandedOver,
-    LeaseStatus,
     Mode,
     PortConfig,
+)
+from ipvsw.status import (
+    AddressStatus,
+    EventStatus,
+    HandedOver,
+    LeaseStatus,
     PortStatus,
     States,
     SwitchStats,

@@ -17,22 +17,24 @@ from ipvsw.daemon.api.server import Server, serve
 from ipvsw.daemon.events import Events
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import (
-    AddressSource,
-    AddressState,
-    AddressStatus,
     Config,
     Flag,
-    HandedOver,
     Kind,
-    LeaseStatus,
     Mode,
     NotFound,
     PortConfig,
+    Refused,
+    SwitchConfig,
+)
+from ipvsw.status import (
+    AddressSource,
+    AddressState,
+    AddressStatus,
+    HandedOver,
+    LeaseStatus,
     PortState,
     PortStatus,
-    Refused,
     States,
-    SwitchConfig,
     SwitchStats,
     SwitchStatus,
     TraceAsked,
