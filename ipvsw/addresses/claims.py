@@ -17,17 +17,8 @@ from msgspec import Struct
 
 from ipvsw.addresses.ownership import Change as TableChange
 from ipvsw.addresses.ownership import Claims, Duplicate, Ownership, Packed
-from ipvsw.model import (
-    Address,
-    Kind,
-    Network,
-    PortConfig,
-)
-from ipvsw.status import (
-    AddressSource,
-    AddressState,
-    AddressStatus,
-)
+from ipvsw.model import Address, Kind, Network, PortConfig
+from ipvsw.status import AddressSource, AddressState, AddressStatus
 
 MAX_REFUSED = 64  # claims of one port that are remembered in case they may stand later
 

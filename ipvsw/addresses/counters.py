@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from ipvsw._fast import OUTCOMES
 from ipvsw.changes import Changes
 from ipvsw.linux.fastports import FastCounts
-from ipvsw.status import (
-    Traffic,
-)
+from ipvsw.status import Traffic
 
 NOTHING = FastCounts()
 

@@ -19,14 +19,8 @@ from ipaddress import ip_address
 
 from msgspec import Struct
 
-from ipvsw.model import (
-    Address,
-)
-from ipvsw.status import (
-    AddressSource,
-    AddressState,
-    AddressStatus,
-)
+from ipvsw.model import Address
+from ipvsw.status import AddressSource, AddressState, AddressStatus
 
 Packed = bytes
 """An address as its 4 or 16 bytes."""

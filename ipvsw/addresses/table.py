@@ -22,20 +22,8 @@ from ipvsw.addresses.ownership import Bind, BindAll, Claims, Duplicate, Ownershi
 from ipvsw.batch import Batcher
 from ipvsw.changes import Changes
 from ipvsw.linux.fastports import FastDevice
-from ipvsw.model import (
-    UNLIMITED,
-    Address,
-    Guard,
-    Limit,
-    Network,
-)
-from ipvsw.status import (
-    AddressSource,
-    AddressState,
-    AddressStatus,
-    Event,
-    Traffic,
-)
+from ipvsw.model import UNLIMITED, Address, Guard, Limit, Network
+from ipvsw.status import AddressSource, AddressState, AddressStatus, Event, Traffic
 
 log = logging.getLogger("ipvsw")
 

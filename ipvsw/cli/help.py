@@ -9,9 +9,7 @@ from ipvsw.cli.command import Command, Option
 from ipvsw.cli.commands import BY_NAME, OPTIONS, below, top_level
 from ipvsw.config.keys import MODE, Key
 from ipvsw.config.port_keys import MACHINES
-from ipvsw.model import (
-    Kind,
-)
+from ipvsw.model import Kind
 
 WIDTH = 100
 

@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ipvsw.cli.command import Asked, Usage
 from ipvsw.config.keys import SWITCH, Key
 from ipvsw.config.port_keys import MACHINES, PORT
-from ipvsw.model import (
-    Flag,
-    Kind,
-    MacSource,
-    Mode,
-    Who,
-)
+from ipvsw.model import Flag, Kind, MacSource, Mode, Who
 
 if TYPE_CHECKING:
     from ipvsw.cli.complete import Names

@@ -13,10 +13,7 @@ from ipvsw.cli.status import read_switches, select_ports
 if TYPE_CHECKING:
     from ipvsw.client import Record
     from ipvsw.config.keys import Key
-    from ipvsw.status import (
-        PortStatus,
-        SwitchStatus,
-    )
+    from ipvsw.status import PortStatus, SwitchStatus
 
 LABEL = "label"
 BROADCAST = "ff:ff:ff:ff:ff:ff"

@@ -14,15 +14,8 @@ from ipvsw.config.names import find_ports
 
 if TYPE_CHECKING:
     from ipvsw.client import Record
-    from ipvsw.model import (
-        Guard,
-    )
-    from ipvsw.status import (
-        AddressStatus,
-        LeaseStatus,
-        PortStatus,
-        SwitchStatus,
-    )
+    from ipvsw.model import Guard
+    from ipvsw.status import AddressStatus, LeaseStatus, PortStatus, SwitchStatus
 
 
 def read_switches(asked: Asked) -> list[SwitchStatus]:
@@ -186,9 +179,7 @@ def _state(one: SwitchStatus | PortStatus) -> str:
 def _guards(guards: Sequence[Guard]) -> str:
     if not guards:
         return ""
-    from ipvsw.model import (
-        Guard,
-    )
+    from ipvsw.model import Guard
 
     return "strict" if len(guards) == len(Guard) else ",".join(guards)
 

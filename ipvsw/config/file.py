@@ -17,16 +17,7 @@ from typing import Any
 from ipvsw.config import keys, port_keys
 from ipvsw.config.port_keys import DEVICES, SOCKETS
 from ipvsw.config.values import MTU_MIN_IPV6, ConfigError, ifname_fault, join, quoted, read_list, read_table
-from ipvsw.model import (
-    Config,
-    DaemonConfig,
-    Flag,
-    Kind,
-    MacSource,
-    Mode,
-    PortConfig,
-    SwitchConfig,
-)
+from ipvsw.model import Config, DaemonConfig, Flag, Kind, MacSource, Mode, PortConfig, SwitchConfig
 
 __all__ = [
     "ATTACH",

@@ -31,16 +31,7 @@ from ipvsw.config.values import (
     read_netns,
     read_socket,
 )
-from ipvsw.model import (
-    Flag,
-    Guard,
-    HostAccess,
-    Io,
-    Kind,
-    L3Output,
-    Mode,
-    Who,
-)
+from ipvsw.model import Flag, Guard, HostAccess, Io, Kind, L3Output, Mode, Who
 
 KINDS = tuple(kind for kind in Kind if kind is not Kind.LINK)
 """Of ports that a configuration can have."""

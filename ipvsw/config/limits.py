@@ -6,10 +6,7 @@ import re
 from collections.abc import Callable
 
 from ipvsw.config.values import ConfigError, quoted, read_string
-from ipvsw.model import (
-    UNLIMITED,
-    Limit,
-)
+from ipvsw.model import UNLIMITED, Limit
 
 RATE_MIN, RATE_MAX = 1_000, 10**12  # bits a second: 1kbit, 1tbit
 COUNT_MIN, COUNT_MAX = 1, 10**9  # packets or frames a second

@@ -21,10 +21,7 @@ def find_ports(name: str, switches: Switches) -> list[tuple[str, str]]:
 
 def find_port(name: str, switches: Switches) -> tuple[str, str]:
     """The switch and the port. Errors: NotFound, Refused if there are several."""
-    from ipvsw.model import (
-        NotFound,
-        Refused,
-    )
+    from ipvsw.model import NotFound, Refused
 
     found = find_ports(name, switches)
     if not found:
@@ -47,10 +44,7 @@ def find_switch(name: str, switches: Switches, masters: Mapping[str, str]) -> st
 
 def find_by_master(name: str, masters: Mapping[str, str]) -> str:
     """The switch whose master has that name. Errors: NotFound, Refused if there are several."""
-    from ipvsw.model import (
-        NotFound,
-        Refused,
-    )
+    from ipvsw.model import NotFound, Refused
 
     found = [switch for switch, master in masters.items() if master == name]
     if not found:

@@ -12,12 +12,7 @@ from msgspec import Struct, structs
 
 from ipvsw.config.keys import DAEMON, MODE, SWITCH, Change, Key
 from ipvsw.config.port_keys import PORT
-from ipvsw.model import (
-    Config,
-    DaemonConfig,
-    PortConfig,
-    SwitchConfig,
-)
+from ipvsw.model import Config, DaemonConfig, PortConfig, SwitchConfig
 
 
 class RemovePort(Struct, frozen=True):

@@ -28,14 +28,7 @@ from ipvsw.config.values import (
     read_socket,
     read_who,
 )
-from ipvsw.model import (
-    DEFAULT_LEARNED,
-    Device,
-    Kind,
-    MacSource,
-    Persist,
-    Who,
-)
+from ipvsw.model import DEFAULT_LEARNED, Device, Kind, MacSource, Persist, Who
 
 DEVICES = (Kind.NETNS, Kind.MACVTAP, Kind.TAP)
 SOCKETS = (Kind.STREAM, Kind.DGRAM)

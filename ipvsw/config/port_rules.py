@@ -11,12 +11,7 @@ from ipvsw.config.values import (
     read_claim,
     read_guard,
 )
-from ipvsw.model import (
-    DEFAULT_BROADCAST,
-    UNLIMITED,
-    Guard,
-    Kind,
-)
+from ipvsw.model import DEFAULT_BROADCAST, UNLIMITED, Guard, Kind
 
 RULES = (
     Key(

@@ -6,10 +6,7 @@ import ipaddress
 import re
 
 from ipvsw.config.values import ConfigError, integer, quoted, read_gateway, read_list, read_network, read_string
-from ipvsw.model import (
-    Network,
-    Route,
-)
+from ipvsw.model import Network, Route
 
 METRIC_MAX = 0xFFFFFFFF
 EVERYTHING = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}

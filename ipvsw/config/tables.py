@@ -11,13 +11,7 @@ from msgspec import Struct
 from ipvsw.config.file import with_defaults
 from ipvsw.config.keys import DAEMON, SWITCH, Key
 from ipvsw.config.port_keys import PORT
-from ipvsw.model import (
-    Config,
-    DaemonConfig,
-    Kind,
-    PortConfig,
-    SwitchConfig,
-)
+from ipvsw.model import Config, DaemonConfig, Kind, PortConfig, SwitchConfig
 
 
 def document(config: Config, write_port: Callable[[PortConfig], object] | None = None) -> dict[str, Any]:

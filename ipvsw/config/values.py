@@ -14,16 +14,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Literal, cast
 
-from ipvsw.model import (
-    Address,
-    Guard,
-    Interface,
-    MacSource,
-    Network,
-    Persist,
-    Refused,
-    Who,
-)
+from ipvsw.model import Address, Guard, Interface, MacSource, Network, Persist, Refused, Who
 
 IFNAME_MAX = 15  # bytes; IFNAMSIZ in linux/if.h, less the closing NUL
 SOCKET_PATH_MAX = 104  # bytes; sun_path in linux/un.h, less the closing NUL and the ".fd" of the other socket

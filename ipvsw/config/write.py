@@ -8,9 +8,7 @@ from typing import Any
 import tomli_w
 
 from ipvsw.config.tables import daemon_table, port_table, switch_table
-from ipvsw.model import (
-    Config,
-)
+from ipvsw.model import Config
 
 
 def write(config: Config) -> str:

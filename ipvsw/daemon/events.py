@@ -14,13 +14,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 
 from ipvsw.daemon.logs import fields
-from ipvsw.model import (
-    Refused,
-)
-from ipvsw.status import (
-    Event,
-    EventStatus,
-)
+from ipvsw.model import Refused
+from ipvsw.status import Event, EventStatus
 
 WATCHERS = 32
 QUEUE = 4096  # events that wait for one watcher

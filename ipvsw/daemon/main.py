@@ -28,10 +28,7 @@ from ipvsw.daemon.state import TAKES_MASTERS
 from ipvsw.linux.lasting.fdstore import FdStore, NoStore, SystemdStore, notify
 from ipvsw.linux.lasting.keeperstore import KeeperStore
 from ipvsw.linux.netlink import Netlink
-from ipvsw.model import (
-    Config,
-    Refused,
-)
+from ipvsw.model import Config, Refused
 
 if TYPE_CHECKING:
     from ipvsw.daemon.api.server import Server

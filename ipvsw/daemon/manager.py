@@ -36,15 +36,7 @@ from ipvsw.daemon.statestore import StateStore
 from ipvsw.linux.lasting.fdstore import FdStore, NoStore
 from ipvsw.linux.peercred import Peer
 from ipvsw.linux.runtime import Runtime
-from ipvsw.model import (
-    Config,
-    Flag,
-    Mode,
-    NotFound,
-    PortConfig,
-    Refused,
-    SwitchConfig,
-)
+from ipvsw.model import Config, Flag, Mode, NotFound, PortConfig, Refused, SwitchConfig
 from ipvsw.ports.port import Port
 from ipvsw.snooping.saved import Snooped
 from ipvsw.status import (

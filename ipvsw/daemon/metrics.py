@@ -13,12 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import choose_encoder
 
 from ipvsw import __version__
-from ipvsw.status import (
-    PortState,
-    States,
-    SwitchStats,
-    Traffic,
-)
+from ipvsw.status import PortState, States, SwitchStats, Traffic
 
 INTERFACE = ("switch", "kind", "port")
 """Labels of what an interface has: `kind` is port, master or host; of the last two `port` is empty."""

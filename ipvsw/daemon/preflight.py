@@ -11,12 +11,7 @@ from ipvsw.config.file import by_index
 from ipvsw.linux.devices.packet import claim_master
 from ipvsw.linux.namespaces import open_namespace
 from ipvsw.linux.netlink import Handle, Link, Netlink
-from ipvsw.model import (
-    Config,
-    Io,
-    Refused,
-    SwitchConfig,
-)
+from ipvsw.model import Config, Io, Refused, SwitchConfig
 
 
 async def preflight(

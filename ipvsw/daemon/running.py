@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from ipvsw.daemon.state import VERSION, Moving, PortTables, Structure, describe, lasting
 from ipvsw.daemon.switches import Switches
-from ipvsw.model import (
-    Config,
-    DaemonConfig,
-)
+from ipvsw.model import Config, DaemonConfig
 
 
 class Running:

@@ -20,19 +20,10 @@ from ipvsw.config.file import check, read_document
 from ipvsw.config.plan import same_port, same_switch, with_added, with_modes
 from ipvsw.config.tables import document, port_table
 from ipvsw.linux.namespaceref import is_of_process
-from ipvsw.model import (
-    Config,
-    Kind,
-    Persist,
-    PortConfig,
-    Refused,
-    SwitchConfig,
-)
+from ipvsw.model import Config, Kind, Persist, PortConfig, Refused, SwitchConfig
 from ipvsw.ports.backend import Holding, Left, Settings, held_name
 from ipvsw.snooping.saved import Snooped
-from ipvsw.status import (
-    SwitchStats,
-)
+from ipvsw.status import SwitchStats
 from ipvsw.switch.held import MasterLeft, frame_names
 from ipvsw.switch.held import held_name as held_master_name
 from ipvsw.switch.hostport import HostLeft

@@ -17,10 +17,7 @@ from ipvsw.linux.lasting import statefile
 from ipvsw.linux.lasting.fdstore import FdStore, close_all
 from ipvsw.linux.lasting.record import Record
 from ipvsw.linux.namespaceref import birth_of
-from ipvsw.model import (
-    Config,
-    Refused,
-)
+from ipvsw.model import Config, Refused
 
 log = logging.getLogger("ipvsw")
 

@@ -6,11 +6,7 @@ from collections.abc import Container, Sequence
 
 from ipvsw.config import names
 from ipvsw.linux.peercred import Peer
-from ipvsw.model import (
-    Forbidden,
-    Refused,
-    Who,
-)
+from ipvsw.model import Forbidden, Refused, Who
 from ipvsw.ports.port import Port
 from ipvsw.switch.switch import Switch
 

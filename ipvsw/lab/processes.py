@@ -16,10 +16,7 @@ import msgspec
 
 from ipvsw.client import ApiError, Client, Unreachable
 from ipvsw.lab.stage import NAMESPACES, LabError, ip
-from ipvsw.status import (
-    PortState,
-    SwitchStatus,
-)
+from ipvsw.status import PortState, SwitchStatus
 
 READY = 15.0  # seconds until every port has to be up
 SETTLED = 5.0  # seconds for IPv6 duplicate address detection, which takes one to two

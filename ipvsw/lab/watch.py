@@ -12,11 +12,7 @@ import msgspec
 
 from ipvsw.client import ApiError, Client, Unreachable
 from ipvsw.lab.stage import LabError
-from ipvsw.status import (
-    SwitchStats,
-    SwitchStatus,
-    Traffic,
-)
+from ipvsw.status import SwitchStats, SwitchStatus, Traffic
 
 HEAD = ("PORT", "NETNS", "STATE", "ADDRESSES", "RX/s", "RX b/s", "TX/s", "TX b/s", "DROPS")  # fits 80 columns
 

@@ -13,10 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ipvsw.status import (
-    Event,
-    Subject,
-)
+from ipvsw.status import Event, Subject
 
 log = logging.getLogger("ipvsw")
 

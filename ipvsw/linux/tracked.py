@@ -24,13 +24,8 @@ from ipvsw.linux.namespaceref import NamespaceRef
 from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent
 from ipvsw.linux.repair import Part, Repairs
 from ipvsw.linux.runtime import BURST, DeviceEvent, Runtime
-from ipvsw.model import (
-    Address,
-)
-from ipvsw.status import (
-    Event,
-    PortState,
-)
+from ipvsw.model import Address
+from ipvsw.status import Event, PortState
 
 log = logging.getLogger("ipvsw")
 

@@ -11,13 +11,8 @@ from typing import ClassVar
 from ipvsw.addresses.table import Table
 from ipvsw.linux.netlink import AddressEvent
 from ipvsw.linux.tracked import Snapshot
-from ipvsw.model import (
-    Address,
-    PortConfig,
-)
-from ipvsw.status import (
-    AddressSource,
-)
+from ipvsw.model import Address, PortConfig
+from ipvsw.status import AddressSource
 
 LINK_LOCALS = 2  # of a guest of which nothing else is learned: its firmware's, and its system's
 ALL_NODES = bytes.fromhex("333300000001"), bytes.fromhex("01005e000001")

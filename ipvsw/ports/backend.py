@@ -30,10 +30,7 @@ from ipvsw.linux.netlink import Handle, Link
 from ipvsw.linux.repair import Part
 from ipvsw.linux.runtime import Follower, Runtime
 from ipvsw.linux.tracked import Snapshot
-from ipvsw.model import (
-    Kind,
-    PortConfig,
-)
+from ipvsw.model import Kind, PortConfig
 from ipvsw.ports.addressing import Addressing
 
 

@@ -6,11 +6,7 @@ from collections.abc import Callable
 
 from ipvsw.linux.devices.macvtap import supported
 from ipvsw.linux.netlink import KmodAttrs
-from ipvsw.model import (
-    Device,
-    Kind,
-    PortConfig,
-)
+from ipvsw.model import Device, Kind, PortConfig
 from ipvsw.ports.backend import Backend, PortEnvironment
 from ipvsw.ports.backends.dgram import DgramBackend
 from ipvsw.ports.backends.kmod import KmodBackend, KmodDevice

@@ -16,22 +16,11 @@ from ipvsw.linux.lasting.fdstore import close_all
 from ipvsw.linux.netlink import AddressEvent, Link, LinkEvent
 from ipvsw.linux.runtime import DeviceEvent
 from ipvsw.linux.tracked import RETRY, Snapshot, TrackedDevice
-from ipvsw.model import (
-    Address,
-    MacSource,
-    Persist,
-    PortConfig,
-    Refused,
-)
+from ipvsw.model import Address, MacSource, Persist, PortConfig, Refused
 from ipvsw.ports.backend import Backend, BackendPort, Gone, Left, PortEnvironment, Settings
 from ipvsw.ports.held import HeldDescriptors
 from ipvsw.ports.status import port_status
-from ipvsw.status import (
-    AddressSource,
-    HandedOver,
-    PortState,
-    PortStatus,
-)
+from ipvsw.status import AddressSource, HandedOver, PortState, PortStatus
 
 log = logging.getLogger("ipvsw")
 

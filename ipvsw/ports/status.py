@@ -5,20 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from ipvsw.model import (
-    Limit,
-    MacSource,
-    PortConfig,
-)
+from ipvsw.model import Limit, MacSource, PortConfig
 from ipvsw.ports.addressing import Addressing
 from ipvsw.ports.backend import Backend, BackendPort
-from ipvsw.status import (
-    AddressSource,
-    AddressState,
-    AddressStatus,
-    PortState,
-    PortStatus,
-)
+from ipvsw.status import AddressSource, AddressState, AddressStatus, PortState, PortStatus
 
 LIMITS = ("rate", "packets", "broadcast", "max_addresses", "max_groups")
 DEFAULTS = PortConfig(name="", ifname="", netns="")

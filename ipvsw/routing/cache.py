@@ -17,9 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from ipvsw.linux.netlink import NeighbourChanged
-from ipvsw.model import (
-    Address,
-)
+from ipvsw.model import Address
 
 CAPACITY = 65536  # destinations in the cache
 SHARE = 8192  # of one port

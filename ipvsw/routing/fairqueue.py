@@ -13,9 +13,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from ipvsw.model import (
-    Address,
-)
+from ipvsw.model import Address
 
 
 class Turn(Struct, frozen=True):

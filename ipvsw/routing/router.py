@@ -27,9 +27,7 @@ from msgspec import Struct
 from ipvsw.changes import Changes
 from ipvsw.linux.devices.raw import Stack
 from ipvsw.linux.netlink import NeighbourChanged, RouteAnswer, RouteLookup, RouteMonitor, RoutesChanged
-from ipvsw.model import (
-    Address,
-)
+from ipvsw.model import Address
 from ipvsw.packets import pathmtu
 from ipvsw.routing.cache import NextHop, RouteCache, Unresolved
 from ipvsw.routing.fairqueue import FairQueue, Turn

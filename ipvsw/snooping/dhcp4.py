@@ -13,9 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from msgspec import Struct
 
-from ipvsw.model import (
-    Address,
-)
+from ipvsw.model import Address
 
 HEADER = 10  # sizeof(struct virtio_net_hdr)
 CLIENT, SERVER = 68, 67  # UDP ports

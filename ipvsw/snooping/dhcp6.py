@@ -6,9 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import IPv6Address
 
-from ipvsw.model import (
-    Address,
-)
+from ipvsw.model import Address
 from ipvsw.snooping.dhcp4 import FOREVER, DhcpAction, DhcpMessage
 
 _ASKS = {1, 3, 4, 5, 6, 11}  # solicit, request, confirm, renew, rebind, information-request

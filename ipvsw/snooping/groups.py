@@ -13,9 +13,7 @@ import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
-from ipvsw.model import (
-    Address,
-)
+from ipvsw.model import Address
 from ipvsw.packets.segment import ICMPV6, complement, ones_sum
 
 MAX_GROUPS = 64  # of a port that are remembered; a card filters fewer than that

@@ -13,12 +13,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 from msgspec import Struct
 
-from ipvsw.model import (
-    Address,
-)
-from ipvsw.status import (
-    AddressSource,
-)
+from ipvsw.model import Address
+from ipvsw.status import AddressSource
 
 AGE = 3600.0  # seconds of silence after which an address is forgotten
 SILENT = 60.0  # seconds of silence after which another may replace it

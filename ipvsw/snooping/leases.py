@@ -10,9 +10,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from ipvsw.model import (
-    Address,
-)
+from ipvsw.model import Address
 from ipvsw.snooping.dhcp4 import DhcpAction, DhcpMessage
 
 TRANSACTION_TIMEOUT = 120.0  # seconds that an answer may take; clients retry after 64 at most (RFC 2131 section 4.1)

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import Protocol
 
-from ipvsw.model import (
-    Address,
-)
-from ipvsw.status import (
-    AddressSource,
-)
+from ipvsw.model import Address
+from ipvsw.status import AddressSource
 
 
 class SnoopedPort(Protocol):

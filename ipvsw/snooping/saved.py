@@ -12,9 +12,7 @@ from msgspec import Struct
 
 from ipvsw.snooping.learned import Learning
 from ipvsw.snooping.leases import Lease, Leases
-from ipvsw.status import (
-    AddressSource,
-)
+from ipvsw.status import AddressSource
 
 
 class SavedAddress(Struct):

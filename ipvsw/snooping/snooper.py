@@ -15,9 +15,7 @@ from ipaddress import ip_address
 
 from ipvsw.addresses.table import Table
 from ipvsw.changes import Changes
-from ipvsw.model import (
-    Address,
-)
+from ipvsw.model import Address
 from ipvsw.snooping import dhcp4, dhcp6
 from ipvsw.snooping.groups import QUERY_INTERVAL, Memberships, queries, read_reports
 from ipvsw.snooping.learned import Full, Learning, claimed_address
@@ -26,11 +24,7 @@ from ipvsw.snooping.port import SnoopedPort
 from ipvsw.snooping.probes import Probes, as_from_another, comes_from_asker, probe_reply, probed_address
 from ipvsw.snooping.saved import Snooped, save
 from ipvsw.snooping.timers import Clock, Timers
-from ipvsw.status import (
-    AddressSource,
-    Event,
-    LeaseStatus,
-)
+from ipvsw.status import AddressSource, Event, LeaseStatus
 
 log = logging.getLogger("ipvsw")
 

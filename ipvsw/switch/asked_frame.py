@@ -7,14 +7,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from msgspec import Struct
 
-from ipvsw.model import (
-    Address,
-    Refused,
-)
+from ipvsw.model import Address, Refused
 from ipvsw.packets.craft import Words, craft
-from ipvsw.status import (
-    TraceAsked,
-)
+from ipvsw.status import TraceAsked
 
 STRANGER = bytes.fromhex("00005e005301")  # for documentation: RFC 9542 section 2.1.4
 PORTS = {"tcp": 80, "udp": 53}

@@ -7,14 +7,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ipvsw._fast import Datapath
-from ipvsw.model import (
-    Guard,
-    Kind,
-    PortConfig,
-)
-from ipvsw.status import (
-    Event,
-)
+from ipvsw.model import Guard, Kind, PortConfig
+from ipvsw.status import Event
 
 log = logging.getLogger("ipvsw")
 

@@ -30,12 +30,8 @@ from ipvsw.linux.namespaces import identity
 from ipvsw.linux.netlink import TABLES, WIRE_TABLES, Handle, Link, RoutesChanged, Rule
 from ipvsw.linux.repair import Part
 from ipvsw.linux.runtime import Runtime
-from ipvsw.model import (
-    Address,
-)
-from ipvsw.status import (
-    Subject,
-)
+from ipvsw.model import Address
+from ipvsw.status import Subject
 
 log = logging.getLogger("ipvsw")
 

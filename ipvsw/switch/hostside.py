@@ -13,10 +13,7 @@ from ipvsw.changes import Changes
 from ipvsw.linux.netlink import DeviceReader, Link, RoutesChanged
 from ipvsw.linux.repair import Part
 from ipvsw.linux.runtime import Runtime
-from ipvsw.model import (
-    Address,
-    Network,
-)
+from ipvsw.model import Address, Network
 from ipvsw.routing.router import RouterUplink
 from ipvsw.switch.hostport import HostPort, HostPortConfig
 

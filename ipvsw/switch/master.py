@@ -29,14 +29,10 @@ from ipvsw.linux.netlink import (
 )
 from ipvsw.linux.runtime import POLL, DeviceEvent, Runtime
 from ipvsw.linux.tracked import RESYNC, RETRY, Snapshot, TrackedDevice, read_device, read_in_netns
-from ipvsw.model import (
-    Address,
-)
+from ipvsw.model import Address
 from ipvsw.ports.backends.veth import delete_orphans
 from ipvsw.routing.router import RouterUplink
-from ipvsw.status import (
-    PortState,
-)
+from ipvsw.status import PortState
 from ipvsw.switch.held import HeldFrames, MasterLeft, held_name
 from ipvsw.switch.hostport import HostPort, HostPortConfig
 from ipvsw.switch.hostside import HostSide

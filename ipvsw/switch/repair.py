@@ -15,9 +15,7 @@ from ipvsw.linux.devices import packet
 from ipvsw.linux.netlink import EGRESS, INGRESS, Handle, Link
 from ipvsw.linux.repair import Part, differences
 from ipvsw.linux.tracked import RESYNC, Pace
-from ipvsw.status import (
-    Subject,
-)
+from ipvsw.status import Subject
 from ipvsw.switch.hostport import HostPort, HostRoute
 
 INTERVAL = 3.0  # seconds between two readings without an event

@@ -15,9 +15,7 @@ from ipvsw.linux.bpf import MARK, WIRE_MARK, Shim
 from ipvsw.linux.devices import packet
 from ipvsw.linux.devices.raw import Stack, open_stack
 from ipvsw.linux.netlink import DeviceReader, Link, RouteLookup, RouteMonitor
-from ipvsw.model import (
-    Address,
-)
+from ipvsw.model import Address
 from ipvsw.routing.router import RouterUplink
 from ipvsw.switch.held import MasterLeft
 

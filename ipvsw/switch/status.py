@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ipvsw._fast import Datapath
-from ipvsw.model import (
-    Io,
-    SwitchConfig,
-)
+from ipvsw.model import Io, SwitchConfig
 from ipvsw.ports.port import Port
-from ipvsw.status import (
-    SwitchStatus,
-)
+from ipvsw.status import SwitchStatus
 from ipvsw.switch.master import Master
 
 

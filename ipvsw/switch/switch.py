@@ -18,16 +18,7 @@ from ipvsw.config.plan import ChangePort
 from ipvsw.linux.bpf import Shim
 from ipvsw.linux.netlink import KmodAttrs
 from ipvsw.linux.runtime import Runtime
-from ipvsw.model import (
-    DaemonConfig,
-    Flag,
-    HostAccess,
-    L3Output,
-    Mode,
-    PortConfig,
-    Refused,
-    SwitchConfig,
-)
+from ipvsw.model import DaemonConfig, Flag, HostAccess, L3Output, Mode, PortConfig, Refused, SwitchConfig
 from ipvsw.ports.backend import Left, MasterState, PortEnvironment
 from ipvsw.ports.backends.kmod import KmodDevice
 from ipvsw.ports.kinds import configured_port, kmod_port
@@ -35,14 +26,7 @@ from ipvsw.ports.port import Port
 from ipvsw.routing.router import Router
 from ipvsw.snooping.saved import Snooped
 from ipvsw.snooping.snooper import Snooper
-from ipvsw.status import (
-    LeaseStatus,
-    States,
-    SwitchStats,
-    SwitchStatus,
-    TraceAsked,
-    TraceStatus,
-)
+from ipvsw.status import LeaseStatus, States, SwitchStats, SwitchStatus, TraceAsked, TraceStatus
 from ipvsw.switch.guards import GuardLog, guards_of, holds_unknown
 from ipvsw.switch.held import MasterLeft
 from ipvsw.switch.hostport import HostPortConfig

@@ -12,20 +12,9 @@ from typing import Any
 from ipvsw._fast import Datapath
 from ipvsw.addresses.table import Table
 from ipvsw.linux.netlink import RouteAnswer
-from ipvsw.model import (
-    Flag,
-    Mode,
-    SwitchConfig,
-)
+from ipvsw.model import Flag, Mode, SwitchConfig
 from ipvsw.routing.router import Router
-from ipvsw.status import (
-    AddressSource,
-    AddressState,
-    TraceAsked,
-    TraceReceiver,
-    TraceStatus,
-    TraceStep,
-)
+from ipvsw.status import AddressSource, AddressState, TraceAsked, TraceReceiver, TraceStatus, TraceStep
 from ipvsw.switch.asked_frame import STRANGER, Sender, asked_frame
 from ipvsw.switch.reasons import REASONS, is_drop
 

@@ -12,12 +12,7 @@ import pytest
 from ipvsw import __version__
 from ipvsw._fast import OUTCOMES
 from ipvsw.config.file import load
-from ipvsw.model import (
-    Config,
-    DaemonConfig,
-    PortConfig,
-    SwitchConfig,
-)
+from ipvsw.model import Config, DaemonConfig, PortConfig, SwitchConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(

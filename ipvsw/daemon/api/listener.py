@@ -26,9 +26,7 @@ from msgspec import Struct
 
 from ipvsw.linux.devices.unix import bind, remove
 from ipvsw.linux.peercred import Peer, peer_of
-from ipvsw.model import (
-    Refused,
-)
+from ipvsw.model import Refused
 
 log = logging.getLogger("ipvsw")
 

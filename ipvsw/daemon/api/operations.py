@@ -16,12 +16,7 @@ from ipvsw.config.write import write
 from ipvsw.daemon.api.bodies import AddPort, Reloaded, SavedConfig, SetMode, TakeOver
 from ipvsw.daemon.events import Events, Watcher
 from ipvsw.linux.peercred import Peer
-from ipvsw.model import (
-    Config,
-    Flag,
-    Mode,
-    PortConfig,
-)
+from ipvsw.model import Config, Flag, Mode, PortConfig
 from ipvsw.status import (
     AddressStatus,
     EventStatus,

@@ -32,14 +32,8 @@ from ipvsw.daemon.api.operations import REASONS, ROUTES, STREAM, BadBody, Call, 
 from ipvsw.daemon.events import Watcher
 from ipvsw.daemon.metrics import exposition
 from ipvsw.linux.peercred import Peer
-from ipvsw.model import (
-    Forbidden,
-    NotFound,
-    Refused,
-)
-from ipvsw.status import (
-    HandedOver,
-)
+from ipvsw.model import Forbidden, NotFound, Refused
+from ipvsw.status import HandedOver
 
 __all__ = ["Manager", "Server", "serve"]
 

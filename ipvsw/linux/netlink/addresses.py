@@ -7,9 +7,7 @@ from collections.abc import Iterable
 
 from ipvsw.linux.netlink.messages import AF_INET, AF_INET6, IFADDRMSG, pack_attribute
 from ipvsw.linux.netlink.questions import NLM_F_CREATE, NLM_F_REPLACE, Questions
-from ipvsw.model import (
-    Interface,
-)
+from ipvsw.model import Interface
 
 # linux/rtnetlink.h, linux/if_addr.h
 RTM_NEWADDR, RTM_DELADDR = 20, 21

@@ -25,10 +25,7 @@ from ipvsw.linux.netlink.messages import (
 from ipvsw.linux.netlink.questions import NLM_F_DUMP, Questions
 from ipvsw.linux.netlink.rules import read_host_route
 from ipvsw.linux.netlink.vlans import ONLY_VLANS, read_vlan
-from ipvsw.model import (
-    Address,
-    Network,
-)
+from ipvsw.model import Address, Network
 
 SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12  # linux/netlink.h
 RTM_GETADDR, RT_TABLE_UNSPEC, RT_TABLE_MAIN = 22, 0, 254  # linux/rtnetlink.h

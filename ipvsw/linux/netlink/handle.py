@@ -30,12 +30,7 @@ from ipvsw.linux.netlink.messages import (
     pack_attribute,
 )
 from ipvsw.linux.netlink.rules import Rule
-from ipvsw.model import (
-    Address,
-    Interface,
-    Network,
-    Route,
-)
+from ipvsw.model import Address, Interface, Network, Route
 
 # linux/rtnetlink.h
 RT_TABLE_MAIN = 254

@@ -16,9 +16,7 @@ from ipvsw.linux.netlink import rules
 from ipvsw.linux.netlink.messages import AF_INET, AF_INET6, IFINFOMSG, attributes, pack_attribute
 from ipvsw.linux.netlink.questions import NLM_F_ACK, NLM_F_DUMP, NLM_F_REPLACE, Questions
 from ipvsw.linux.netlink.routes import NTF_USE, RouteAnswer, read_neighbour
-from ipvsw.model import (
-    Address,
-)
+from ipvsw.model import Address
 
 # linux/rtnetlink.h
 RTM_GETLINK, RTM_GETROUTE, RTM_NEWNEIGH, RTM_GETNEIGH, RTM_GETRULE = 18, 26, 28, 30, 34

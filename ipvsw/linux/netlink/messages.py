@@ -13,9 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from msgspec import Struct
 
-from ipvsw.model import (
-    Address,
-)
+from ipvsw.model import Address
 
 
 class KmodAttrs(Struct, frozen=True, kw_only=True):

@@ -23,9 +23,7 @@ from ipvsw.linux.netlink.messages import (
 )
 from ipvsw.linux.netlink.rules import read_host_route
 from ipvsw.linux.netlink.vlans import is_vlan
-from ipvsw.model import (
-    Address,
-)
+from ipvsw.model import Address
 
 # linux/rtnetlink.h
 RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR = 1, 3, 5, 9

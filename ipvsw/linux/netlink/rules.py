@@ -12,9 +12,7 @@ from msgspec import Struct
 
 from ipvsw.linux.netlink.messages import AF_INET, AF_INET6, attributes, pack_attribute
 from ipvsw.linux.netlink.questions import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Questions
-from ipvsw.model import (
-    Address,
-)
+from ipvsw.model import Address
 
 OURS = 118  # FRA_PROTOCOL of our rules
 TABLES = OURS << 16  # the routing table of a master is this and its interface index

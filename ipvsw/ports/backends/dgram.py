@@ -9,9 +9,7 @@ import socket
 
 from ipvsw.linux.devices.unix import Datagrams
 from ipvsw.linux.tracked import Snapshot
-from ipvsw.model import (
-    Kind,
-)
+from ipvsw.model import Kind
 from ipvsw.ports.backend import BackendPort, Holding, Settings
 from ipvsw.ports.backends.unixsocket import UnixSocketBackend, owners
 

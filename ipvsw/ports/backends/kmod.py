@@ -17,10 +17,7 @@ from ipvsw.linux.errors import is_gone
 from ipvsw.linux.namespaces import open_namespace
 from ipvsw.linux.netlink import Handle, KmodAttrs, Link
 from ipvsw.linux.tracked import Snapshot, read_device
-from ipvsw.model import (
-    Kind,
-    PortConfig,
-)
+from ipvsw.model import Kind, PortConfig
 from ipvsw.ports.addressing import FollowedAddresses
 from ipvsw.ports.backend import BackendPort, Gone, Settings
 from ipvsw.ports.backends.device import DeviceBackend

@@ -14,9 +14,7 @@ from ipvsw.linux.devices.macvtap import Node, free_index, open_node
 from ipvsw.linux.devices.tap import Tap, adopt_tap, open_tap
 from ipvsw.linux.netlink import Handle, Link
 from ipvsw.linux.tracked import Snapshot, read_device
-from ipvsw.model import (
-    Kind,
-)
+from ipvsw.model import Kind
 from ipvsw.ports.addressing import GuestAddresses
 from ipvsw.ports.backend import BackendPort, Holding, Settings
 from ipvsw.ports.backends.device import DeviceBackend

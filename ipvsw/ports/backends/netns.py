@@ -20,21 +20,12 @@ from ipvsw.linux.netlink import Handle
 from ipvsw.linux.repair import Part
 from ipvsw.linux.teardown import PendingDelete
 from ipvsw.linux.tracked import Snapshot
-from ipvsw.model import (
-    Address,
-    Interface,
-    Kind,
-    MacSource,
-    Network,
-    Route,
-)
+from ipvsw.model import Address, Interface, Kind, MacSource, Network, Route
 from ipvsw.ports.addressing import FollowedAddresses
 from ipvsw.ports.backend import BackendPort, Holding, Settings
 from ipvsw.ports.backends.device import DeviceBackend
 from ipvsw.ports.backends.reconfigure import Reconfiguration
-from ipvsw.status import (
-    Subject,
-)
+from ipvsw.status import Subject
 
 # By the MAC address, which all ports share. That the namespace makes its own identifiers, or none, is its business.
 EUI64 = "0"  # addr_gen_mode: IN6_ADDR_GEN_MODE_EUI64 of linux/if_link.h

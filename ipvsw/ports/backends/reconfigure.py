@@ -10,9 +10,7 @@ import contextlib
 from collections.abc import Iterator
 
 from ipvsw.linux.netlink import Handle
-from ipvsw.model import (
-    PortConfig,
-)
+from ipvsw.model import PortConfig
 
 PIECE = 128  # addresses that are added or removed before others have their turn: some 10 ms, with 20,000 there 100
 

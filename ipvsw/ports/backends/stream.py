@@ -6,9 +6,7 @@ import asyncio
 import socket
 
 from ipvsw.linux.devices.unix import Listener, connect
-from ipvsw.model import (
-    Kind,
-)
+from ipvsw.model import Kind
 from ipvsw.ports.backend import BackendPort, Holding
 from ipvsw.ports.backends.unixsocket import UnixSocketBackend, owners
 

@@ -20,15 +20,11 @@ from ipvsw.linux.netlink import INGRESS, Handle, Link
 from ipvsw.linux.peercred import group_number, user_number
 from ipvsw.linux.repair import Part
 from ipvsw.linux.tracked import Snapshot
-from ipvsw.model import (
-    Kind,
-)
+from ipvsw.model import Kind
 from ipvsw.ports.addressing import GuestAddresses
 from ipvsw.ports.backend import BackendPort, Holding, Settings
 from ipvsw.ports.backends.device import DeviceBackend
-from ipvsw.status import (
-    Subject,
-)
+from ipvsw.status import Subject
 
 MUTED = Part(Subject.FILTERS, "", "BPF program that keeps the host from receiving")
 NO_IPV6 = Part(Subject.SYSCTLS, "", "disable_ipv6")

@@ -14,9 +14,7 @@ from ipvsw.linux.devices.unix import pair
 from ipvsw.linux.netlink import Link
 from ipvsw.linux.peercred import group_number, user_number
 from ipvsw.linux.tracked import Snapshot
-from ipvsw.model import (
-    PortConfig,
-)
+from ipvsw.model import PortConfig
 from ipvsw.ports.addressing import GuestAddresses
 from ipvsw.ports.backend import Backend, BackendPort, Holding, Settings
 

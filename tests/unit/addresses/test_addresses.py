@@ -9,13 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ipvsw.addresses.ownership import Bind, BindAll, Change, Duplicate, Ownership, Unbind
-from ipvsw.model import (
-    Address,
-)
-from ipvsw.status import (
-    AddressSource,
-    AddressState,
-)
+from ipvsw.model import Address
+from ipvsw.status import AddressSource, AddressState
 
 A = ip_address("10.0.0.1")
 B = ip_address("fe80::1")

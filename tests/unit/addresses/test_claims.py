@@ -12,13 +12,8 @@ from msgspec.structs import replace
 
 from ipvsw.addresses.claims import MAX_REFUSED, Admission, Change, Refused, Rule
 from ipvsw.addresses.ownership import Bind, BindAll, Ownership, Unbind
-from ipvsw.model import (
-    Address,
-)
-from ipvsw.status import (
-    AddressSource,
-    AddressState,
-)
+from ipvsw.model import Address
+from ipvsw.status import AddressSource, AddressState
 
 NETLINK = AddressSource.NETLINK
 NEAR, FAR, GATEWAY = (ip_address(text) for text in ("10.9.0.5", "203.0.113.9", "10.9.0.254"))

@@ -15,13 +15,8 @@ from ipvsw._fast import OUTCOMES
 from ipvsw.addresses.table import Table
 from ipvsw.batch import Batcher
 from ipvsw.changes import Changes
-from ipvsw.model import (
-    Address,
-)
-from ipvsw.status import (
-    AddressSource,
-    AddressState,
-)
+from ipvsw.model import Address
+from ipvsw.status import AddressSource, AddressState
 
 A, B = ip_address("10.0.0.1"), ip_address("fd00::1")
 NETLINK = AddressSource.NETLINK

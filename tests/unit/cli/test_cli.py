@@ -25,18 +25,8 @@ from ipvsw.cli.status import show
 from ipvsw.cli.table import table
 from ipvsw.config.file import parse
 from ipvsw.config.port_keys import MACHINES, PORT
-from ipvsw.model import (
-    Flag,
-    HostAccess,
-    L3Output,
-    Mode,
-    PortConfig,
-)
-from ipvsw.status import (
-    SwitchStats,
-    SwitchStatus,
-    Traffic,
-)
+from ipvsw.model import Flag, HostAccess, L3Output, Mode, PortConfig
+from ipvsw.status import SwitchStats, SwitchStatus, Traffic
 from tests.support.patience import LIMIT
 from tests.unit.daemon.fake_manager import CONFIG, DMZ, LAN, LEASES, STATS, Daemon
 

@@ -13,9 +13,7 @@ from ipvsw import cli
 from ipvsw._fast import OUTCOMES
 from ipvsw.cli.command import Failed
 from ipvsw.cli.diagnose.pcap import frames
-from ipvsw.status import (
-    TraceAsked,
-)
+from ipvsw.status import TraceAsked
 from ipvsw.switch.reasons import REASONS, is_drop
 from tests.unit.daemon.fake_manager import TRACED, Daemon
 

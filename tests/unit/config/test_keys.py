@@ -15,11 +15,7 @@ from ipvsw.config.keys import DAEMON, KINDS, SWITCH, Change, Key
 from ipvsw.config.port_keys import PORT
 from ipvsw.config.values import ConfigError
 from ipvsw.daemon.api.bodies import AddPort
-from ipvsw.model import (
-    DaemonConfig,
-    PortConfig,
-    SwitchConfig,
-)
+from ipvsw.model import DaemonConfig, PortConfig, SwitchConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / "contrib" / "ipvsw.toml"

@@ -6,11 +6,7 @@ import pytest
 
 from ipvsw.config.limits import read_broadcast, read_packets, read_rate
 from ipvsw.config.values import ConfigError
-from ipvsw.model import (
-    DEFAULT_BROADCAST,
-    UNLIMITED,
-    Limit,
-)
+from ipvsw.model import DEFAULT_BROADCAST, UNLIMITED, Limit
 
 
 @pytest.mark.parametrize(

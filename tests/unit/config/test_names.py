@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipvsw.config.names import find_port, find_ports, find_switch, short_names
-from ipvsw.model import (
-    NotFound,
-    Refused,
-)
+from ipvsw.model import NotFound, Refused
 
 SWITCHES = {"lan": ["a", "b", "c@."], "dmz": ["a", "lan"]}
 

@@ -21,16 +21,7 @@ from ipvsw.config.plan import (
     SetMode,
     diff,
 )
-from ipvsw.model import (
-    Config,
-    DaemonConfig,
-    Flag,
-    HostAccess,
-    L3Output,
-    Mode,
-    PortConfig,
-    SwitchConfig,
-)
+from ipvsw.model import Config, DaemonConfig, Flag, HostAccess, L3Output, Mode, PortConfig, SwitchConfig
 from tests.support.effort import calls
 
 

@@ -13,19 +13,7 @@ from ipvsw.config.file import ConfigError, parse, read_document
 from ipvsw.config.keys import DAEMON, KINDS, SWITCH, Key
 from ipvsw.config.port_keys import PORT
 from ipvsw.config.write import write
-from ipvsw.model import (
-    Config,
-    Device,
-    Flag,
-    Guard,
-    HostAccess,
-    Io,
-    Kind,
-    L3Output,
-    MacSource,
-    Mode,
-    Persist,
-)
+from ipvsw.model import Config, Device, Flag, Guard, HostAccess, Io, Kind, L3Output, MacSource, Mode, Persist
 from tests.unit.config.test_config import EVERYTHING
 
 NAMES = st.text(st.sampled_from("ab0-_.@\"'\\#=[]é☃"), min_size=1, max_size=6)

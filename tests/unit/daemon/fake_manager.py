@@ -16,16 +16,7 @@ from ipvsw.daemon.api.listener import Limits, open_sockets
 from ipvsw.daemon.api.server import Server, serve
 from ipvsw.daemon.events import Events
 from ipvsw.linux.peercred import Peer
-from ipvsw.model import (
-    Config,
-    Flag,
-    Kind,
-    Mode,
-    NotFound,
-    PortConfig,
-    Refused,
-    SwitchConfig,
-)
+from ipvsw.model import Config, Flag, Kind, Mode, NotFound, PortConfig, Refused, SwitchConfig
 from ipvsw.status import (
     AddressSource,
     AddressState,

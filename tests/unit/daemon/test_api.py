@@ -28,18 +28,8 @@ from ipvsw.daemon.api import bodies, operations
 from ipvsw.daemon.api.listener import open_sockets
 from ipvsw.daemon.api.server import serve
 from ipvsw.linux.peercred import Peer
-from ipvsw.model import (
-    Flag,
-    Forbidden,
-    PortConfig,
-    Refused,
-)
-from ipvsw.status import (
-    AddressStatus,
-    LeaseStatus,
-    SwitchStats,
-    SwitchStatus,
-)
+from ipvsw.model import Flag, Forbidden, PortConfig, Refused
+from ipvsw.status import AddressStatus, LeaseStatus, SwitchStats, SwitchStatus
 from tests.support.patience import LIMIT
 from tests.unit.daemon.fake_manager import DMZ, LAN, LEASES, STATS, Daemon, FakeManager
 

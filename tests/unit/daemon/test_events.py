@@ -15,12 +15,8 @@ from ipvsw import cli
 from ipvsw.client import ApiError, Client
 from ipvsw.daemon import events
 from ipvsw.daemon.events import QUEUE, WATCHERS, Events
-from ipvsw.model import (
-    Refused,
-)
-from ipvsw.status import (
-    Event,
-)
+from ipvsw.model import Refused
+from ipvsw.status import Event
 from tests.support.patience import LIMIT, until
 from tests.unit.daemon.fake_manager import Daemon
 

@@ -20,15 +20,8 @@ from ipvsw._fast import OUTCOMES
 from ipvsw.daemon.api.listener import open_sockets
 from ipvsw.daemon.api.server import serve
 from ipvsw.daemon.metrics import BY_OUTCOME, BY_SWITCH, TRAFFIC, exposition, families
-from ipvsw.model import (
-    Refused,
-)
-from ipvsw.status import (
-    PortState,
-    States,
-    SwitchStats,
-    Traffic,
-)
+from ipvsw.model import Refused
+from ipvsw.status import PortState, States, SwitchStats, Traffic
 from tests.support.effort import calls
 from tests.support.patience import LIMIT
 from tests.unit.daemon.fake_manager import STATS, Daemon

@@ -21,19 +21,9 @@ from ipvsw.daemon.state import (
     inherit,
     lasting,
 )
-from ipvsw.model import (
-    Config,
-    Flag,
-    Kind,
-    Mode,
-    PortConfig,
-    Refused,
-)
+from ipvsw.model import Config, Flag, Kind, Mode, PortConfig, Refused
 from ipvsw.ports.backend import Holding, Left, Settings, held_name
-from ipvsw.status import (
-    SwitchStats,
-    Traffic,
-)
+from ipvsw.status import SwitchStats, Traffic
 from ipvsw.switch.held import MasterLeft, frame_names
 from ipvsw.switch.held import held_name as held_master_name
 from ipvsw.switch.hostport import HostLeft

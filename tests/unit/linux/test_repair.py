@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 
 from ipvsw.linux import repair
 from ipvsw.linux.repair import CALM, FREE, LONGEST_PAUSE, Part, Repairs, differences
-from ipvsw.status import (
-    Subject,
-)
+from ipvsw.status import Subject
 
 RULE, ROUTE, SYSCTL = (
     Part(subject, key, f"{subject} {key}")

@@ -6,9 +6,7 @@ import errno
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
-from ipvsw.model import (
-    PortConfig,
-)
+from ipvsw.model import PortConfig
 from ipvsw.ports.backends.reconfigure import PIECE, Reconfiguration
 
 INDEX = 7

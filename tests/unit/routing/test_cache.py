@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipvsw.linux.netlink import NeighbourChanged
-from ipvsw.model import (
-    Address,
-)
+from ipvsw.model import Address
 from ipvsw.routing.cache import DEAD, NextHop, RouteCache, Unresolved
 
 MAC, OTHER_MAC = bytes.fromhex("0200000000fe"), bytes.fromhex("0200000000fd")

@@ -8,9 +8,7 @@ from ipaddress import ip_address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipvsw.model import (
-    Address,
-)
+from ipvsw.model import Address
 from ipvsw.routing.fairqueue import FairQueue
 
 SOURCE = ip_address("10.2.0.11")

@@ -14,9 +14,7 @@ from typing import Any, TypeVar, cast
 import pytest
 
 from ipvsw.linux.netlink import NeighbourChanged, RouteAnswer, RoutesChanged
-from ipvsw.model import (
-    Address,
-)
+from ipvsw.model import Address
 from ipvsw.routing import cache, router
 from ipvsw.routing.router import NO_OFFLOAD, NextHop, Router, RouterUplink, ends, ethernet, to_next_hop
 from tests.support.patience import LIMIT

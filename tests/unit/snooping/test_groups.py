@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipvsw.model import (
-    Address,
-)
+from ipvsw.model import Address
 from ipvsw.snooping.groups import LAST_MEMBER, LIFETIME, MAX_GROUPS, Memberships, group_mac, queries, read_reports
 from tests.support.wire.frames import Reassembly, wrong
 

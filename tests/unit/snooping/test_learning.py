@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipvsw.snooping.learned import AGE, SILENT, Full, Learning, claimed_address, is_fit
-from ipvsw.status import (
-    AddressSource,
-)
+from ipvsw.status import AddressSource
 
 DHCP, DAD, ARP, ND, TRAFFIC = (
     *(AddressSource.DHCP, AddressSource.DAD, AddressSource.ARP, AddressSource.ND),

@@ -9,9 +9,7 @@ import msgspec
 from ipvsw.snooping.learned import Learning
 from ipvsw.snooping.leases import Lease, Leases
 from ipvsw.snooping.saved import Snooped, save
-from ipvsw.status import (
-    AddressSource,
-)
+from ipvsw.status import AddressSource
 
 FOUR, SIX = ip_address("10.0.0.7"), ip_address("fd00::7")
 LEASE = Lease(
