@@ -16,7 +16,7 @@ from hashlib import blake2b
 import msgspec
 
 from ipvsw.linux.devices.tap import Tap, adopt_tap, open_tap
-from ipvsw.linux.netlink import Handle
+from ipvsw.linux.netlink import Handle, Link
 from ipvsw.linux.repair import Part
 from ipvsw.linux.teardown import PendingDelete
 from ipvsw.linux.tracked import Snapshot
@@ -73,16 +73,27 @@ class NetnsBackend(DeviceBackend):
         await self._finish()
         return await self.read()
 
-    def _create(self, handle: Handle, netns_fd: int, settings: Settings) -> int | None:
-        """Make the TAP and move it."""
-        self._tap = open_tap(min(settings.config.queues, self.port.env.table.readers))
-        if self._tap.extra_fds:
-            self._tap.spread(self.port.env.shim.spread_fd)
+    def _open_tap(self, handle: Handle, settings: Settings) -> Link:
+        """Make the TAP, in the daemon's own namespace yet."""
+        self._tap = open_tap(self._queues(settings))
+        self._spread(self._tap)
         link = handle.link(self._tap.name)
         if link is None:
             raise OSError(errno.ENODEV, f"{self._tap.name} is gone")
+        return link
+
+    def _queues(self, settings: Settings) -> int:
+        return min(settings.config.queues, self.port.env.table.readers)
+
+    def _spread(self, tap: Tap) -> None:
+        if tap.extra_fds:
+            tap.spread(self.port.env.shim.spread_fd)
+
+    def _create(self, handle: Handle, netns_fd: int, settings: Settings) -> int | None:
+        """Make the TAP and move it."""
+        link = self._open_tap(handle, settings)
         if not settings.carrier:
-            self._tap.set_carrier(False)
+            self._set_carrier(False)
         handle.set_link(
             link.index,
             mac=settings.mac,
@@ -128,15 +139,19 @@ class NetnsBackend(DeviceBackend):
 
     async def adopt(self, holding: Holding, settings: Settings) -> Snapshot | None:
         """Nothing of the device changes: neither its carrier nor what the namespace has set."""
-        self._tap = adopt_tap([fd for _, fd in sorted(holding.fds.items(), key=lambda item: int(item[0]))])
-        if len(holding.fds) != min(settings.config.queues, self.port.env.table.readers):
-            raise OSError(errno.EINVAL, f"it has {len(holding.fds)} queues")
-        if self._tap.extra_fds:
-            self._tap.spread(self.port.env.shim.spread_fd)
+        tap = self._adopt_tap(holding, settings)
         snapshot = await self._adopt_device(holding)
-        if snapshot is not None and snapshot.link.name != self._tap.name:
-            raise OSError(errno.ESTALE, f"its device is not {self._tap.name}")
+        if snapshot is not None and snapshot.link.name != tap.name:
+            raise OSError(errno.ESTALE, f"its device is not {tap.name}")
         return snapshot
+
+    def _adopt_tap(self, holding: Holding, settings: Settings) -> Tap:
+        """That of the last daemon, with all its queues. Errors: OSError."""
+        self._tap = adopt_tap([fd for _, fd in sorted(holding.fds.items(), key=lambda item: int(item[0]))])
+        if len(holding.fds) != self._queues(settings):
+            raise OSError(errno.EINVAL, f"it has {len(holding.fds)} queues")
+        self._spread(self._tap)
+        return self._tap
 
     # ------------------------------------------------------------------------ while it is open
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Callable
 from hashlib import blake2b
 
-from ipvsw.linux.devices.tap import MAX_MTU, adopt_tap, open_tap
+from ipvsw.linux.devices.tap import MAX_MTU
 from ipvsw.linux.fastports import FastDevice
 from ipvsw.linux.namespaces import identity
 from ipvsw.linux.netlink import Handle
@@ -76,12 +77,7 @@ class VethBackend(NetnsBackend):
 
     def _create(self, handle: Handle, netns_fd: int, settings: Settings) -> int | None:
         """Make the TAP, and move it to the master."""
-        self._tap = open_tap(min(settings.config.queues, self.port.env.table.readers))
-        if self._tap.extra_fds:
-            self._tap.spread(self.port.env.shim.spread_fd)
-        link = handle.link(self._tap.name)
-        if link is None:
-            raise OSError(errno.ENODEV, f"{self._tap.name} is gone")
+        link = self._open_tap(handle, settings)
         home = self._open_home()
         try:
             handle.set_link(link.index, mac=settings.mac, name=self._tap_name, netns_fd=home)
@@ -90,11 +86,16 @@ class VethBackend(NetnsBackend):
         return handle.nsid(netns_fd)
 
     async def _connect(self, netns_fd: int, settings: Settings) -> None:
-        netlink = self.port.env.runtime.netlink
         home = self._open_home()
         same_netns = identity(home) == identity(netns_fd)
+        await self._take_devices(home, settings, lambda handle: self._pair(handle, netns_fd, settings, same_netns))
+
+    async def _take_devices(self, home: int, settings: Settings, find: Callable[[Handle], FastDevice]) -> None:
+        """Those that `find` gives in the master's namespace, of which `home` is the caller's fd, and is closed. The
+        maps know them before their programs run."""
+        netlink = self.port.env.runtime.netlink
         try:
-            self._devices = await netlink.run(home, lambda handle: self._pair(handle, netns_fd, settings, same_netns))
+            self._devices = await netlink.run(home, find)
             self.port.env.table.put_devices(self._devices, settings.mtu)
             await netlink.run(home, lambda handle: self._run_programs(handle, settings))
         finally:
@@ -138,22 +139,12 @@ class VethBackend(NetnsBackend):
 
     async def adopt(self, holding: Holding, settings: Settings) -> Snapshot | None:
         """The programs of the last daemon are replaced, and have forwarded until then."""
-        self._tap = adopt_tap([fd for _, fd in sorted(holding.fds.items(), key=lambda item: int(item[0]))])
-        if len(holding.fds) != min(settings.config.queues, self.port.env.table.readers):
-            raise OSError(errno.EINVAL, f"it has {len(holding.fds)} queues")
-        if self._tap.extra_fds:
-            self._tap.spread(self.port.env.shim.spread_fd)
-        if self._tap.name != self._tap_name:
-            raise OSError(errno.ESTALE, f"its TAP is {self._tap.name}")
-        netlink = self.port.env.runtime.netlink
-        home = self._tap.open_namespace()
+        tap = self._adopt_tap(holding, settings)
+        if tap.name != self._tap_name:
+            raise OSError(errno.ESTALE, f"its TAP is {tap.name}")
+        home = tap.open_namespace()
         same_netns = identity(home) == holding.place
-        try:
-            self._devices = await netlink.run(home, lambda handle: self._find_devices(handle, same_netns))
-            self.port.env.table.put_devices(self._devices, settings.mtu)
-            await netlink.run(home, lambda handle: self._run_programs(handle, settings))
-        finally:
-            os.close(home)
+        await self._take_devices(home, settings, lambda handle: self._find_devices(handle, same_netns))
         return await self._adopt_device(holding)
 
     # ------------------------------------------------------------------------ while it is open
