@@ -15,20 +15,14 @@ from msgspec import Struct
 
 from ipvsw._fast import uring_error
 from ipvsw.linux.namespaces import open_namespace
-from ipvsw.linux.netlink import enter_namespace
-from ipvsw.linux.netlink.messages import attributes
+from ipvsw.linux.netlink import clsact, enter_namespace
+from ipvsw.linux.netlink.lookup import RTM_GETLINK
+from ipvsw.linux.netlink.messages import IFINFOMSG, attributes, read_link
 from ipvsw.linux.netlink.questions import NLM_F_DUMP, Questions
 
 Record = dict[str, Any]
 
-# linux/rtnetlink.h, linux/if_link.h, linux/pkt_sched.h
-RTM_GETLINK, RTM_GETTFILTER = 18, 46
-IFLA_IFNAME, IFLA_LINK, IFLA_LINKINFO, IFLA_LINK_NETNSID, IFLA_XDP = 3, 5, 18, 37, 43
-IFLA_INFO_KIND, IFLA_XDP_ATTACHED = 1, 2
-INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
-OUR_PREFERENCE = 118  # of the daemon's own filters, see linux/netlink/clsact.py
-_IFINFOMSG = struct.Struct("=BxHiII")
-_TCMSG = struct.Struct("=BxxxiIII")
+IFLA_LINK, IFLA_LINK_NETNSID, IFLA_XDP, IFLA_XDP_ATTACHED = 5, 37, 43, 2  # linux/if_link.h
 
 # Who sets up devices by itself: where it says that it runs, where its files are that leave devices alone, their suffix.
 MANAGERS = {
@@ -127,7 +121,7 @@ def _inside(netns: str) -> Iterator[bool]:
 def _read_master(name: str) -> Master | None:
     kernel = Questions()
     try:
-        links = [_link(body) for body in kernel.ask(RTM_GETLINK, NLM_F_DUMP, _IFINFOMSG.pack(0, 0, 0, 0, 0))]
+        links = [_link(body) for body in kernel.ask(RTM_GETLINK, NLM_F_DUMP, IFINFOMSG.pack(0, 0, 0, 0, 0))]
         own = next((link for link in links if link["name"] == name), None)
         if own is None:
             return None
@@ -135,7 +129,7 @@ def _read_master(name: str) -> Master | None:
             kind=own["kind"],
             sysctls=dict(_sysctls(name)),
             xdp=own["xdp"],
-            filters=tuple(side for side, at in (("ingress", INGRESS), ("egress", EGRESS)) if _is_used(kernel, own, at)),
+            filters=clsact.used_by_others(kernel, own["index"]),
             uppers={one["name"]: one["kind"] for one in links if one["lower"] == own["index"] and one is not own},
         )
     finally:
@@ -143,28 +137,15 @@ def _read_master(name: str) -> Master | None:
 
 
 def _link(body: bytes) -> Record:
-    found = attributes(body, _IFINFOMSG.size)
+    link, found = read_link(body), attributes(body, IFINFOMSG.size)
     lower = found.get(IFLA_LINK, b"") if IFLA_LINK_NETNSID not in found else b""
     return {
-        "index": _IFINFOMSG.unpack_from(body)[2],
-        "name": _text(found.get(IFLA_IFNAME, b"")),
-        "kind": _text(attributes(found.get(IFLA_LINKINFO, b""), 0).get(IFLA_INFO_KIND, b"")),
+        "index": link.index,
+        "name": link.name,
+        "kind": link.kind,
         "lower": int.from_bytes(lower, "little"),
         "xdp": any(attributes(found.get(IFLA_XDP, b""), 0).get(IFLA_XDP_ATTACHED, b"")),
     }
-
-
-def _text(value: bytes) -> str:
-    return value.partition(b"\0")[0].decode(errors="replace")
-
-
-def _is_used(kernel: Questions, link: Record, parent: int) -> bool:
-    """Whether there is a tc filter that is none of the daemon's."""
-    try:
-        filters = kernel.ask(RTM_GETTFILTER, NLM_F_DUMP, _TCMSG.pack(0, link["index"], 0, parent, 0))
-    except OSError:
-        return False  # there is no clsact
-    return any(_TCMSG.unpack_from(body)[4] >> 16 != OUR_PREFERENCE for body in filters)
 
 
 def _sysctls(master: str) -> Iterator[tuple[str, str]]:

@@ -57,13 +57,7 @@ def programs(kernel: Questions, index: int) -> dict[int, int]:
     """INGRESS and EGRESS -> the id of our program there. Errors: OSError, ENODEV if the device is gone."""
     found = {}
     for parent in (INGRESS, EGRESS):
-        try:
-            filters = kernel.ask(RTM_GETTFILTER, NLM_F_DUMP, _TCMSG.pack(0, index, 0, parent, 0))
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOENT):
-                raise
-            continue  # there is no clsact
-        for body in filters:
+        for body in _filters(kernel, index, parent):
             _, _, handle, _, info = _TCMSG.unpack_from(body)
             options = attributes(attributes(body, _TCMSG.size).get(TCA_OPTIONS, b""), 0)
             if handle == HANDLE and info >> 16 == PREFERENCE and TCA_BPF_ID in options:
@@ -75,8 +69,17 @@ def detach(kernel: Questions, index: int) -> None:
     """Errors: OSError. What is not there is no error."""
     for parent in (INGRESS, EGRESS):
         _unless_absent(kernel, RTM_DELTFILTER, _ours(index, parent))
-    if _qdisc(kernel, index) == "clsact" and not any(_has_filters(kernel, index, side) for side in (INGRESS, EGRESS)):
+    if _qdisc(kernel, index) == "clsact" and not any(_filters(kernel, index, side) for side in (INGRESS, EGRESS)):
         _unless_absent(kernel, RTM_DELQDISC, _TCMSG.pack(0, index, CLSACT, CLSACT_PARENT, 0))
+
+
+def used_by_others(kernel: Questions, index: int) -> tuple[str, ...]:
+    """ "ingress", "egress": where there are filters that are not ours."""
+    return tuple(
+        side
+        for side, parent in (("ingress", INGRESS), ("egress", EGRESS))
+        if any(_TCMSG.unpack_from(body)[4] >> 16 != PREFERENCE for body in _filters(kernel, index, parent))
+    )
 
 
 def _add_qdisc(kernel: Questions, index: int) -> None:
@@ -119,5 +122,12 @@ def _qdisc(kernel: Questions, index: int) -> str | None:
     return None
 
 
-def _has_filters(kernel: Questions, index: int, parent: int) -> bool:
-    return bool(kernel.ask(RTM_GETTFILTER, NLM_F_DUMP, _TCMSG.pack(0, index, 0, parent, 0)))
+def _filters(kernel: Questions, index: int, parent: int) -> list[bytes]:
+    """A struct tcmsg with its attributes for each; [] if there is no clsact. Errors: OSError, ENODEV if the device is
+    gone."""
+    try:
+        return kernel.ask(RTM_GETTFILTER, NLM_F_DUMP, _TCMSG.pack(0, index, 0, parent, 0))
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
+        return []
