@@ -10,6 +10,9 @@ from ipaddress import IPv4Address, IPv6Address
 
 from msgspec import Struct
 
+from ipvsw.packets.multicast import group_mac
+from ipvsw.packets.segment import complement, ones_sum
+
 Address = IPv4Address | IPv6Address
 
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
@@ -48,15 +51,11 @@ def craft(words: Words) -> bytes:
     return _packet(words, words.source, words.destination, _number(words), payload)
 
 
-def group_mac(address: Address) -> bytes | None:
-    """Of a group or the broadcast address (RFC 1112 section 6.4, RFC 2464 section 7); None for any other."""
+def mac_for_all(address: Address) -> bytes | None:
+    """Of a group or the broadcast address; None for any other."""
     if address == IPv4Address("255.255.255.255"):
         return BROADCAST
-    if not address.is_multicast:
-        return None
-    if address.version == 6:
-        return b"\x33\x33" + address.packed[12:]
-    return b"\x01\x00\x5e" + bytes((address.packed[1] & 0x7F,)) + address.packed[2:]
+    return group_mac(address) if address.is_multicast else None
 
 
 def _number(words: Words) -> int:
@@ -71,27 +70,18 @@ def _packet(
     words: Words, source: Address, destination: Address, protocol: int, payload: bytes, hops: int = 64
 ) -> bytes:
     """`payload` has its checksum, which is the protocol's, set to 0."""
-    to = group_mac(destination) or words.destination_mac
+    to = mac_for_all(destination) or words.destination_mac
     at = {6: 16, 17: 6}.get(protocol, 2)
     pseudo = b"" if protocol == 1 else source.packed + destination.packed + struct.pack("!II", len(payload), protocol)
-    total = _checksum(pseudo + payload)
+    total = complement(ones_sum(pseudo + payload))
     payload = payload[:at] + (total or 0xFFFF).to_bytes(2, "big") + payload[at + 2 :]
     if source.version == 6:
         header = struct.pack("!IHBB", 6 << 28, len(payload), protocol, hops) + source.packed + destination.packed
         return _frame(to, words, _IPV6, header + payload)
     ends = source.packed + destination.packed
     header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, hops, protocol, 0) + ends
-    header = header[:10] + _checksum(header).to_bytes(2, "big") + header[12:]
+    header = header[:10] + complement(ones_sum(header)).to_bytes(2, "big") + header[12:]
     return _frame(to, words, _IPV4, header + payload)
-
-
-def _checksum(data: bytes) -> int:
-    """RFC 1071."""
-    data += bytes(len(data) % 2)
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total ^ 0xFFFF
 
 
 def _segment(words: Words) -> bytes:

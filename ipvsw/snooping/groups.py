@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
 from ipvsw.model import Address
+from ipvsw.packets.multicast import group_mac
 from ipvsw.packets.segment import ICMPV6, complement, ones_sum
 
 MAX_GROUPS = 64  # of a port that are remembered; a card filters fewer than that
@@ -33,14 +34,6 @@ _QUERIER_MAC = bytes.fromhex("026970767377")  # locally administered, and nobody
 _QUERIER6 = IPv6Address("fe80::69:70ff:fe76:7377")  # its link-local address (RFC 4291 appendix A)
 _ROUTER_ALERT4, _ROUTER_ALERT6 = b"\x94\x04\0\0", bytes((ICMPV6, 0, 5, 2, 0, 0, 1, 0))
 _ALL_SYSTEMS, _ALL_NODES = IPv4Address("224.0.0.1"), IPv6Address("ff02::1")
-
-
-def group_mac(group: Address) -> bytes:
-    """RFC 1112 section 6.4, RFC 2464 section 7."""
-    packed = group.packed
-    if len(packed) == 4:
-        return b"\1\0\x5e" + bytes((packed[1] & 0x7F,)) + packed[2:]
-    return b"\x33\x33" + packed[12:]
 
 
 # ---------------------------------------------------------------------------- reports

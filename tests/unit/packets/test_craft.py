@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
-from ipvsw.packets.craft import KINDS, Words, craft, group_mac
+from ipvsw.packets.craft import KINDS, Words, craft, mac_for_all
 from tests.support.wire.frames import Reassembly, wrong
 
 SENDER, NEIGHBOUR = bytes.fromhex("020000000001"), bytes.fromhex("0200000000fe")
@@ -66,4 +66,4 @@ def test_a_solicitation_goes_to_the_targets_group_and_a_probe_names_no_sender() 
     ],
 )
 def test_the_mac_address_of_a_group(address: str, mac: str | None) -> None:
-    assert group_mac(ip_address(address)) == (None if mac is None else bytes.fromhex(mac))
+    assert mac_for_all(ip_address(address)) == (None if mac is None else bytes.fromhex(mac))

@@ -13,8 +13,9 @@ from msgspec import Struct
 from ipvsw.addresses.ownership import Duplicate
 from ipvsw.changes import Changes
 from ipvsw.model import Address, Guard
+from ipvsw.packets.multicast import group_mac
 from ipvsw.snooping import dhcp4
-from ipvsw.snooping.groups import LAST_MEMBER, LIFETIME, QUERY_INTERVAL, group_mac, queries
+from ipvsw.snooping.groups import LAST_MEMBER, LIFETIME, QUERY_INTERVAL, queries
 from ipvsw.snooping.learned import AGE
 from ipvsw.snooping.probes import TIMEOUT, as_from_another
 from ipvsw.snooping.snooper import CREDIT, HOLD, QUERY_DELAY, SWEEP, Snooper
