@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from ipvsw import LOST
 from ipvsw.cli.command import Asked, Command, Option, first, read_name, read_nothing, read_port, silent
 from ipvsw.cli.complete import Names
 from ipvsw.cli.record import records
@@ -99,7 +100,7 @@ def statistics(traffic: Record | None) -> Record:
     Dropped is what the switch did not deliver: rx for want of room in the port's device, tx by its rules."""
     if traffic is None:
         return {}
-    lost = sum(count for name, count in traffic["outcomes"].items() if name.startswith(("drop_", "guard_", "limit_")))
+    lost = sum(count for name, count in traffic["outcomes"].items() if name.startswith(LOST))
     rx = {"bytes": traffic["tx_bytes"], "packets": traffic["tx_frames"], "errors": 0, "dropped": traffic["tx_errors"]}
     tx = {"bytes": traffic["rx_bytes"], "packets": traffic["rx_frames"], "errors": 0, "dropped": lost}
     return {"stats64": {"rx": rx, "tx": tx}}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipvsw import LOST
+
 REASONS = {
     "to_port": "the port that owns the destination address gets it",
     "to_ports": "every port that listens to the group gets a copy",
@@ -40,8 +42,6 @@ REASONS = {
     "limit_broadcast": "more multicast frames a second than the port's `broadcast` allows",
 }
 
-GROUPS = ("drop_", "guard_", "limit_")  # what the names begin with of outcomes in which nobody gets the frame
-
 
 def is_drop(outcome: str) -> bool:
-    return outcome.startswith(GROUPS)
+    return outcome.startswith(LOST)

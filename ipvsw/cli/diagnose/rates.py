@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from ipvsw import LOST
+
 if TYPE_CHECKING:
     from ipvsw.client import Record
-
-DROPS = ("drop_", "guard_", "limit_")  # what the names begin with of outcomes in which nobody gets the frame
 
 
 class Row(NamedTuple):
@@ -68,7 +68,7 @@ def _interfaces(stats: Iterable[Record]) -> Iterable[tuple[str, Record]]:
 
 def _drops(now: Record, then: Record) -> dict[str, int]:
     found = {
-        name: count - then["outcomes"].get(name, 0) for name, count in now["outcomes"].items() if name.startswith(DROPS)
+        name: count - then["outcomes"].get(name, 0) for name, count in now["outcomes"].items() if name.startswith(LOST)
     }
     return {name: count for name, count in found.items() if count > 0}
 
