@@ -270,7 +270,8 @@ class Master(TrackedDevice):
             raise Absent(f"for the device {self._name}")
         if not link.ethernet:
             raise Unfit(f"{self._name} is not an Ethernet device")
-        delete_orphans(handle)
+        if not self._resuming:  # then `resume` does it, when the ports are there
+            delete_orphans(handle)
         with contextlib.ExitStack() as undo:
             sockets = open_sockets(undo, link, self._workers, self._shim, lambda: self._held.take(link, self._place))
             if not (self._resuming and len(handle.clsact_programs(link.index)) == 2):
@@ -302,8 +303,7 @@ class Master(TrackedDevice):
     async def resume(self) -> None:
         """The ports that the last daemon has left are there again, and table and shim know them: from now on the shim's
         programs say whose a frame is, in the place of those of the last daemon."""
-        sockets, link = self._sockets, self.link
-        if sockets is not None and link is not None:
+        if (sockets := self._sockets) is not None and (link := self.link) is not None:
             index = link.index
 
             def renew(handle: Handle) -> None:
