@@ -24,7 +24,7 @@ from ipaddress import IPv4Address
 from msgspec import Struct
 
 from ipvsw.changes import Changes
-from ipvsw.linux.devices.tap import Tap, adopt_tap, open_tap
+from ipvsw.linux.devices.tap import QUEUE, Tap, adopt_tap, open_tap
 from ipvsw.linux.lasting.fdstore import close_fds
 from ipvsw.linux.namespaces import identity
 from ipvsw.linux.netlink import TABLES, WIRE_TABLES, Handle, Link, RoutesChanged, Rule
@@ -183,7 +183,14 @@ class HostPort:
             link = handle.link(self._tap.name)
             assert link is not None
             handle.set_link(
-                link.index, mac=master.mac, mtu=master.mtu, noarp=True, name=self.name, netns_fd=fd, alias="ipvsw host"
+                link.index,
+                mac=master.mac,
+                mtu=master.mtu,
+                queue=QUEUE,
+                noarp=True,
+                name=self.name,
+                netns_fd=fd,
+                alias="ipvsw host",
             )
 
         def install(handle: Handle) -> int:

@@ -17,6 +17,10 @@ from pytun import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, TunTapDevice
 
 VNET_HEADER = 10  # bytes: struct virtio_net_hdr, without num_buffers
 
+# How many frames wait in each queue of a TAP that we read: those of two seconds, at 2,000 a second, in which one daemon
+# follows another. The kernel's own 1,000 are those of half a second. A place for a frame takes 8 bytes.
+QUEUE = 4096
+
 MAX_MTU = 65535 - 14  # bytes without the Ethernet header: what a TAP can have (tun_net_init in drivers/net/tun.c)
 
 # linux/if_tun.h

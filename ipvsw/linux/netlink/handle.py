@@ -38,7 +38,7 @@ RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 RTNH_F_ONLINK = 4
 TC_H_ROOT = 0xFFFFFFFF  # linux/pkt_sched.h
 RTM_NEWNSID, RTM_GETNSID = 88, 90
-IFLA_ADDRESS, IFLA_MTU, IFLA_IFALIAS, IFLA_NET_NS_FD = 1, 4, 20, 28  # linux/if_link.h
+IFLA_ADDRESS, IFLA_MTU, IFLA_TXQLEN, IFLA_IFALIAS, IFLA_NET_NS_FD = 1, 4, 13, 20, 28  # linux/if_link.h
 NETNSA_NSID, NETNSA_FD, NETNSA_NSID_NOT_ASSIGNED = 1, 3, -1  # linux/net_namespace.h
 _RTGENMSG = bytes(4)  # struct rtgenmsg, padded
 _INT = struct.Struct("=i")
@@ -101,6 +101,7 @@ class Handle:
         up: bool | None = None,
         mac: bytes | None = None,
         mtu: int | None = None,
+        queue: int | None = None,
         name: str | None = None,
         netns_fd: int | None = None,
         alias: str | None = None,
@@ -110,11 +111,12 @@ class Handle:
         """Change what is not None, in one request; with `netns_fd` the device moves there first.
 
         The kernel sets a device down when it moves it, and gives it another index if its own is
-        taken there.
+        taken there. `queue` is in frames; of a device that is up its change loses some.
         """
         given = [
             (IFLA_ADDRESS, mac),
             (IFLA_MTU, None if mtu is None else _INT.pack(mtu)),
+            (IFLA_TXQLEN, None if queue is None else _INT.pack(queue)),
             (IFLA_IFNAME, None if name is None else os.fsencode(name) + b"\0"),
             (IFLA_NET_NS_FD, None if netns_fd is None else _INT.pack(netns_fd)),
             (IFLA_IFALIAS, None if alias is None else os.fsencode(alias)),

@@ -11,7 +11,7 @@ import errno
 from hashlib import blake2b
 
 from ipvsw.linux.devices.macvtap import Node, free_index, open_node
-from ipvsw.linux.devices.tap import Tap, adopt_tap, open_tap
+from ipvsw.linux.devices.tap import QUEUE, Tap, adopt_tap, open_tap
 from ipvsw.linux.netlink import Handle, Link
 from ipvsw.linux.tracked import Snapshot, read_device
 from ipvsw.model import Kind
@@ -64,7 +64,14 @@ class MacvtapBackend(DeviceBackend):
         link = handle.link(self._tap.name)
         if link is None:
             raise OSError(errno.ENODEV, f"{self._tap.name} is gone")
-        handle.set_link(link.index, mtu=settings.mtu, alias=self._alias(), name=self._lower_name(), netns_fd=netns_fd)
+        handle.set_link(
+            link.index,
+            mtu=settings.mtu,
+            queue=QUEUE,
+            alias=self._alias(),
+            name=self._lower_name(),
+            netns_fd=netns_fd,
+        )
         return super()._create(handle, netns_fd, settings)
 
     def _lower_name(self) -> str:

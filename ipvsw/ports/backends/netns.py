@@ -15,7 +15,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from ipvsw.linux.devices.tap import Tap, adopt_tap, open_tap
+from ipvsw.linux.devices.tap import QUEUE, Tap, adopt_tap, open_tap
 from ipvsw.linux.netlink import Handle, Link
 from ipvsw.linux.repair import Part
 from ipvsw.linux.teardown import PendingDelete
@@ -98,6 +98,7 @@ class NetnsBackend(DeviceBackend):
             link.index,
             mac=settings.mac,
             mtu=settings.mtu,
+            queue=QUEUE,
             alias=self._alias(),
             noarp=settings.noarp,
             name=settings.config.ifname,

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable
 from hashlib import blake2b
 
-from ipvsw.linux.devices.tap import MAX_MTU
+from ipvsw.linux.devices.tap import MAX_MTU, QUEUE
 from ipvsw.linux.fastports import FastDevice
 from ipvsw.linux.namespaces import identity
 from ipvsw.linux.netlink import Handle
@@ -80,7 +80,7 @@ class VethBackend(NetnsBackend):
         link = self._open_tap(handle, settings)
         home = self._open_home()
         try:
-            handle.set_link(link.index, mac=settings.mac, name=self._tap_name, netns_fd=home)
+            handle.set_link(link.index, mac=settings.mac, queue=QUEUE, name=self._tap_name, netns_fd=home)
         finally:
             os.close(home)
         return handle.nsid(netns_fd)

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from ipvsw.linux.devices import tap
 from tests.support import leftovers
 from tests.support.outage import LinkEvents, Numbered
 from tests.support.patience import LIMIT, patient, until
@@ -61,6 +62,25 @@ def test_nothing_is_seen_of_it_in_the_namespaces(lab: Lab, lan: Daemon) -> None:
     assert (index(lab, netns, "ipvl1"), lab.ip(netns, "-4", "route"), lab.ip(netns, "-6", "route")) == before
     assert "02:00:00:00:00:88" in lab.ip(netns, "neigh", "show", "10.1.88.8")
     lab.reachable(lab.wire, "10.1.77.7")
+
+
+def test_frames_have_room_to_wait_in_every_device_that_the_daemon_reads(lab: Lab) -> None:
+    first, second = lab.ports
+    ports = [
+        port("plain", first, [f"{port4(1)}/16"]),
+        port("fast", second, [f"{port4(2)}/16"], device="veth"),
+        {"name": "vm", "kind": "macvtap", "netns": second},
+    ]
+    with Daemon(switch("m0", lab.host, ports, mode="l3", host_access="both"), home=lab.home) as daemon:
+        daemon.wait(states=("up", "waiting"))
+        found = {
+            link["ifname"]: link["txqlen"]
+            for netns in (lab.host, first, second)
+            for link in lab.links(netns)
+            if link["ifname"].startswith(("plain", "st-", "sw-", "ipvsw-"))
+        }
+        assert len(found) == 4
+        assert set(found.values()) == {tap.QUEUE}
 
 
 def test_counting_goes_on(lab: Lab, lan: Daemon) -> None:
