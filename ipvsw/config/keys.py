@@ -191,8 +191,9 @@ SWITCH = (
         word="link",
         operand="MASTER",
         help="the network device that all ports of the switch share",
-        more="It must be an Ethernet device and no part of a bridge or a bond. It must exist when its namespace does;"
-        " if it goes later, the ports wait for it.",
+        more="It must be an Ethernet device and no part of a bridge or a bond. It must exist when its namespace does,"
+        " unless another switch of the file can be served: then this one waits for it, and the others start. If it"
+        " goes later, the ports wait for it.",
         example='"eth0"',
     ),
     Key(

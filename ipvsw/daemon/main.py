@@ -23,7 +23,7 @@ from ipvsw.config.file import load
 from ipvsw.daemon import keeper, logs, watchdog
 from ipvsw.daemon.api import listener
 from ipvsw.daemon.manager import Manager
-from ipvsw.daemon.preflight import preflight
+from ipvsw.daemon.preflight import preflight, preflight_start
 from ipvsw.daemon.state import TAKES_MASTERS
 from ipvsw.linux.lasting.fdstore import FdStore, NoStore, SystemdStore, notify
 from ipvsw.linux.lasting.keeperstore import KeeperStore
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _allow_many_files()
             socket_path = arguments.socket or config.daemon.socket
             if arguments.takeover:
-                asyncio.run(_check(config))
+                asyncio.run(_check_start(config))
                 _take_over(socket_path)
             uvloop.run(_serve(config, arguments.config, socket_path))
     except Refused as error:
@@ -90,6 +90,15 @@ async def _check(config: Config, *, untaken: bool = False) -> None:
     netlink = Netlink()
     try:
         await preflight(netlink, config, untaken=untaken)
+    finally:
+        netlink.close()
+
+
+async def _check_start(config: Config) -> None:
+    """Masters are still served by the daemon that is taken over."""
+    netlink = Netlink()
+    try:
+        await preflight_start(netlink, config, untaken=False)
     finally:
         netlink.close()
 

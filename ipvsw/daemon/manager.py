@@ -29,7 +29,7 @@ from ipvsw.config.plan import (
 )
 from ipvsw.daemon.events import Events
 from ipvsw.daemon.kmodlinks import KmodLinks
-from ipvsw.daemon.preflight import preflight
+from ipvsw.daemon.preflight import preflight, preflight_start
 from ipvsw.daemon.running import Running
 from ipvsw.daemon.state import TAKES_MASTERS, VERSION, Inherited
 from ipvsw.daemon.statestore import StateStore
@@ -87,16 +87,15 @@ class Manager:
         """Returns when every master has been opened or waits; ports still come up. Errors: Refused, after
         which nothing is left, but `stop` must be called all the same."""
         async with self._lock:
-            await preflight(self._runtime.netlink, config, untaken=True)
+            await preflight_start(self._runtime.netlink, config)
             inherited = self._inherited = self._state.inherit(config)
             self._running.set_filed(config)
             self._running.settings = config.daemon
             actions = diff(self._running.config, inherited.config)
             await self._execute(action for action in actions if isinstance(action, AddSwitch))
-            for index, switch in enumerate(config.switches):
-                master = self._switches[switch.name].master
-                if master.taken:
-                    raise Refused(f"switch[{index}].master: {master.reason}")
+            masters = [self._switches[switch.name].master for switch in config.switches]
+            if masters and all(master.taken for master in masters):
+                raise Refused(f"switch[0].master: {masters[0].reason}")
             self.started = True
             await self._state.discard(inherited.unwanted)
             await self._execute(action for action in actions if not isinstance(action, AddSwitch))
@@ -307,7 +306,7 @@ class Manager:
     async def _plan(self) -> tuple[Config, tuple[Action, ...]]:
         """What the file has, and what has to be done for it. Changes nothing."""
         filed = await asyncio.to_thread(load, self._path)  # a hundred thousand addresses take half a second
-        await preflight(self._runtime.netlink, filed)
+        await preflight(self._runtime.netlink, filed, running=self._running.config)
         wanted = with_added(self._running.filed, self._running.config, filed)
         check(wanted)
         return filed, diff(self._running.config, wanted)

@@ -33,17 +33,14 @@ from ipvsw.model import Address
 from ipvsw.ports.backends.veth import delete_orphans
 from ipvsw.routing.router import RouterUplink
 from ipvsw.status import PortState
+from ipvsw.switch.fitness import Absent, Taken, Unfit, fit_master
 from ipvsw.switch.held import HeldFrames, MasterLeft, held_name
 from ipvsw.switch.hostport import HostPort, HostPortConfig
 from ipvsw.switch.hostside import HostSide
 from ipvsw.switch.repair import INTERVAL, MasterRepair
-from ipvsw.switch.sockets import Sockets, Taken, Unfit, open_sockets
+from ipvsw.switch.sockets import Sockets, open_sockets
 
 log = logging.getLogger("ipvsw")
-
-
-class Absent(Exception):
-    """There is no such device."""
 
 
 class Master(TrackedDevice):
@@ -244,10 +241,14 @@ class Master(TrackedDevice):
             self._wait(str(error))
             self._runtime.await_device(self)
             return POLL
-        except (Unfit, OSError) as error:
+        except Unfit as error:  # nothing was opened: no event of our own making comes back
             self.taken = isinstance(error, Taken)
+            self._fail(str(error))
+            self._runtime.await_device(self)
+            return RETRY
+        except OSError as error:
             await self._shut()
-            self._fail(getattr(error, "strerror", None) or str(error))
+            self._fail(error.strerror or str(error))
             return RETRY
         return INTERVAL
 
@@ -265,11 +266,9 @@ class Master(TrackedDevice):
 
     def _serve(self, handle: Handle) -> Snapshot:
         """In the master's namespace: claim the device, open the sockets, attach the shim."""
-        link = handle.link(self._name)
+        link = fit_master(handle, self._name)
         if link is None:
             raise Absent(f"for the device {self._name}")
-        if not link.ethernet:
-            raise Unfit(f"{self._name} is not an Ethernet device")
         if not self._resuming:  # then `resume` does it, when the ports are there
             delete_orphans(handle)
         with contextlib.ExitStack() as undo:

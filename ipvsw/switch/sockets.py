@@ -17,17 +17,10 @@ from ipvsw.linux.devices.raw import Stack, open_stack
 from ipvsw.linux.netlink import DeviceReader, Link, RouteLookup, RouteMonitor
 from ipvsw.model import Address
 from ipvsw.routing.router import RouterUplink
+from ipvsw.switch.fitness import Taken
 from ipvsw.switch.held import MasterLeft
 
 log = logging.getLogger("ipvsw")
-
-
-class Unfit(Exception):
-    """The device can't be a master; the text says why."""
-
-
-class Taken(Unfit):
-    """Another daemon serves it."""
 
 
 class Sockets(Struct, frozen=True):
