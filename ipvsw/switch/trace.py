@@ -13,10 +13,10 @@ from ipvsw._fast import Datapath
 from ipvsw.addresses.table import Table
 from ipvsw.linux.netlink import RouteAnswer
 from ipvsw.model import Flag, Mode, SwitchConfig
+from ipvsw.outcomes import OUTCOMES
 from ipvsw.routing.router import Router
 from ipvsw.status import AddressSource, AddressState, TraceAsked, TraceReceiver, TraceStatus, TraceStep
 from ipvsw.switch.asked_frame import STRANGER, Sender, asked_frame
-from ipvsw.switch.reasons import REASONS, is_drop
 
 Facts = dict[str, Any]
 
@@ -60,7 +60,7 @@ class Tracer:
             TraceStep(stage=stage, text=self._text(stage, facts, at, mode, flag), outcome=facts["outcome"] or "")
             for stage, facts in steps
         ]
-        reason, delivered = REASONS[outcome], bool(receivers)
+        reason, delivered = OUTCOMES[outcome].reason, bool(receivers)
         if outcome == "to_slowpath":
             ends = next(facts for stage, facts in steps if stage == "parse")
             delivered, text = await self._ask(ends["source"], ends["destination"])
@@ -73,7 +73,7 @@ class Tracer:
             at=at,
             frame=frame.hex(),
             outcome=outcome,
-            delivered=delivered and not is_drop(outcome),
+            delivered=delivered and not OUTCOMES[outcome].is_drop,
             reason=reason,
             steps=tuple(told),
             receivers=tuple(TraceReceiver(to=self._name(who), frame=raw.hex()) for who, raw in receivers),
@@ -221,7 +221,7 @@ def _punt_text(facts: Facts) -> str:
 
 def _route_text(answer: RouteAnswer | None) -> str:
     if answer is None:
-        return REASONS["drop_no_route"]
+        return OUTCOMES["drop_no_route"].reason
     if answer.local:
         return "the host itself has the destination"
     mac = "whose MAC address is not known yet" if answer.mac is None else f"at {_mac(answer.mac)}"

@@ -28,6 +28,8 @@ OWNERS = {
 }
 WITHOUT_MODEL = {"client", "batch", "packets", "model"}
 WITHOUT_STATUS = WITHOUT_MODEL | {"status"}
+OPEN = {"model": WITHOUT_MODEL, "status": WITHOUT_STATUS, "outcomes": WITHOUT_STATUS | {"outcomes"}}
+"""What all others may import, and who may not."""
 
 
 def rules() -> dict[str, set[str]]:
@@ -43,8 +45,7 @@ def rules() -> dict[str, set[str]]:
 
 
 def may_import(folder: str) -> set[str]:
-    known = {name for name, without in (("model", WITHOUT_MODEL), ("status", WITHOUT_STATUS)) if folder not in without}
-    return rules().get(folder, set()) | known
+    return rules().get(folder, set()) | {name for name, without in OPEN.items() if folder not in without}
 
 
 def sources(*suffixes: str) -> list[Path]:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ipvsw import cli
+from ipvsw import cli, outcomes
 from ipvsw._fast import OUTCOMES
 from ipvsw.cli.command import Failed
 from ipvsw.cli.diagnose.pcap import frames
 from ipvsw.status import TraceAsked
-from ipvsw.switch.reasons import REASONS, is_drop
 from tests.unit.daemon.fake_manager import TRACED, Daemon
 
 FRAMES = [bytes(range(60)), bytes(61), b"\xff" * 14]
@@ -151,7 +150,7 @@ def test_what_is_no_capture_file_is_refused(content: bytes, error: str, tmp_path
 
 
 def test_every_outcome_has_a_reason() -> None:
-    assert list(REASONS) == list(OUTCOMES)
-    assert {name for name in OUTCOMES if not is_drop(name)} == {
+    assert all(outcome.frame and outcome.reason for outcome in outcomes.OUTCOMES.values())
+    assert {name for name, outcome in outcomes.OUTCOMES.items() if not outcome.is_drop} == {
         name for name in OUTCOMES if name.startswith("to_") or name in ("left_to_host", "answered")
     }
