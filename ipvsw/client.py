@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 Record = dict[str, Any]
@@ -64,9 +64,11 @@ class Client:
     def leases(self) -> list[Record]:
         return cast("list[Record]", self.request("GET", "/v1/leases"))
 
-    def add_port(self, **port: Any) -> Record:
-        """The keys of `AddPort` in openapi.json; those that are None are left out."""
-        return cast("Record", self.request("POST", "/v1/ports", _given(port)))
+    def add_port(self, *, netns_fd: int | None = None, **port: Any) -> Record:
+        """The keys of `AddPort` in openapi.json; those that are None are left out. `netns_fd` instead of `netns` is a
+        descriptor of the namespace, which stays the caller's."""
+        brought = () if netns_fd is None else (netns_fd,)
+        return cast("Record", self.request("POST", "/v1/ports", _given(port), brought=brought))
 
     def delete_port(self, name: str) -> None:
         """`name` may be SWITCH/PORT."""
@@ -134,12 +136,22 @@ class Client:
                     return
                 data += part
 
-    def request(self, method: str, target: str, body: object = None, *, fds: list[int] | None = None) -> Any:
+    def request(
+        self,
+        method: str,
+        target: str,
+        body: object = None,
+        *,
+        fds: list[int] | None = None,
+        brought: Sequence[int] = (),
+    ) -> Any:
         """One request to `target` (quoted); returns what the JSON in the answer stands for, None for no body.
-        Descriptors that come with it are put into `fds`."""
+        Descriptors that come with it are put into `fds`; those in `brought` go with the request."""
         with self._connected() as connection:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused before all was sent
-                connection.sendall(_request(method, target, body))
+                content = _request(method, target, body)
+                sent = socket.send_fds(connection, [content], brought) if brought else 0
+                connection.sendall(content[sent:])
             status, head, data = _read_head(connection, fds)
             content = _read_content(connection, fds, head, data)
         return self._decode(status, content)

@@ -17,6 +17,9 @@ Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
 
+FOLLOW = "follow"
+"""In the place of a namespace: the port goes with its device, wherever others move it."""
+
 DEFAULT_LEARNED = 16
 """Addresses: a guest with IPv4, a link-local address and a week of temporary ones (RFC 8981) needs some ten."""
 
@@ -146,7 +149,7 @@ class PortConfig(Struct, frozen=True, kw_only=True):
 
     name: str
     ifname: str
-    netns: str  # a name under /run/netns, a path, "pid:1234", or "" for the daemon's own
+    netns: str  # a name under /run/netns, a path, "pid:1234", FOLLOW, or "" for the daemon's own
     kind: Kind = Kind.NETNS
     device: Device = Device.TAP
     mac: MacSource | str = MacSource.MASTER  # or this one, as OWN; `config` makes OWN the default for virtual machines

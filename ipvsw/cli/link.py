@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ipvsw.status import PortStatus, SwitchStatus
 
 LABEL = "label"
+DESCRIPTOR = "fd:"
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 
 
@@ -107,7 +108,12 @@ def statistics(traffic: Record | None) -> Record:
 
 
 def _add(asked: Asked) -> Record:
-    return asked.client.add_port(**asked.port, mode=asked.mode, flag=asked.flag)
+    port = dict(asked.port)
+    descriptor = str(port.get("netns", "")).removeprefix(DESCRIPTOR)
+    if port.get("netns") == DESCRIPTOR + descriptor and descriptor.isdecimal():
+        del port["netns"]
+        return asked.client.add_port(netns_fd=int(descriptor), **port, mode=asked.mode, flag=asked.flag)
+    return asked.client.add_port(**port, mode=asked.mode, flag=asked.flag)
 
 
 def _set(asked: Asked) -> Record:
@@ -206,8 +212,9 @@ COMMANDS = (  # ip's own order: `ip link s` is set
         about="""\
 Attach a port to the switch of MASTER; the switch is made if there is none yet. ipvlan is for a
 namespace, ipvtap for a virtual machine. The words may stand in any order. KEY is one of a port's
-keys in ipvsw.toml(5). The number of a process stands for its namespace. `numtxqueues` and
-`numrxqueues` are ip's words for `queues`; a port has as many of both.
+keys in ipvsw.toml(5). The number of a process stands for its namespace, and fd:N for the one that
+the shell has opened as descriptor N. `numtxqueues` and `numrxqueues` are ip's words for `queues`; a
+port has as many of both.
 
 Example: ipvsw link add link eth0 name ipvl0 netns ns0 type ipvlan mode l2 private
 """,

@@ -14,10 +14,24 @@ import tomllib
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
+from msgspec import structs
+
 from ipvsw.config import keys, port_keys
 from ipvsw.config.port_keys import DEVICES, SOCKETS
 from ipvsw.config.values import MTU_MIN_IPV6, ConfigError, ifname_fault, join, quoted, read_list, read_table
-from ipvsw.model import Config, DaemonConfig, Flag, Kind, MacSource, Mode, PortConfig, SwitchConfig
+from ipvsw.model import (
+    FOLLOW,
+    Config,
+    DaemonConfig,
+    Device,
+    Flag,
+    Kind,
+    MacSource,
+    Mode,
+    Persist,
+    PortConfig,
+    SwitchConfig,
+)
 
 __all__ = [
     "ATTACH",
@@ -26,6 +40,7 @@ __all__ = [
     "check",
     "load",
     "parse",
+    "place_by_descriptor",
     "read_attach",
     "read_document",
     "read_mode_change",
@@ -94,6 +109,16 @@ def read_attach(body: object) -> tuple[str, PortConfig, Mode | None, Flag | None
     if master is None:
         raise ConfigError("master: is missing")
     return master, _make_port(found, ""), mode, flag
+
+
+def place_by_descriptor(port: PortConfig, netns: str) -> PortConfig:
+    """The port in a namespace that came as a descriptor, with which it goes. Errors: ConfigError."""
+    if port.netns:
+        raise ConfigError("netns: the namespace came as a descriptor already")
+    persist = Persist.NETNS if port.persist is Persist.ALWAYS else port.persist
+    placed = structs.replace(port, netns=netns, persist=persist)
+    _check_followed(placed, "")
+    return placed
 
 
 def read_mode_change(body: object) -> tuple[Mode | None, Flag | None]:
@@ -177,8 +202,17 @@ def _check_kind(port: PortConfig, found: Mapping[str, object], place: str) -> No
         if key.name in found and port.kind not in key.kinds:
             kinds = " and ".join(key.kinds)
             raise ConfigError(f"{join(place, key.name)}: is for ports of kind {kinds}; this one is of kind {port.kind}")
+    _check_followed(port, place)
     if "max_learned" in found and not port.learn:
         raise ConfigError(f"{join(place, 'max_learned')}: has no effect without learn = true")
+
+
+def _check_followed(port: PortConfig, place: str) -> None:
+    """A descriptor of the device tells where it is."""
+    if port.netns.split(":")[0] == FOLLOW and (port.kind is not Kind.NETNS or port.device is not Device.TAP):
+        raise ConfigError(
+            f"{join(place, 'netns')}: {FOLLOW}, or a descriptor, is for ports of kind netns with the device tap"
+        )
 
 
 def _check_sockets(port: PortConfig, place: str) -> None:
@@ -270,8 +304,8 @@ def _room(port: PortConfig) -> str:
 
 
 def _same_netns(spec: str) -> str:
-    """One spelling for `ns0`, `/run/netns/ns0` and `/var/run/netns/ns0`."""
-    return re.sub(r"^(/var)?/run/netns/(?=[^/]+$)", "", spec)
+    """One spelling for `ns0`, `/run/netns/ns0` and `/var/run/netns/ns0`. What others are to move is made here."""
+    return "" if spec == FOLLOW else re.sub(r"^(/var)?/run/netns/(?=[^/]+$)", "", spec)
 
 
 def _syntax_error(message: str, text: str) -> str:

@@ -23,8 +23,8 @@ from ipvsw.config.values import (
     read_label,
     read_mac,
     read_name,
-    read_netns,
     read_persist,
+    read_port_netns,
     read_socket,
     read_who,
 )
@@ -57,15 +57,18 @@ PORT = (
     ),
     Key(
         name="netns",
-        read=read_netns,
+        read=read_port_netns,
         default_text="the daemon's own",
         change=Change.ANEW,
         kinds=DEVICES,
         operand="NETNS",
-        help="the network namespace: a name under `/run/netns`, a path or `pid:N`",
+        help="the namespace: a name under `/run/netns`, a path, `pid:N` or `follow`",
         more="A name or path need not exist yet: the port waits for it. A process must, also one that the path leads "
         "to: once it has ended, the port is gone, even if another process gets its number, until the configuration is "
-        "read again or the port is added anew. Without the key a macvtap is in a namespace of its own.",
+        "read again or the port is added anew. `follow`: the interface is made in the daemon's own namespace, down and"
+        " without addresses, for a runtime to take. The port goes with it wherever it is moved and however it is named,"
+        " and gives it what the configuration says as soon as it is up there. When that namespace is gone, a port of"
+        " the file is made anew, and another is removed. Without the key a macvtap is in a namespace of its own.",
         example='"/proc/4711/ns/net"',
     ),
     Key(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Literal, cast
 
-from ipvsw.model import Address, Guard, Interface, MacSource, Network, Persist, Refused, Who
+from ipvsw.model import FOLLOW, Address, Guard, Interface, MacSource, Network, Persist, Refused, Who
 
 IFNAME_MAX = 15  # bytes; IFNAMSIZ in linux/if.h, less the closing NUL
 SOCKET_PATH_MAX = 104  # bytes; sun_path in linux/un.h, less the closing NUL and the ".fd" of the other socket
@@ -177,6 +177,13 @@ def read_netns(value: object, place: str) -> str:
     if "/" in spec:
         raise ConfigError(f"{place}: {quoted(spec)} is not a name, an absolute path or pid:N")
     return read_name(spec, place)
+
+
+def read_port_netns(value: object, place: str) -> str:
+    """As `read_netns`; or FOLLOW, with what tells the namespace if the device has been given away already."""
+    if isinstance(value, str) and re.fullmatch(rf"{FOLLOW}(:[0-9]{{1,20}}){{2}}|{FOLLOW}", value, re.ASCII):
+        return value
+    return read_netns(value, place)
 
 
 def read_mac(value: object, place: str) -> MacSource | str:

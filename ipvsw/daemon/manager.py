@@ -351,7 +351,8 @@ class Manager:
             left = self._inherited.ports.pop(config.name, {})
             master = self._inherited.masters.pop(config.name, None)
             lost = partial(self._collect, config.name)
-            switch = Switch(self._runtime, config, self._running.settings, left, master, lost)
+            is_filed = partial(self._running.is_filed, config.name)
+            switch = Switch(self._runtime, config, self._running.settings, left, master, lost, is_filed)
             if past := self._inherited.counters.pop(config.name, None):
                 switch.set_past(past, self._inherited.snooped.pop(config.name, Snooped()))
             self._switches[config.name] = switch

@@ -20,6 +20,7 @@ from ipvsw.config.file import check, read_document
 from ipvsw.config.plan import same_port, same_switch, with_added, with_modes
 from ipvsw.config.tables import document, port_table
 from ipvsw.linux.namespaceref import is_of_process
+from ipvsw.linux.namespaces import is_given
 from ipvsw.model import Config, Kind, Persist, PortConfig, Refused, SwitchConfig
 from ipvsw.ports.backend import Holding, Left, Settings, held_name
 from ipvsw.snooping.saved import Snooped
@@ -255,7 +256,8 @@ def _collect(running: Config, before: Config, births: Mapping[str, str], birth_o
 
     def is_there(switch: str, port: PortConfig) -> bool:
         birth = births.get(f"{switch}/{port.name}", "")
-        if (switch, port.name) in known or not (is_of_process(birth) or (birth and port.persist is Persist.NETNS)):
+        goes = port.persist is Persist.NETNS or is_given(port.netns)
+        if (switch, port.name) in known or not (is_of_process(birth) or (birth and goes)):
             return True
         if birth == birth_of(port.netns):
             return True

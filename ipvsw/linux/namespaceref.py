@@ -16,7 +16,7 @@ import select
 import stat
 import threading
 
-from ipvsw.linux.namespaces import identity, open_namespace, path_of
+from ipvsw.linux.namespaces import given_spec, identity, is_given, open_namespace, path_of
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 STARTTIME = 22  # field of /proc/PID/stat, from 1; proc_pid_stat(5)
@@ -64,12 +64,22 @@ class NamespaceRef:
         """What a port waits for while `open` gives None."""
         with self._lock:
             ended = self._name is not None and self._has_ended()
+        if is_given(self.spec):
+            return "for the namespace that its interface was in"
         return f"for the namespace {self.spec}" + (": the process has ended" if ended else "")
 
     @property
     def is_lost(self) -> bool:
         """Whether what was there first is not there any more."""
         return bool(self.birth) and self.birth != birth_of(self.spec)
+
+    def follow(self, netns_fd: int, *, for_good: bool) -> None:
+        """The device that says where the namespace is has been moved there. `for_good`: `open` gives that one from now
+        on."""
+        with self._lock:
+            if for_good:
+                self.spec = given_spec(netns_fd)
+            self.birth = _birth_of_namespace(netns_fd)
 
     def renew(self) -> None:
         """If the process has ended, the name means the process that has its number now."""

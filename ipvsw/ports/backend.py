@@ -84,6 +84,7 @@ class PortEnvironment(Struct, frozen=True, eq=False):
     repaired: Counter[str]  # what others had changed and ports have put back, by `model.Subject`
     left: dict[str, Left] = {}  # by port; each is adopted, or undone, once
     lost: Callable[[str], None] = lambda port: None  # its namespace is gone, and it does not outlive it
+    is_filed: Callable[[str], bool] = lambda port: True  # whether the file has it; else it was added at run time
 
 
 class BackendPort(Follower, Protocol):
@@ -102,6 +103,9 @@ class BackendPort(Follower, Protocol):
 
     def hold(self) -> None:
         """`holding` has other descriptors than before."""
+
+    def moved(self, ifname: str) -> None:
+        """The endpoint has that name, in the namespace that `namespace` has, by another's doing."""
 
 
 def held_name(switch: str, port: str, word: str) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ipvsw.linux.devices.macvtap import supported
+from ipvsw.linux.namespaces import is_followed
 from ipvsw.linux.netlink import KmodAttrs
 from ipvsw.model import Device, Kind, PortConfig
 from ipvsw.ports.backend import Backend, PortEnvironment
 from ipvsw.ports.backends.dgram import DgramBackend
+from ipvsw.ports.backends.following import FollowingBackend
 from ipvsw.ports.backends.kmod import KmodBackend, KmodDevice
 from ipvsw.ports.backends.macvtap import MacvtapBackend
 from ipvsw.ports.backends.netns import NetnsBackend
@@ -26,6 +28,8 @@ def configured_port(env: PortEnvironment, config: PortConfig) -> Port:
     kind = config.kind
     if kind is Kind.MACVTAP and not supported():
         kind = Kind.TAP
+    if is_followed(config.netns):
+        return Port(env, config, FollowingBackend)
     return Port(env, config, VethBackend if config.device is Device.VETH else BACKENDS[kind])
 
 

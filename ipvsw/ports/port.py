@@ -11,8 +11,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence, Set
 from hashlib import blake2b
 
+import msgspec
+
 from ipvsw.linux.devices.tap import MAX_MTU
 from ipvsw.linux.lasting.fdstore import close_all
+from ipvsw.linux.namespaces import is_given
 from ipvsw.linux.netlink import AddressEvent, Link, LinkEvent
 from ipvsw.linux.runtime import DeviceEvent
 from ipvsw.linux.tracked import RETRY, Snapshot, TrackedDevice
@@ -72,7 +75,8 @@ class Port(TrackedDevice):
     @property
     def is_lost(self) -> bool:
         """Whether its namespace is gone, and it is to go with it."""
-        return self.config.persist is Persist.NETNS and self.link is None and self.namespace.is_lost
+        goes = self.config.persist is Persist.NETNS or is_given(self.config.netns)
+        return goes and self.link is None and self.namespace.is_lost
 
     @property
     def max_learned(self) -> int:
@@ -271,6 +275,14 @@ class Port(TrackedDevice):
     def hold(self) -> None:
         """Have a successor find the endpoint as it is now."""
         self._held.hold(self._backend.holding)
+        self._runtime.note_change()
+
+    def moved(self, ifname: str) -> None:
+        """Its device has that name, in the namespace that `namespace` has, by another's doing. A port that was added at
+        run time belongs there from now on; of the others the file says where they are made."""
+        if not self.env.is_filed(self.config.name):
+            self.config = msgspec.structs.replace(self.config, netns=self.namespace.spec, ifname=ifname)
+        log.info("%s: its interface is %s now", self.label, ifname)
         self._runtime.note_change()
 
     def _wanted_settings(self) -> Settings:

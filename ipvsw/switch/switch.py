@@ -51,10 +51,11 @@ class Switch:
         left: dict[str, Left] | None = None,
         master_left: MasterLeft | None = None,
         lost: Callable[[str], None] = lambda port: None,
+        is_filed: Callable[[str], bool] = lambda port: True,
     ) -> None:
         """`config.ports` are added by `add_port`. Of the last daemon, `left` are those of them whose endpoints it has
         left, and `master_left` is what it had on the master. `lost` is called with the name of a port whose namespace
-        it does not outlive. Errors: OSError."""
+        it does not outlive; `is_filed` says whether the configuration file has a port. Errors: OSError."""
         self.name = config.name
         self.ports: dict[str, Port] = {}
         self.links: dict[str, Port] = {}  # ports whose devices the kernel module has made
@@ -81,7 +82,15 @@ class Switch:
         self._snooper = Snooper(config.name, self._table, self._changes, self._named_port, asyncio.get_running_loop())
         self._guard_log = GuardLog(config.name, self._datapath, self._table.name, asyncio.get_running_loop())
         self._port_env = PortEnvironment(
-            config.name, runtime, self._table, self._shim, self._master_state, self._repaired, self._left, lost
+            config.name,
+            runtime,
+            self._table,
+            self._shim,
+            self._master_state,
+            self._repaired,
+            self._left,
+            lost,
+            is_filed,
         )
         self.master = Master(
             runtime,

@@ -17,6 +17,7 @@ import logging
 import os
 import resource
 import socket
+import struct
 from collections import Counter
 from collections.abc import Callable
 from typing import cast
@@ -25,6 +26,7 @@ import msgspec
 from msgspec import Struct
 
 from ipvsw.linux.devices.unix import bind, remove
+from ipvsw.linux.lasting.fdstore import close_fds
 from ipvsw.linux.peercred import Peer, peer_of
 from ipvsw.model import Refused
 
@@ -36,7 +38,11 @@ HAND_SUFFIX = ".fd"
 BACKLOG = 128  # connections that wait in the kernel to be accepted
 _WHY = {errno.EEXIST: "exists and is not a socket", errno.EADDRINUSE: "another daemon serves there"}
 
+_FD = struct.Struct("=i")
+
 BATCH = 16  # connections that are accepted before others have their turn
+FIRST = 65536  # bytes that are read together with the descriptors that a request brings
+DESCRIPTORS = 1  # that it may bring
 PAUSE = 0.1  # seconds without accepting once descriptors are scarce
 QUIET = 1.0  # seconds between two lines of the log about refusals
 
@@ -158,12 +164,33 @@ class Admission:
         return descriptor < limit - (self.limits.reserve // 2 if peer.is_master else self.limits.reserve)
 
 
-class Connection(asyncio.Protocol):
-    """One connection, between its transport and aiohttp's protocol for it: what it may take of time and memory."""
+class First(Struct, frozen=True):
+    """What a connection begins with."""
 
-    def __init__(self, sock: socket.socket, peer: Peer, inner: asyncio.Protocol, listener: Listener) -> None:
+    data: bytes
+    descriptors: tuple[int, ...]
+
+
+def _read_first(sock: socket.socket) -> First:
+    """Errors: OSError."""
+    room = socket.CMSG_SPACE(DESCRIPTORS * _FD.size)
+    data, control, _, _ = sock.recvmsg(FIRST, room, socket.MSG_CMSG_CLOEXEC)
+    packed = (part for level, kind, part in control if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS))
+    return First(data, tuple(fd for part in packed for (fd,) in _FD.iter_unpack(part)))
+
+
+class Connection(asyncio.Protocol):
+    """One connection, between its transport and aiohttp's protocol for it: what it may take of time and memory.
+
+    Descriptors come with its first bytes, which are read before a transport has it: those would lose them."""
+
+    def __init__(
+        self, sock: socket.socket, peer: Peer, inner: asyncio.Protocol, listener: Listener, first: First
+    ) -> None:
         self.socket = sock
         self.peer = peer
+        self.descriptors = first.descriptors  # closed with the connection
+        self._first = first.data
         self.transport: asyncio.WriteTransport | None = None
         self._inner = inner
         self._listener = listener
@@ -198,6 +225,8 @@ class Connection(asyncio.Protocol):
         self._listener.connections[self._inner] = self
         self._within(self._listener.limits.head)
         self._inner.connection_made(transport)
+        if self._first:
+            self.data_received(self._first)
 
     def data_received(self, data: bytes) -> None:
         if not self._complete:
@@ -215,6 +244,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._within(None)
         self.transport = None
+        close_fds(self.descriptors)
         del self._listener.connections[self._inner]
         self._inner.connection_lost(exc)
         self._listener.release(self)
@@ -244,7 +274,9 @@ class Listener:
         self._resume()
 
     def close(self) -> None:
-        """No more connections. Those that there are stay."""
+        """No more connections. Those that have said something stay."""
+        for task in self._starting:
+            task.cancel()
         if self._pause is not None:
             self._pause.cancel()
         else:
@@ -296,12 +328,26 @@ class Listener:
         return True
 
     async def _serve(self, sock: socket.socket, peer: Peer) -> None:
-        connection = Connection(sock, peer, self._make(), self)
+        first = First(b"", ())
         try:
+            async with asyncio.timeout(self.limits.head):
+                first = await self._first(sock)
+            connection = Connection(sock, peer, self._make(), self, first)
             await self._loop.connect_accepted_socket(lambda: connection, sock)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
+            close_fds(first.descriptors)
             sock.close()
             self._admission.release(peer)
+
+    async def _first(self, sock: socket.socket) -> First:
+        """Errors: OSError."""
+        readable = self._loop.create_future()
+        self._loop.add_reader(sock.fileno(), _set_done, readable)
+        try:
+            await readable
+        finally:
+            self._loop.remove_reader(sock.fileno())
+        return _read_first(sock)
 
     def _refuse(self, sock: socket.socket, peer: Peer, status: int, reason: str) -> None:
         self._refused(f"a connection of user {peer.uid}, process {peer.pid}: {reason}")
@@ -318,6 +364,11 @@ class Listener:
         if self._loop.time() - self._logged >= QUIET:
             self._logged = self._loop.time()
             log.warning("API: refused: %s", text)
+
+
+def _set_done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 REASONS = {429: "Too Many Requests", 503: "Service Unavailable"}

@@ -11,10 +11,11 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 from msgspec import Struct
 
-from ipvsw.config.file import ConfigError, read_attach, read_mode_change
+from ipvsw.config.file import ConfigError, place_by_descriptor, read_attach, read_mode_change
 from ipvsw.config.write import write
 from ipvsw.daemon.api.bodies import AddPort, Reloaded, SavedConfig, SetMode, TakeOver
 from ipvsw.daemon.events import Events, Watcher
+from ipvsw.linux.namespaces import given
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import Config, Flag, Mode, PortConfig
 from ipvsw.status import (
@@ -92,11 +93,13 @@ STREAM = "text/event-stream"  # the content of an answer that has no end
 
 
 class Call(Struct, frozen=True, kw_only=True):
-    """One request: `name` from its path, "" if the path has none, and the user who sent it."""
+    """One request: `name` from its path, "" if the path has none, the user who sent it, and the descriptors that came
+    with it, which stay the connection's."""
 
     name: str
     body: bytes
     peer: Peer = Peer(None)
+    descriptors: tuple[int, ...] = ()
 
 
 async def _list_switches(manager: Manager, call: Call) -> tuple[SwitchStatus, ...]:
@@ -129,7 +132,14 @@ async def _list_leases(manager: Manager, call: Call) -> tuple[LeaseStatus, ...]:
 
 async def _add_port(manager: Manager, call: Call) -> PortStatus:
     # 20,000 addresses take half a second to read.
-    return await manager.add_port(*await asyncio.to_thread(_read, call, read_attach))
+    master, port, mode, flag = await asyncio.to_thread(_read, call, read_attach)
+    if not call.descriptors:
+        return await manager.add_port(master, port, mode, flag)
+    try:
+        with given(call.descriptors[0]) as netns:
+            return await manager.add_port(master, place_by_descriptor(port, netns), mode, flag)
+    except OSError as error:
+        raise BadBody(f"the descriptor {error.strerror}") from None
 
 
 async def _delete_port(manager: Manager, call: Call) -> None:
@@ -264,7 +274,8 @@ ROUTES = (
         method="POST",
         path="/v1/ports",
         name="addPort",
-        summary="Attach a port to the switch of a master, which is made if there is none",
+        summary="Attach a port to the switch of a master, which is made if there is none. The namespace may come as a"
+        " descriptor, by SCM_RIGHTS with the request's first byte, instead of `netns`",
         handler=_add_port,
         takes=AddPort,
         returns=PortStatus,

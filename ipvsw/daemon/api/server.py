@@ -129,7 +129,12 @@ def _bind(manager: Manager, route: Route) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         connection = _connection(request)
         peer = connection.peer
-        call = Call(name=request.match_info.get("name", ""), body=await _body(request, route, connection), peer=peer)
+        call = Call(
+            name=request.match_info.get("name", ""),
+            body=await _body(request, route, connection),
+            peer=peer,
+            descriptors=connection.descriptors,
+        )
         connection.received()
         result = await route.handler(manager, call)
         if route.streams:

@@ -86,6 +86,10 @@ class Tap:
         Errors: OSError EBADFD if that namespace is gone."""
         return fcntl.ioctl(self.fd, TUNGETDEVNETNS)
 
+    def current_name(self) -> str:
+        """That of the device now (TUNGETIFF). Errors: OSError EBADFD if its namespace is gone."""
+        return _name_and_flags(self.fd)[0]
+
     def close(self) -> None:
         """The device goes with it, which takes the kernel some 16 ms. Idempotent."""
         fds, self.fd, self.extra_fds = (self.fd, *self.extra_fds), -1, ()
