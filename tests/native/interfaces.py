@@ -16,6 +16,8 @@ GSO_HEADER = bytes([0, 1]) + bytes(8)
 MASTER = bytes.fromhex("020000000001")
 FOREIGN = bytes.fromhex("0200000000fe")
 BROADCAST = b"\xff" * 6
+MDNS = bytes.fromhex("01005e0000fb")
+FAR4, FAR6 = bytes([192, 0, 2, 1]), bytes.fromhex("20010db8" + "00" * 11 + "01")
 SO_SNDBUFFORCE = 32
 LONGEST = 70_000  # header and frame
 IO = "auto"  # of every lab; see conftest.py
@@ -139,6 +141,10 @@ def v6(k: int) -> bytes:
 def ipv4(source: bytes, destination: bytes, payload: bytes = b"payload.", protocol: int = 17) -> bytes:
     total = (20 + len(payload)).to_bytes(2, "big")
     return b"\x45\0" + total + bytes(4) + bytes([64, protocol, 0, 0]) + source + destination + payload
+
+
+def ipv6(source: bytes, destination: bytes, payload: bytes = b"payload.") -> bytes:
+    return b"\x60\0\0\0" + len(payload).to_bytes(2, "big") + b"\x11\x40" + source + destination + payload
 
 
 def frame(

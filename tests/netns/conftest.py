@@ -1,13 +1,16 @@
-"""Namespaces and veth pairs for tests, gone with the test whatever its end."""
+"""Namespaces, veth pairs and daemons for tests, gone with the test whatever its end."""
 
 from __future__ import annotations
 
 import contextlib
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from ipvsw.linux.netlink import Netlink
+from tests.netns.daemons import MASTER, MASTER_MAC, Daemon
 from tests.support.spaces import Namespace, ip, unique
 
 
@@ -41,6 +44,37 @@ def veth(netns: object) -> Iterator[Callable[..., tuple[str, str]]]:
                     ip("link", "set", end, "netns", namespace.name)
                 ip(*_in(namespace), "link", "set", end, "up")
             return ends
+
+        yield make
+
+
+@pytest.fixture
+def netlink() -> Iterator[Netlink]:
+    opened = Netlink()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def home(netns: Callable[..., Namespace]) -> Namespace:
+    """The master m0 and its other end, w0, with 10.7.0.254."""
+    home, wire = netns(), netns()
+    home.ip("link", "add", MASTER, "address", MASTER_MAC, "type", "veth", "peer", "name", "w0", "netns", wire.name)
+    wire.ip("address", "add", "10.7.0.254/24", "dev", "w0")
+    wire.ip("link", "set", "w0", "up")
+    home.ip("link", "set", MASTER, "up")
+    return home
+
+
+@pytest.fixture
+def daemon(home: Namespace, tmp_path: Path) -> Iterator[Callable[[str], Daemon]]:
+    """Factory of daemons that are not started yet."""
+    with contextlib.ExitStack() as cleanup:
+
+        def make(text: str) -> Daemon:
+            made = Daemon(home, tmp_path, text)
+            cleanup.callback(made.close)
+            return made
 
         yield make
 

@@ -18,11 +18,9 @@ from pathlib import Path
 import pytest
 
 from ipvsw.daemon.api.listener import Limits
-from tests.netns.test_daemon import MASTER, Daemon, Make, Spaces, home, port, switch
+from tests.netns.daemons import MASTER, Daemon, Make, Spaces, port, switch
 from tests.support.patience import LIMIT, patient, until
 from tests.support.spaces import Namespace
-
-__all__ = ["home"]
 
 USER = 65534
 NOFILE = 600

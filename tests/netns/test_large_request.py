@@ -5,10 +5,8 @@ from __future__ import annotations
 import threading
 
 from ipvsw.client import Client
-from tests.netns.test_daemon import MASTER, Make, Spaces, daemon, home, port, switch
+from tests.netns.daemons import MASTER, Make, Spaces, port, switch
 from tests.support.patience import LIMIT, until
-
-__all__ = ["daemon", "home"]
 
 ADDRESSES = 5000
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.host.test_host_access import know_ports, pings
+from tests.e2e.host.hostnet import know_ports
+from tests.e2e.host.test_host_access import pings
 from tests.support import running
 from tests.support.patience import until
 from tests.support.topology import MASTER4, MASTER6, WIRE4, WIRE6, Lab, port4, port6

@@ -13,7 +13,7 @@ import pytest
 from ipvsw._fast import MODES
 from ipvsw.linux.bpf import Shim
 from ipvsw.linux.netlink import Netlink
-from tests.netns.test_netlink import index_of, run
+from tests.netns.handles import index_of, run
 from tests.support.patience import until
 from tests.support.sniff import raw
 from tests.support.spaces import Namespace

@@ -55,7 +55,7 @@ long syscall(long number, ...)
     "tests",
     [
         "tests/netns/kernel/test_packetring.py::test_every_kind_of_frame_comes_in_order_round_the_ring",
-        "tests/native/loop/test_uring.py",
+        "tests/native/backends/test_uring.py",
     ],
     ids=["master", "ports"],
 )

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import pytest
 
+from ipvsw import client
 from ipvsw.config.names import find_port, find_switch, has_label
 from ipvsw.daemon.api.listener import Limits, open_sockets
 from ipvsw.daemon.api.server import Server, serve
@@ -258,3 +260,10 @@ class Daemon:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=LIMIT)
         self._loop.close()
+
+
+def refused(api_client: client.Client, method: str, target: str, body: object = None) -> tuple[int, str]:
+    """The status and the text of an answer that is an error."""
+    with pytest.raises(client.ApiError) as caught:
+        api_client.request(method, target, body)
+    return caught.value.status, str(caught.value)

@@ -6,7 +6,6 @@ an error has arrived, or when no frame has moved anywhere for a while.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import select
@@ -22,22 +21,30 @@ from tests.support.patience import patient
 from tests.vm.driver.capture import FIRST_NUMBER, Capture
 from tests.vm.driver.neighbours import forget_failed
 from tests.vm.driver.plan import Action
+from tests.vm.driver.sockets import (
+    FAMILY,
+    LONGEST,
+    TURN,
+    Outcome,
+    close,
+    come_to,
+    datagram,
+    read,
+    send,
+    serve,
+    told,
+    turns,
+    word,
+)
 from tests.vm.driver.topology import ADDRESS, DEVICE, NAME, PLACES, PORTS, Rig, ip, place_of
-
-Outcome = dict[str, Any]
 
 IP_MTU_DISCOVER, IP_RECVERR, IPV6_MTU_DISCOVER, IPV6_RECVERR = 10, 11, 23, 25
 IP_MULTICAST_ALL, IPV6_MULTICAST_ALL = 49, 29
 IPV6_HDRINCL = 36
 PMTUDISC_DONT, PMTUDISC_DO = 0, 2
-ORIGIN = {1: "local", 2: "icmp", 3: "icmp6"}
 IDLE = patient(0.8)  # s without any frame: nothing more comes; longer than any stack's pause before it asks again
-CONNECT = patient(1.5)  # s: the first try and the second
 NOTICED = patient(0.25)  # s until what changed in a namespace counts: an idle machine's switch has 100 ms for it
-LONGEST = patient(30)  # s for one action
 REPEATS = 2
-TURN = 20  # ms that one look at the sockets takes
-FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 class Actor:
@@ -84,11 +91,11 @@ class Actor:
             one.bind(self._from(action, self.number))
             for sequence in range(REPEATS):
                 request = struct.pack("!BBHHH", 8 if family == 4 else 128, 0, 0, 0, sequence) + bytes(action["size"])
-                _send(one, request, self._to(action, 0), errors)
+                send(one, request, self._to(action, 0), errors)
                 self._wait(lambda: len(answers) > sequence or errors, IDLE, one, answers, errors)  # noqa: B023
                 if len(answers) <= sequence:
                     break
-        return {"answers": answers, "errors": _told(errors)}
+        return {"answers": answers, "errors": told(errors)}
 
     def _udp(self, action: Action) -> Outcome:
         """Two datagrams that the addressee answers, the second one after the first answer; who else got them."""
@@ -102,14 +109,14 @@ class Actor:
                 self._options(one, action)
                 one.bind(self._from(action, 0))
                 for number in range(1, REPEATS + 1):
-                    _send(one, bytes(action["size"]), self._to(action, self.number), errors)
+                    send(one, bytes(action["size"]), self._to(action, self.number), errors)
                     done = lambda: len(answers) >= number or errors  # noqa: B023, E731
                     self._wait(done, IDLE, one, answers, errors, listeners, received, echo=place)
                     if len(answers) < number:
                         break
         finally:
-            _close(listeners)
-        return {"received": sorted(received), "answers": sorted(answers), "errors": _told(errors)}
+            close(listeners)
+        return {"received": sorted(received), "answers": sorted(answers), "errors": told(errors)}
 
     def _path_mtu(self, action: Action) -> Outcome:
         """The same datagrams twice: what was learned the first time counts the second time."""
@@ -121,9 +128,9 @@ class Actor:
         with self._socket(action["source"], action["family"], socket.SOCK_DGRAM) as one:
             self._options(one, action)
             one.bind(self._from(action, 0))
-            _send(one, b"anybody?", self._to(action, self.number), errors)
+            send(one, b"anybody?", self._to(action, self.number), errors)
             self._wait(lambda: errors, IDLE, one, [], errors)
-        return {"errors": _told(errors)}
+        return {"errors": told(errors)}
 
     def _tcp(self, action: Action) -> Outcome:
         """A connection, `size` bytes there and, when all of them have come, as many back."""
@@ -136,7 +143,7 @@ class Actor:
             server.bind(self._address(action["target"], action["family"], self.number, place))
             server.listen()
             server.settimeout(LONGEST)
-            thread = threading.Thread(target=_serve, args=(server, said))
+            thread = threading.Thread(target=serve, args=(server, said))
             thread.start()
         outcome = self._connect(action, action["size"])
         if thread:
@@ -154,17 +161,17 @@ class Actor:
         with self._socket(action["source"], action["family"], socket.SOCK_STREAM) as one:
             try:
                 one.bind(self._from(action, 0))
-                _come_to(one, self._to(action, self.number))
+                come_to(one, self._to(action, self.number))
             except OSError as error:
-                return {"error": _word(error)}
+                return {"error": word(error)}
             try:
                 one.settimeout(LONGEST)
                 one.sendall(content)
                 one.shutdown(socket.SHUT_WR)
-                back = _read(one)
+                back = read(one)
                 return {"back": len(back), "same": back == content}
             except OSError as error:
-                return {"broken": _word(error)}
+                return {"broken": word(error)}
 
     def _broadcast(self, action: Action) -> Outcome:
         listeners = self._listeners(4, {})
@@ -175,11 +182,11 @@ class Actor:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, DEVICE[action["source"]].encode())
                 one.bind((ADDRESS[action["source"]][4], 0))
-                _send(one, bytes(action["size"]), (action["to"], self.number), errors)
+                send(one, bytes(action["size"]), (action["to"], self.number), errors)
                 self._wait(lambda: False, IDLE / 2, one, [], errors, listeners, received)
         finally:
-            _close(listeners)
-        return {"received": sorted(received), "errors": _told(errors)}
+            close(listeners)
+        return {"received": sorted(received), "errors": told(errors)}
 
     def _multicast(self, action: Action) -> Outcome:
         """One datagram to a group that some places have joined."""
@@ -211,11 +218,11 @@ class Actor:
                     one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self.index[source])
                     one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 9)
                 one.bind(self._address(source, family, 0, source))
-                _send(one, bytes(action["size"]), (action["to"], self.number), errors)
+                send(one, bytes(action["size"]), (action["to"], self.number), errors)
                 self._wait(lambda: False, IDLE / 2, one, [], errors, listeners, received)
         finally:
-            _close(listeners)
-        return {"received": sorted(received), "errors": _told(errors)}
+            close(listeners)
+        return {"received": sorted(received), "errors": told(errors)}
 
     def _resolve(self, action: Action) -> Outcome:
         """Forget the neighbour, ping it once, and look at the neighbour table."""
@@ -268,16 +275,16 @@ class Actor:
         received: list[str] = []
         errors: set[str] = set()
         try:
-            packets = _datagram(family, ADDRESS[source][family], ADDRESS[target][family], self.number, size)
+            packets = datagram(family, ADDRESS[source][family], ADDRESS[target][family], self.number, size)
             with self._socket(action["source"], family, socket.SOCK_RAW, socket.IPPROTO_RAW) as one:
                 if family == 6:
                     one.setsockopt(socket.IPPROTO_IPV6, IPV6_HDRINCL, 1)
                 for packet in packets[::-1]:
-                    _send(one, packet, (ADDRESS[target][family], 0), errors)
+                    send(one, packet, (ADDRESS[target][family], 0), errors)
                 self._wait(lambda: received, IDLE, None, [], errors, listeners, received)
         finally:
-            _close(listeners)
-        return {"received": sorted(received), "errors": _told(errors)}
+            close(listeners)
+        return {"received": sorted(received), "errors": told(errors)}
 
     # ---------------------------------------------------------------- means
 
@@ -352,125 +359,14 @@ class Actor:
                     assert received is not None
                     received.append(f"{listeners[each]} {len(content)} from {NAME.get(sender[0].split('%')[0])}")
                     if listeners[each] == echo:
-                        _send(each, content, sender, set())
+                        send(each, content, sender, set())
                     continue
                 assert answers is not None and errors is not None
-                errors |= _errors(each)
+                errors |= errors(each)
                 try:
                     content, sender = each.recvfrom(65536, socket.MSG_DONTWAIT)
                     answers.append(f"{len(content)} from {NAME.get(sender[0].split('%')[0])}")
                 except BlockingIOError:
                     pass
                 except OSError as error:
-                    errors |= {_word(error)} | _errors(each)
-
-
-def turns(seconds: float) -> int:
-    """Of `poll` in so much time on an idle machine. On a busy one they take longer, as everything does."""
-    return round(seconds * 1000 / TURN)
-
-
-def _come_to(one: socket.socket, address: Any) -> None:
-    """Connect within the turns of CONNECT. Errors: OSError; TimeoutError where nobody says anything."""
-    one.setblocking(False)
-    error = one.connect_ex(address)
-    if error == errno.EINPROGRESS:
-        poll = select.poll()
-        poll.register(one, select.POLLOUT)
-        if not any(poll.poll(TURN) for _ in range(turns(CONNECT))):
-            raise TimeoutError
-        error = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if error:
-        raise OSError(error, os.strerror(error))
-
-
-def _send(one: socket.socket, content: bytes, target: Any, errors: set[str]) -> None:
-    try:
-        one.sendto(content, target)
-    except OSError as error:
-        errors.add(_word(error))
-
-
-def _told(errors: set[str]) -> list[str]:
-    """An error counts once, by its more exact form: a socket has it in its queue and returns it from a call as well."""
-    return sorted(error for error in errors if not any(other.startswith(f"{error}: ") for other in errors))
-
-
-def _errors(one: socket.socket) -> set[str]:
-    """What is in a socket's error queue: origin, type and code, and who says so (struct sock_extended_err)."""
-    found: set[str] = set()
-    while True:
-        try:
-            _, ancillary, _, _ = one.recvmsg(1, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
-        except OSError:
-            return found
-        for _, _, content in ancillary:
-            number, origin, kind, code = struct.unpack_from("=IBBB", content)
-            offender = ""
-            if origin != 1 and len(content) >= 16 + 16:
-                four = int.from_bytes(content[16:18], "little") == socket.AF_INET
-                raw = content[20:24] if four else content[24:40]
-                text = socket.inet_ntop(socket.AF_INET if four else socket.AF_INET6, raw)
-                offender = f" by {NAME.get(text, text)}"
-            found.add(f"{os.strerror(number)}: {ORIGIN.get(origin, origin)} {kind}/{code}{offender}")
-
-
-def _serve(server: socket.socket, said: Outcome) -> None:
-    """Take one connection and, when all has come, send it back."""
-    try:
-        one, _ = server.accept()
-        with one:
-            one.settimeout(LONGEST)
-            content = _read(one)
-            said["there"] = len(content)
-            one.sendall(content)
-    except OSError:
-        pass
-
-
-def _read(one: socket.socket) -> bytes:
-    """All of it, up to the end: so that neither end closes before it has heard that the other one does."""
-    content = b""
-    while more := one.recv(65536):
-        content += more
-    return content
-
-
-def _close(listeners: dict[socket.socket, str]) -> None:
-    for one in listeners:
-        one.close()
-
-
-def _word(error: OSError) -> str:
-    """TCP gives up a little before our own limit or a little after it."""
-    return os.strerror(error.errno) if error.errno not in (None, errno.ETIMEDOUT) else "timed out"
-
-
-def _datagram(family: int, source: str, target: str, port: int, size: int) -> list[bytes]:
-    """The IP packets of a UDP datagram in fragments of 1024 bytes, in order; one packet if it is no longer."""
-    ends = socket.inet_pton(FAMILY[family], source) + socket.inet_pton(FAMILY[family], target)
-    udp = struct.pack("!HHHH", 1024, port, size + 8, 0) + bytes(size)
-    pseudo = ends + (struct.pack("!BBH", 0, 17, len(udp)) if family == 4 else struct.pack("!IHBB", len(udp), 0, 0, 17))
-    udp = udp[:6] + struct.pack("!H", _checksum(pseudo + udp) or 0xFFFF) + udp[8:]
-    packets = []
-    for offset in range(0, len(udp), 1024):
-        part = udp[offset : offset + 1024]
-        more = offset + 1024 < len(udp)
-        whole = offset == 0 and not more
-        if family == 4:
-            bits = 0 if whole else offset >> 3 | more << 13
-            packets.append(struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(part), port, bits, 64, 17, 0) + ends + part)
-            continue
-        extension = b"" if whole else struct.pack("!BBHI", 17, 0, offset | more, port)
-        head = struct.pack("!IHBB", 0x60000000, len(extension) + len(part), 17 if whole else 44, 64)
-        packets.append(head + ends + extension + part)
-    return packets
-
-
-def _checksum(content: bytes) -> int:
-    """RFC 1071."""
-    content += bytes(len(content) % 2)
-    total: int = sum(struct.unpack(f"!{len(content) // 2}H", content))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+                    errors |= {word(error)} | errors(each)

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.test_daemon import Daemon, daemon, home
-from tests.netns.test_vmsocket import Monitors, Speaker
-from tests.netns.test_vmtap import GUEST, KINDS, WIRE, idle, machine, running, vm
+from tests.netns.daemons import Daemon
+from tests.netns.vm.machines import GUEST, KINDS, WIRE, idle, machine, vm
+from tests.netns.vm.test_socket import Monitors, Speaker
 from tests.support.patience import until
 from tests.support.spaces import Namespace
-
-__all__ = ["daemon", "home", "running"]
 
 LEARNED = "10.7.0.33"
 

@@ -95,7 +95,7 @@ def test_a_lost_completion(monkeypatch: pytest.MonkeyPatch) -> None:
 FAILING = """
     import ctypes, struct
     from tests.native import interfaces
-    from tests.native.loop.test_uring_failure import goes_on_with_the_epoll
+    from tests.native.backends.test_uring_failure import goes_on_with_the_epoll
 
     def fail(number, least):
         # A seccomp filter for all threads: io_uring_enter, number 426 on every architecture, fails with the errno if it

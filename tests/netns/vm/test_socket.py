@@ -19,12 +19,11 @@ from typing import Any
 import pytest
 
 from ipvsw.client import ApiError
-from tests.netns.test_daemon import ROOT, Daemon, daemon, home
-from tests.netns.test_vmtap import CLI, GUEST, WIRE, Machine, idle, lan, running, vm
+from tests.netns.daemons import ROOT, Daemon
+from tests.netns.vm import machines
+from tests.netns.vm.machines import CLI, GUEST, WIRE, Machine, idle, lan, vm
 from tests.support.patience import LIMIT, until
 from tests.support.spaces import Namespace
-
-__all__ = ["daemon", "home", "running"]
 
 
 class Speaker(Machine):
@@ -223,7 +222,7 @@ def test_whose_file_it_is(running: Callable[..., Daemon], tmp_path: Path) -> Non
     found = path.lstat()
     assert stat.S_ISSOCK(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o660
     assert (found.st_uid, found.st_gid) == (nobody.pw_uid, nobody.pw_gid)
-    lan.reload(globals()["lan"](lan.home, vm("stream", f'path = "{path}2"')))
+    lan.reload(machines.lan(lan.home, vm("stream", f'path = "{path}2"')))
     idle(lan, "vm1")
     assert not path.exists() and stat.S_IMODE(Path(f"{path}2").stat().st_mode) == 0o600
 
@@ -260,11 +259,11 @@ def test_mtu_and_addresses_change_while_connected(running: Callable[..., Daemon]
     VMMs = Monitors("listen", tmp_path)
     lan = running(VMMs.config)
     with VMMs.come(lan) as one:
-        text = globals()["lan"](lan.home, VMMs.config.replace(f"{GUEST}/24", "10.7.0.19/24") + "\nmtu = 1400")
+        text = machines.lan(lan.home, VMMs.config.replace(f"{GUEST}/24", "10.7.0.19/24") + "\nmtu = 1400")
         assert lan.reload(text) == [f"change port lan/vm1: address -{GUEST}/24, address +10.7.0.19/24, mtu 1400"]
         lan.until_owned("vm1", "10.7.0.19")
         until(lambda: lan.port("vm1")["mtu"] == 1400, "the MTU")
-        lan.reload(globals()["lan"](lan.home, VMMs.config))
+        lan.reload(machines.lan(lan.home, VMMs.config))
         lan.until_owned("vm1", GUEST)
         one.ping(WIRE)
 
