@@ -70,6 +70,10 @@ class Client:
         brought = () if netns_fd is None else (netns_fd,)
         return cast("Record", self.request("POST", "/v1/ports", _given(port), brought=brought))
 
+    def change_port(self, name: str, **port: Any) -> Record:
+        """`name` may be SWITCH/PORT; the keys of `ChangePort` in openapi.json."""
+        return cast("Record", self.request("PATCH", f"/v1/ports/{_quoted(name)}", port))
+
     def delete_port(self, name: str) -> None:
         """`name` may be SWITCH/PORT."""
         self.request("DELETE", f"/v1/ports/{_quoted(name)}")

@@ -158,6 +158,7 @@ class PortConfig(Struct, frozen=True, kw_only=True):
     metric: int | None = None  # of the default routes; None: the kernel's default
     routes: tuple[Route, ...] = ()
     mtu: int | None = None  # bytes without the Ethernet header; None: the master's
+    index: int | None = None  # of a namespace's device; None: the kernel's choice
     queues: int = 1  # of a namespace: workers that read it, if there are as many; of a VM: descriptors that it opens
     owner: Who | None = None  # user who may open a tap by name, or connect to a socket's path, besides root
     group: Who | None = None

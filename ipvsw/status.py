@@ -67,6 +67,7 @@ class Subject(enum.StrEnum):
     SYSCTLS = "sysctls"
     GROUPS = "groups"
     MAC = "mac"
+    MTU = "mtu"
     ADDR_GEN_MODE = "addr_gen_mode"
     ADDRESSES = "addresses"
     GATEWAYS = "gateways"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipvsw.cli.command import Asked, Usage
 from ipvsw.config.keys import SWITCH, Key
-from ipvsw.config.port_keys import MACHINES, PORT
+from ipvsw.config.port_keys import CHANGE, MACHINES, PORT
 from ipvsw.model import Flag, Kind, MacSource, Mode, Who
 
 if TYPE_CHECKING:
@@ -21,12 +21,16 @@ KEYS = {key.word or key.name: key for key in (*(key for key in SWITCH if key.nam
 """The keys that `link add` takes with a word after them. `type`, `mode` and the flags come besides."""
 
 
+CHANGES = {key.word or key.name: key for key in CHANGE}
+"""Those that `link set` takes."""
+
 QUEUES = ("numtxqueues", "numrxqueues")
 """ip's words for `queues`: a port has as many of both."""
 
 
 def read_add(words: list[str], asked: Asked) -> None:
     link_type = _read_keys(list(words), asked, KEYS)
+    _check_type(link_type, asked)
     kinds = TYPES[link_type]
     if asked.port.setdefault("kind", str(kinds[0])) not in kinds:
         raise Usage(f"kind {asked.port['kind']}: type {link_type} has {', '.join(kinds)}", asked.command)
@@ -42,13 +46,18 @@ def read_set(words: list[str], asked: Asked) -> None:
     if not rest:
         raise Usage("the name of a port, a switch or a master is missing", asked.command)
     asked.name = rest.pop(0)
-    _read_keys(rest, asked, {})
+    link_type = _read_keys(rest, asked, CHANGES)
+    if asked.port and (link_type or asked.mode or asked.flag):
+        raise Usage(f"{next(iter(asked.port))} is a port's, mode and flag are the switch's", asked.command)
+    if asked.port:
+        return
+    _check_type(link_type, asked)
     if asked.mode is None and asked.flag is None:
         raise Usage("nothing to set: say mode MODE, or bridge, private or vepa", asked.command)
 
 
 def _read_keys(words: list[str], asked: Asked, known: Mapping[str, Key]) -> str:
-    """Keywords in any order; returns the type. A word that is none names the port."""
+    """Keywords in any order; returns the type, "" if there is none. A word that is none names the port."""
     seen = set()
     link_type = ""
     while words:
@@ -74,11 +83,14 @@ def _read_keys(words: list[str], asked: Asked, known: Mapping[str, Key]) -> str:
             link_type = value
         else:
             _read_key(known[word], value, asked)
+    return link_type
+
+
+def _check_type(link_type: str, asked: Asked) -> None:
     if not link_type:
         raise Usage("type ipvlan is missing", asked.command)
     if link_type not in TYPES:
         raise Usage(f"type {link_type}: ipvsw makes {' and '.join(TYPES)} only", asked.command)
-    return link_type
 
 
 def _count(word: str, words: list[str], asked: Asked) -> int:
@@ -159,7 +171,7 @@ def complete_add(words: list[str], names: Names) -> Iterable[str]:
 
 def complete_set(words: list[str]) -> Iterable[str]:
     """What may follow the name."""
-    return _complete([word for word in words if word != "dev"][1:], {}, {})
+    return _complete([word for word in words if word != "dev"][1:], CHANGES, {})
 
 
 def _complete(

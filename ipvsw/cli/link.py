@@ -117,6 +117,8 @@ def _add(asked: Asked) -> Record:
 
 
 def _set(asked: Asked) -> Record:
+    if asked.port:
+        return asked.client.change_port(asked.required_name, **asked.port)
     return asked.client.set_mode(asked.required_name, mode=asked.mode, flag=asked.flag)
 
 
@@ -226,14 +228,16 @@ Example: ipvsw link add link eth0 name ipvl0 netns ns0 type ipvlan mode l2 priva
     ),
     Command(
         name="link set",
-        summary="change mode or flag of a switch",
-        operands="[dev] PORT|SWITCH|MASTER type ipvlan [mode MODE] [FLAG]",
+        summary="change mode or flag of a switch, or a port's MTU",
+        operands="[dev] PORT|SWITCH|MASTER type ipvlan [mode MODE] [FLAG] | [dev] PORT mtu N",
         about="""\
 Change the mode (l2, l3, l3s) or the flag (bridge, private, vepa) of a switch. They belong to the
 switch: a change by the name of one port, or of the master, holds for all ports that share it.
+Or change the MTU of a port, which stays up.
 
 Example: ipvsw link set ipvl0 type ipvlan mode l2 vepa
          ipvsw link set eth0 type ipvlan mode l3
+         ipvsw link set ipvl0 mtu 1400
 """,
         read=_read_set,
         run=_set,

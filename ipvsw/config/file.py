@@ -44,6 +44,7 @@ __all__ = [
     "read_attach",
     "read_document",
     "read_mode_change",
+    "read_port_change",
     "with_defaults",
 ]
 
@@ -129,6 +130,16 @@ def read_mode_change(body: object) -> tuple[Mode | None, Flag | None]:
     return found.get("mode"), found.get("flag")
 
 
+def read_port_change(body: object, port: PortConfig) -> PortConfig:
+    """The port as the API is asked to change it. Errors: ConfigError."""
+    found = read_table(body, "", keys.readers(port_keys.CHANGE))
+    if not found:
+        raise ConfigError("mtu is missing")
+    changed = structs.replace(port, **found)
+    _check_mtu(changed, "")
+    return changed
+
+
 def check(config: Config) -> None:
     """What `read_document` checks across switches and ports, for a configuration that does not come from
     one file. Places are named as `lan` and `lan/ipvl0`. Errors: ConfigError."""
@@ -185,9 +196,17 @@ def _make_port(found: dict[str, Any], place: str) -> PortConfig:
     _check_kind(port, found, place)
     _check_sockets(port, place)
     _check_gateways(port, place)
+    _check_mtu(port, place)
+    if port.index is not None and not port.netns:
+        raise ConfigError(f"{join(place, 'index')}: is for a port in a namespace: set netns")
+    if port.index is not None and port.device is Device.VETH:
+        raise ConfigError(f"{join(place, 'index')}: is for a device that is a tap")
+    return port
+
+
+def _check_mtu(port: PortConfig, place: str) -> None:
     if port.mtu is not None and port.mtu < MTU_MIN_IPV6 and any(one.version == 6 for one in port.addresses):
         raise ConfigError(f"{join(place, 'mtu')}: {port.mtu} is less than {MTU_MIN_IPV6}, which IPv6 addresses need")
-    return port
 
 
 def with_defaults(found: dict[str, Any]) -> PortConfig:

@@ -105,8 +105,9 @@ DAEMON = (
         change=Change.RESTART,
         operand="PATH",
         help="file that keeps what the command line and the API have changed",
-        more="Ports that were added, and modes and flags that were set at run time: they come back when the daemon"
-        " or the host is started again. It is replaced as a whole, and exists only while there is something to keep."
+        more="Ports that were added, and modes, flags and MTUs that were set at run time: they come back when the"
+        " daemon or the host is started again. It is replaced as a whole, and exists only while there is something to"
+        " keep."
         " Without it they end with an orderly stop of the daemon.",
         example=f'"{DEFAULT_STATE}"',
     ),

@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from ipvsw.config.keys import DAEMON, MODE, SWITCH, Change, Key
-from ipvsw.config.port_keys import PORT
+from ipvsw.config.port_keys import CHANGE, PORT
 from ipvsw.model import Config, DaemonConfig, PortConfig, SwitchConfig
 
 
@@ -136,22 +136,29 @@ def with_added(before: Config, running: Config, filed: Config) -> Config:
 
 
 def with_modes(before: Config, running: Config, filed: Config) -> Config:
-    """The configuration `filed`, with the modes and flags that were changed at run time and that the file still has as
-    it had them `before`."""
+    """The configuration `filed`, with the modes, flags and MTUs that were changed at run time and that the file still
+    has as it had them `before`."""
     old = {switch.name: switch for switch in before.switches}
     now = {switch.name: switch for switch in running.switches}
 
     def changed(switch: SwitchConfig) -> SwitchConfig:
         if switch.name not in old or switch.name not in now:
             return switch
-        kept = {
-            key.name: getattr(now[switch.name], key.name)
-            for key in MODE
-            if getattr(switch, key.name) == getattr(old[switch.name], key.name)
-        }
-        return structs.replace(switch, **kept)
+        had, has = ({port.name: port for port in one[switch.name].ports} for one in (old, now))
+        ports = (
+            structs.replace(port, **_kept(CHANGE, had[port.name], has[port.name], port))
+            if port.name in had and port.name in has
+            else port
+            for port in switch.ports
+        )
+        return structs.replace(switch, ports=tuple(ports), **_kept(MODE, old[switch.name], now[switch.name], switch))
 
     return structs.replace(filed, switches=tuple(map(changed, filed.switches)))
+
+
+def _kept(keys: Iterable[Key], old: Any, now: Any, filed: Any) -> dict[str, Any]:
+    """As they are `now`, those that the file still has as before."""
+    return {key.name: getattr(now, key.name) for key in keys if getattr(filed, key.name) == getattr(old, key.name)}
 
 
 def _removals(old: SwitchConfig, new: SwitchConfig) -> Iterator[Action]:

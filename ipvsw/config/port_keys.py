@@ -7,6 +7,7 @@ from ipvsw.config.port_rules import RULES
 from ipvsw.config.routes import METRIC_MAX, read_metric, read_routes
 from ipvsw.config.values import (
     IFNAME_MAX,
+    INDEX_MAX,
     LABEL_MAX,
     LEARNED_MAX,
     MTU_MAX,
@@ -176,6 +177,19 @@ PORT = (
         example="1500",
     ),
     Key(
+        name="index",
+        read=integer(1, INDEX_MAX),
+        type=int,
+        default=None,
+        default_text="the kernel's choice",
+        change=Change.ANEW,
+        kinds=(Kind.NETNS,),
+        operand="N",
+        help=f"index of the interface inside the namespace, 1 to {INDEX_MAX}",
+        more="Needs `netns`, and a device that is a `tap`. One that is taken there is a failure of the port.",
+        example="100",
+    ),
+    Key(
         name="queues",
         read=integer(1, QUEUES_MAX),
         type=int,
@@ -326,3 +340,6 @@ PORT = (
         " `daemon.state`. Of a port in the configuration file it says nothing.",
     ),
 )
+
+CHANGE = tuple(key for key in PORT if key.name == "mtu")
+"""What the API and the command line change of a port."""

@@ -26,6 +26,7 @@ MTU_MAX = 65535  # bytes; ETH_MAX_MTU
 WORKERS_MAX = 64
 BUSY_POLL_MAX = 1000  # us
 QUEUES_MAX = 16
+INDEX_MAX = (1 << 31) - 1  # of an interface: an int
 LEARNED_MAX = 1024
 ADDRESSES_MAX = 1 << 20
 GROUPS_MAX = 1 << 20

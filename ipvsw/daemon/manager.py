@@ -229,12 +229,21 @@ class Manager:
         """PORT or SWITCH/PORT. Also of a port that the file has; the next `reload` brings that one back.
         Errors: NotFound, Refused."""
         async with self._lock:
-            switch, port = self._switches.find_port(name)
-            if port in self._switches[switch].links:
-                raise Refused(f"{name}: `ip link add` made this port; delete it with `ip link del`")
-            await self._remove_port(switch, port)
+            switch, port = self._switches.find_configured(name, "delete it with `ip link del`")
+            await self._remove_port(switch, port.config.name)
             self._state.write()
         await self._state.saved()
+
+    async def change_port(self, name: str, change: Callable[[PortConfig], PortConfig]) -> PortStatus:
+        """PORT or SWITCH/PORT becomes what `change` makes of it. Errors: NotFound, Refused, those of `change`."""
+        async with self._lock:
+            switch, port = self._switches.find_configured(name, "change it with `ip link set`")
+            new = change(port.config)
+            await self._preflight_port(self._switches[switch].config, new)
+            await self._execute([ChangePort(switch, port.config, new)])
+            self._state.write()
+        await self._state.saved()
+        return port.status()
 
     def labelled(self, label: str) -> tuple[SwitchStatus, ...]:
         """The ports with that label, or one that begins with it and a colon; only the switches that have any."""

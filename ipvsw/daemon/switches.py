@@ -22,6 +22,14 @@ class Switches(dict[str, Switch]):
         """The switch and the port that PORT or SWITCH/PORT means."""
         return names.find_port(name, self._ports())
 
+    def find_configured(self, name: str, otherwise: str) -> tuple[str, Port]:
+        """The switch, and the port that PORT or SWITCH/PORT means, unless it is a device of the kernel module's: for
+        one of these the error says what to do `otherwise`."""
+        switch, port = self.find_port(name)
+        if port in self[switch].links:
+            raise Refused(f"{name}: `ip link add` made this port; {otherwise}")
+        return switch, self[switch].ports[port]
+
     def find_interface(self, name: str) -> tuple[str, str]:
         """The switch, and the port, "master" or "host" that PORT, SWITCH/PORT, a master's name, "master", "host",
         SWITCH/master and SWITCH/host mean. A port comes first."""

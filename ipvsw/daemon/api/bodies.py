@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from ipvsw.config.file import ATTACH
 from ipvsw.config.keys import MODE, Key
+from ipvsw.config.port_keys import CHANGE
 
 
 def _body(name: str, doc: str, keys: Iterable[Key]) -> type[Struct]:
@@ -28,6 +29,8 @@ def _body(name: str, doc: str, keys: Iterable[Key]) -> type[Struct]:
 
 AddPort = _body("AddPort", "A port to attach: the keys of `[[switch.port]]`, and those of its switch.", ATTACH)
 SetMode = _body("SetMode", "What to change of a switch; at least one of them.", MODE)
+
+ChangePort = _body("ChangePort", "What to change of a port.", CHANGE)
 
 
 class TakeOver(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,25 +6,24 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from ipvsw.config.file import ConfigError, place_by_descriptor, read_attach, read_mode_change
+from ipvsw.config.file import ConfigError, place_by_descriptor, read_attach, read_mode_change, read_port_change
 from ipvsw.config.write import write
-from ipvsw.daemon.api.bodies import AddPort, Reloaded, SavedConfig, SetMode, TakeOver
-from ipvsw.daemon.events import Events, Watcher
+from ipvsw.daemon.api.bodies import AddPort, ChangePort, Reloaded, SavedConfig, SetMode, TakeOver
+from ipvsw.daemon.api.contract import Manager
+from ipvsw.daemon.events import Watcher
 from ipvsw.linux.namespaces import given
 from ipvsw.linux.peercred import Peer
-from ipvsw.model import Config, Flag, Mode, PortConfig
 from ipvsw.status import (
     AddressStatus,
     EventStatus,
     HandedOver,
     LeaseStatus,
     PortStatus,
-    States,
     SwitchStats,
     SwitchStatus,
     TraceAsked,
@@ -36,55 +35,6 @@ T = TypeVar("T")
 
 class BadBody(Exception):
     """The body is not valid: one line that names the place."""
-
-
-class Manager(Protocol):
-    """What the API needs of `manager.Manager`. Errors of every change: Refused."""
-
-    def switches(self) -> tuple[SwitchStatus, ...]: ...
-    def stats(self) -> tuple[SwitchStats, ...]: ...
-    def states(self) -> dict[str, States]: ...
-    def leases(self) -> tuple[LeaseStatus, ...]: ...
-    async def add_port(self, master: str, port: PortConfig, mode: Mode | None, flag: Flag | None) -> PortStatus:
-        """Attach a port to the switch of `master`, which is made if there is none."""
-
-    def switch(self, name: str) -> SwitchStatus:
-        """Errors: NotFound."""
-
-    def labelled(self, label: str) -> tuple[SwitchStatus, ...]:
-        """Switches with the ports that have this label or one that it begins, none without such a port."""
-
-    async def delete_labelled(self, label: str) -> None:
-        """Remove the ports of `labelled`. Errors: NotFound."""
-
-    async def delete_port(self, name: str) -> None:
-        """`name` is PORT or SWITCH/PORT. Errors: also NotFound."""
-
-    async def set_mode(self, name: str, mode: Mode | None, flag: Flag | None) -> SwitchStatus:
-        """`name` is that of a switch, of a port on it or of its master. Errors: also NotFound."""
-
-    async def hand_over(self, name: str, peer: Peer) -> tuple[HandedOver, list[int]]:
-        """Descriptors of the port `name`, or of one on the switch `name` that has none yet; the caller closes them.
-        Errors: also Forbidden."""
-
-    async def trace(self, asked: TraceAsked) -> TraceStatus:
-        """What would become of a frame. Errors: also NotFound."""
-
-    async def take_over(self, version: int) -> None:
-        """Leave everything to a daemon that reads a state of that version, and end."""
-
-    async def reload(self) -> tuple[str, ...]:
-        """Read the configuration again; returns what was done, printable."""
-
-    async def plan(self) -> tuple[str, ...]:
-        """What `reload` would do; does nothing. Errors: Refused."""
-
-    def configuration(self) -> Config:
-        """What runs, the ports of the API included."""
-
-    @property
-    def events(self) -> Events:
-        """What happens."""
 
 
 STREAM = "text/event-stream"  # the content of an answer that has no end
@@ -140,6 +90,10 @@ async def _add_port(manager: Manager, call: Call) -> PortStatus:
             return await manager.add_port(master, place_by_descriptor(port, netns), mode, flag)
     except OSError as error:
         raise BadBody(f"the descriptor {error.strerror}") from None
+
+
+async def _change_port(manager: Manager, call: Call) -> PortStatus:
+    return await manager.change_port(call.name, lambda port: _read(call, lambda body: read_port_change(body, port)))
 
 
 async def _delete_port(manager: Manager, call: Call) -> None:
@@ -280,6 +234,16 @@ ROUTES = (
         takes=AddPort,
         returns=PortStatus,
         status=201,
+        errors=(400, 403, 404, 409),
+    ),
+    Route(
+        method="PATCH",
+        path="/v1/ports/{name}",
+        name="changePort",
+        summary="Change a port, named PORT or SWITCH/PORT, in place",
+        handler=_change_port,
+        takes=ChangePort,
+        returns=PortStatus,
         errors=(400, 403, 404, 409),
     ),
     Route(

@@ -26,9 +26,10 @@ from aiohttp import web
 from msgspec import Struct
 
 from ipvsw.daemon.api.bodies import Error
+from ipvsw.daemon.api.contract import Manager
 from ipvsw.daemon.api.listener import Admission, ApiSockets, Connection, Limits, Listener, ListeningSocket
 from ipvsw.daemon.api.openapi import openapi
-from ipvsw.daemon.api.operations import REASONS, ROUTES, STREAM, BadBody, Call, Manager, Route
+from ipvsw.daemon.api.operations import REASONS, ROUTES, STREAM, BadBody, Call, Route
 from ipvsw.daemon.events import Watcher
 from ipvsw.daemon.metrics import exposition
 from ipvsw.linux.peercred import Peer

@@ -35,10 +35,10 @@ from ipvsw.model import Address, Interface, Network, Route
 # linux/rtnetlink.h
 RT_TABLE_MAIN = 254
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
-RTNH_F_ONLINK = 4
-TC_H_ROOT = 0xFFFFFFFF  # linux/pkt_sched.h
+RTNH_F_ONLINK, TC_H_ROOT = 4, 0xFFFFFFFF  # linux/rtnetlink.h, linux/pkt_sched.h
 RTM_NEWNSID, RTM_GETNSID = 88, 90
-IFLA_ADDRESS, IFLA_MTU, IFLA_TXQLEN, IFLA_IFALIAS, IFLA_NET_NS_FD = 1, 4, 13, 20, 28  # linux/if_link.h
+IFLA_ADDRESS, IFLA_MTU, IFLA_TXQLEN, IFLA_IFALIAS = 1, 4, 13, 20  # linux/if_link.h
+IFLA_NET_NS_FD, IFLA_NEW_IFINDEX = 28, 49
 NETNSA_NSID, NETNSA_FD, NETNSA_NSID_NOT_ASSIGNED = 1, 3, -1  # linux/net_namespace.h
 _RTGENMSG = bytes(4)  # struct rtgenmsg, padded
 _INT = struct.Struct("=i")
@@ -104,13 +104,14 @@ class Handle:
         queue: int | None = None,
         name: str | None = None,
         netns_fd: int | None = None,
+        new_index: int | None = None,
         alias: str | None = None,
         noarp: bool | None = None,
         allmulti: bool | None = None,
     ) -> None:
         """Change what is not None, in one request; with `netns_fd` the device moves there first.
 
-        The kernel sets a device down when it moves it, and gives it another index if its own is
+        The kernel sets a device down when it moves it, and gives it `new_index`, or another index if its own is
         taken there. `queue` is in frames; of a device that is up its change loses some.
         """
         given = [
@@ -119,6 +120,7 @@ class Handle:
             (IFLA_TXQLEN, None if queue is None else _INT.pack(queue)),
             (IFLA_IFNAME, None if name is None else os.fsencode(name) + b"\0"),
             (IFLA_NET_NS_FD, None if netns_fd is None else _INT.pack(netns_fd)),
+            (IFLA_NEW_IFINDEX, None if new_index is None else _INT.pack(new_index)),
             (IFLA_IFALIAS, None if alias is None else os.fsencode(alias)),
         ]
         parts = b"".join(pack_attribute(kind, value) for kind, value in given if value is not None)

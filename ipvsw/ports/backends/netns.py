@@ -4,7 +4,7 @@ The TAP is made in the daemon's namespace and moved, which leaves the daemon its
 namespace. The fd is the only thing that keeps the device alive: closing it undoes everything.
 
 What the configuration says of the device stays so: an address, gateway or route that the namespace removes, or that the
-kernel removes as the device goes down, is put back while the device is up.
+kernel removes as the device goes down, is put back while the device is up, and so is an MTU that it changes.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ class NetnsBackend(DeviceBackend):
             noarp=settings.noarp,
             name=settings.config.ifname,
             netns_fd=netns_fd,
+            new_index=settings.config.index,
         )
         return super()._create(handle, netns_fd, settings)
 
@@ -190,8 +191,10 @@ class NetnsBackend(DeviceBackend):
             self._failed, self.problems = False, ()
         present = {address for address, _ in snapshot.addresses}
         other_mac = settings.config.mac is MacSource.MASTER and snapshot.link.mac != settings.mac
+        other_mtu = settings.config.mtu is not None and snapshot.link.mtu != settings.mtu
         return [
             *([Part(Subject.MAC, settings.mac, "MAC address")] if other_mac else []),
+            *([Part(Subject.MTU, settings.mtu, f"MTU {settings.mtu}")] if other_mtu else []),
             *(_address(one) for one in settings.config.addresses if one.ip not in present),
             *super().wrong(settings, snapshot),
         ]
@@ -206,6 +209,8 @@ class NetnsBackend(DeviceBackend):
             handle.add_route(self._index, part.key)
         elif part.subject is Subject.MAC:
             handle.set_link(self._index, mac=part.key)
+        elif part.subject is Subject.MTU:
+            handle.set_link(self._index, mtu=part.key)
         elif self.port.link is not None:
             handle.set_stable_secret(self.port.link.name, self._secret())
 
@@ -215,7 +220,7 @@ class NetnsBackend(DeviceBackend):
         handle.set_link(
             self._index,
             mac=settings.mac if settings.config.mac is MacSource.MASTER else None,
-            # The namespace may set another MTU, which stays until the master's changes.
+            # Where the configuration has none the namespace may set another, which stays until the master's changes.
             mtu=settings.mtu if settings.mtu != had.mtu else None,
             noarp=settings.noarp if settings.noarp != had.noarp else None,
         )

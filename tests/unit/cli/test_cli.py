@@ -329,6 +329,13 @@ def test_link_add_queues_are_a_number(run: Run) -> None:
     assert code == 2 and "numtxqueues many: not a number" in err
 
 
+def test_link_set_mtu(daemon: Daemon, run: Run) -> None:
+    assert run("link set dev lan/ipvl0 mtu 1400") == (0, "", "")
+    assert daemon.manager.calls == [("change_port", "lan", "ipvl0", 1400)]
+    assert run("link set lan/ipvl0 mtu 60") == (1, "", "ipvsw: mtu: 60 is not between 68 and 65535\n")
+    assert run("link set none mtu 1400") == (1, "", 'ipvsw: there is no port "none"\n')
+
+
 def test_link_set(daemon: Daemon, run: Run) -> None:
     assert run("link set ipvl1 type ipvlan vepa") == (0, "", "")
     assert run("link set dev lan type ipvlan mode l2 private") == (0, "", "")
@@ -434,6 +441,9 @@ EVERY = (
         ("link set", "link set: the name of a port, a switch or a master is missing"),
         ("link set a type ipvlan", "link set: nothing to set: say mode MODE, or bridge, private or vepa"),
         ("link set a mode l2", "link set: type ipvlan is missing"),
+        ("link set a mtu", "link set: mtu: a word is missing after it"),
+        ("link set a mtu big", "link set: mtu big: not a number"),
+        ("link set a mtu 1400 mode l2", "link set: mtu is a port's, mode and flag are the switch's"),
         ("link set a up type ipvlan", "link set: up: not understood"),
         ("completion fish", "completion: say bash or zsh"),
     ],
@@ -556,15 +566,15 @@ def test_starts_quickly(daemon: Daemon, line: str) -> None:
         ("l del ", "dmz/ipvl0 ipvl1 lan/ipvl0"),
         ("link del ipvl1 ", ""),
         ("link set dev l", "lan lan/ipvl0"),
-        ("link set ipvl1 ", "bridge mode private type vepa"),
+        ("link set ipvl1 ", "bridge mode mtu private type vepa"),
         ("link set ipvl1 type ", "ipvlan ipvtap"),
         ("link set ipvl1 type ipvlan mode ", "l2 l3 l3s"),
-        ("link set ipvl1 type ipvlan vepa ", "mode"),
+        ("link set ipvl1 type ipvlan vepa ", "mode mtu"),
         (
             "link add ",
-            "address allow bridge broadcast claim connect device gateway group guard ifname kind label learn link local"
-            " mac max_addresses max_groups max_learned metric mode mtu name netns owner packets path persist private"
-            " queues rate remote route type vepa",
+            "address allow bridge broadcast claim connect device gateway group guard ifname index kind label learn"
+            " link local mac max_addresses max_groups max_learned metric mode mtu name netns owner packets path persist"
+            " private queues rate remote route type vepa",
         ),
         ("link add link e", "eth0 eth1"),
         ("link add link eth0 name x netns ", "ns0 ns1"),

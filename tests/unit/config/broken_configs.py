@@ -165,6 +165,9 @@ BROKEN: tuple[tuple[str, str], ...] = (
         _port("kind = 'tap'\nlearn = true\nmax_learned = 0"),
         "switch[0].port[0].max_learned: 0 is not between 1 and 1024",
     ),
+    (_port("netns = 'x'\nindex = 0"), "switch[0].port[0].index: 0 is not between 1 and 2147483647"),
+    (_port("index = 5"), "switch[0].port[0].index: is for a port in a namespace: set netns"),
+    (_port("netns = 'x'\nindex = 5\ndevice = 'veth'"), "switch[0].port[0].index: is for a device that is a tap"),
     (_port("queues = 17"), "switch[0].port[0].queues: 17 is not between 1 and 16"),
     (_port("kind = 'tap'\nqueues = 0"), "switch[0].port[0].queues: 0 is not between 1 and 16"),
     (

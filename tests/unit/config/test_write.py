@@ -63,6 +63,7 @@ PORT_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "metric": st.integers(1, 0xFFFFFFFF),
     "routes": st.lists(st.sampled_from(ROUTES), max_size=3, unique=True),
     "mtu": st.integers(1280, 65535),
+    "index": st.integers(1, (1 << 31) - 1),
     "queues": st.integers(1, 16),
     "owner": WHO,
     "group": WHO,
@@ -97,6 +98,8 @@ def fitting(found: dict[str, Any]) -> dict[str, Any]:
     kept = {key.name: found[key.name] for key in PORT if key.name in found and kind in key.kinds}
     if not kept.get("learn"):
         kept.pop("max_learned", None)
+    if not kept.get("netns") or kept.get("device") == Device.VETH:
+        kept.pop("index", None)
     if "path" in kept:
         kept.pop("connect", None)
     if not {"local", "remote"} <= kept.keys():
@@ -149,6 +152,7 @@ def test_every_key_of_a_port_is_written(key: Key, data: st.DataObject) -> None:
     if key.name in ("owner", "group") and kind in (Kind.STREAM, Kind.DGRAM):
         found |= {"path": "/p"} if kind is Kind.STREAM else {"local": "/l", "remote": "/r"}
     found |= {"local": {"remote": "/r"}, "remote": {"local": "/l"}, "max_learned": {"learn": True}}.get(key.name, {})
+    found |= {"netns": "ns0"} if key.name == "index" else {}
     if key.name == "gateway":
         found["addresses"] = ["192.0.2.1/24", "2001:db8::1/64"]
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -188,6 +188,12 @@ class FakeManager:
 
     async def delete_port(self, name: str) -> None:
         self._called("delete_port", *find_port(name, PORTS))
+
+    async def change_port(self, name: str, change: Callable[[PortConfig], PortConfig]) -> PortStatus:
+        switch, port = find_port(name, PORTS)
+        new = change(PortConfig(name=port, ifname=port, netns=""))
+        self._called("change_port", switch, port, new.mtu)
+        return self.switches()[0].ports[0]
 
     async def set_mode(self, name: str, mode: Mode | None, flag: Flag | None) -> SwitchStatus:
         switch = find_switch(name, PORTS, {one.name: one.master for one in (LAN, DMZ)})

@@ -1,0 +1,72 @@
+"""What the API needs of the daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from ipvsw.daemon.events import Events
+from ipvsw.linux.peercred import Peer
+from ipvsw.model import Config, Flag, Mode, PortConfig
+from ipvsw.status import (
+    HandedOver,
+    LeaseStatus,
+    PortStatus,
+    States,
+    SwitchStats,
+    SwitchStatus,
+    TraceAsked,
+    TraceStatus,
+)
+
+
+class Manager(Protocol):
+    """What the API needs of `manager.Manager`. Errors of every change: Refused."""
+
+    def switches(self) -> tuple[SwitchStatus, ...]: ...
+    def stats(self) -> tuple[SwitchStats, ...]: ...
+    def states(self) -> dict[str, States]: ...
+    def leases(self) -> tuple[LeaseStatus, ...]: ...
+    async def add_port(self, master: str, port: PortConfig, mode: Mode | None, flag: Flag | None) -> PortStatus:
+        """Attach a port to the switch of `master`, which is made if there is none."""
+
+    def switch(self, name: str) -> SwitchStatus:
+        """Errors: NotFound."""
+
+    def labelled(self, label: str) -> tuple[SwitchStatus, ...]:
+        """Switches with the ports that have this label or one that it begins, none without such a port."""
+
+    async def delete_labelled(self, label: str) -> None:
+        """Remove the ports of `labelled`. Errors: NotFound."""
+
+    async def delete_port(self, name: str) -> None:
+        """`name` is PORT or SWITCH/PORT. Errors: also NotFound."""
+
+    async def change_port(self, name: str, change: Callable[[PortConfig], PortConfig]) -> PortStatus:
+        """`name` is PORT or SWITCH/PORT. Errors: also NotFound, those of `change`."""
+
+    async def set_mode(self, name: str, mode: Mode | None, flag: Flag | None) -> SwitchStatus:
+        """`name` is that of a switch, of a port on it or of its master. Errors: also NotFound."""
+
+    async def hand_over(self, name: str, peer: Peer) -> tuple[HandedOver, list[int]]:
+        """Descriptors of the port `name`, or of one on the switch `name` that has none yet; the caller closes them.
+        Errors: also Forbidden."""
+
+    async def trace(self, asked: TraceAsked) -> TraceStatus:
+        """What would become of a frame. Errors: also NotFound."""
+
+    async def take_over(self, version: int) -> None:
+        """Leave everything to a daemon that reads a state of that version, and end."""
+
+    async def reload(self) -> tuple[str, ...]:
+        """Read the configuration again; returns what was done, printable."""
+
+    async def plan(self) -> tuple[str, ...]:
+        """What `reload` would do; does nothing. Errors: Refused."""
+
+    def configuration(self) -> Config:
+        """What runs, the ports of the API included."""
+
+    @property
+    def events(self) -> Events:
+        """What happens."""
