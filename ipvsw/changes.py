@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from ipaddress import ip_address
 from itertools import islice
 
-from ipvsw._fast import ACCESS, Datapath
+from ipvsw._fast import ACCESS, MODES, Datapath
 from ipvsw.linux.bpf import Shim
 from ipvsw.linux.fastports import THE_MASTER, FastCounts, FastDevice, FastFlag
 
@@ -51,7 +51,7 @@ class Changes:
         self._depth = 0
         self._owners: dict[bytes, int | None] = {}  # who is to have which address; None: no port
         self._stolen: set[bytes] = set()
-        self._host_access = False
+        self._diverting = False  # whether the host's own traffic may go to ports at all, if only errors and replies
         self._diverted: set[bytes] = set()  # of the stolen ones
         self._host: frozenset[bytes] = frozenset()  # the master's own addresses as the datapath has them
         self._wanted_host = self._host
@@ -118,13 +118,14 @@ class Changes:
     def set_mode(self, mode: int, flag: int, access: int) -> None:
         """Numbers of `_fast.MODES`, `FLAGS` and `ACCESS`."""
         host_access = access != ACCESS["none"]
+        diverting = host_access or mode == MODES["l3s"]
         self._shim.stop_deciding()
         with self.batch() as datapath:
             datapath.set_mode(mode, flag, access)
         self._shim.set_mode(mode)
         self._shim.set_fast_rules(mode, flag, host_access)
-        if host_access != self._host_access:
-            self._host_access = host_access
+        if diverting != self._diverting:
+            self._diverting = diverting
             self.review_diversion(self._stolen)
 
     def set_vlans(self, vlans: frozenset[int]) -> None:
@@ -270,10 +271,10 @@ class Changes:
     def _divert(self, addresses: list[bytes]) -> bool:
         """Of addresses that are stolen: have the host's own traffic to them go where it should. Whether any went
         elsewhere before."""
-        if not self._host_access and not self._diverted:
+        if not self._diverting and not self._diverted:
             return False
         changed = False
-        wanted = {one for one in addresses if one in self._stolen and self.diverts(one)} if self._host_access else set()
+        wanted = {one for one in addresses if one in self._stolen and self.diverts(one)} if self._diverting else set()
         for on, its in ((True, wanted - self._diverted), (False, self._diverted.intersection(addresses) - wanted)):
             if its:
                 for owner, some in self._by_fast_owner(its):

@@ -79,8 +79,9 @@ class Shim:
     `filter_fd` is for SO_ATTACH_BPF on the receiving sockets, `ingress_fd` and `egress_fd` for clsact on the master
     (`programs` are the kernel's ids of these), `mute_fd` for clsact ingress on virtual machines' TAPs, `port_fd` and
     `feed_fd` on the two devices of a port of kind veth, `spread_fd` for spreading flows over several readers: the
-    fanout of the packet sockets, and ports' TAPs. What the programs are attached to keeps them alive, this object the
-    access to the maps, and the heartbeat: without that they leave to the host what the daemon would deliver.
+    fanout of the packet sockets, and ports' TAPs; `errors_fd` for what the host's TAP is read. What the programs are
+    attached to keeps them alive, this object the access to the maps, and the heartbeat: without that they leave to the
+    host what the daemon would deliver.
     """
 
     def __init__(self) -> None:
@@ -102,6 +103,7 @@ class Shim:
             self.egress_fd = self._program("ipvsw_inject")
             self.mute_fd = self._program("ipvsw_mute")
             self.spread_fd = self._program("ipvsw_spread")
+            self.errors_fd = self._program("ipvsw_errors")
             self.port_fd = self._program("ipvsw_port")
             self.feed_fd = self._program("ipvsw_feed")
             self.fast = FastPorts(

@@ -3,9 +3,10 @@
 In l2 it has no routes: the shim redirects to it what the host sends to ports on the master. In l3 a routing table of
 its own has a route through it to each port's address that the host's traffic may be diverted to, and policy rules say
 which packets use that table: the host's own, if the host may reach ports, and in l3s those that arrive on the master,
-which thus pass the host's PREROUTING and FORWARD. The ports' other addresses are in a second table, for what arrives on
-the master alone: the host's traffic to them follows the host's own routes. A host that didn't forward before goes on
-forwarding nothing else.
+which thus pass the host's PREROUTING and FORWARD. In l3s the host's own use it in any case: what the host answers in
+another's name, as its REJECT does, must reach the port; without host_access a BPF program on the TAP drops the rest.
+The ports' other addresses are in a second table, for what arrives on the master alone: the host's traffic to them
+follows the host's own routes. A host that didn't forward before goes on forwarding nothing else.
 
 The next daemon goes on with the device and the routes; the kernel removes these with the TAP. Every start replaces the
 rules and knows from them what the host's forwarding was. While the daemon runs, `wanted` and `seen` say what others
@@ -68,9 +69,16 @@ class HostPort:
     """One master's. Its calls must not overlap. `place` is a function that opens the master's namespace."""
 
     def __init__(
-        self, runtime: Runtime, changes: Changes, master: str, held_name: str, left: HostLeft | None = None
+        self,
+        runtime: Runtime,
+        changes: Changes,
+        master: str,
+        held_name: str,
+        left: HostLeft | None = None,
+        errors_fd: int = -1,
     ) -> None:
-        """`held_name` is that of its descriptor, see `FdStore`."""
+        """`held_name` is that of its descriptor, see `FdStore`; `errors_fd` as in `Shim`."""
+        self._errors_fd = errors_fd
         self.name = f"ipvsw-{master}"
         self._held_name = held_name
         self._left = left
@@ -165,7 +173,7 @@ class HostPort:
                 self._former[version].setdefault(switch, "0")
             forward = config.forward and (version == 4 or handle.sysctl("net/ipv6/conf/all/forwarding") != "1")
             self._set_sysctls(handle, version, [switch, _forwarding(version, self.name)] if forward else [])
-            if config.routes and config.host_access:
+            if config.routes and (config.host_access or config.forward):
                 wanted.add(Rule(version, PREF_SKIP, "lo", oif=master.name, go_to=PREF_END))
                 wanted.add(Rule(version, PREF_LOOKUP, "lo", table))
                 wanted.add(Rule(version, PREF_END, master.name, go_to=PREF_END))
@@ -175,6 +183,8 @@ class HostPort:
                 if self._former[version].get(switch) == "0":
                     wanted.add(nothing_else)
         self._rules = wanted
+        if self._tap is not None:
+            self._tap.filter(self._errors_fd if config.forward and not config.host_access else -1)
         handle.set_rules(wanted, master.name, table)
 
     async def _open(self, place: Callable[[], int | None], master: Link) -> None:

@@ -69,7 +69,8 @@ class Master(TrackedDevice):
         self._changes = changes
         self._workers = workers
         self._changed = changed
-        host_port = HostPort(runtime, changes, name, held_name(switch, "host"), left.host if left else None)
+        host_left = left.host if left else None
+        host_port = HostPort(runtime, changes, name, held_name(switch, "host"), host_left, shim.errors_fd)
         self._host = HostSide(runtime, table, changes, host_port, self.label)
         self._repair = MasterRepair(shim, host_port)
         self._sockets: Sockets | None = None

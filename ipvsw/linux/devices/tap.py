@@ -26,7 +26,7 @@ MAX_MTU = 65535 - 14  # bytes without the Ethernet header: what a TAP can have (
 # linux/if_tun.h
 TUNSETOWNER, TUNSETGROUP = 0x400454CC, 0x400454CE
 TUNSETOFFLOAD, TUNSETVNETHDRSZ, TUNSETCARRIER, TUNGETDEVNETNS = 0x400454D0, 0x400454D8, 0x400454E2, 0x54E3
-TUNSETSTEERINGEBPF, TUNGETIFF = 0x800454E0, 0x800454D2
+TUNSETSTEERINGEBPF, TUNSETFILTEREBPF, TUNGETIFF = 0x800454E0, 0x800454E1, 0x800454D2
 TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6 = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
 
 IFF_MULTI_QUEUE = 0x0100
@@ -76,6 +76,10 @@ class Tap:
     def spread(self, program_fd: int) -> None:
         """A BPF program says which queue a frame is for, modulo how many there are. Errors: OSError."""
         fcntl.ioctl(self.fd, TUNSETSTEERINGEBPF, struct.pack("=i", program_fd))
+
+    def filter(self, program_fd: int) -> None:
+        """A BPF program says how much of each frame is read, 0: it is dropped; -1: none. Errors: OSError."""
+        fcntl.ioctl(self.fd, TUNSETFILTEREBPF, struct.pack("=i", program_fd))
 
     def set_carrier(self, on: bool) -> None:
         """Errors: OSError EBADFD if the device's namespace is gone."""
