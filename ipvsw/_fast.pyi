@@ -147,6 +147,10 @@ class Datapath:
         """`address` (4 or 16 bytes) is one that the host's routes use as a gateway: for the guards that is another's,
         for all other rules nobody's."""
 
+    def bind_former(self, address: bytes, port: int) -> None:
+        """`address` (4 or 16 bytes) was the port's until just now: for its guards it is so yet, for all others and all
+        other rules nobody's. It must be unbound or bound to another before the port is detached."""
+
     def unbind(self, address: bytes) -> None: ...
     def attach_host(self, fd: int) -> None:
         """A TAP through which the host's stack talks to the ports, with a 10-byte virtio_net_hdr, non-blocking."""

@@ -30,7 +30,8 @@ from ipvsw.datapath.loop.state cimport (
     LONGEST, OFFENCE_WANTED, ROOM, UNIX_SOCKET, Offence, Worker, worker_free, worker_new,
 )
 from ipvsw.datapath.rules.decide cimport (
-    BRIDGE, HOST_GATEWAY, HOST_PORT, L2, L3, L3S, LEARN_ALL, LEARN_LINK_LOCAL, LEARN_NOTHING, PRIVATE, VEPA, VLANS,
+    BRIDGE, FORMER_PORT, HOST_GATEWAY, HOST_PORT, L2, L3, L3S, LEARN_ALL, LEARN_LINK_LOCAL, LEARN_NOTHING, PRIVATE,
+    VEPA, VLANS,
 )
 from ipvsw.datapath.rules.guard cimport FIRST_GUARD, N_GUARDS
 from ipvsw.datapath.rules.hostaccess cimport CLOSED, FLOWS, FROM_HOST_INITIATES, TO_HOST_INITIATES
@@ -317,6 +318,9 @@ cdef class Datapath:
 
     def bind_gateway(self, bytes address):
         self.bind_to(address, HOST_GATEWAY)
+
+    def bind_former(self, bytes address, int32_t port):
+        self.bind_to(address, FORMER_PORT - self.known(port))
 
     def bind(self, bytes address, int32_t port):
         self.bind_to(address, self.known(port))

@@ -16,6 +16,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Set
 from ipaddress import ip_address
 from itertools import islice
+from typing import NamedTuple
 
 from ipvsw._fast import ACCESS, MODES, Datapath
 from ipvsw.linux.bpf import Shim
@@ -24,6 +25,16 @@ from ipvsw.linux.fastports import THE_MASTER, FastCounts, FastDevice, FastFlag
 log = logging.getLogger("ipvsw")
 
 COMMIT_SIZE = 8192  # addresses in one commit: as many edits and keys must be in memory at once
+
+
+class Former(NamedTuple):
+    """Nobody's, but this port's until now."""
+
+    port: int
+
+
+Owner = int | Former | None
+"""Of an address: a port's number, or no port."""
 
 
 class Changes:
@@ -49,7 +60,8 @@ class Changes:
         self._on_bound = bound
         self._on_changed = changed
         self._depth = 0
-        self._owners: dict[bytes, int | None] = {}  # who is to have which address; None: no port
+        self._owners: dict[bytes, Owner] = {}  # who is to have which address
+        self._former: dict[bytes, int] = {}  # addresses with a former owner, as the datapath has them
         self._stolen: set[bytes] = set()
         self._diverting = False  # whether the host's own traffic may go to ports at all, if only errors and replies
         self._diverted: set[bytes] = set()  # of the stolen ones
@@ -99,9 +111,16 @@ class Changes:
         """Within a batch: frames for these addresses go to this port, whichever had them."""
         self._owners.update(dict.fromkeys(addresses, port))
 
-    def unbind(self, address: bytes) -> None:
-        """Within a batch: frames for this address go to the host."""
-        self._owners[address] = None
+    def unbind(self, address: bytes, former: int | None = None) -> None:
+        """Within a batch: frames for this address go to the host. What the port `former` has sent from it passes the
+        guards until `forget_former`, unless somebody else gets the address."""
+        self._owners[address] = None if former is None else Former(former)
+
+    def forget_former(self, addresses: Iterable[bytes]) -> None:
+        """Within a batch: they are nobody's, for the guards too. Nothing happens to those that are."""
+        for address in addresses:
+            if self._former.pop(address, None) is not None:
+                self.datapath.unbind(address)
 
     def set_host_addresses(self, addresses: frozenset[bytes]) -> None:
         """Within a batch: all that the master has itself."""
@@ -194,29 +213,34 @@ class Changes:
         if owners:
             with contextlib.suppress(OSError):  # `_steal` reports it for the addresses that it concerns
                 self._shim.expect(len(owners) - sum(map(self._stolen.__contains__, owners)))
-        addresses, ports = iter(owners), iter(owners.values())
+        addresses, owning = iter(owners), iter(owners.values())
         part = list(islice(addresses, COMMIT_SIZE))
         while len(part) == COMMIT_SIZE:
-            self._commit_part(part, list(islice(ports, COMMIT_SIZE)), ())
+            self._commit_part(part, list(islice(owning, COMMIT_SIZE)), ())
             part = list(islice(addresses, COMMIT_SIZE))
-        self._commit_part(part, list(ports), self._host - host)
+        self._commit_part(part, list(owning), self._host - host)
         if self._gateways != gateways:
             for address in self._gateways - gateways:
+                self._former.pop(address, None)
                 self.datapath.bind_gateway(address)
             self.datapath.commit()
         self._detach_ports()
         if owners:
             self._on_changed()
 
-    def _commit_part(self, addresses: list[bytes], ports: list[int | None], host: Iterable[bytes]) -> None:
-        """`ports` has the owner of each address; `host` are those that the master has from now on."""
-        bound, freed = _by_owner(addresses, ports)
-        self._unsteal(freed)
-        for address in freed:
-            self.datapath.unbind(address)
+    def _commit_part(self, addresses: list[bytes], owners: list[Owner], host: Iterable[bytes]) -> None:
+        """`owners` has that of each address; `host` are those that the master has from now on."""
+        bound, freed = _by_owner(addresses, owners)
+        self._unsteal(list(freed))
+        for address, former in freed.items():
+            self._free(address, former)
         for port, its in bound.items():
             self.datapath.bind_all(its, port)
+            if self._former:
+                for address in its:
+                    self._former.pop(address, None)
         for address in host:
+            self._former.pop(address, None)
             self.datapath.bind_host(address)
         moved = {port: [one for one in its if one in self._stolen] for port, its in bound.items()}
         for port, its in bound.items():
@@ -232,8 +256,19 @@ class Changes:
             self._divert(its)
             self._on_bound(port, its, moved[port])
 
+    def _free(self, address: bytes, former: int | None) -> None:
+        """The address is no port's."""
+        if former is None:
+            self._former.pop(address, None)
+            self.datapath.unbind(address)
+        else:
+            self._former[address] = former
+            self.datapath.bind_former(address, former)
+
     def _detach_ports(self) -> None:
         detaching, self._detaching = self._detaching, []
+        leaving = {port for port, _ in detaching}
+        self.forget_former([address for address, port in self._former.items() if port in leaving])
         for port, before in detaching:
             before()
             self._fast.pop(port, None)
@@ -301,13 +336,16 @@ class Changes:
                     self._fast_owned.pop(address, None)
 
 
-def _by_owner(addresses: list[bytes], ports: list[int | None]) -> tuple[dict[int, list[bytes]], list[bytes]]:
-    """Each port's addresses, and those that no port has. Mostly one port has all."""
+def _by_owner(addresses: list[bytes], owners: list[Owner]) -> tuple[dict[int, list[bytes]], dict[bytes, int | None]]:
+    """Each port's addresses, and those that no port has, with their former owners. Mostly one port has all."""
     bound: dict[int, list[bytes]] = {}
-    freed: list[bytes] = []
-    first = next(iter(ports), None)
-    if first is not None and ports.count(first) == len(ports):
-        return {first: addresses}, []
-    for address, port in zip(addresses, ports, strict=True):
-        (freed if port is None else bound.setdefault(port, [])).append(address)
+    freed: dict[bytes, int | None] = {}
+    first = next(iter(owners), None)
+    if isinstance(first, int) and owners.count(first) == len(owners):
+        return {first: addresses}, {}
+    for address, owner in zip(addresses, owners, strict=True):
+        if isinstance(owner, int):
+            bound.setdefault(owner, []).append(address)
+        else:
+            freed[address] = None if owner is None else owner.port
     return bound, freed

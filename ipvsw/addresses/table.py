@@ -18,6 +18,7 @@ from ipvsw._fast import FRAMINGS, GUARDS, Datapath
 from ipvsw.addresses.claims import Admission, Change, Refused, Rule
 from ipvsw.addresses.counters import Counters
 from ipvsw.addresses.fastpath import FastPaths
+from ipvsw.addresses.lapses import Lapses
 from ipvsw.addresses.ownership import Bind, BindAll, Claims, Duplicate, Ownership, Packed, Unbind
 from ipvsw.batch import Batcher
 from ipvsw.changes import Changes
@@ -55,6 +56,7 @@ class Table:
         self._guards: dict[str, tuple[tuple[Guard, ...], bool]] = {}
         self._limits: dict[str, tuple[Limit, Limit, Limit]] = {}
         self._paths = FastPaths(changes)
+        self._lapses = Lapses(changes)
         self._groups: dict[str, frozenset[bytes]] = {}
         self._listeners: Counter[bytes] = Counter()  # group -> ports that listen to it
         self._leaving = Batcher(self._detach_all)
@@ -62,6 +64,9 @@ class Table:
 
     def change(self) -> AbstractContextManager[Datapath]:
         return self._changes.batch()
+
+    def close(self) -> None:
+        self._lapses.close()
 
     # ------------------------------------------------------------------------ ports
 
@@ -154,7 +159,7 @@ class Table:
         with self.change():
             self._datapath.set_port(self._numbers[port], up=up, mtu=mtu)
             self._paths.set_link(port, up=up, mtu=mtu)
-            self._apply([*(self._ownership.port_up(port) if up else self._ownership.port_down(port))])
+            self._apply([*(self._ownership.port_up(port) if up else self._ownership.port_down(port))], loses=port)
             if not up:
                 self._on_disconnected(port)
 
@@ -250,11 +255,11 @@ class Table:
 
     def release(self, port: str, address: Address, prefix: int) -> None:
         with self.change():
-            self._apply(self._claims.release(port, address, prefix))
+            self._apply(self._claims.release(port, address, prefix), loses=port)
 
     def replace(self, port: str, wanted: Claims) -> None:
         with self.change():
-            self._apply(self._claims.replace(port, wanted))
+            self._apply(self._claims.replace(port, wanted), loses=port)
 
     def master_claim(self, address: Address, prefix: int) -> None:
         self._apply_master([*self._ownership.master_claim(address, prefix)])
@@ -322,8 +327,8 @@ class Table:
 
     # ------------------------------------------------------------------------ edits
 
-    def _apply(self, decided: list[Change]) -> None:
-        """Within a change."""
+    def _apply(self, decided: list[Change], loses: str | None = None) -> None:
+        """Within a change. `loses`: the port that has lost what is unbound, and may have sent from it just before."""
         if log.isEnabledFor(logging.DEBUG):
             self._log_bindings(decided)
         for each in decided:
@@ -334,7 +339,7 @@ class Table:
                 self._changes.bind(each.addresses, self._numbers[each.port])
                 self._note_bound(each.addresses[-BOUND_KEPT:])
             elif isinstance(each, Unbind):
-                self._changes.unbind(each.address)
+                self._unbind(each.address, loses)
                 self._bound_at.pop(each.address, None)
             else:
                 self.duplicates += isinstance(each, Duplicate)
@@ -342,6 +347,14 @@ class Table:
                 event = Event.DUPLICATE if isinstance(each, Duplicate) else Event.REFUSED
                 about = {"event": event, "switch": self._switch, "port": each.port, "address": ip_address(each.address)}
                 log.warning("switch %s: %s", self._switch, each, extra=about | {"reason": str(each)})
+
+    def _unbind(self, address: Packed, loses: str | None) -> None:
+        """A machine whose addresses are learned has them until it uses them no more: nothing can be under way."""
+        number = self._numbers.get(loses or "")
+        if number is None or loses is None or not self.guards(loses) or any(self._learning.get(loses, ())):
+            self._changes.unbind(address)
+        else:
+            self._lapses.begin(address, number)
 
     def _note_bound(self, addresses: Sequence[Packed]) -> None:
         now, kept = time.time(), self._bound_at

@@ -154,6 +154,7 @@ class Switch:
         await self._router.stop()
         await self.master.stop()
         self._announcer.close()
+        self._table.close()
         asyncio.get_running_loop().remove_reader(self._datapath.notify_fd)
         self._snooper.stop()
         self._datapath.close()

@@ -12,8 +12,8 @@ from libc.string cimport memcpy, memset
 from ipvsw.datapath.rules.hostaccess cimport FLOWS, fingerprint as c_fingerprint, flow_known, is_fragment
 from ipvsw.datapath.rules.prefetch cimport Ahead, ahead_fetch, collect_ahead
 from ipvsw.datapath.rules.decide cimport (
-    HOST_GATEWAY, HOST_PORT, PortRule, Switch, Verdict, decide_from_host, decide_from_master, decide_from_port,
-    port_accepts, port_listens,
+    FORMER_PORT, HOST_GATEWAY, HOST_PORT, PortRule, Switch, Verdict, decide_from_host, decide_from_master,
+    decide_from_port, port_accepts, port_listens,
 )
 from ipvsw.datapath.rules.guard cimport (
     FIRST_GUARD, N_GUARDS, UNKNOWN, claimed_address, guard_check, guard_host,
@@ -122,6 +122,11 @@ cdef class Decider:
     def add_gateway(self, bytes address):
         cdef Address a = address_from(address)
         if not table_put(&self.s.table, &a, HOST_GATEWAY):
+            raise MemoryError
+
+    def add_former(self, bytes address, int32_t port):
+        cdef Address a = address_from(address)
+        if not table_put(&self.s.table, &a, FORMER_PORT - port):
             raise MemoryError
 
     def guarded(self, int32_t port, uint32_t guards, bytes frame):

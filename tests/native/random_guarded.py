@@ -8,12 +8,14 @@ import struct
 from tests.native.random_frames import FOREIGN, MASTER, spoiled
 from tests.reference.rules import BROADCAST, Port, Switch
 
-OWN4, SIBLING4, HOST4, GATEWAY4, FREE4 = (bytes([10, 1, 0, last]) for last in (1, 2, 3, 4, 5))
-OWN6, SIBLING6, HOST6, GATEWAY6, FREE6 = (bytes.fromhex("fd000001" + "00" * 11) + bytes([k]) for k in (1, 2, 3, 4, 5))
+OWN4, SIBLING4, HOST4, GATEWAY4, FREE4, LOST4, OTHERS4 = (bytes([10, 1, 0, last]) for last in range(1, 8))
+OWN6, SIBLING6, HOST6, GATEWAY6, FREE6, LOST6, OTHERS6 = (
+    bytes.fromhex("fd000001" + "00" * 11) + bytes([k]) for k in range(1, 8)
+)
 NONE4, NONE6 = bytes(4), bytes(16)
 MAPPED = bytes(10) + b"\xff\xff" + OWN4
-V4 = [OWN4, OWN4, OWN4, SIBLING4, HOST4, GATEWAY4, FREE4, NONE4]
-V6 = [OWN6, OWN6, OWN6, SIBLING6, HOST6, GATEWAY6, FREE6, NONE6, NONE6, MAPPED]
+V4 = [OWN4, OWN4, OWN4, SIBLING4, HOST4, GATEWAY4, FREE4, NONE4, LOST4, OTHERS4]
+V6 = [OWN6, OWN6, OWN6, SIBLING6, HOST6, GATEWAY6, FREE6, NONE6, NONE6, MAPPED, LOST6, OTHERS6]
 PORTS = [67, 68, 546, 547, 53, 9]
 ICMPV6 = [128, 130, 131, 132, 133, 134, 135, 136, 137, 141, 142, 143]
 EXTENSIONS = [0, 43, 51, 60, 135, 139, 140]
@@ -29,6 +31,7 @@ def guarded_switch(mode: str = "l2", access: str = "none") -> Switch:
         table={OWN4: 0, OWN6: 0, SIBLING4: 1, SIBLING6: 1},
         host={HOST4, HOST6},
         gateways={GATEWAY4, GATEWAY6},
+        former={LOST4: 0, LOST6: 0, OTHERS4: 1, OTHERS6: 1},
     )
 
 

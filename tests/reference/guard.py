@@ -69,6 +69,8 @@ def claim(switch: Switch, port: int, address: bytes, guard: str) -> Iterator[Fau
     if address in switch.gateways:
         yield fault("gateway")
         yield fault(guard)
+    elif owner is None and switch.former.get(address) == port:
+        return
     elif owner is None and address not in switch.host:
         yield fault(guard)._replace(is_unknown=True)
     elif owner != port:

@@ -41,6 +41,7 @@ class Switch:
     table: dict[bytes, int] = field(default_factory=dict)
     host: set[bytes] = field(default_factory=set)  # the master's own addresses, none of them in `table`
     gateways: set[bytes] = field(default_factory=set)  # of the host's routes, none of them in `table` or `host`
+    former: dict[bytes, int] = field(default_factory=dict)  # nobody's, but that port's until just now
     vlans: set[int] = field(default_factory=set)  # with a device of their own on the master; 4096 more for 802.1ad
     flows: set[Flow] = field(default_factory=set)  # established between the host and ports
 

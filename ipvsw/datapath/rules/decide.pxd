@@ -96,7 +96,9 @@ cdef enum:
     BROADCAST = 0xFFFFFFFFFFFF  # as mac48 gives it
     # Owners in the table that are no ports:
     HOST_PORT = -2  # of the master's own addresses
-    HOST_GATEWAY = -3  # of those that the host's routes use as gateways; for all but the guards nobody's
+    # For all but the guards nobody's:
+    HOST_GATEWAY = -3  # of those that the host's routes use as gateways
+    FORMER_PORT = -4  # minus a port's number: of those that the port had until just now
 
 
 cdef inline bint port_accepts(const PortRule *rule, uint32_t length, bint gso) noexcept nogil:
@@ -118,7 +120,7 @@ cdef inline bint port_listens(const PortRule *rule, uint64_t group) noexcept nog
 
 
 cdef inline int32_t owner_of(const Switch *s, const Frame *f, bint source) noexcept nogil:
-    """The port that owns the frame's address, HOST_PORT, HOST_GATEWAY, or -1."""
+    """The port that owns the frame's address, or a negative number: an owner that is no port, or -1."""
     cdef Address a = frame_address(f, source)
     return table_find(&s.table, &a)
 

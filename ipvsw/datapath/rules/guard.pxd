@@ -20,6 +20,9 @@ Guards look through two tags, through IPv6 extension headers and into the first 
 A later fragment can't change them (overlaps are dropped by who receives them: RFC 5722, and Linux for IPv4): of it the
 addresses alone are checked.
 
+An address that a port has lost is its own for a moment yet (FORMER_PORT), unless somebody else has it: what it has sent
+from it is perhaps still in the queue of its device.
+
 Sources: RFC 826, RFC 1042, RFC 2131 section 4.1, RFC 3376 section 4.2.13, RFC 3590, RFC 4861, RFC 4862 section 5.4, RFC
 5227, RFC 6980 section 5, RFC 7112 section 5, RFC 7113, RFC 7610.
 """
@@ -38,7 +41,7 @@ from ipvsw.datapath.packet.payload cimport (
     ROUTER_ADVERTISEMENT, ROUTER_SOLICITATION, SNAP_HLEN, SOURCE_LINK_LAYER, TAGS, TARGET_LINK_LAYER, Payload, Upper,
     find_payload, find_upper, is_tag, nd_fixed_part,
 )
-from ipvsw.datapath.rules.decide cimport HOST_GATEWAY, L2, PortRule, Switch, is_for_host
+from ipvsw.datapath.rules.decide cimport FORMER_PORT, HOST_GATEWAY, L2, PortRule, Switch, is_for_host
 from ipvsw.datapath.rules.hostaccess cimport CLOSED
 from ipvsw.datapath.rules.outcome cimport (
     GUARD_ARP, GUARD_DHCP_SERVER, GUARD_GATEWAY, GUARD_HOST, GUARD_IP_SOURCE, GUARD_MAC, GUARD_ND, GUARD_RA,
@@ -98,13 +101,13 @@ cdef inline int owner_check(
 ) noexcept nogil:
     """Whether the port may claim the address; `outcome` is the guard's that asks."""
     cdef int32_t owner = table_find(&s.table, a)
-    if owner == port:
+    if owner == port or owner == FORMER_PORT - port:
         return NO_OUTCOME
     if owner == HOST_GATEWAY and is_on(guards, GUARD_GATEWAY):
         return GUARD_GATEWAY
     if not is_on(guards, outcome):
         return NO_OUTCOME
-    return outcome | UNKNOWN if owner == -1 else outcome
+    return outcome | UNKNOWN if owner == -1 or owner <= FORMER_PORT else outcome
 
 
 cdef inline uint64_t table_stamp(const Switch *s, uint32_t family) noexcept nogil:

@@ -74,7 +74,6 @@ class Client:
         for key, value in (("use_tempaddr", "2"), ("router_solicitations", "3")):
             self.lab.sysctl(self.netns, f"net/ipv6/conf/{self.device}/{key}", value)
         self.lab.sysctl(self.netns, f"net/ipv6/conf/{self.device}/accept_ra_pinfo", str(int(not pinned)))
-        self.settle()
         self.lab.ip(self.netns, "addr", "flush", "dev", self.device)
         self.lab.ip(self.netns, "link", "set", self.device, "down")
         self.lab.ip(self.netns, "link", "set", self.device, "up")
@@ -89,20 +88,7 @@ class Client:
             with lease():
                 until(lambda: self.addresses("inet"), "it has a lease")
                 self.talk()
-            self.settle()
             self.lab.ip(self.netns, "-4", "addr", "flush", "dev", self.device)
-
-    def settle(self) -> None:
-        """Until the switch has read what the system has sent: an address that it takes away from under a frame of its
-        own is nobody's when the frame is read."""
-        read = -1
-
-        def is_quiet() -> bool:
-            nonlocal read
-            before, read = read, self.daemon.stats()[0]["ports"][self.port]["rx_frames"]
-            return before == read
-
-        until(is_quiet, "it is quiet", every=0.1)
 
     @contextlib.contextmanager
     def udhcpc(self) -> Iterator[None]:

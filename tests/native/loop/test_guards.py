@@ -279,6 +279,35 @@ def test_a_gateway_is_nobody_for_all_but_the_guards(it: Lab) -> None:
     assert it.settled(0, 2).outcomes == {"guard_ip_source": 1, "to_master": 1}
 
 
+def test_what_a_port_has_just_lost_is_its_own_for_its_guards_alone(it: Lab) -> None:
+    """Its last frames pass; nobody is delivered to, and no sibling may claim it."""
+    it.datapath.set_guards(2, STRICT)
+    for address in (v4(0), v6(0)):
+        it.datapath.unbind(address)
+        it.datapath.bind_former(address, 0)
+    it.datapath.commit()
+    late = [
+        frame(FOREIGN, MASTER, ipv4(v4(0), v4(99))),
+        frame(BROADCAST, MASTER, arp(v4(0), v4(99)), ARP),
+        frame(FOREIGN, MASTER, ipv6(v6(0), v6(99), udp(5, 6)), IPV6),
+        frame(FOREIGN, MASTER, nd(136, v6(0), v6(99), v6(0), link_layer(2, MASTER)), IPV6),
+    ]
+    for one in late:
+        it.interfaces[0].send(one)
+        it.interfaces[2].send(one)
+    assert it.settled(0, 4).outcomes == {"to_master": 3, "to_ports": 1}
+    assert it.settled(2, 4).outcomes == {"guard_ip_source": 3, "guard_arp": 1}
+    it.master[0].send(frame(MASTER, FOREIGN, ipv4(v4(99), v4(0))))
+    assert it.settled(None, 1).outcomes == {"left_to_host": 1}
+    for address in (v4(0), v6(0)):
+        it.datapath.unbind(address)
+    it.datapath.commit()
+    for one in late:
+        it.interfaces[0].send(one)
+    ended = {"guard_ip_source": 3, "guard_arp": 1}
+    assert it.settled(0, 8).outcomes == {"to_master": 3, "to_ports": 1, **ended}
+
+
 @pytest.mark.parametrize("mode", ["l3", "l3s"])
 def test_what_the_host_routes_to_itself_is_kept_from_it_too(io: str, mode: str) -> None:
     with lab(2, mode=mode) as it:

@@ -51,6 +51,8 @@ class Bench:
             self.datapath.bind_host(address)
         for address in switch.gateways:
             self.datapath.bind_gateway(address)
+        for address, owner in switch.former.items():
+            self.datapath.bind_former(address, owner)
         self.datapath.commit()
         self.datapath.start()
 

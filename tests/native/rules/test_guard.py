@@ -28,6 +28,8 @@ def guarded_probe(switch: Switch) -> Decider:
     probe = probe_of(switch)
     for gateway in switch.gateways:
         probe.add_gateway(gateway)
+    for address, port in switch.former.items():
+        probe.add_former(address, port)
     return probe
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ipvsw._fast import OUTCOMES
 from ipvsw.addresses.table import Table
 from ipvsw.batch import Batcher
-from ipvsw.changes import Changes
+from ipvsw.changes import Changes, Former
 from ipvsw.model import Address
 from ipvsw.status import AddressSource, AddressState
 
@@ -22,7 +22,7 @@ A, B = ip_address("10.0.0.1"), ip_address("fd00::1")
 NETLINK = AddressSource.NETLINK
 
 
-HOST = -1  # the number of nobody's port
+HOST, GATEWAY = -1, -2  # the numbers of nobody's port
 
 
 class Machine:
@@ -33,7 +33,9 @@ class Machine:
         self.batch: list[str] = []
         self.bound: dict[bytes, int] = {}
         self.hosts: set[bytes] = set()  # bound to the host
-        self.pending: dict[bytes, int | None] = {}
+        self.gateways: set[bytes] = set()
+        self.former: dict[bytes, int] = {}  # nobody's, but that port's until now
+        self.pending: dict[bytes, int | Former | None] = {}
         self.stolen: set[bytes] = set()
         self.attached: set[int] = set()
         self.full = False
@@ -46,7 +48,10 @@ class Machine:
         return number
 
     def detach_port(self, number: int) -> None:
-        assert number not in self.bound.values(), "an address of the port is still bound"
+        known = {*self.bound.values(), *self.former.values()} - {
+            owner for address, owner in self.former.items() if self.pending.get(address, HOST) is None
+        }
+        assert number not in known, "an address of the port is still bound"
         self.attached.remove(number)
 
     def set_port(self, number: int, *, up: bool, mtu: int) -> None:
@@ -66,16 +71,38 @@ class Machine:
     def bind_host(self, address: bytes) -> None:
         self.pending[address] = HOST
 
+    def bind_gateway(self, address: bytes) -> None:
+        self.pending[address] = GATEWAY
+
+    def bind_former(self, address: bytes, number: int) -> None:
+        assert number in self.attached
+        self.pending[address] = Former(number)
+
     def unbind(self, address: bytes) -> None:
         self.pending[address] = None
+
+    def set_guards(self, number: int, guards: int, *, holds: bool) -> None:
+        assert number in self.attached
+
+    def set_learning(self, number: int, learning: bool, *, link_local: bool) -> None:
+        assert number in self.attached
+
+    def own_mac(self, number: int) -> bytes | None:
+        return None
 
     def commit(self) -> None:
         self.commits += 1
         for address, number in self.pending.items():
             self.bound.pop(address, None)
+            self.former.pop(address, None)
             self.hosts.discard(address)
+            self.gateways.discard(address)
             if number == HOST:
                 self.hosts.add(address)
+            elif number == GATEWAY:
+                self.gateways.add(address)
+            elif isinstance(number, Former):
+                self.former[address] = number.port
             elif number is not None:
                 assert address in self.stolen or self.full, "bound before it is stolen"
                 self.bound[address] = number
@@ -93,7 +120,7 @@ class Machine:
         for address in addresses:
             if self.full:
                 raise OSError(7, "the map is full")
-            assert address in self.bound or self.pending.get(address) not in (None, HOST), "stolen, but nobody's"
+            assert address in self.bound or isinstance(self.pending.get(address), int), "stolen, but nobody's"
             assert address not in self.stolen, "stolen twice"
             self.stolen.add(address)
 
