@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 MASTER = bytes.fromhex("020000000001")
@@ -76,6 +76,12 @@ TAGS = {
     "priority twice": [tagged(0), tagged(0)],
     "priority 802.1ad": [tagged(0, 0x88A8)],
 }
+VLANS = {
+    "802.1Q": [tagged(7)],
+    "802.1ad": [tagged(7, 0x88A8)],
+    "802.1Q in 802.1ad": [tagged(7, 0x88A8), tagged(9)],
+    "802.1Q behind a priority": [tagged(0), tagged(7)],
+}
 
 
 class Attack(NamedTuple):
@@ -103,20 +109,24 @@ class Who(NamedTuple):
     other6: bytes
 
 
-def attacks(w: Who) -> dict[str, Attack]:
+def attacks(w: Who, to: tuple[bytes, bytes] | None = None) -> dict[str, Attack]:
+    """`to`: whom they are sent to, an IPv4 and an IPv6 address. Without, neighbour discovery is for all nodes, and the
+    rest for `other`."""
+    to4, to6 = to or (w.other4, w.other6)
+    nodes = to6 if to else ALL_NODES
     return {
-        "sibling's ipv4": spoofed("guard_ip_source", IPV4, ipv4(w.sibling4, w.other4)),
-        "host's ipv4": spoofed("guard_ip_source", IPV4, ipv4(w.host4, w.other4)),
-        "nobody's ipv4": spoofed("guard_ip_source", IPV4, ipv4(w.other4, w.other4)),
-        "gateway's ipv4": spoofed("guard_gateway", IPV4, ipv4(w.gateway4, w.other4)),
-        "no ipv4": spoofed("guard_ip_source", IPV4, ipv4(bytes(4), w.other4, udp(5, 6))),
-        "no ipv4, towards a dhcp server": spoofed("guard_ip_source", IPV4, ipv4(bytes(4), w.other4, udp(68, 67))),
+        "sibling's ipv4": spoofed("guard_ip_source", IPV4, ipv4(w.sibling4, to4)),
+        "host's ipv4": spoofed("guard_ip_source", IPV4, ipv4(w.host4, to4)),
+        "nobody's ipv4": spoofed("guard_ip_source", IPV4, ipv4(w.other4, to4)),
+        "gateway's ipv4": spoofed("guard_gateway", IPV4, ipv4(w.gateway4, to4)),
+        "no ipv4": spoofed("guard_ip_source", IPV4, ipv4(bytes(4), to4, udp(5, 6))),
+        "no ipv4, towards a dhcp server": spoofed("guard_ip_source", IPV4, ipv4(bytes(4), to4, udp(68, 67))),
         "later ipv4 fragment": spoofed(
-            "guard_ip_source", IPV4, ipv4(w.sibling4, w.other4)[:6] + b"\0\5" + ipv4(w.sibling4, w.other4)[8:]
+            "guard_ip_source", IPV4, ipv4(w.sibling4, to4)[:6] + b"\0\5" + ipv4(w.sibling4, to4)[8:]
         ),
-        "broken ipv4": spoofed("guard_ip_source", IPV4, ipv4(w.own4, w.other4)[:19]),
-        "sibling's arp": spoofed("guard_arp", ARP, arp(w.sibling4, w.other4)),
-        "sibling's arp reply": spoofed("guard_arp", ARP, arp(w.sibling4, w.other4, opcode=2)),
+        "broken ipv4": spoofed("guard_ip_source", IPV4, ipv4(w.own4, to4)[:19]),
+        "sibling's arp": spoofed("guard_arp", ARP, arp(w.sibling4, to4)),
+        "sibling's arp reply": spoofed("guard_arp", ARP, arp(w.sibling4, to4, opcode=2)),
         "host's arp": spoofed("guard_arp", ARP, arp(w.host4, w.host4)),
         "gateway's arp": spoofed("guard_gateway", ARP, arp(w.gateway4, w.gateway4, opcode=2)),
         "arp from another mac": spoofed("guard_arp", ARP, arp(w.own4, w.sibling4, mac=FOREIGN)),
@@ -124,49 +134,47 @@ def attacks(w: Who) -> dict[str, Attack]:
         "rarp reply": spoofed("guard_arp", 0x8035, arp(w.own4, w.sibling4, opcode=4)),
         "arp of another kind": spoofed("guard_arp", ARP, b"\0\6" + arp(w.own4, w.sibling4)[2:]),
         "cut arp": spoofed("guard_arp", ARP, arp(w.own4, w.sibling4)[:27]),
-        "dhcp server": spoofed("guard_dhcp_server", IPV4, ipv4(w.own4, w.other4, udp(67, 68))),
+        "dhcp server": spoofed("guard_dhcp_server", IPV4, ipv4(w.own4, to4, udp(67, 68))),
         "dhcp server on another port": spoofed("guard_dhcp_server", IPV4, ipv4(w.own4, b"\xff" * 4, udp(6767, 68))),
-        "dhcp relay": spoofed("guard_dhcp_server", IPV4, ipv4(w.own4, w.other4, udp(67, 67))),
-        "cut udp": spoofed("guard_dhcp_server", IPV4, ipv4(w.own4, w.other4, udp(5, 6)[:7])),
+        "dhcp relay": spoofed("guard_dhcp_server", IPV4, ipv4(w.own4, to4, udp(67, 67))),
+        "cut udp": spoofed("guard_dhcp_server", IPV4, ipv4(w.own4, to4, udp(5, 6)[:7])),
         "dhcp server in a first fragment": spoofed(
             "guard_dhcp_server",
             IPV4,
-            ipv4(w.own4, w.other4, udp(67, 68))[:6] + b"\x20\0" + ipv4(w.own4, w.other4, udp(67, 68))[8:],
+            ipv4(w.own4, to4, udp(67, 68))[:6] + b"\x20\0" + ipv4(w.own4, to4, udp(67, 68))[8:],
         ),
-        "icmp router advertisement": spoofed("guard_ra", IPV4, ipv4(w.own4, w.other4, b"\x09" + bytes(15), 1)),
-        "sibling's ipv6": spoofed("guard_ip_source", IPV6, ipv6(w.sibling6, w.other6, udp(5, 6))),
-        "host's ipv6": spoofed("guard_ip_source", IPV6, ipv6(w.host6, w.other6, udp(5, 6))),
-        "gateway's ipv6": spoofed("guard_gateway", IPV6, ipv6(w.gateway6, w.other6, udp(5, 6))),
-        "a mapped address": spoofed(
-            "guard_ip_source", IPV6, ipv6(bytes(10) + b"\xff\xff" + w.own4, w.other6, udp(5, 6))
-        ),
-        "no ipv6": spoofed("guard_ip_source", IPV6, ipv6(NONE6, w.other6, udp(5, 6))),
-        "echo from no ipv6": spoofed("guard_ip_source", IPV6, ipv6(NONE6, w.other6, b"\x80" + bytes(7), 58)),
-        "router advertisement": spoofed("guard_ra", IPV6, nd(134, w.own6, ALL_NODES, bytes(8))),
+        "icmp router advertisement": spoofed("guard_ra", IPV4, ipv4(w.own4, to4, b"\x09" + bytes(15), 1)),
+        "sibling's ipv6": spoofed("guard_ip_source", IPV6, ipv6(w.sibling6, to6, udp(5, 6))),
+        "host's ipv6": spoofed("guard_ip_source", IPV6, ipv6(w.host6, to6, udp(5, 6))),
+        "gateway's ipv6": spoofed("guard_gateway", IPV6, ipv6(w.gateway6, to6, udp(5, 6))),
+        "a mapped address": spoofed("guard_ip_source", IPV6, ipv6(bytes(10) + b"\xff\xff" + w.own4, to6, udp(5, 6))),
+        "no ipv6": spoofed("guard_ip_source", IPV6, ipv6(NONE6, to6, udp(5, 6))),
+        "echo from no ipv6": spoofed("guard_ip_source", IPV6, ipv6(NONE6, to6, b"\x80" + bytes(7), 58)),
+        "router advertisement": spoofed("guard_ra", IPV6, nd(134, w.own6, nodes, bytes(8))),
         "redirect": Attack({"guard_nd"}, IPV6, nd(137, w.own6, w.sibling6, w.other6 + w.other6)),
         "sibling's advertisement": Attack(
-            {"guard_nd"}, IPV6, nd(136, w.own6, ALL_NODES, w.sibling6, link_layer(2, MASTER))
+            {"guard_nd"}, IPV6, nd(136, w.own6, nodes, w.sibling6, link_layer(2, MASTER))
         ),
-        "host's advertisement": Attack({"guard_nd"}, IPV6, nd(136, w.own6, ALL_NODES, w.host6, link_layer(2, MASTER))),
-        "gateway's advertisement": Attack({"guard_gateway", "guard_nd"}, IPV6, nd(136, w.own6, ALL_NODES, w.gateway6)),
+        "host's advertisement": Attack({"guard_nd"}, IPV6, nd(136, w.own6, nodes, w.host6, link_layer(2, MASTER))),
+        "gateway's advertisement": Attack({"guard_gateway", "guard_nd"}, IPV6, nd(136, w.own6, nodes, w.gateway6)),
         "another's link-layer address": Attack(
-            {"guard_nd"}, IPV6, nd(135, w.own6, ALL_NODES, w.sibling6, link_layer(1, FOREIGN))
+            {"guard_nd"}, IPV6, nd(135, w.own6, nodes, w.sibling6, link_layer(1, FOREIGN))
         ),
-        "an option of no size": Attack(
-            {"guard_nd"}, IPV6, nd(135, w.own6, ALL_NODES, w.sibling6, b"\x0e\0" + bytes(6))
-        ),
-        "cut advertisement": Attack({"guard_nd"}, IPV6, nd(136, w.own6, ALL_NODES, w.own6)[:58]),
-        "inverse solicitation": Attack({"guard_nd"}, IPV6, nd(141, w.own6, ALL_NODES, w.sibling6)),
-        "dhcpv6 server": spoofed("guard_dhcp_server", IPV6, ipv6(w.own6, w.other6, udp(547, 546))),
-        "dhcpv6 server on another port": spoofed("guard_dhcp_server", IPV6, ipv6(w.own6, w.other6, udp(5, 546))),
+        "an option of no size": Attack({"guard_nd"}, IPV6, nd(135, w.own6, nodes, w.sibling6, b"\x0e\0" + bytes(6))),
+        "cut advertisement": Attack({"guard_nd"}, IPV6, nd(136, w.own6, nodes, w.own6)[:58]),
+        "inverse solicitation": Attack({"guard_nd"}, IPV6, nd(141, w.own6, nodes, w.sibling6)),
+        "dhcpv6 server": spoofed("guard_dhcp_server", IPV6, ipv6(w.own6, to6, udp(547, 546))),
+        "dhcpv6 server on another port": spoofed("guard_dhcp_server", IPV6, ipv6(w.own6, to6, udp(5, 546))),
     }
 
 
-def hidden(attack: Attack) -> dict[tuple[str, str], tuple[Sequence[bytes], bytes]]:
+def hidden(
+    attack: Attack, tags: Mapping[str, Sequence[bytes]] = TAGS
+) -> dict[tuple[str, str], tuple[Sequence[bytes], bytes]]:
     """Tags and packet, by the names of the tags and of the extension headers before it."""
     chains = CHAINS if attack.ethertype == IPV6 else {"plain": []}
     return {
-        (tags, chain): (TAGS[tags], behind(attack.packet, *headers) if headers else attack.packet)
-        for tags in TAGS
+        (name, chain): (some, behind(attack.packet, *headers) if headers else attack.packet)
+        for name, some in tags.items()
         for chain, headers in chains.items()
     }
