@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from ipvsw import DEFAULT_SOCKET, __version__
 from ipvsw.cli import admin, link, stats, status, vm, watch
 from ipvsw.cli.command import Asked, Command, Option, Usage, first, read_nothing
-from ipvsw.cli.diagnose import doctor, top, trace
+from ipvsw.cli.diagnose import doctor, top, trace, web
 
 OPTIONS = (
     Option("--json", "print JSON", short="-j"),
@@ -54,6 +54,7 @@ COMMANDS = (
     *top.COMMANDS,
     *trace.COMMANDS,
     *doctor.COMMANDS,
+    *web.COMMANDS,
     *vm.COMMANDS,
     *admin.COMMANDS,
     HELP,

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "ipvsw"
 
 # Libraries (and dangerous parts of the standard one) that live in one file or folder.
 OWNERS = {
-    "aiohttp": "daemon/api/",
+    "aiohttp": ("daemon/api/", "web/"),
     "fcntl": "linux/",
     "prometheus_client": "daemon/metrics.py",
     "pyroute2": "linux/netlink/",

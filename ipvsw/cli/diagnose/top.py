@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ipvsw.cli.command import Asked, Command, Failed, Option, Usage, read_nothing
-from ipvsw.cli.diagnose.rates import SORTS, Difference, difference, short
 from ipvsw.cli.watch import line
+from ipvsw.rates import SORTS, Difference, difference, short
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleRenderable

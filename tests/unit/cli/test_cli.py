@@ -394,7 +394,8 @@ def test_no_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 EVERY = (
-    "link, show, address, lease, stats, watch, top, trace, doctor, exec, attach, detach, reload, save, completion, help"
+    "link, show, address, lease, stats, watch, top, trace, doctor, web, exec, attach, detach, reload, save, completion,"
+    " help"
 )
 
 
@@ -559,7 +560,7 @@ def test_starts_quickly(daemon: Daemon, line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("", "address attach completion detach doctor exec help lease link reload save show stats top trace watch"),
+        ("", "address attach completion detach doctor exec help lease link reload save show stats top trace watch web"),
         ("s", "save show stats"),
         ("link ", "add delete help list set show"),
         ("link a", "add"),

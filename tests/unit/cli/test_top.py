@@ -21,8 +21,8 @@ import pytest
 from rich.console import Console
 
 from ipvsw import cli
-from ipvsw.cli.diagnose.rates import SORTS, difference, short
 from ipvsw.cli.diagnose.top import screen
+from ipvsw.rates import SORTS, difference, short
 from tests.support.patience import LIMIT, until
 from tests.unit.daemon.fake_manager import Daemon
 
