@@ -80,6 +80,7 @@ class Device(enum.StrEnum):
 
     TAP = "tap"  # the daemon forwards every frame
     VETH = "veth"  # one end of a veth: known unicast is forwarded by BPF programs, everything else by the daemon
+    AUTO = "auto"  # a veth where the kernel has them
 
 
 class MacSource(enum.StrEnum):
@@ -151,7 +152,7 @@ class PortConfig(Struct, frozen=True, kw_only=True):
     ifname: str
     netns: str  # a name under /run/netns, a path, "pid:1234", FOLLOW, or "" for the daemon's own
     kind: Kind = Kind.NETNS
-    device: Device = Device.TAP
+    device: Device | None = None  # of a namespace; None: the switch's, see `plan.device_of`
     mac: MacSource | str = MacSource.MASTER  # or this one, as OWN; `config` makes OWN the default for virtual machines
     addresses: tuple[Interface, ...] = ()
     gateway: tuple[Address, ...] = ()
@@ -191,6 +192,7 @@ class SwitchConfig(Struct, frozen=True, kw_only=True):
     l3_output: L3Output = L3Output.FAST
     host_access: HostAccess = HostAccess.NONE
     guard: tuple[Guard, ...] | None = None  # of its ports that have none of their own; None: by their kind
+    device: Device = Device.TAP  # of its ports that have none of their own
     ports: tuple[PortConfig, ...] = ()
 
 

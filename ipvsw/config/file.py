@@ -228,7 +228,7 @@ def _check_kind(port: PortConfig, found: Mapping[str, object], place: str) -> No
 
 def _check_followed(port: PortConfig, place: str) -> None:
     """A descriptor of the device tells where it is."""
-    if port.netns.split(":")[0] == FOLLOW and (port.kind is not Kind.NETNS or port.device is not Device.TAP):
+    if port.netns.split(":")[0] == FOLLOW and (port.kind is not Kind.NETNS or port.device is Device.VETH):
         raise ConfigError(
             f"{join(place, 'netns')}: {FOLLOW}, or a descriptor, is for ports of kind netns with the device tap"
         )

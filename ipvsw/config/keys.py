@@ -31,7 +31,7 @@ from ipvsw.config.values import (
     read_netns,
     read_socket,
 )
-from ipvsw.model import Flag, Guard, HostAccess, Io, Kind, L3Output, Mode, Who
+from ipvsw.model import Device, Flag, Guard, HostAccess, Io, Kind, L3Output, Mode, Who
 
 KINDS = tuple(kind for kind in Kind if kind is not Kind.LINK)
 """Of ports that a configuration can have."""
@@ -262,6 +262,16 @@ SWITCH = (
         help="`guard` of ports that have none of their own",
         more="Written as that of a port.",
         example='"strict"',
+    ),
+    Key(
+        name="device",
+        read=choice(Device),
+        type=Device,
+        default=Device.TAP,
+        change=Change.IN_PLACE,
+        help="`device` of namespaces' ports that have none of their own",
+        more="When it changes, those ports are made anew.",
+        example='"auto"',
     ),
 )
 MODE = tuple(key for key in SWITCH if key.name in ("mode", "flag"))

@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 
 from ipvsw.config.keys import DAEMON, MODE, SWITCH, Change, Key
 from ipvsw.config.port_keys import CHANGE, PORT
-from ipvsw.model import Config, DaemonConfig, PortConfig, SwitchConfig
+from ipvsw.model import FOLLOW, Config, DaemonConfig, Device, Kind, PortConfig, SwitchConfig
 
 
 class RemovePort(Struct, frozen=True):
@@ -105,9 +105,18 @@ def diff(current: Config, wanted: Config) -> tuple[Action, ...]:
     )
 
 
-def same_port(old: PortConfig, new: PortConfig) -> bool:
-    """Whether nothing differs for which the port would have to be made anew."""
-    return _stays(PORT, old, new)
+def same_port(switch: SwitchConfig, old: PortConfig, wanted: SwitchConfig, new: PortConfig) -> bool:
+    """Whether nothing differs for which the port `old` of `switch` would have to be made anew as `new` of `wanted`."""
+    devices = [
+        structs.replace(port, device=device_of(port, one.device)) for one, port in ((switch, old), (wanted, new))
+    ]
+    return _stays(PORT, *devices)
+
+
+def device_of(port: PortConfig, of_switch: Device) -> Device:
+    """The port's own, else its switch's. Only of one with a namespace that it stays in there are several."""
+    several = port.kind is Kind.NETNS and port.netns.split(":")[0] != FOLLOW
+    return (port.device or of_switch) if several else Device.TAP
 
 
 def same_switch(old: SwitchConfig, new: SwitchConfig) -> bool:
@@ -164,21 +173,21 @@ def _kept(keys: Iterable[Key], old: Any, now: Any, filed: Any) -> dict[str, Any]
 def _removals(old: SwitchConfig, new: SwitchConfig) -> Iterator[Action]:
     wanted = {port.name: port for port in new.ports}
     for port in old.ports:
-        if port.name not in wanted or not same_port(port, wanted[port.name]):
+        if port.name not in wanted or not same_port(old, port, new, wanted[port.name]):
             yield RemovePort(old.name, port.name)
 
 
 def _changes(old: SwitchConfig, new: SwitchConfig) -> Iterator[Action]:
     had = {port.name: port for port in old.ports}
     for port in new.ports:
-        if port.name in had and had[port.name] != port and same_port(had[port.name], port):
+        if port.name in had and had[port.name] != port and same_port(old, had[port.name], new, port):
             yield ChangePort(new.name, had[port.name], port)
 
 
 def _additions(old: SwitchConfig | None, new: SwitchConfig) -> Iterator[Action]:
     had = {port.name: port for port in old.ports} if old else {}
     for port in new.ports:
-        if port.name not in had or not same_port(had[port.name], port):
+        if old is None or port.name not in had or not same_port(old, had[port.name], new, port):
             yield AddPort(new.name, port)
 
 

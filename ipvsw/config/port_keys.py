@@ -88,15 +88,17 @@ PORT = (
         name="device",
         read=choice(Device),
         type=Device,
-        default=Device.TAP,
+        default=None,
+        default_text="the switch's",
         change=Change.ANEW,
         kinds=(Kind.NETNS,),
-        operand="tap|veth",
-        help="what the interface is: `tap`, or `veth` with a fast path in the kernel",
+        operand="tap|veth|auto",
+        help="what the interface is: `tap`, `veth` with a fast path in the kernel, `auto`",
         more="`tap`: the daemon forwards every frame. `veth`: BPF programs forward unicast between such ports, and"
         " between them and the wire, without the daemon; everything else is the daemon's as before. It goes with its"
         " namespace's name. With a `guard`, `rate`, `packets` or `mac = own` the daemon forwards all that the port"
-        " sends and receives, and `ipvsw show` says so.",
+        " sends and receives, and `ipvsw show` says so. `auto`: `veth`, or `tap` where the kernel has none; `ipvsw"
+        " show` says which.",
         example='"veth"',
     ),
     Key(

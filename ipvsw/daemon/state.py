@@ -234,7 +234,7 @@ def inherit(
     for name, endpoint in structure.endpoints.items():
         switch, _, port = name.partition("/")
         left = _left(switch, port, endpoint, held)
-        if left is not None and switch in kept and _is_wanted(left.settings.config, kept[switch]):
+        if left is not None and switch in kept and _is_wanted(switches[switch], left.settings.config, kept[switch]):
             inherited.ports.setdefault(switch, {})[port] = left
             for fd_name in (held_name(switch, port, word) for word in endpoint.fds):
                 del inherited.unwanted[fd_name]
@@ -283,8 +283,9 @@ def _with_changes(before: Config, running: Config, filed: Config) -> Config:
     return wanted
 
 
-def _is_wanted(port: PortConfig, switch: SwitchConfig) -> bool:
-    return any(each.name == port.name and same_port(port, each) for each in switch.ports)
+def _is_wanted(before: SwitchConfig, port: PortConfig, switch: SwitchConfig) -> bool:
+    """Whether the switch goes on with this port of what it was `before`."""
+    return any(each.name == port.name and same_port(before, port, switch, each) for each in switch.ports)
 
 
 def _master_left(master: MasterEndpoint, frames: Sequence[int], host: int | None) -> MasterLeft:

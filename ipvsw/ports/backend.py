@@ -30,7 +30,7 @@ from ipvsw.linux.netlink import Handle, Link
 from ipvsw.linux.repair import Part
 from ipvsw.linux.runtime import Follower, Runtime
 from ipvsw.linux.tracked import Snapshot
-from ipvsw.model import Kind, PortConfig
+from ipvsw.model import Device, Kind, PortConfig
 from ipvsw.ports.addressing import Addressing
 
 
@@ -126,6 +126,8 @@ class Backend(ABC):
     addressing: ClassVar[type[Addressing]]  # how the endpoint's addresses become known
     serves_vm: ClassVar[bool] = False  # the endpoint is a virtual machine
     offers_tap: ClassVar[bool] = False  # the descriptors for its VMM are a TAP's
+    device: ClassVar[Device] = Device.TAP  # of a namespace's endpoint
+    path = ""  # why no unicast is the kernel's to forward, where a user may expect it
 
     def __init__(self, port: BackendPort) -> None:
         self.port = port

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from ipvsw.linux.devices.macvtap import supported
+from ipvsw.linux.devices import macvtap, veth
 from ipvsw.linux.namespaces import is_followed
 from ipvsw.linux.netlink import KmodAttrs
 from ipvsw.model import Device, Kind, PortConfig
@@ -23,14 +24,19 @@ _CONFIGURED: tuple[type[Backend], ...] = (NetnsBackend, MacvtapBackend, TapBacke
 BACKENDS: dict[Kind, type[Backend]] = {backend.kind: backend for backend in _CONFIGURED}
 
 
-def configured_port(env: PortEnvironment, config: PortConfig) -> Port:
-    """The port of a configuration. Where the kernel has no macvtap, such a port is a persistent TAP."""
+def configured_port(env: PortEnvironment, config: PortConfig, device: Device) -> Port:
+    """The port of a configuration; `device` is a namespace's. Where the kernel has no macvtap, such a port is a
+    persistent TAP."""
     kind = config.kind
-    if kind is Kind.MACVTAP and not supported():
+    if kind is Kind.MACVTAP and not macvtap.supported():
         kind = Kind.TAP
     if is_followed(config.netns):
         return Port(env, config, FollowingBackend)
-    return Port(env, config, VethBackend if config.device is Device.VETH else BACKENDS[kind])
+    if device is Device.VETH or (device is Device.AUTO and veth.supported()):
+        return Port(env, config, VethBackend)
+    if device is Device.AUTO:
+        return Port(env, config, partial(NetnsBackend, path="slow (the kernel has no veth)"))
+    return Port(env, config, BACKENDS[kind])
 
 
 def kmod_port(

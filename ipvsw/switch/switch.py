@@ -14,7 +14,7 @@ from ipvsw.addresses.announcer import Announcer
 from ipvsw.addresses.claims import claim_rule
 from ipvsw.addresses.table import Table
 from ipvsw.changes import Changes
-from ipvsw.config.plan import ChangePort
+from ipvsw.config.plan import ChangePort, device_of
 from ipvsw.linux.bpf import Shim
 from ipvsw.linux.netlink import KmodAttrs
 from ipvsw.linux.runtime import Runtime
@@ -164,7 +164,7 @@ class Switch:
 
     def add_port(self, config: PortConfig) -> Port:
         """Wait for the port's `settled`: then it is up, or its `reason` says why it isn't."""
-        port = configured_port(self._port_env, config)
+        port = configured_port(self._port_env, config, device_of(config, self._config.device))
         self.ports[config.name] = port
         self._table.set_rule(config.name, claim_rule(config))
         self._restrain(config)

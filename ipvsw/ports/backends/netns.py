@@ -37,13 +37,14 @@ SECRET_SIZE = 16  # bytes; stable_secret in Documentation/networking/ip-sysctl.r
 class NetnsBackend(DeviceBackend):
     """The namespace may have addresses besides those of the configuration."""
 
-    __slots__ = ("_failed", "_rest", "_tap")
+    __slots__ = ("_failed", "_rest", "_tap", "path")
 
     kind = Kind.NETNS
     addressing = FollowedAddresses
 
-    def __init__(self, port: BackendPort) -> None:
+    def __init__(self, port: BackendPort, path: str = "") -> None:
         super().__init__(port)
+        self.path = path
         self._tap: Tap | None = None
         self._failed = False  # `problems` are those of the last reconfiguration
         self._rest: Reconfiguration | None = None  # of addresses and gateways, what is still to be done

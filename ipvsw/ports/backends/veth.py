@@ -22,6 +22,7 @@ from ipvsw.linux.fastports import FastDevice
 from ipvsw.linux.namespaces import identity
 from ipvsw.linux.netlink import Handle
 from ipvsw.linux.tracked import Snapshot
+from ipvsw.model import Device
 from ipvsw.ports.backend import BackendPort, Holding, Settings
 from ipvsw.ports.backends.netns import NetnsBackend
 
@@ -43,6 +44,7 @@ class VethBackend(NetnsBackend):
 
     __slots__ = ("_devices",)
 
+    device = Device.VETH
     leaves_with_name = True
 
     def __init__(self, port: BackendPort) -> None:

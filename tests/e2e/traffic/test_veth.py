@@ -191,6 +191,22 @@ def test_nothing_is_lost_of_what_the_kernel_forwards_when_the_daemon_is_killed(l
     assert goes_by_kernel(lab, lan, netns, port4(2))
 
 
+def test_the_switch_says_what_its_ports_are(lab: Lab, lan: Daemon) -> None:
+    text = lan.config.read_text()
+    by_default = text.replace('device = "veth"\n', "", 1)
+    for changed, first in (
+        (by_default, "tap"),
+        (by_default.replace('name = "lan"', 'name = "lan"\ndevice = "auto"'), "veth"),
+    ):
+        lan.config.write_text(changed)
+        done = lan.cli("reload")
+        assert "remove port lan/ipvl1\n" in done and "add port lan/ipvl1 as" in done
+        assert "ipvl2" not in done
+        lan.wait()
+        assert [lan.port(f"ipvl{k}")["device"] for k in (1, 2, 3)] == [first, "veth", "veth"]
+    assert goes_by_kernel(lab, lan, lab.ports[0], port4(2))
+
+
 def test_an_endpoint_that_was_deleted_comes_back(lab: Lab, lan: Daemon) -> None:
     lab.ip(lab.ports[1], "link", "del", "ipvl2")
     until(lambda: lab.link(lab.ports[1], "ipvl2"), "it is there again")

@@ -21,7 +21,19 @@ from ipvsw.config.plan import (
     SetMode,
     diff,
 )
-from ipvsw.model import Config, DaemonConfig, Flag, HostAccess, L3Output, Mode, PortConfig, SwitchConfig
+from ipvsw.model import (
+    FOLLOW,
+    Config,
+    DaemonConfig,
+    Device,
+    Flag,
+    HostAccess,
+    Kind,
+    L3Output,
+    Mode,
+    PortConfig,
+    SwitchConfig,
+)
 from tests.support.effort import calls
 
 
@@ -150,13 +162,28 @@ def test_mode_belongs_to_the_switch() -> None:
     actions = diff(Config(switches=(switch("lan", port()),)), Config(switches=(wanted,)))
     assert actions == (SetMode(switch("lan", **changes)),)
     assert str(actions[0]) == (
-        "set switch lan: mode l3, flag vepa, l3_output host, host_access both, guard by the port's kind"
+        "set switch lan: mode l3, flag vepa, l3_output host, host_access both, guard by the port's kind, device tap"
     )
     for name, value in changes.items():
         wanted = switch("lan", port(), **{name: value})
         assert diff(Config(switches=(switch("lan", port()),)), Config(switches=(wanted,))) == (
             SetMode(switch("lan", **{name: value})),
         )
+
+
+def test_the_device_of_a_switch_is_that_of_its_ports_which_have_none() -> None:
+    own, none, vm = port("own", device=Device.TAP), port("none"), port("vm", kind=Kind.TAP)
+    moved = port("moved", netns=FOLLOW)
+    wanted = switch("lan", own, none, vm, moved, device=Device.AUTO)
+    actions = diff(Config(switches=(switch("lan", own, none, vm, moved),)), Config(switches=(wanted,)))
+    assert [str(action) for action in actions] == [
+        "remove port lan/none",
+        str(SetMode(switch("lan", device=Device.AUTO))),
+        "add port lan/none as none in ns-none",
+    ]
+    said = [msgspec.structs.replace(none, device=Device.AUTO) if one is none else one for one in (own, none, vm, moved)]
+    actions = diff(Config(switches=(wanted,)), Config(switches=(switch("lan", *said, device=Device.AUTO),)))
+    assert not any(isinstance(action, RemovePort | AddPort) for action in actions)
 
 
 def test_settings_of_the_process_wait() -> None:

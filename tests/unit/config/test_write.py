@@ -50,6 +50,7 @@ SWITCH_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "l3_output": st.sampled_from(list(map(str, L3Output))),
     "host_access": st.sampled_from(list(map(str, HostAccess))),
     "guard": GUARDS,
+    "device": st.sampled_from(list(map(str, Device))),
 }
 PORT_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "name": NAMES | IFNAMES,
