@@ -179,9 +179,14 @@ class Changes:
         """Whether the last daemon's programs on the master go on for now."""
         self._shim.set_resuming(on)
 
-    def put_devices(self, device: FastDevice, mtu: int) -> None:
-        """The programs on these devices have the daemon decide everything, until the port is `set_fast`."""
+    def put_devices(self, device: FastDevice, mtu: int, *, adopted: bool) -> bool:
+        """The programs on these devices have the daemon decide everything, until the port is `set_fast`. `adopted`: the
+        last daemon had them. Whether their counters go on."""
+        if not adopted:
+            self._shim.fast.remove(device)
+        goes_on = self._shim.fast.is_counted(device.end)
         self._shim.fast.put(device, mtu, FastFlag(0))
+        return goes_on
 
     def drop_devices(self, device: FastDevice) -> None:
         """They are gone, and so is the port that was `set_fast`."""
@@ -198,9 +203,10 @@ class Changes:
             return self._shim.fast.counts(THE_MASTER)
         return self._shim.fast.counts(self._fast[port].end) if port in self._fast else FastCounts()
 
-    def frames_forwarded(self) -> int:
-        """From everywhere, since this switch is there and its ports are."""
-        return sum(self.fast_counts(port).rx_frames for port in (None, *self._fast))
+    @property
+    def counts_go_on(self) -> bool:
+        """Whether the master's counters are the last daemon's."""
+        return self._shim.fast.goes_on
 
     # ------------------------------------------------------------------------ commit
 

@@ -61,6 +61,7 @@ class Subject(enum.StrEnum):
     """What the daemon sets in the kernel, and puts back when others change it."""
 
     FILTERS = "filters"
+    HOST_ENDS = "host_ends"
     HOST_DEVICE = "host_device"
     RULES = "rules"
     ROUTES = "routes"

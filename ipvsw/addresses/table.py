@@ -220,9 +220,11 @@ class Table:
         """Who forwards the port's unicast, see `FastPaths`."""
         return self._paths.path(port)
 
-    def put_devices(self, device: FastDevice, mtu: int) -> None:
-        """Before `attach`: programs are about to run on them, and leave everything to the daemon. Errors: OSError."""
-        self._changes.put_devices(device, mtu)
+    def put_devices(self, port: str, device: FastDevice, mtu: int, *, adopted: bool) -> None:
+        """Before `attach`: programs are about to run on them, and leave everything to the daemon. `adopted`: the last
+        daemon had the same. Errors: OSError."""
+        if self._changes.put_devices(device, mtu, adopted=adopted):
+            self.counters.go_on(port)
 
     def drop_devices(self, device: FastDevice) -> None:
         """After `detach`: no program runs on them any more. Errors: OSError."""

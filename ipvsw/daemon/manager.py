@@ -361,9 +361,11 @@ class Manager:
             master = self._inherited.masters.pop(config.name, None)
             lost = partial(self._collect, config.name)
             is_filed = partial(self._running.is_filed, config.name)
-            switch = Switch(self._runtime, config, self._running.settings, left, master, lost, is_filed)
+            counts = self._inherited.counts.pop(config.name, None)
+            switch = Switch(self._runtime, config, self._running.settings, left, master, counts, lost, is_filed)
             if past := self._inherited.counters.pop(config.name, None):
-                switch.set_past(past, self._inherited.snooped.pop(config.name, Snooped()))
+                forwarded = self._inherited.forwarded.pop(config.name, {})
+                switch.set_past(past, forwarded, self._inherited.snooped.pop(config.name, Snooped()))
             self._switches[config.name] = switch
             await switch.start()
         except OSError as error:

@@ -53,9 +53,11 @@ class Running:
 
     def count(self) -> Moving:
         """What frames change."""
+        counted = {name: switch.counted() for name, switch in self.switches.items()}
         return Moving(
             version=VERSION,
-            counters={name: switch.stats() for name, switch in self.switches.items()},
+            counters={name: own for name, (own, _) in counted.items()},
+            forwarded={name: by_kernel for name, (_, by_kernel) in counted.items() if by_kernel},
             snooped={name: switch.snooped() for name, switch in self.switches.items()},
         )
 

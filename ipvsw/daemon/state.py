@@ -19,13 +19,14 @@ from msgspec import Struct, structs
 from ipvsw.config.file import check, read_document
 from ipvsw.config.plan import same_port, same_switch, with_added, with_modes
 from ipvsw.config.tables import document, port_table
+from ipvsw.linux.fastports import FastCounts
 from ipvsw.linux.namespaceref import is_of_process
 from ipvsw.linux.namespaces import is_given
 from ipvsw.model import Config, Kind, Persist, PortConfig, Refused, SwitchConfig
 from ipvsw.ports.backend import Holding, Left, Settings, held_name
 from ipvsw.snooping.saved import Snooped
 from ipvsw.status import SwitchStats
-from ipvsw.switch.held import MasterLeft, frame_names
+from ipvsw.switch.held import COUNTS, MasterLeft, frame_names
 from ipvsw.switch.held import held_name as held_master_name
 from ipvsw.switch.hostport import HostLeft
 
@@ -84,6 +85,7 @@ class Moving(_Versioned):
     """What frames change, by switch: counters, and what was learned of virtual machines."""
 
     counters: dict[str, SwitchStats] = {}
+    forwarded: dict[str, dict[str, FastCounts]] = {}  # besides, by the kernel: by port or "", the master
     snooped: dict[str, Snooped] = {}
 
 
@@ -94,7 +96,9 @@ class Inherited(Struct):
     ports: dict[str, dict[str, Left]] = {}  # by switch and port
     masters: dict[str, MasterLeft] = {}  # by switch
     counters: dict[str, SwitchStats] = {}
+    forwarded: dict[str, dict[str, FastCounts]] = {}
     snooped: dict[str, Snooped] = {}
+    counts: dict[str, int] = {}  # the maps of what the kernel counts, by switch
     unwanted: dict[str, int] = {}  # held descriptors that nobody has a use for
 
 
@@ -245,6 +249,10 @@ def inherit(
             frames = [inherited.unwanted.pop(name) for name in names]
             inherited.masters[switch] = _master_left(master, frames, host)
     inherited.counters = {name: counted for name, counted in moving.counters.items() if name in kept}
+    inherited.forwarded = {name: counted for name, counted in moving.forwarded.items() if name in kept}
+    for switch in kept:
+        if (counts := inherited.unwanted.pop(held_master_name(switch, COUNTS), None)) is not None:
+            inherited.counts[switch] = counts
     inherited.snooped = {name: snooped for name, snooped in moving.snooped.items() if name in kept}
     return inherited
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 import sys
 from collections.abc import Sequence, Set
 from pathlib import Path
 
-from ipvsw.linux.fastports import FastPorts
+from ipvsw.linux.fastports import SHAPE_OF_COUNTS, FastPorts
 from ipvsw.linux.heartbeat import Heartbeat
 
 MARK = 0x69707677  # SO_MARK of frames for the host's own stack; lib/maps.h has the same
@@ -29,6 +30,7 @@ DIVERTED, OWNER_SHIFT = 1, 1  # enum owned_flag of lib/maps.h
 FAST_ON, FAST_HOST_ACCESS, FAST_MODE_SHIFT, FAST_FLAG_SHIFT, FAST_RESUMING = 1, 2, 2, 4, 64  # enum fast_rules
 COPY_BATCH = 4096  # addresses that are copied at a time
 BPF_MAP_TYPE_HASH = 1  # linux/bpf.h
+_MAP_INFO = struct.Struct("=4I")  # struct bpf_map_info as far as it is asked for: type, id, sizes
 _NO_OPTIONS = ctypes.c_size_t(ctypes.sizeof(ctypes.c_size_t))  # struct bpf_test_run_opts with its `sz` alone
 _OBJECT = Path(__file__).parents[1] / "ipvsw.bpf.o"
 
@@ -84,7 +86,9 @@ class Shim:
     host what the daemon would deliver.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, counts: int | None = None) -> None:
+        """`counts`: a descriptor of the last daemon's map of what the kernel has forwarded, which this takes: its
+        programs count there until they are replaced, and these do."""
         self._addresses = -1  # the map of them, of which `_owned` has only this one
         self._capacity = 0
         self._count = 0
@@ -97,6 +101,8 @@ class Shim:
             code = ctypes.get_errno()
             raise OSError(code, f"{_OBJECT}: {os.strerror(code)}")
         try:
+            if counts is not None:
+                self._reuse("fast_counts", counts)
             _checked(self._lib.bpf_object__load(self._object), "loading the BPF programs")
             self.filter_fd = self._program("ipvsw_filter")
             self.ingress_fd = self._program("ipvsw_steal")
@@ -106,10 +112,10 @@ class Shim:
             self.errors_fd = self._program("ipvsw_errors")
             self.port_fd = self._program("ipvsw_port")
             self.feed_fd = self._program("ipvsw_feed")
-            self.fast = FastPorts(
-                self._lib, *(self._lib.bpf_map__fd(self._map(name)) for name in ("fast_ports", "fast_counts"))
-            )
+            self.counts_fd = self._lib.bpf_map__fd(self._map("fast_counts"))
+            self.fast = FastPorts(self._lib, self._lib.bpf_map__fd(self._map("fast_ports")), self.counts_fd)
             self.programs = _id_of(self.ingress_fd), _id_of(self.egress_fd)
+            self.port_program, self.feed_program = _id_of(self.port_fd), _id_of(self.feed_fd)
             self._owned = self._lib.bpf_map__fd(self._map("owned"))
             self._settings = self._lib.bpf_map__fd(self._map("settings"))
             self._vlan_words = self._lib.bpf_map__fd(self._map("vlans"))
@@ -122,6 +128,21 @@ class Shim:
 
     def _map(self, name: str) -> ctypes.c_void_p:
         return ctypes.c_void_p(self._lib.bpf_object__find_map_by_name(self._object, name.encode()))
+
+    def _reuse(self, name: str, fd: int) -> None:
+        """Have the programs use this map, unless another release has made it otherwise."""
+        try:
+            if self._shape_of(fd) == SHAPE_OF_COUNTS:
+                _checked(self._lib.bpf_map__reuse_fd(self._map(name), fd), name)
+        finally:
+            os.close(fd)
+
+    def _shape_of(self, fd: int) -> tuple[int, ...]:
+        """What the kernel says of a map: type, bytes of a key and of a value."""
+        info, size = ctypes.create_string_buffer(_MAP_INFO.size), ctypes.c_uint32(_MAP_INFO.size)
+        _checked(self._lib.bpf_obj_get_info_by_fd(fd, info, ctypes.byref(size)), "a BPF map")
+        kind, _, key_size, value_size = _MAP_INFO.unpack(info.raw)
+        return kind, key_size, value_size
 
     def _program(self, name: str) -> int:
         program = ctypes.c_void_p(self._lib.bpf_object__find_program_by_name(self._object, name.encode()))

@@ -12,12 +12,14 @@ import os
 import struct
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 THE_MASTER = 0  # its key in the map of counters
 
 _KEY = struct.Struct("=I")
 _PORT = struct.Struct("=III")  # struct fast_port: the other device, MTU, flags
 _COUNTS = struct.Struct("=5Q")  # struct fast_counts, of one CPU
+SHAPE_OF_COUNTS = 5, _KEY.size, _COUNTS.size  # of their map: BPF_MAP_TYPE_PERCPU_HASH, bytes of a key and of a value
 
 
 class FastFlag(enum.IntFlag):
@@ -48,6 +50,9 @@ class FastCounts(Struct, frozen=True):
     tx_frames: int = 0
     tx_bytes: int = 0
 
+    def __add__(self, other: FastCounts) -> FastCounts:
+        return FastCounts(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+
 
 class FastPorts:
     """One switch's. Errors: OSError."""
@@ -58,11 +63,18 @@ class FastPorts:
         self._ports = ports
         self._counts = counts
         self._cpus = self._checked(lib.libbpf_num_possible_cpus())
-        self._count_from_zero(THE_MASTER)
+        self.goes_on = self.is_counted(THE_MASTER)
+        """Whether the map of counters is the last daemon's."""
+        if not self.goes_on:
+            self._count_from_zero(THE_MASTER)
+
+    def is_counted(self, end: int) -> bool:
+        """Whether there are counters of the port with this host end, or THE_MASTER's."""
+        return not self._lib.bpf_map_lookup_elem(self._counts, _KEY.pack(end), self._buffer())
 
     def put(self, device: FastDevice, mtu: int, flags: FastFlag) -> None:
         """A port is there, or has changed. `flags` without SAME_NETNS, which the device says."""
-        if self._lib.bpf_map_lookup_elem(self._counts, _KEY.pack(device.end), self._buffer()):
+        if not self.is_counted(device.end):
             self._count_from_zero(device.end)
         flags |= FastFlag.SAME_NETNS if device.same_netns else FastFlag(0)
         for key, other in ((device.end, device.tap), (device.tap, device.end)):
@@ -76,7 +88,7 @@ class FastPorts:
                 self._checked(result)
 
     def counts(self, end: int) -> FastCounts:
-        """Since `put`, of the port with this host end, or THE_MASTER's."""
+        """Since the first `put`, of the port with this host end, or THE_MASTER's: earlier daemons' as well."""
         buffer = self._buffer()
         if self._lib.bpf_map_lookup_elem(self._counts, _KEY.pack(end), buffer):
             return FastCounts()

@@ -16,6 +16,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 from msgspec import Struct
 
@@ -248,20 +249,25 @@ class TrackedDevice(ABC):
         return max(RESYNC, self._runtime.interfaces * self._runtime.reading / SHARE) * random.uniform(0.75, 1.25)
 
     async def _put_back(
-        self, wrong: Sequence[Part], open_place: Callable[[], int | None], mend: Callable[[Handle, Part], None]
+        self,
+        wrong: Sequence[Part],
+        place_of: Callable[[Part], Callable[[], int | None]],
+        mend: Callable[[Handle, Part], None],
     ) -> None:
-        """`wrong` is all that is not as it should be: put back what is due, by `mend` in the namespace of `open_place`.
-        Errors: OSError of entering it; those of `mend` are problems."""
+        """`wrong` is all that is not as it should be: put back what is due, by `mend` in the namespace of which the
+        part's `place_of` gives an fd. Errors: OSError of entering it; those of `mend` are problems."""
         loop = asyncio.get_running_loop()
         due = self.repairs.due(wrong, loop.time())
-        if not due:
-            return
+        places: dict[Callable[[], int | None], list[Part]] = {}
+        for part in due:
+            places.setdefault(place_of(part), []).append(part)
 
-        def mend_all(handle: Handle) -> dict[Part, str]:
-            return {part: _error_of(mend, handle, part) for part in due}
+        def mend_all(handle: Handle, parts: Sequence[Part]) -> dict[Part, str]:
+            return {part: _error_of(mend, handle, part) for part in parts}
 
-        results = await self._runtime.run_in_netns(open_place, mend_all)
-        self.repairs.done(results or {}, loop.time())
+        for open_place, parts in places.items():
+            results = await self._runtime.run_in_netns(open_place, partial(mend_all, parts=parts))
+            self.repairs.done(results or {}, loop.time())
 
     def _wait(self, reason: str) -> None:
         self._tell(PortState.WAITING, reason)

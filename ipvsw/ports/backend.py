@@ -44,6 +44,7 @@ class MasterState(Struct):
     carrier: bool = False
     noarp: bool = False  # modes l3 and l3s
     open_place: Callable[[], int | None] = lambda: None  # an fd of its namespace, None if that is gone
+    nsid: int | None = None  # of its namespace, as netlink's events have it
 
 
 class Settings(Struct, frozen=True, gc=False):
@@ -210,8 +211,12 @@ class Backend(ABC):
         return []
 
     def open_place(self) -> int | None:
-        """An fd of the namespace in which `mend` is to be called, None if the endpoint is gone. From any thread."""
+        """An fd of the namespace that the endpoint is in, None if it is gone. From any thread."""
         return None
+
+    def place_of(self, part: Part) -> Callable[[], int | None]:
+        """What gives an fd of the namespace in which `mend` is to be called for a part."""
+        return self.open_place
 
     def mend(self, handle: Handle, part: Part) -> None:
         """Put back one part that is wrong. Errors: OSError."""

@@ -200,7 +200,7 @@ class Port(TrackedDevice):
         if snapshot is None or self._settings is None:
             return
         wrong = self._backend.wrong(self._settings, snapshot) if snapshot.link.up else []
-        await self._put_back(wrong, self._backend.open_place, self._backend.mend)
+        await self._put_back(wrong, self._backend.place_of, self._backend.mend)
 
     def _poll(self) -> float:
         delay = self._backend.poll()

@@ -18,6 +18,8 @@ from ipvsw.linux.lasting.fdstore import FdStore, close_fds
 from ipvsw.linux.netlink import Link
 from ipvsw.switch.hostport import HostLeft
 
+COUNTS = "counts"  # the map of what the kernel has forwarded
+
 
 class MasterLeft(Struct, frozen=True):
     """What the last daemon had on a master when it ended."""
@@ -32,7 +34,8 @@ class MasterLeft(Struct, frozen=True):
 
 
 def held_name(switch: str, word: str) -> str:
-    """The name under which a descriptor of the master's is held, see `FdStore`: "host", or a worker's number."""
+    """The name under which a descriptor of the master's is held, see `FdStore`. `word`: "host", COUNTS, or a worker's
+    number."""
     return f"master-{blake2b(switch.encode(), digest_size=12).hexdigest()}-{word}"
 
 

@@ -74,7 +74,7 @@ class Master(TrackedDevice):
         self._host = HostSide(runtime, table, changes, host_port, self.label)
         self._repair = MasterRepair(shim, host_port)
         self._sockets: Sockets | None = None
-        self._nsid: int | None = None
+        self.nsid: int | None = None  # of its namespace
         self._is_quiet = False  # nothing has happened: the master is awake for what has no events
         self._place: tuple[int, int] | None = None
         self._groups: frozenset[bytes] = frozenset()  # that the device listens to for us
@@ -91,7 +91,7 @@ class Master(TrackedDevice):
         if self._sockets is not None or self._buffered_events is not None:
             super().handle_events(events)
         elif any(
-            isinstance(event, LinkEvent) and (event.nsid, event.link.name) == (self._nsid, self._name)
+            isinstance(event, LinkEvent) and (event.nsid, event.link.name) == (self.nsid, self._name)
             for event in events
         ):
             self.wake()
@@ -195,7 +195,7 @@ class Master(TrackedDevice):
         wrong = self._repair.compare(wanted, self._groups, seen, now)
         listener = sockets.frames[0]
         await self._put_back(
-            wrong, self.open_place, lambda handle, part: self._repair.mend(handle, part, link, listener)
+            wrong, lambda part: self.open_place, lambda handle, part: self._repair.mend(handle, part, link, listener)
         )
         if self._host.port.is_lost:
             await self._host.port.close(self.open_place)
@@ -259,7 +259,7 @@ class Master(TrackedDevice):
             raise Absent(self.namespace.absence)
         try:
             self._place = identity(fd)
-            self._nsid = await self._runtime.netlink.run(None, lambda handle: handle.nsid(fd)) if self._spec else None
+            self.nsid = await self._runtime.netlink.run(None, lambda handle: handle.nsid(fd)) if self._spec else None
             await self._synchronize(lambda: self._runtime.netlink.run(fd, self._serve), self._attach)
         finally:
             os.close(fd)
@@ -277,8 +277,8 @@ class Master(TrackedDevice):
             if not (self._resuming and len(handle.clsact_programs(link.index)) == 2):
                 handle.attach_clsact(link.index, self._shim.ingress_fd, self._shim.egress_fd)
             undo.callback(handle.detach_clsact, link.index)
-            self._runtime.enter(self._nsid, link.index, self)
-            undo.callback(self._runtime.leave, self._nsid, link.index, self)
+            self._runtime.enter(self.nsid, link.index, self)
+            undo.callback(self._runtime.leave, self.nsid, link.index, self)
             snapshot = read_device(handle, link.index, groups=False)
             if snapshot is None:
                 raise Absent(f"for the device {self._name}")
@@ -388,7 +388,7 @@ class Master(TrackedDevice):
         self._changed()  # from here on the router doesn't use the sockets
         await self._host.port.close(self.open_place)
         if link is not None:
-            self._runtime.leave(self._nsid, link.index, self)
+            self._runtime.leave(self.nsid, link.index, self)
             await self._withdraw(link.index)
         await self._runtime.run_blocking(sockets.close)
         self._table.master_replace(set())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
@@ -16,6 +16,7 @@ from ipvsw.addresses.table import Table
 from ipvsw.changes import Changes
 from ipvsw.config.plan import ChangePort, device_of
 from ipvsw.linux.bpf import Shim
+from ipvsw.linux.fastports import FastCounts
 from ipvsw.linux.netlink import KmodAttrs
 from ipvsw.linux.runtime import Runtime
 from ipvsw.model import DaemonConfig, Flag, HostAccess, L3Output, Mode, PortConfig, Refused, SwitchConfig
@@ -26,9 +27,9 @@ from ipvsw.ports.port import Port
 from ipvsw.routing.router import Router
 from ipvsw.snooping.saved import Snooped
 from ipvsw.snooping.snooper import Snooper
-from ipvsw.status import LeaseStatus, States, SwitchStats, SwitchStatus, TraceAsked, TraceStatus
+from ipvsw.status import LeaseStatus, States, SwitchStats, SwitchStatus, TraceAsked, TraceStatus, Traffic
 from ipvsw.switch.guards import GuardLog, guards_of, holds_unknown
-from ipvsw.switch.held import MasterLeft
+from ipvsw.switch.held import COUNTS, MasterLeft, held_name
 from ipvsw.switch.hostport import HostPortConfig
 from ipvsw.switch.master import Master
 from ipvsw.switch.status import switch_status
@@ -50,12 +51,14 @@ class Switch:
         settings: DaemonConfig,
         left: dict[str, Left] | None = None,
         master_left: MasterLeft | None = None,
+        counts: int | None = None,
         lost: Callable[[str], None] = lambda port: None,
         is_filed: Callable[[str], bool] = lambda port: True,
     ) -> None:
         """`config.ports` are added by `add_port`. Of the last daemon, `left` are those of them whose endpoints it has
-        left, and `master_left` is what it had on the master. `lost` is called with the name of a port whose namespace
-        it does not outlive; `is_filed` says whether the configuration file has a port. Errors: OSError."""
+        left, `master_left` is what it had on the master, and `counts` its map, as for `Shim`. `lost` is called with the
+        name of a port whose namespace it does not outlive; `is_filed` says whether the configuration file has a port.
+        Errors: OSError."""
         self.name = config.name
         self.ports: dict[str, Port] = {}
         self.links: dict[str, Port] = {}  # ports whose devices the kernel module has made
@@ -68,7 +71,8 @@ class Switch:
         self._leaving: dict[Port, asyncio.Task[None]] = {}
         self._announced: tuple[int, int] | None = None  # mode and flags, as the links' attributes have them
         self._repaired: Counter[str] = Counter()  # what others had changed, by subject
-        self._shim = Shim()
+        self._shim = Shim(counts)
+        runtime.store.put(held_name(config.name, COUNTS), self._shim.counts_fd)
         self._datapath = Datapath(
             settings.workers, settings.io, busy_poll=settings.busy_poll, coalesce=settings.coalesce
         )
@@ -158,6 +162,7 @@ class Switch:
         asyncio.get_running_loop().remove_reader(self._datapath.notify_fd)
         self._snooper.stop()
         self._datapath.close()
+        self._runtime.store.forget(held_name(self.name, COUNTS))
         self._shim.close()
 
     # ------------------------------------------------------------------------ changes
@@ -264,7 +269,7 @@ class Switch:
         state.present = link is not None
         state.carrier = link is not None and link.carrier
         if link is not None:
-            state.mac, state.mtu = link.mac, link.mtu
+            state.mac, state.mtu, state.nsid = link.mac, link.mtu, self.master.nsid
         self._router.set_uplink(self.master.router_uplink)
         self._update_announcer()
         if before not in (b"", state.mac):
@@ -358,24 +363,34 @@ class Switch:
 
     @property
     def frames_read(self) -> int:
-        """Another number when a frame has come since."""
-        return self._datapath.frames_read() + self._changes.frames_forwarded()
+        """Another number when a frame has come since that the daemon has seen. What the kernel counts is held."""
+        return self._datapath.frames_read()
 
-    def set_past(self, counted: SwitchStats, snooped: Snooped) -> None:
-        """What earlier daemons have counted, and what they knew of virtual machines."""
-        self._table.counters.set_past(counted.ports, counted.master, counted.host)
+    def set_past(self, counted: SwitchStats, forwarded: Mapping[str, FastCounts], snooped: Snooped) -> None:
+        """What earlier daemons have counted, what of that the kernel, and what they knew of virtual machines."""
+        self._table.counters.set_past(counted.ports, counted.master, counted.host, forwarded)
         self._snooped = snooped
+
+    def counted(self) -> tuple[SwitchStats, dict[str, FastCounts]]:
+        """The first two."""
+        ports = {name: self._table.number(name) for name in (*self.ports, *self.links)}
+        own, master, forwarded = self._table.counters.split(ports)
+        return msgspec.structs.replace(self._other_stats(), ports=own, master=master), forwarded
 
     def snooped(self) -> Snooped:
         """What is known of virtual machines."""
         return self._snooper.save()
 
     def stats(self) -> SwitchStats:
+        ports = {name: self._table.traffic(name) for name in (*self.ports, *self.links)}
+        return msgspec.structs.replace(self._other_stats(), ports=ports, master=self._table.counters.of_master())
+
+    def _other_stats(self) -> SwitchStats:
+        """All but what the kernel counts too."""
         return SwitchStats(
             name=self.name,
-            master=self._table.counters.of_master(),
+            master=Traffic(),
             host=self._table.counters.of_host(),
-            ports={name: self._table.traffic(name) for name in (*self.ports, *self.links)},
             duplicates=self._table.duplicates,
             refused=self._table.refused,
             repaired=dict(self._repaired),

@@ -261,6 +261,15 @@ class Daemon:
         return cpu_ns(self.pid)
 
 
+def take_over(daemon: Daemon) -> None:
+    """A successor, and the orderly end of the one before, which undoes nothing."""
+    before = daemon.process
+    assert before is not None
+    daemon.start("--takeover")
+    assert before.wait(LIMIT) == 0, daemon.said()
+    daemon.wait()
+
+
 def end_keeper(path: Path) -> None:
     """Have the keeper end that a killed daemon has left, and what it holds go."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:

@@ -17,13 +17,18 @@ import os
 from collections.abc import Callable
 from hashlib import blake2b
 
+import msgspec
+
 from ipvsw.linux.devices.tap import MAX_MTU, QUEUE
+from ipvsw.linux.errors import is_gone
 from ipvsw.linux.fastports import FastDevice
 from ipvsw.linux.namespaces import identity
 from ipvsw.linux.netlink import Handle
+from ipvsw.linux.repair import Part
 from ipvsw.linux.tracked import Snapshot
 from ipvsw.model import Device
 from ipvsw.ports.backend import BackendPort, Holding, Settings
+from ipvsw.ports.backends.beside import SUBJECTS, Beside
 from ipvsw.ports.backends.netns import NetnsBackend
 
 END, TAP = "se-", "st-"  # how the names of the two devices beside the master begin
@@ -42,7 +47,7 @@ def delete_orphans(handle: Handle) -> None:
 class VethBackend(NetnsBackend):
     """`_tap` is the TAP beside the master, not the endpoint."""
 
-    __slots__ = ("_devices",)
+    __slots__ = ("_beside", "_devices")
 
     device = Device.VETH
     leaves_with_name = True
@@ -50,6 +55,7 @@ class VethBackend(NetnsBackend):
     def __init__(self, port: BackendPort) -> None:
         super().__init__(port)
         self._devices: FastDevice | None = None
+        self._beside = Beside(port, self._end_name, self._tap_name)
 
     @property
     def fast_device(self) -> FastDevice | None:
@@ -90,15 +96,20 @@ class VethBackend(NetnsBackend):
     async def _connect(self, netns_fd: int, settings: Settings) -> None:
         home = self._open_home()
         same_netns = identity(home) == identity(netns_fd)
-        await self._take_devices(home, settings, lambda handle: self._pair(handle, netns_fd, settings, same_netns))
+        await self._take_devices(
+            home, settings, lambda handle: self._pair(handle, netns_fd, settings, same_netns), adopted=False
+        )
 
-    async def _take_devices(self, home: int, settings: Settings, find: Callable[[Handle], FastDevice]) -> None:
+    async def _take_devices(
+        self, home: int, settings: Settings, find: Callable[[Handle], FastDevice], *, adopted: bool
+    ) -> None:
         """Those that `find` gives in the master's namespace, of which `home` is the caller's fd, and is closed. The
         maps know them before their programs run."""
         netlink = self.port.env.runtime.netlink
         try:
             self._devices = await netlink.run(home, find)
-            self.port.env.table.put_devices(self._devices, settings.mtu)
+            self.port.env.table.put_devices(self.port.config.name, self._devices, settings.mtu, adopted=adopted)
+            self._beside.follow(self._devices)
             await netlink.run(home, lambda handle: self._run_programs(handle, settings))
         finally:
             os.close(home)
@@ -123,12 +134,8 @@ class VethBackend(NetnsBackend):
         return FastDevice(end.index, tap.index, same_netns)
 
     def _run_programs(self, handle: Handle, settings: Settings) -> None:
-        """From now on, instead of those of a daemon that was killed."""
         assert self._devices is not None
-        handle.mute(self._devices.end, self.port.env.shim.port_fd)
-        handle.mute(self._devices.tap, self.port.env.shim.feed_fd)
-        handle.set_link(self._devices.tap, up=True)
-        handle.set_link(self._devices.end, up=settings.carrier)
+        self._beside.run_programs(handle, self._devices, settings)
 
     def _install(self, handle: Handle, settings: Settings) -> Snapshot:
         link = handle.link(settings.config.ifname)
@@ -146,7 +153,7 @@ class VethBackend(NetnsBackend):
             raise OSError(errno.ESTALE, f"its TAP is {tap.name}")
         home = tap.open_namespace()
         same_netns = identity(home) == holding.place
-        await self._take_devices(home, settings, lambda handle: self._find_devices(handle, same_netns))
+        await self._take_devices(home, settings, lambda handle: self._find_devices(handle, same_netns), adopted=True)
         return await self._adopt_device(holding)
 
     # ------------------------------------------------------------------------ while it is open
@@ -166,11 +173,34 @@ class VethBackend(NetnsBackend):
         return await super().update(settings, had)
 
     def _set_devices(self, handle: Handle, settings: Settings) -> None:
-        """In the master's namespace. An endpoint has its carrier while its host end is up."""
         assert self._devices is not None
-        for index in (self._devices.end, self._devices.tap):
-            handle.set_link(index, mac=settings.mac)
-        handle.set_link(self._devices.end, up=settings.carrier)
+        self._beside.set_links(handle, self._devices, settings)
+
+    async def read(self) -> Snapshot | None:
+        snapshot = await super().read()
+        if snapshot is None or self._tap is None:
+            return None
+        try:
+            parts = await self.port.env.runtime.run_in_netns(self._tap.open_namespace, self._beside.read)
+        except OSError as error:
+            if not is_gone(error):
+                raise
+            return None
+        return None if parts is None else msgspec.structs.replace(snapshot, parts={**snapshot.parts, **parts})
+
+    def _wanted(self, settings: Settings) -> dict[Part, object]:
+        return super()._wanted(settings) | self._beside.wanted(settings)
+
+    def place_of(self, part: Part) -> Callable[[], int | None]:
+        if part.subject in SUBJECTS and self._tap is not None:
+            return self._tap.open_namespace
+        return super().place_of(part)
+
+    def mend(self, handle: Handle, part: Part) -> None:
+        if part.subject in SUBJECTS:
+            self._beside.mend(handle, part)
+        else:
+            super().mend(handle, part)
 
     async def _undo(self) -> None:
         tap, self._tap = self._tap, None
@@ -178,6 +208,7 @@ class VethBackend(NetnsBackend):
         runtime = self.port.env.runtime
         if tap is None:
             return
+        self._beside.leave()
         if devices is not None:
             with contextlib.suppress(OSError):  # it has gone with its endpoint, or with the master's namespace
                 await runtime.run_in_netns(tap.open_namespace, lambda handle: handle.delete_link(devices.end))

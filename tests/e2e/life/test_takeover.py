@@ -8,18 +8,9 @@ from tests.e2e.life.test_kill import index
 from tests.support import leftovers
 from tests.support.outage import LinkEvents, Numbered
 from tests.support.patience import LIMIT, until
-from tests.support.running import Daemon, port, switch
+from tests.support.running import Daemon, port, switch, take_over
 from tests.support.topology import WIRE4, Lab, port4
 from tests.support.traffic import Stream
-
-
-def take_over(daemon: Daemon) -> None:
-    """A successor, and the orderly end of the one before, which undoes nothing."""
-    before = daemon.process
-    assert before is not None
-    daemon.start("--takeover")
-    assert before.wait(LIMIT) == 0, daemon.said()
-    daemon.wait()
 
 
 @pytest.mark.parametrize("io", ["epoll", "auto"])

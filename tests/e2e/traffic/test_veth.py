@@ -11,22 +11,12 @@ import pytest
 
 from tests.support.outage import Numbered
 from tests.support.patience import until
-from tests.support.running import Daemon, port, switch, toml
+from tests.support.running import Daemon
 from tests.support.sniff import Sniffer, raw, sniffing
 from tests.support.topology import WIRE4, WIRE6, Lab, port4, port6
 from tests.support.traffic import tcp
+from tests.support.veths import COUNT, by_kernel, change, goes_by_kernel, table
 from tests.support.wire.frames import udp4
-
-COUNT = 20  # echo requests
-
-
-def table(lab: Lab, first: dict[str, Any] | None = None, third: str = "veth", **more: Any) -> list[dict[str, Any]]:
-    """Ports with a veth each, but the third one; `first` are keys of the first one, `more` the switch's."""
-    ports = [
-        port(f"ipvl{k}", netns, [f"{port4(k)}/16", f"{port6(k)}/64"], device=third if k == 3 else "veth", **keys)
-        for k, (netns, keys) in enumerate(zip(lab.ports, (first or {}, {}, {}), strict=False), 1)
-    ]
-    return [switch("m0", lab.host, ports, **more)]
 
 
 @pytest.fixture
@@ -39,24 +29,6 @@ def lab() -> Iterator[Lab]:
 def lan(lab: Lab) -> Iterator[Daemon]:
     with Daemon(*table(lab), home=lab.home) as daemon:
         yield daemon.wait()
-
-
-def change(lab: Lab, daemon: Daemon, **more: Any) -> None:
-    daemon.config.write_text(toml(daemon.socket, table(lab, **more)))
-    daemon.cli("reload")
-
-
-def by_kernel(daemon: Daemon, name: str = "ipvl1") -> int:
-    """Frames from the port that the kernel has forwarded."""
-    return int(daemon.stats()[0]["ports"][name]["kernel_frames"])
-
-
-def goes_by_kernel(lab: Lab, daemon: Daemon, source: str, address: str) -> bool:
-    """Whether the echo requests of the first port's namespace do, most of them."""
-    lab.reachable(source, address)
-    before = by_kernel(daemon)
-    assert lab.ping(source, address, COUNT) == COUNT
-    return by_kernel(daemon) - before >= COUNT
 
 
 def test_known_unicast_is_the_kernels(lab: Lab, lan: Daemon) -> None:

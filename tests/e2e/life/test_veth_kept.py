@@ -1,0 +1,119 @@
+"""What belongs to a port that is a veth stays so: programs and devices beside the master, and its counters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.outage import Numbered
+from tests.support.patience import until
+from tests.support.running import Daemon, take_over
+from tests.support.topology import WIRE4, Lab, port4, port6, run
+from tests.support.veths import goes_by_kernel, table
+
+SOON = 5.0  # seconds
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab(3) as made:
+        yield made
+
+
+@pytest.fixture
+def lan(lab: Lab) -> Iterator[Daemon]:
+    with Daemon(*table(lab), home=lab.home) as daemon:
+        yield daemon.wait()
+
+
+def beside(lab: Lab, prefix: str) -> dict[str, Any]:
+    """The device beside the master of the first port."""
+    links = lab.links(lab.host)
+    return next(one for one in links if one["ifname"].startswith(prefix) and one.get("ifalias") == "ipvsw lan/ipvl1")
+
+
+def programs(lab: Lab, name: str) -> str:
+    return run("tc", "-n", lab.host, "filter", "show", "dev", name, "ingress")
+
+
+def test_everything_is_put_back(lab: Lab, lan: Daemon) -> None:
+    end, tap = (beside(lab, prefix)["ifname"] for prefix in ("se-", "st-"))
+
+    def repaired(subject: str) -> int:
+        return int(lan.stats()[0]["repaired"].get(subject, 0))
+
+    def is_mended(subject: str, name: str, *words: str) -> None:
+        before, mac = repaired(subject), beside(lab, "se-")["address"]
+        run(*words)
+        until(lambda: repaired(subject) > before, f"{words} is noticed", limit=SOON)
+        until(lambda: "ipvsw" in programs(lab, name), f"{name} has its program", limit=SOON)
+        link = lab.link(lab.host, name)
+        assert link and (link["address"], "UP" in link["flags"]) == (mac, True)
+
+    for name in (end, tap, "m0"):
+        is_mended("filters", name, "tc", "-n", lab.host, "qdisc", "del", "dev", name, "clsact")
+        is_mended("filters", name, "tc", "-n", lab.host, "filter", "del", "dev", name, "ingress")
+        assert goes_by_kernel(lab, lan, lab.ports[0], WIRE4), name
+    for name in (end, tap):
+        is_mended("host_ends", name, "ip", "-n", lab.host, "link", "set", name, "down")
+        is_mended("host_ends", name, "ip", "-n", lab.host, "link", "set", name, "address", "02:00:00:00:00:99")
+    assert goes_by_kernel(lab, lan, lab.ports[0], port4(2))
+    assert f"port lan/ipvl1: changed by others, put back: BPF program of {end}" in lan.said()
+    assert (lan.port("ipvl1")["state"], lan.port("ipvl1")["reason"]) == ("up", "")
+
+
+def test_what_can_not_be_put_back_is_shown(lab: Lab, lan: Daemon) -> None:
+    end = beside(lab, "se-")["ifname"]
+    run("tc", "-n", lab.host, "qdisc", "del", "dev", end, "clsact")
+    until(lambda: "ipvsw" in programs(lab, end), "it is put back")
+    run("sh", "-c", f"tc -n {lab.host} qdisc del dev {end} clsact && tc -n {lab.host} qdisc add dev {end} ingress")
+    until(lambda: lan.port("ipvl1")["state"] == "degraded", "the port is shown to be degraded")
+    assert "in the way of clsact" in lan.port("ipvl1")["reason"]
+    run("tc", "-n", lab.host, "qdisc", "del", "dev", end, "ingress")
+    until(lambda: lan.port("ipvl1")["state"] == "up", "the port is up again")
+    assert goes_by_kernel(lab, lan, lab.ports[0], port4(2))
+
+
+def sent_by(lab: Lab, netns: str, device: str) -> int:
+    (link,) = json.loads(run("ip", "-n", netns, "-j", "-s", "link", "show", device))
+    return int(link["stats64"]["tx"]["packets"])
+
+
+def counted(daemon: Daemon, key: str) -> list[int]:
+    """From the first port, the second one, and the wire."""
+    stats = daemon.stats()[0]
+    found = [stats["ports"]["ipvl1"], stats["ports"]["ipvl2"], stats["master"]]
+    assert all(one["rx_frames"] == sum(one["outcomes"].values()) for one in found)
+    return [int(one[key]) for one in found]
+
+
+def test_nothing_is_missing_of_what_the_kernel_has_counted(lab: Lab, lan: Daemon) -> None:
+    """Neither after a kill, with nobody there for a while, nor after a take-over."""
+    netns, target = lab.ports[:2]
+    lab.reachable(lab.wire, port6(1))
+    with (
+        Numbered(netns, target, port4(2)) as between,
+        Numbered(target, lab.wire, WIRE4) as outwards,
+        Numbered(lab.wire, netns, port6(1)) as inwards,
+    ):
+        every = (between, outwards, inwards)
+        rx, by_kernel = counted(lan, "rx_frames"), counted(lan, "kernel_frames")
+        before = [one.sent for one in every]
+        lan.kill()
+        for one in every * 2:
+            one.goes_on()
+        lan.start()
+        lan.wait()
+        for one in every * 2:
+            one.goes_on()
+        take_over(lan)
+        for one in every:
+            one.goes_on()
+    assert [one.lost for one in every] == [0, 0, 0]
+    for one, sent, first, last in zip(every, before, rx, counted(lan, "rx_frames"), strict=True):
+        assert last - first >= one.sent - sent
+    assert all(last > first for first, last in zip(by_kernel, counted(lan, "kernel_frames"), strict=True))
+    assert counted(lan, "rx_frames")[0] <= sent_by(lab, netns, "ipvl1")
