@@ -17,7 +17,7 @@ from itertools import islice
 from ipvsw._fast import FRAMINGS, GUARDS, Datapath
 from ipvsw.addresses.claims import Admission, Change, Refused, Rule
 from ipvsw.addresses.counters import Counters
-from ipvsw.addresses.fastpath import FastPaths
+from ipvsw.addresses.fastpath import FastPaths, Limits, words_of
 from ipvsw.addresses.lapses import Lapses
 from ipvsw.addresses.ownership import Bind, BindAll, Claims, Duplicate, Ownership, Packed, Unbind
 from ipvsw.batch import Batcher
@@ -206,15 +206,10 @@ class Table:
     def _restrict_path(self, port: str) -> None:
         """The port's unicast is the daemon's while something is set that the kernel can't do."""
         rate, packets, _ = self._limits.get(port, (UNLIMITED, UNLIMITED, UNLIMITED))
-        self._paths.restrict(
-            port,
-            {
-                "guard": self.guards(port),
-                "rate": rate.rx or rate.tx,
-                "packets": packets.rx or packets.tx,
-                "mac own": self.own_mac(port),
-            },
-        )
+        own = self.own_mac(port)
+        sends = {"rate": rate.rx, "packets": packets.rx, "mac own": own}
+        receives = {"rate": rate.tx, "packets": packets.tx, "mac own": own}
+        self._paths.restrict(port, Limits(words_of(sends), words_of(receives), bool(self.guards(port))))
 
     def path(self, port: str) -> str:
         """Who forwards the port's unicast, see `FastPaths`."""
