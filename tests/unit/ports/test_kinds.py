@@ -25,7 +25,7 @@ def test_the_kernel_says_what_auto_is(
     monkeypatch: pytest.MonkeyPatch, device: Device, supported: bool, made: Device, path: str
 ) -> None:
     def port(env: object, config: PortConfig, make_backend: Any) -> Any:
-        return make_backend(SimpleNamespace(config=config))
+        return make_backend(SimpleNamespace(config=config, env=SimpleNamespace(switch="lan")))
 
     monkeypatch.setattr(kinds, "Port", port)
     monkeypatch.setattr(veth, "supported", lambda: supported)
