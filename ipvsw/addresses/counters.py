@@ -77,7 +77,7 @@ class Counters:
     def _by_kernel(self, port: str | None, number: int | None) -> FastCounts:
         """Since the port was made, or as long as the master is served; None: the master."""
         now = self._changes.fast_counts(number) if port is None or number is not None else NOTHING
-        return now + self._forwarded.get(port, NOTHING)
+        return now + self._forwarded[port] if port in self._forwarded else now
 
 
 def _add(

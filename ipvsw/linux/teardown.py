@@ -28,9 +28,10 @@ class PendingDelete(Struct, frozen=True):
     """A device, where it is, and how to close it."""
 
     place: tuple[int, int] | None  # the identity of its namespace, once that is known
-    index: int
+    indices: tuple[int, ...]  # its own, and those of what goes with it
     open_place: Callable[[], int]  # an fd of the namespace that it is in now. Errors: OSError
     close: Callable[[], None]
+    stays: bool = False  # something of it, if it is only closed
 
 
 class Teardown:
@@ -56,7 +57,8 @@ class Teardown:
         await asyncio.gather(*(self._leave_place(inside) for inside in places.values()))
 
     async def _leave_place(self, devices: list[PendingDelete]) -> None:
-        deleted = len(devices) >= MIN_GROUP_DELETE and await self._are_deleted(devices)
+        is_due = len(devices) >= MIN_GROUP_DELETE or any(device.stays for device in devices)
+        deleted = is_due and await self._are_deleted(devices)
         shares = [devices] if deleted else [[device] for device in devices]
         await asyncio.gather(*(self._run_blocking(partial(_close, share)) for share in shares))
 
@@ -82,7 +84,7 @@ def _open_place(device: PendingDelete) -> int | None:
 
 
 def _delete(devices: list[PendingDelete], handle: Handle) -> bool:
-    handle.delete_links([device.index for device in devices])
+    handle.delete_links([index for device in devices for index in device.indices])
     return True
 
 

@@ -9,7 +9,7 @@ closed when the function returns.
     handle.py     requests inside one namespace
     dump.py       all links of a namespace, parsed as events are
     addresses.py  the addresses of a device, thousands at a time
-    delete.py     many links deleted at once
+    links.py      links made, and many deleted at once
     questions.py  a socket for questions that are written by hand
     lookup.py     which way the host would send a packet
     routes.py     what the answers are, and the events after which they may be others

@@ -16,7 +16,7 @@ from ipvsw.linux.netlink.messages import RTM_DELQDISC, RTM_DELTFILTER, attribute
 from ipvsw.linux.netlink.questions import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Questions
 
 # linux/pkt_sched.h
-CLSACT_PARENT, CLSACT = 0xFFFFFFF1, 0xFFFF0000
+CLSACT_PARENT, CLSACT, TC_H_ROOT = 0xFFFFFFF1, 0xFFFF0000, 0xFFFFFFFF
 INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 ETH_P_ALL = 3
 RTM_NEWQDISC, RTM_GETQDISC, RTM_NEWTFILTER, RTM_GETTFILTER = 36, 38, 44, 46  # linux/rtnetlink.h
@@ -51,6 +51,12 @@ def mute(kernel: Questions, index: int, fd: int) -> None:
     """At ingress only. Errors: OSError."""
     _add_qdisc(kernel, index)
     _replace_filter(kernel, index, INGRESS, fd)
+
+
+def set_noqueue(kernel: Questions, index: int) -> None:
+    """As the root. Errors: OSError."""
+    wanted = _TCMSG.pack(0, index, 0, TC_H_ROOT, 0) + pack_attribute(TCA_KIND, b"noqueue\0")
+    kernel.change_one(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, wanted)
 
 
 def programs(kernel: Questions, index: int) -> dict[int, int]:

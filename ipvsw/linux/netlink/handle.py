@@ -13,9 +13,9 @@ from ipaddress import IPv6Address, ip_network
 from typing import Any
 
 from ipvsw.linux.netlink import addresses, clsact, rules
-from ipvsw.linux.netlink.delete import delete_links
 from ipvsw.linux.netlink.device import RTPROT_STATIC, DeviceReader
 from ipvsw.linux.netlink.dump import dump_links
+from ipvsw.linux.netlink.links import add_veth, delete_links
 from ipvsw.linux.netlink.messages import (
     AF_INET,
     AF_INET6,
@@ -35,7 +35,7 @@ from ipvsw.model import Address, Interface, Network, Route
 # linux/rtnetlink.h
 RT_TABLE_MAIN = 254
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
-RTNH_F_ONLINK, TC_H_ROOT = 4, 0xFFFFFFFF  # linux/rtnetlink.h, linux/pkt_sched.h
+RTNH_F_ONLINK = 4
 RTM_NEWNSID, RTM_GETNSID = 88, 90
 IFLA_ADDRESS, IFLA_MTU, IFLA_TXQLEN, IFLA_IFALIAS = 1, 4, 13, 20  # linux/if_link.h
 IFLA_NET_NS_FD, IFLA_NEW_IFINDEX = 28, 49
@@ -140,10 +140,8 @@ class Handle:
 
     def add_veth(self, name: str, peer: str, netns_fd: int, mac: bytes) -> None:
         """A pair with the same MAC address, `name` here and `peer` there."""
-        address = mac.hex(":")
         with _readable(peer):
-            there = {"ifname": peer, "net_ns_fd": netns_fd, "address": address}
-            self._route.link("add", ifname=name, kind="veth", address=address, peer=there)
+            add_veth(self._kernel, name, peer, netns_fd, mac)
 
     def alias(self, index: int) -> str:
         """The device's IFLA_IFALIAS, "" if it has none."""
@@ -330,7 +328,7 @@ class Handle:
         """Frames go to a device at once. By default one with several queues has a queueing discipline for each that it
         could have, which for a TAP are 256, and 6 MB. The device must be down."""
         with _readable(f"queueing discipline of link {index}"):
-            self._route.tc("add", "noqueue", index, parent=TC_H_ROOT)
+            clsact.set_noqueue(self._kernel, index)
 
     # ------------------------------------------------------------------------ the shim's filters
 

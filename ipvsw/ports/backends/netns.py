@@ -249,7 +249,7 @@ class NetnsBackend(DeviceBackend):
     async def _undo(self) -> None:
         tap, self._tap = self._tap, None
         if tap is not None:
-            delete = PendingDelete(self._place, self._index, tap.open_namespace, tap.close)
+            delete = PendingDelete(self._place, (self._index,), tap.open_namespace, tap.close)
             await self.port.env.runtime.leaving.leave(delete)
 
 

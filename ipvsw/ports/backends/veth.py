@@ -25,6 +25,7 @@ from ipvsw.linux.fastports import FastDevice
 from ipvsw.linux.namespaces import identity
 from ipvsw.linux.netlink import Handle
 from ipvsw.linux.repair import Part
+from ipvsw.linux.teardown import PendingDelete
 from ipvsw.linux.tracked import Snapshot
 from ipvsw.model import Device
 from ipvsw.ports.backend import BackendPort, Holding, Settings
@@ -39,15 +40,15 @@ def delete_orphans(handle: Handle) -> None:
     descriptors, and its veth is not."""
     links = {link.name: link for link in handle.links()}
     for name, link in links.items():
-        is_end = name.startswith(END) and link.kind == "veth" and handle.alias(link.index).startswith("ipvsw ")
-        if is_end and name.replace(END, TAP, 1) not in links:
+        is_alone = name.startswith(END) and link.kind == "veth" and name.replace(END, TAP, 1) not in links
+        if is_alone and handle.alias(link.index).startswith("ipvsw "):
             handle.delete_link(link.index)
 
 
 class VethBackend(NetnsBackend):
     """`_tap` is the TAP beside the master, not the endpoint."""
 
-    __slots__ = ("_beside", "_devices")
+    __slots__ = ("_beside", "_devices", "_home")
 
     device = Device.VETH
     leaves_with_name = True
@@ -55,6 +56,7 @@ class VethBackend(NetnsBackend):
     def __init__(self, port: BackendPort) -> None:
         super().__init__(port)
         self._devices: FastDevice | None = None
+        self._home: tuple[int, int] | None = None  # the identity of the master's namespace
         self._beside = Beside(port, self._end_name, self._tap_name)
 
     @property
@@ -106,6 +108,7 @@ class VethBackend(NetnsBackend):
         """Those that `find` gives in the master's namespace, of which `home` is the caller's fd, and is closed. The
         maps know them before their programs run."""
         netlink = self.port.env.runtime.netlink
+        self._home = identity(home)
         try:
             self._devices = await netlink.run(home, find)
             self.port.env.table.put_devices(self.port.config.name, self._devices, settings.mtu, adopted=adopted)
@@ -205,12 +208,11 @@ class VethBackend(NetnsBackend):
     async def _undo(self) -> None:
         tap, self._tap = self._tap, None
         devices, self._devices = self._devices, None
-        runtime = self.port.env.runtime
         if tap is None:
             return
         self._beside.leave()
+        indices = () if devices is None else (devices.end, devices.tap)
+        delete = PendingDelete(self._home, indices, tap.open_namespace, tap.close, stays=True)
+        await self.port.env.runtime.leaving.leave(delete)
         if devices is not None:
-            with contextlib.suppress(OSError):  # it has gone with its endpoint, or with the master's namespace
-                await runtime.run_in_netns(tap.open_namespace, lambda handle: handle.delete_link(devices.end))
             self.port.env.table.drop_devices(devices)
-        await runtime.run_blocking(tap.close)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,11 +13,13 @@ import pytest
 
 from tests.support.outage import Numbered
 from tests.support.patience import until
-from tests.support.running import Daemon, take_over
+from tests.support.running import Daemon, port, take_over, toml
 from tests.support.topology import WIRE4, Lab, port4, port6, run
 from tests.support.veths import goes_by_kernel, table
 
 SOON = 5.0  # seconds
+HASHES = 1, 5  # BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_PERCPU_HASH of linux/bpf.h
+MORE, TURNS = 50, int(os.environ.get("IPVSW_TURNS", "4"))  # ports that come and go, and how often
 
 
 @pytest.fixture
@@ -117,3 +122,42 @@ def test_nothing_is_missing_of_what_the_kernel_has_counted(lab: Lab, lan: Daemon
         assert last - first >= one.sent - sent
     assert all(last > first for first, last in zip(by_kernel, counted(lan, "kernel_frames"), strict=True))
     assert counted(lan, "rx_frames")[0] <= sent_by(lab, netns, "ipvl1")
+
+
+def entries(daemon: Daemon) -> int:
+    """Of the maps that have a key for each device."""
+    lib = ctypes.CDLL("libbpf.so.1")
+    found = 0
+    for number in daemon.bpf()[1]:
+        fd = lib.bpf_map_get_fd_by_id(number)
+        info, size = ctypes.create_string_buffer(16), ctypes.c_uint32(16)
+        assert fd >= 0 and not lib.bpf_obj_get_info_by_fd(fd, info, ctypes.byref(size))
+        kind, _, key_size, _ = struct.unpack("=4I", info.raw)  # struct bpf_map_info: type, id, sizes
+        if kind in HASHES and key_size == 4:
+            key, after = None, ctypes.create_string_buffer(4)
+            while not lib.bpf_map_get_next_key(fd, key, after):
+                key, found = after.raw, found + 1
+        os.close(fd)
+    return found
+
+
+def test_ports_that_come_and_go_leave_nothing(lab: Lab, lan: Daemon) -> None:
+    def look() -> tuple[object, ...]:
+        devices = [lab.read(netns, "dev").count(":") for netns in (lab.host, lab.home, *lab.ports)]
+        return devices, entries(lan), lan.fds(), tuple(map(len, lan.bpf()))
+
+    tables = table(lab)
+    few = toml(lan.socket, tables)
+    ports = tables[0]["port"]
+    many = [port(f"more{k}", ports[k % 3]["netns"], [f"10.1.7.{k + 1}/16"], device="veth") for k in range(MORE)]
+    all_of_them = toml(lan.socket, [{**tables[0], "port": [*ports, *many]}])
+    lan.config.write_text(few)
+    lan.cli("reload")
+    before = look()
+    for _ in range(TURNS):
+        for text in (all_of_them, few):
+            lan.config.write_text(text)
+            lan.cli("reload")
+            lan.wait()
+    until(lambda: look() == before, f"{before}, not {look()}", every=0.2)
+    assert goes_by_kernel(lab, lan, lab.ports[0], port4(2))

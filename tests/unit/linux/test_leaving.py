@@ -44,14 +44,17 @@ class Machine:
 
         asyncio.run(run())
 
-    def device(self, index: int, place: Path, now: Path | None = None) -> PendingDelete:
-        """One that was in `place`, and is in `now`."""
+    def device(self, index: int, place: Path, now: Path | None = None, *others: int) -> PendingDelete:
+        """One that was in `place`, and is in `now`; with `others` that stay if it is closed."""
         found = place.stat()
 
         def close() -> None:
             self.closed.append(index)
 
-        return PendingDelete((found.st_dev, found.st_ino), index, lambda: os.open(now or place, os.O_RDONLY), close)
+        identity = found.st_dev, found.st_ino
+        return PendingDelete(
+            identity, (index, *others), lambda: os.open(now or place, os.O_RDONLY), close, stays=bool(others)
+        )
 
 
 @pytest.fixture
@@ -72,6 +75,12 @@ def test_many_of_one_place_are_deleted_together_and_few_are_closed(places: Place
     machine.leave(*many, *few)
     assert machine.requests == [list(range(MIN_GROUP_DELETE))]
     assert sorted(machine.closed) == [*range(MIN_GROUP_DELETE), *(100 + k for k in range(MIN_GROUP_DELETE - 1))]
+
+
+def test_one_that_would_leave_something_is_deleted_and_closed(places: Places) -> None:
+    machine = Machine()
+    machine.leave(machine.device(1, places[0], None, 2), machine.device(3, places[1]))
+    assert machine.requests == [[1, 2]] and sorted(machine.closed) == [1, 3]
 
 
 @pytest.mark.parametrize("moved", [False, True])

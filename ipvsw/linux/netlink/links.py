@@ -1,24 +1,41 @@
-"""Many links deleted at once: the kernel waits for its readers once for all of them, and not for each."""
+"""Links made, and many deleted at once: the kernel waits for its readers once for all of them, and not for each."""
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import socket
 import struct
 from collections.abc import Sequence
 
-from ipvsw.linux.netlink.messages import messages
+from ipvsw.linux.netlink.messages import IFINFOMSG, IFLA_IFNAME, RTM_NEWLINK, messages, pack_attribute
+from ipvsw.linux.netlink.questions import NLM_F_CREATE, NLM_F_EXCL, Questions
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if_link.h
 NLMSG_ERROR = 2
 NLM_F_REQUEST, NLM_F_ACK = 0x1, 0x4
 RTM_DELLINK, RTM_SETLINK = 17, 19
-IFLA_GROUP = 27
+IFLA_ADDRESS, IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD = 1, 18, 27, 28
+IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1  # and linux/veth.h
+_INT = struct.Struct("=i")
 
 GROUPS = 1 << 30, 1 << 31  # numbers that administrators don't use, of which one is taken
 BUFFER = 64 << 10  # bytes
+
+
+def add_veth(kernel: Questions, name: str, peer: str, netns_fd: int, mac: bytes) -> None:
+    """A pair with the same MAC address, `name` here and `peer` there. Errors: OSError."""
+    there = _link((IFLA_IFNAME, os.fsencode(peer) + b"\0"), (IFLA_ADDRESS, mac), (IFLA_NET_NS_FD, _INT.pack(netns_fd)))
+    info = pack_attribute(IFLA_INFO_KIND, b"veth\0")
+    info += pack_attribute(IFLA_INFO_DATA, pack_attribute(VETH_INFO_PEER, there))
+    here = _link((IFLA_IFNAME, os.fsencode(name) + b"\0"), (IFLA_ADDRESS, mac), (IFLA_LINKINFO, info))
+    kernel.change_one(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, here)
+
+
+def _link(*attributes: tuple[int, bytes]) -> bytes:
+    return IFINFOMSG.pack(0, 0, 0, 0, 0) + b"".join(itertools.starmap(pack_attribute, attributes))
 
 
 def delete_links(indices: Sequence[int]) -> None:
