@@ -58,12 +58,15 @@ def tcp(ground: Ground, path: Path, mtu: int = 1500) -> Figures:
     ground.iperf(path.sink.netns)
     before, start = cpu(path), time.monotonic()
     words = ("iperf3", "-c", path.sink.address, "-t", str(max(1, round(ground.seconds))), "-J")
+    first = quiet.look()
     end = json.loads(run(*exec_in(path.source.netns, *words), timeout=LIMIT))["end"]
+    last = quiet.look()
     used, took = cpu(path) - before, time.monotonic() - start
     received = end["sum_received"]
     return {
         "gbit": received["bits_per_second"] / 1e9,
         "daemon_s_per_gb": used / max(received["bytes"], 1),
+        "system_s_per_gb": quiet.busy(first, last) / max(received["bytes"], 1) * 1e9,
         "daemon_percent": used / took / 1e7,
         "retransmits": end["sum_sent"].get("retransmits", 0),
     }

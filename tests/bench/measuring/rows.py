@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from tests.bench.places.places import CROWDS, FANS, TABLES
 
@@ -162,6 +163,32 @@ def costs() -> Iterator[Row]:
     yield Row("C4", "instructions for each 64-byte unicast frame", "", "instructions", mine, wanted=at_most(250, 150))
 
 
+def fast_path() -> Iterator[Row]:
+    """Ports that are veths beside the kernel's own driver of the kind, and beside ports that are TAPs."""
+
+    def beside(row_id: str, what: str, unit: str, figure: str, way: str, wanted: Wanted, *measure: Any) -> Row:
+        mine, other = (Sample(path + way, measure[0], measure[1:]) for path in ("fast", "macvlan"))
+        words = {"": "port to port", " out": "port to wire", " in": "wire to port"}[way]
+        return Row(
+            row_id + way.replace(" ", "-"), f"{what}, veths, {words}", unit, figure, mine, "macvlan", other, wanted
+        )
+
+    flat = {"": at_least(0.80, 0.88), " out": at_least(0.78, 0.83), " in": at_least(0.88, 0.93)}
+    for way, wanted in flat.items():
+        yield beside("K1", "TCP, MTU 1500", "Gbit/s", "gbit", way, at_least(0.92, 1.0), "tcp", 1500)
+        what = "CPU of the machine for each GB of TCP"
+        yield beside("K2", what, "s", "system_s_per_gb", way, at_most(1.12, 1.0), "tcp", 1500)
+        what = "TCP request and response, all on one CPU, p50"
+        yield beside("K3", what, "us", "p50_us", way, at_most(1.12, 1.06), "rr", "one")
+        yield beside("K4", "60-byte frames, flat out", "kpps", "kpps", way, wanted, "frames")
+    paced = [Sample(path, "frames", (60, PACED)) for path in ("fast", "ipvsw")]
+    what = f"CPU of the machine for each frame, veths, {PACED // 1000} kpps"
+    yield Row("K5", what, "us", "system_us", paced[0], "TAPs", paced[1], at_most(0.72, 0.65))
+    stream = Sample("fast", "tcp", (1500,))
+    what = "the daemon's CPU while the kernel forwards TCP between veths"
+    yield Row("K6", what, "%", "daemon_percent", stream, wanted=at_most(0.5, 0.1))
+
+
 def backends() -> Iterator[Row]:
     """An io_uring, where the kernel grants one, beside epoll. (Where it doesn't, both are the same.)"""
     for row_id, what, unit, figure, measure, args in (
@@ -273,7 +300,7 @@ def tables() -> Iterator[Row]:
 
 
 ROWS: tuple[Row, ...] = (
-    *streams(), *datagrams(), *costs(), *backends(), *round_trips(), *fans(), *crowds(), *tables(),
+    *streams(), *datagrams(), *costs(), *fast_path(), *backends(), *round_trips(), *fans(), *crowds(), *tables(),
 )  # fmt: skip
 STAGES = tuple(dict.fromkeys(row.stage for row in ROWS))
 

@@ -62,6 +62,17 @@ def ipvsw(ground: Ground) -> Mapping[str, Path]:
     }
 
 
+def fast(ground: Ground) -> Mapping[str, Path]:
+    """The same two ports with a veth each: known unicast is the kernel's."""
+    lab, daemon = started(ground, 2, mtu=JUMBO, device="veth")
+    first, second, outside, pids = end(lab, 1), end(lab, 2), wire(lab), (daemon.pid,)
+    return {
+        "fast": Path(first, second, pids, daemon, lab=lab),
+        "fast out": Path(first, outside, pids, daemon),
+        "fast in": Path(outside, first, pids, daemon),
+    }
+
+
 def epoll(ground: Ground) -> Mapping[str, Path]:
     """The same two ports with io = "epoll": without an io_uring."""
     lab, daemon = started(ground, 2, mtu=JUMBO, io="epoll")

@@ -14,6 +14,7 @@ TABLES = (10, 1000, 100_000, 1_000_000)  # addresses
 
 PLACES: Mapping[str, Builder] = {
     "ipvsw": ours.ipvsw,
+    "fast": ours.fast,
     "epoll": ours.epoll,
     "apart": ours.apart,
     "macvlan": ours.macvlan,
