@@ -114,8 +114,9 @@ def same_port(switch: SwitchConfig, old: PortConfig, wanted: SwitchConfig, new: 
 
 
 def device_of(port: PortConfig, of_switch: Device) -> Device:
-    """The port's own, else its switch's. Only of one with a namespace that it stays in there are several."""
-    several = port.kind is Kind.NETNS and port.netns.split(":")[0] != FOLLOW
+    """The port's own, else its switch's. Only of one with a namespace that it stays in, and any index, there are
+    several."""
+    several = port.kind is Kind.NETNS and port.index is None and port.netns.split(":")[0] != FOLLOW
     return (port.device or of_switch) if several else Device.TAP
 
 

@@ -172,16 +172,16 @@ def test_mode_belongs_to_the_switch() -> None:
 
 
 def test_the_device_of_a_switch_is_that_of_its_ports_which_have_none() -> None:
-    own, none, vm = port("own", device=Device.TAP), port("none"), port("vm", kind=Kind.TAP)
-    moved = port("moved", netns=FOLLOW)
-    wanted = switch("lan", own, none, vm, moved, device=Device.AUTO)
-    actions = diff(Config(switches=(switch("lan", own, none, vm, moved),)), Config(switches=(wanted,)))
+    own, none = port("own", device=Device.TAP), port("none")
+    others = port("moved", netns=FOLLOW), port("numbered", index=7), port("vm", kind=Kind.TAP)
+    wanted = switch("lan", own, none, *others, device=Device.AUTO)
+    actions = diff(Config(switches=(switch("lan", own, none, *others),)), Config(switches=(wanted,)))
     assert [str(action) for action in actions] == [
         "remove port lan/none",
         str(SetMode(switch("lan", device=Device.AUTO))),
         "add port lan/none as none in ns-none",
     ]
-    said = [msgspec.structs.replace(none, device=Device.AUTO) if one is none else one for one in (own, none, vm, moved)]
+    said = [msgspec.structs.replace(none, device=Device.AUTO) if one is none else one for one in (own, none, *others)]
     actions = diff(Config(switches=(wanted,)), Config(switches=(switch("lan", *said, device=Device.AUTO),)))
     assert not any(isinstance(action, RemovePort | AddPort) for action in actions)
 
