@@ -216,6 +216,17 @@ def test_a_lease_gives_nobody_what_somebody_else_has(lab: Lab, lan: Daemon) -> N
         assert lan.stats()[0]["learned"] == {"refused": 2}
 
 
+def test_an_answer_with_a_priority_tag(lab: Lab, lan: Daemon) -> None:
+    """VID 0, as switches that know priorities send it, by unicast to an address that nobody has yet."""
+    with serving(lab) as server, machine(lan) as guest:
+        guest.ask(3, xid=8, chaddr=CHADDR)
+        server.is_asked(8)
+        answer = udp(WIRE4, LEASED, 68, bootp(2, kind=5, xid=8, chaddr=CHADDR, yiaddr=LEASED, seconds=60, server=WIRE4))
+        server.send(MAC + bytes.fromhex("0200000000fe") + b"\x81\0\xc0\0" + answer[12:])
+        guest.receive(reply(5, 8))
+        assert addresses(lan, "vm1") == {LEASED: "dhcp"}
+
+
 def test_a_guest_cannot_answer_itself(lab: Lab, lan: Daemon) -> None:
     with serving(lab) as server, machine(lan) as guest:
         guest.ask(3, xid=7, chaddr=CHADDR)
