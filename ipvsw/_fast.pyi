@@ -123,9 +123,12 @@ class Datapath:
         """The VLANs that have a device of their own on the master, whose frames are the host's: their identifiers,
         with 4096 added for 802.1ad."""
 
-    def set_groups(self, port: int, groups: Sequence[bytes], *, all_multicast: bool = False) -> None:
-        """The group MACs that the port's device listens to, besides broadcast; `all_multicast` for a
-        promiscuous or all-multicast device."""
+    def set_groups(
+        self, port: int, groups: Sequence[bytes], *, all_multicast: bool = False, joined: Collection[int] = ()
+    ) -> None:
+        """The group MACs that the port's device listens to, besides broadcast; `all_multicast` for a promiscuous or
+        all-multicast device, and for a virtual machine, which is to have all but, of the IP versions `joined`, those
+        that it would have reported."""
 
     def announce(self, port: int, frame: bytes) -> None:
         """A multicast frame behind its virtio_net_hdr goes where the port's own would: to the siblings that listen, to

@@ -30,8 +30,8 @@ from ipvsw.datapath.loop.state cimport (
     LONGEST, OFFENCE_WANTED, ROOM, UNIX_SOCKET, Offence, Worker, worker_free, worker_new,
 )
 from ipvsw.datapath.rules.decide cimport (
-    BRIDGE, FORMER_PORT, HOST_GATEWAY, HOST_PORT, L2, L3, L3S, LEARN_ALL, LEARN_LINK_LOCAL, LEARN_NOTHING, PRIVATE,
-    VEPA, VLANS,
+    BRIDGE, EVERY_GROUP, FORMER_PORT, HOST_GATEWAY, HOST_PORT, JOINED_IPV4, JOINED_IPV6, L2, L3, L3S, LEARN_ALL,
+    LEARN_LINK_LOCAL, LEARN_NOTHING, PRIVATE, VEPA, VLANS,
 )
 from ipvsw.datapath.rules.guard cimport FIRST_GUARD, N_GUARDS
 from ipvsw.datapath.rules.hostaccess cimport CLOSED, FLOWS, FROM_HOST_INITIATES, TO_HOST_INITIATES
@@ -260,9 +260,11 @@ cdef class Datapath:
         e.vlans = <uint64_t *> self.lend(sum(1 << vlan for vlan in set(vlans)).to_bytes(VLANS // 4, sys.byteorder))
         edits_add(&self.edits, &e)
 
-    def set_groups(self, int32_t port, groups, *, bint all_multicast=False):
+    def set_groups(self, int32_t port, groups, *, bint all_multicast=False, joined=()):
         cdef Edit e = edit(SET_GROUPS)
-        e.port, e.all_multicast, e.n_groups = self.known(port), all_multicast, len(groups)
+        e.port, e.n_groups = self.known(port), len(groups)
+        if all_multicast:
+            e.all_multicast = (EVERY_GROUP | (JOINED_IPV4 if 4 in joined else 0) | (JOINED_IPV6 if 6 in joined else 0))
         e.groups = <uint64_t *> self.lend(b"".join(as_mac(g).to_bytes(8, sys.byteorder) for g in groups))
         edits_add(&self.edits, &e)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import AbstractContextManager
 from functools import partial
 from ipaddress import ip_address
@@ -225,10 +225,13 @@ class Table:
         """After `detach`: no program runs on them any more. Errors: OSError."""
         self._changes.drop_devices(device)
 
-    def set_groups(self, port: str, groups: Iterable[bytes], *, all_multicast: bool = False) -> None:
+    def set_groups(
+        self, port: str, groups: Iterable[bytes], *, all_multicast: bool = False, joined: Set[int] = frozenset()
+    ) -> None:
+        """See `Datapath.set_groups`."""
         with self.change():
-            if port in self._numbers:
-                self._datapath.set_groups(self._numbers[port], tuple(groups), all_multicast=all_multicast)
+            if (number := self._numbers.get(port)) is not None:
+                self._datapath.set_groups(number, tuple(groups), all_multicast=all_multicast, joined=joined)
             old, new = self._groups.pop(port, frozenset()), frozenset(groups)
             if new:
                 self._groups[port] = new

@@ -47,8 +47,9 @@ class Addressing(ABC):
     def set_learned(self, addresses: Mapping[Address, AddressSource], tentative: Set[Address]) -> None:
         """All that the snooper has learned, and what the machine has only asked about; `publish` tells the table."""
 
-    def set_joined(self, groups: Set[bytes]) -> None:
-        """MAC addresses of the groups that the machine says it listens to; `publish` tells the table."""
+    def set_joined(self, groups: Set[bytes], versions: Set[int]) -> None:
+        """MAC addresses of the groups that the machine says it listens to, and the IP versions of which it needs no
+        others; `publish` tells the table."""
 
     def tentative(self, config: PortConfig) -> Set[Address]:
         """Addresses that the machine has asked about and does not have yet."""
@@ -97,7 +98,7 @@ class GuestAddresses(Addressing):
     frames that it sends. Its link-local addresses are learned if it has any pinned: IPv6 can't do without, and nobody
     but the guest knows what they are."""
 
-    __slots__ = ("_joined", "_learned", "_tentative")
+    __slots__ = ("_joined", "_learned", "_tentative", "_versions")
 
     reads_groups = False
 
@@ -105,6 +106,7 @@ class GuestAddresses(Addressing):
         self._learned: Mapping[Address, AddressSource] = {}
         self._tentative: Set[Address] = frozenset()
         self._joined: Set[bytes] = frozenset()
+        self._versions: Set[int] = frozenset()
 
     def see(self, table: Table, config: PortConfig, snapshot: Snapshot) -> None:
         table.set_learning(config.name, config.learn, link_local=bool(config.addresses))
@@ -121,8 +123,8 @@ class GuestAddresses(Addressing):
     def set_learned(self, addresses: Mapping[Address, AddressSource], tentative: Set[Address]) -> None:
         self._learned, self._tentative = addresses, tentative
 
-    def set_joined(self, groups: Set[bytes]) -> None:
-        self._joined = groups
+    def set_joined(self, groups: Set[bytes], versions: Set[int]) -> None:
+        self._joined, self._versions = groups, versions
 
     def tentative(self, config: PortConfig) -> Set[Address]:
         return frozenset(one for one in self._tentative if self.may_learn(config, one))
@@ -132,12 +134,13 @@ class GuestAddresses(Addressing):
         pinned = {(one.ip, one.network.prefixlen): AddressSource.CONFIG for one in config.addresses}
         claims = {(address, address.max_prefixlen): source for address, source in learned.items()}
         table.replace(config.name, claims | pinned)
-        # The port gets every multicast frame: a guest that has joined a group before its reports were read, or without
-        # any, must not miss it. Set on the master are those that it has reported, and those that it can't do without:
-        # those of a tentative address with them, by which its owner, or somebody who asks as well, is heard.
+        # A guest that has joined groups before its reports were read, or without any, must not miss them: it gets every
+        # multicast frame until it has reported some. Set on the master are those that it has reported, and those that
+        # it can't do without: those of a tentative address with them, by which its owner, or somebody who asks as well,
+        # is heard.
         own = {*(one.ip for one in config.addresses), *learned, *self.tentative(config)}
         groups = {*ALL_NODES, *self._joined, *(_solicited_node(one) for one in own if one.version == 6)}
-        table.set_groups(config.name, groups, all_multicast=True)
+        table.set_groups(config.name, groups, all_multicast=True, joined=self._versions)
 
 
 def _solicited_node(address: Address) -> bytes:

@@ -94,9 +94,9 @@ class Port(TrackedDevice):
             with self.env.table.change():
                 self._addressing.publish(self.env.table, self.config)
 
-    def set_joined(self, groups: Set[bytes]) -> None:
-        """MAC addresses of all groups that its machine has reported."""
-        self._addressing.set_joined(groups)
+    def set_joined(self, groups: Set[bytes], versions: Set[int]) -> None:
+        """MAC addresses of all groups that its machine has reported; of the IP versions it needs no others."""
+        self._addressing.set_joined(groups, versions)
         if self.link is not None:
             with self.env.table.change():
                 self._addressing.publish(self.env.table, self.config)

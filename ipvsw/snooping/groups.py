@@ -1,5 +1,8 @@
 """Which multicast groups a virtual machine listens to, by its membership reports. Pure: time is an argument.
 
+A machine that has reported groups of an IP version is taken to report all of them: it gets the others no more. One that
+has reported none, more than are remembered, or asks others for theirs, as a multicast router does, gets every group.
+
 A guest reports the groups that it joins and leaves, and all of them when it is queried (IGMP: RFC 1112, 2236, 3376;
 MLD: RFC 2710, 3810). Where nobody on the network queries, a report is made once and never again; so the switch queries
 its guests itself, each by a frame that nobody else receives. A group that isn't reported any more is forgotten.
@@ -50,6 +53,18 @@ def read_reports(frame: bytes) -> list[tuple[Address, bool]]:
     else:
         return []
     return [(group, joined) for group, joined in found if group.is_multicast]
+
+
+def is_query(frame: bytes) -> bool:
+    """Whether a frame, its virtio_net_hdr before it, asks who listens to what, as a multicast router does."""
+    kind, packet = frame[22:24], frame[24:]
+    if kind == _IPV4 and len(packet) >= 20 and packet[9] == _IGMP:
+        at = (packet[0] & 15) * 4
+        return packet[at : at + 1] == bytes([_QUERY4])
+    if kind == _IPV6 and len(packet) >= 48 and packet[6] == _HOP_BY_HOP and packet[40] == ICMPV6:
+        at = 40 + (packet[41] + 1) * 8
+        return packet[at : at + 1] == bytes([_QUERY6])
+    return False
 
 
 def _igmp(message: bytes) -> Iterator[tuple[Address, bool]]:
@@ -125,6 +140,7 @@ class Memberships:
 
     def __init__(self) -> None:
         self._until: dict[str, dict[Address, float]] = {}  # of each port: a group, and until when it is remembered
+        self._routers: dict[str, float] = {}  # those that have sent queries, and until when that is remembered
 
     def report(self, port: str, reports: list[tuple[Address, bool]], now: float) -> None:
         """What one frame of the port says. A group that is left stays for a moment: there may be other listeners behind
@@ -136,24 +152,38 @@ class Memberships:
             elif joined and (group in groups or len(groups) < MAX_GROUPS):
                 groups[group] = now + LIFETIME
 
+    def query(self, port: str, now: float) -> None:
+        """The port asks others: there is a multicast router behind it."""
+        self._routers[port] = now + LIFETIME
+
     def expire(self, now: float) -> None:
         """Forget what isn't reported any more."""
         for groups in self._until.values():
             for group in [group for group, until in groups.items() if until <= now]:
                 del groups[group]
+        self._routers = {port: until for port, until in self._routers.items() if until > now}
 
     def next_end(self) -> float | None:
         """When `expire` will have something to do; None: never."""
-        return min((until for groups in self._until.values() for until in groups.values()), default=None)
+        of_groups = (until for groups in self._until.values() for until in groups.values())
+        return min((*of_groups, *self._routers.values()), default=None)
 
-    def forget(self, port: str) -> None:
-        """Its machine is gone, and its groups with it."""
-        self._until.pop(port, None)
+    def forget(self, port: str) -> bool:
+        """Its machine is gone, and its groups with it. Whether anything was known of it."""
+        groups, router = self._until.pop(port, None), self._routers.pop(port, None)
+        return bool(groups) or router is not None
 
     def ports(self) -> list[str]:
-        """Those that have reported any."""
-        return list(self._until)
+        """Those that have reported or asked for any."""
+        return [*self._until, *(port for port in self._routers if port not in self._until)]
 
     def macs(self, port: str) -> frozenset[bytes]:
         """The MAC addresses of the groups that a port listens to."""
         return frozenset(group_mac(group) for group in self._until.get(port, ()))
+
+    def versions(self, port: str) -> frozenset[int]:
+        """The IP versions of which the port needs no other groups than these."""
+        groups = self._until.get(port, {})
+        if port in self._routers or len(groups) >= MAX_GROUPS:
+            return frozenset()
+        return frozenset(group.version for group in groups)

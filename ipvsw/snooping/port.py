@@ -16,8 +16,8 @@ class SnoopedPort(Protocol):
     def serves_vm(self) -> bool:
         """Whether its reports alone tell which groups it listens to: no namespace's stack does."""
 
-    def set_joined(self, groups: Set[bytes]) -> None:
-        """MAC addresses of all groups that it has reported."""
+    def set_joined(self, groups: Set[bytes], versions: Set[int]) -> None:
+        """MAC addresses of all groups that it has reported, and the IP versions of which it needs no others."""
 
     @property
     def max_learned(self) -> int:

@@ -17,7 +17,7 @@ from ipvsw.addresses.table import Table
 from ipvsw.changes import Changes
 from ipvsw.model import Address
 from ipvsw.snooping import dhcp4, dhcp6
-from ipvsw.snooping.groups import QUERY_INTERVAL, Memberships, queries, read_reports
+from ipvsw.snooping.groups import QUERY_INTERVAL, Memberships, is_query, queries, read_reports
 from ipvsw.snooping.learned import Full, Learning, claimed_address
 from ipvsw.snooping.leases import Lease, Leases
 from ipvsw.snooping.port import SnoopedPort
@@ -71,8 +71,7 @@ class Snooper:
         """The machine has left: what was learned of it does not hold for the next one."""
         self._leases.forget(port)
         self._probes.forget(port)
-        if self._memberships.macs(port):
-            self._memberships.forget(port)
+        if self._memberships.forget(port):
             self._set_joined(port)
         self._refusals.pop(port, None)
         if self._learnings.pop(port, None) is not None:
@@ -173,6 +172,10 @@ class Snooper:
         now = self._clock.time()
         if port is not None and (reports := read_reports(frame)):
             self._report(port, reports, now)
+        if port is not None and is_query(frame):
+            self._memberships.query(port, now)
+            self._set_joined(port)
+            self._await_silence()
         if port is not None and (asked := probed_address(frame)) is not None:
             self._probes.ask(port, asked, now)
         if (taken := probe_reply(frame)) is not None:
@@ -307,7 +310,7 @@ class Snooper:
     def _set_joined(self, port: str) -> None:
         snooped = self._find_port(port)
         if snooped is not None and snooped.serves_vm:
-            snooped.set_joined(self._memberships.macs(port))
+            snooped.set_joined(self._memberships.macs(port), self._memberships.versions(port))
 
     def query_soon(self, port: str) -> None:
         """Ask a virtual machine which groups it listens to."""

@@ -9,7 +9,13 @@ from tests.reference.rules import BROADCAST, Port, Switch
 
 MASTER = bytes.fromhex("020000000001")
 FOREIGN = bytes.fromhex("0200000000fe")
-GROUPS = [BROADCAST, *(bytes.fromhex(h) for h in ("01005e000001", "333300000001", "3333ff000011", "0180c200000e"))]
+GROUPS = [
+    BROADCAST,
+    *map(
+        bytes.fromhex,
+        ("01005e000001", "01005e0000fb", "01005e7ffffa", "333300000001", "3333ff000011", "0180c200000e"),
+    ),
+]
 V4 = [bytes([10, 1, 0, last]) for last in range(8)] + [bytes(4), b"\xff" * 4, bytes([224, 0, 0, 1])]
 V6 = [bytes.fromhex("fd000001" + "00" * 11) + bytes([last]) for last in range(8)]
 V6 += [bytes(16), bytes.fromhex("ff02" + "00" * 13 + "01"), bytes.fromhex("fe80" + "00" * 13 + "01")]
@@ -31,7 +37,8 @@ def random_switch(rng: random.Random, mode: str = "l2", flag: str = "bridge", ac
         Port(
             up=rng.random() < 0.85,
             mtu=rng.choice([68, 100, 1500]),
-            all_multicast=rng.random() < 0.1,
+            all_multicast=rng.random() < 0.3,
+            joined=tuple(version for version in (4, 6) if rng.random() < 0.5),
             groups=set(rng.sample(GROUPS, rng.randrange(len(GROUPS)))),
         )
         for _ in range(rng.randrange(1, 6))

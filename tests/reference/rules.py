@@ -25,6 +25,7 @@ class Port:
     up: bool = True
     mtu: int = 1500
     all_multicast: bool = False
+    joined: tuple[int, ...] = ()  # with `all_multicast`: IP versions of whose groups it gets those that it has joined
     groups: set[bytes] = field(default_factory=set)
 
 
@@ -102,11 +103,19 @@ def accepts(port: Port, length: int, gso: bool) -> bool:
     return gso or length <= port.mtu + 14 + 4
 
 
+def would_be_joined(port: Port, group: bytes) -> bool:
+    """Whether the port would have joined the group if it listened to it."""
+    if group[:3] == b"\x01\x00\x5e":
+        return 4 in port.joined and group[3:5] != b"\0\0"
+    return group[:2] == b"\x33\x33" and 6 in port.joined
+
+
 def listeners(switch: Switch, group: bytes) -> list[int]:
     return [
         number
         for number, port in enumerate(switch.ports)
-        if port.up and (port.all_multicast or group == BROADCAST or group in port.groups)
+        if port.up
+        and (group == BROADCAST or group in port.groups or (port.all_multicast and not would_be_joined(port, group)))
     ]
 
 

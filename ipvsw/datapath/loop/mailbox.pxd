@@ -71,7 +71,7 @@ cdef struct Edit:
     uint32_t guards
     Limits *limits
     bint up
-    bint all_multicast
+    uint8_t all_multicast
     uint32_t mtu
     uint32_t n_groups
     uint64_t *groups

@@ -40,6 +40,11 @@ cdef enum:
     PRIVATE = 1
     VEPA = 2
 
+cdef enum:  # bits of a port's `all_multicast`
+    EVERY_GROUP = 1
+    JOINED_IPV4 = 2  # of IPv4's groups those alone that it has joined, and those of which nobody has to report
+    JOINED_IPV6 = 4  # of IPv6's groups those alone that it has joined
+
 cdef enum:  # a port's `extra_stages`
     MAC_NAT = 1
     GUARDED = 2
@@ -58,7 +63,7 @@ cdef struct PortRule:
     uint8_t up
     uint8_t learn  # which of its addresses are found out from its frames
     uint8_t holds  # frames with an address that nobody owns yet wait until Python has seen them, where a guard is on
-    uint8_t all_multicast  # it listens to every group
+    uint8_t all_multicast  # it listens to every group, or to all but some; 0: to those in `groups`
     uint8_t limited  # what it sends has a limit, see ratelimit.pxd
     uint8_t extra_stages  # bits of what its frames pass besides; `note_stages` keeps them
     uint16_t guards  # one bit each, see guard.pxd; 0: none
@@ -106,12 +111,21 @@ cdef inline bint port_accepts(const PortRule *rule, uint32_t length, bint gso) n
     return gso or length <= rule.mtu + ETH_HLEN + VLAN_HLEN
 
 
+cdef inline bint is_reported(const PortRule *rule, uint64_t group) noexcept nogil:
+    """Whether it is known of the port that it would be in `groups` if it listened to the group. IPv4: 01:00:5e, but for
+    224.0.0.X, of which hosts need not report any (RFC 4541 section 2.1.2); IPv6: 33:33, all of them but ff02::1, which
+    is in every port's `groups`."""
+    if group & 0xFFFFFF == 0x5E0001:
+        return rule.all_multicast & JOINED_IPV4 != 0 and group >> 24 & 0xFFFF != 0
+    return rule.all_multicast & JOINED_IPV6 != 0 and group & 0xFFFF == 0x3333
+
+
 cdef inline bint port_listens(const PortRule *rule, uint64_t group) noexcept nogil:
     """Whether a multicast frame is for the port: broadcast always is."""
     cdef uint32_t i
     if not rule.up:
         return False
-    if rule.all_multicast or group == BROADCAST:
+    if group == BROADCAST or (rule.all_multicast and not is_reported(rule, group)):
         return True
     for i in range(rule.n_groups):
         if rule.groups[i] == group:

@@ -116,3 +116,58 @@ def test_what_a_machine_listens_to_is_set_on_the_master(lab: Lab) -> None:
             guest.send(igmp(0x17, "224.0.0.251"))
             until(lambda: listens("6"), "it has left the first")
         until(listens, "it is gone")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_machine_gets_the_groups_that_it_has_reported(lab: Lab, version: int) -> None:
+    """And all before it has reported any, those of the other IP version, broadcast, and what nobody has to report."""
+    ports = [
+        {"name": f"vm{k}", "kind": "tap", "addresses": [f"10.1.0.6{k}/16"], "guard": "off", "mac": "master"}
+        for k in (1, 2)
+    ]
+    if version == 4:
+        mine, other, unreported = "239.1.1.1", "239.1.1.2", "224.0.0.77"
+        report, ask = lambda group: igmp(0x16, group), igmp(0x11, "0.0.0.0")
+    else:
+        mine, other, unreported = "ff05::101", "ff05::102", "ff02::1"
+        report, ask = lambda group: mld(131, group), mld(130, "::")
+    with Daemon(switch("m0", lab.host, ports), home=lab.home) as daemon, raw(lab.wire, "w0") as wire:
+        daemon.wait(states=("up", "waiting"))
+        idle(daemon, "vm1")
+
+        def gets(*groups: str) -> set[str]:
+            """Those of the groups whose packets arrive before one that is for everybody."""
+            for group in (*groups, "255.255.255.255"):
+                what = frames.udp4 if "." in group else frames.udp6
+                wire.send(
+                    what(
+                        WIRE4 if "." in group else WIRE6, group, f"to {group}.".encode(), to=mac_of(group), by=WIRE_MAC
+                    )
+                )
+            arrived: set[str] = set()
+
+            def last(frame: bytes) -> bool:
+                arrived.update(group for group in groups if f"to {group}.".encode() in frame)
+                return b"to 255.255.255.255." in frame
+
+            guest.receive(last)
+            return arrived
+
+        with machine(daemon) as guest:
+            everything = (mine, other, unreported, "ff05::103" if version == 4 else "239.1.1.3")
+            assert gets(*everything) == {*everything}, "it has reported none"
+            guest.send(report(mine))
+            until(lambda: gets(mine, other) == {mine}, "it gets its own alone")
+            assert gets(*everything) == {*everything} - {other}
+            guest.send(ask)
+            until(lambda: gets(mine, other) == {mine, other}, "a router gets all")
+
+
+def mac_of(group: str) -> str:
+    """RFC 1112 section 6.4, RFC 2464 section 7."""
+    if group == "255.255.255.255":
+        return "ff:ff:ff:ff:ff:ff"
+    if ":" in group:
+        return "33:33:" + socket.inet_pton(socket.AF_INET6, group)[12:].hex(":")
+    packed = socket.inet_aton(group)
+    return "01:00:5e:" + bytes([packed[1] & 127, *packed[2:]]).hex(":")

@@ -31,8 +31,13 @@ FRAMES = 30_000  # for each mode and flag, each decided about four times
 FRAMES_PER_SWITCH = 500
 
 
+def everything(port: Port) -> int:
+    """As the rules have it: bits of EVERY_GROUP, JOINED_IPV4 and JOINED_IPV6."""
+    return port.all_multicast * (1 | 2 * (4 in port.joined) | 4 * (6 in port.joined))
+
+
 def probe_of(switch: Switch) -> Decider:
-    ports = [(p.up, p.mtu, p.all_multicast, sorted(p.groups)) for p in switch.ports]
+    ports = [(p.up, p.mtu, everything(p), sorted(p.groups)) for p in switch.ports]
     mode, flag, access = MODES[switch.mode], FLAGS[switch.flag], ACCESS[switch.access]
     return Decider(mode, flag, switch.mac, ports, switch.table, switch.host, access, vlans=switch.vlans)
 

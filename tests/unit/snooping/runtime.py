@@ -48,6 +48,7 @@ class Runtime:
         self.guarded: tuple[Guard, ...] = ()
         self.namespaces: set[str] = set()
         self.joined: dict[str, Set[bytes]] = {}
+        self.versions: dict[str, Set[int]] = {}
         self.bound: dict[bytes, int] = {}
         self.changes = Changes("lan", cast(Any, self), cast(Any, self))
         self.snooper = Snooper("lan", cast(Any, self), self.changes, self.find_port, self)
@@ -123,7 +124,8 @@ class Runtime:
             def may_learn(self, address: Address) -> bool:
                 return bool(runtime.max_learned) and (not runtime.link_local_alone or address.is_link_local)
 
-            def set_joined(self, groups: Set[bytes]) -> None:
+            def set_joined(self, groups: Set[bytes], versions: Set[int]) -> None:
+                runtime.versions[port] = versions
                 runtime.joined[port] = groups
 
             def mark_stale(self) -> None:

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipvsw.model import Address
-from ipvsw.snooping.groups import LAST_MEMBER, LIFETIME, MAX_GROUPS, Memberships, group_mac, queries, read_reports
+from ipvsw.snooping.groups import (
+    LAST_MEMBER,
+    LIFETIME,
+    MAX_GROUPS,
+    Memberships,
+    group_mac,
+    is_query,
+    queries,
+    read_reports,
+)
 from tests.support.wire.frames import Reassembly, wrong
 
 MDNS4, MDNS6, SSDP4 = ip_address("224.0.0.251"), ip_address("ff02::fb"), ip_address("239.255.255.250")
@@ -111,6 +120,46 @@ def test_a_port_listens_to_a_bounded_number() -> None:
     members.report("vm2", [(MDNS4, True)], 0.0)
     assert members.macs("vm1") == {group_mac(group) for group in groups[:MAX_GROUPS]}
     assert members.macs("vm2") == {group_mac(MDNS4)}
+
+
+def test_who_needs_no_other_groups() -> None:
+    """A machine that has reported some of an IP version, unless these are too many, or it is a router."""
+    members = Memberships()
+    assert members.versions("vm1") == frozenset()
+    members.report("vm1", [(MDNS6, True)], 0.0)
+    assert members.versions("vm1") == {6}
+    members.report("vm1", [(MDNS4, True)], 1.0)
+    assert members.versions("vm1") == {4, 6}
+    members.report("vm1", [(MDNS4, False)], 2.0)
+    members.expire(2.0 + LAST_MEMBER)
+    assert members.versions("vm1") == {6}
+    members.report("vm1", [(SSDP4 - k, True) for k in range(MAX_GROUPS)], 3.0)
+    assert members.versions("vm1") == frozenset(), "there may be more than are remembered"
+    members.report("vm2", [(MDNS4, True)], 0.0)
+    members.query("vm2", 0.0)
+    assert members.versions("vm2") == frozenset() and set(members.ports()) == {"vm1", "vm2"}
+    members.report("vm2", [(MDNS4, True)], 100.0)
+    members.expire(LIFETIME)
+    assert members.versions("vm2") == {4}, "it asks no more"
+    members.query("vm3", 0.0)
+    assert members.forget("vm3") and not members.forget("vm3")
+
+
+@pytest.mark.parametrize(
+    ("frame", "asks"),
+    [
+        (igmp(old(0x11, MDNS4)), True),
+        (igmp(old(0x16, MDNS4)), False),
+        (igmp(old(0x11, MDNS4), protocol=17), False),
+        (igmp(b""), False),
+        (mld(old(130, MDNS6)), True),
+        (mld(old(131, MDNS6)), False),
+        (mld(old(130, MDNS6), protocol=6), False),
+        (bytes(30), False),
+    ],
+)
+def test_queries_of_others(frame: bytes, asks: bool) -> None:
+    assert is_query(frame) is asks
 
 
 def test_queries_are_right() -> None:
