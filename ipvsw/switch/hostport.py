@@ -43,7 +43,6 @@ PREF_SKIP = 117  # ports' own packets, which name the master as output device, s
 PREF_LOOKUP = 118  # look the destination up among the ports' addresses
 PREF_END = 119  # where PREF_SKIP goes to
 
-
 UNKNOWN = IPv4Address(0)  # the source of a route that the last daemon has left
 
 HostRoute = tuple[Address, int]  # a port's address, and the table that has the route
@@ -69,13 +68,7 @@ class HostPort:
     """One master's. Its calls must not overlap. `place` is a function that opens the master's namespace."""
 
     def __init__(
-        self,
-        runtime: Runtime,
-        changes: Changes,
-        master: str,
-        held_name: str,
-        left: HostLeft | None = None,
-        errors_fd: int = -1,
+        self, runtime: Runtime, changes: Changes, master: str, held_name: str, left: HostLeft | None, errors_fd: int
     ) -> None:
         """`held_name` is that of its descriptor, see `FdStore`; `errors_fd` as in `Shim`."""
         self._errors_fd = errors_fd
