@@ -9,17 +9,19 @@ import shutil
 import socket
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
+from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 from ipvsw._fast import OUTCOMES
 from ipvsw.daemon.api.listener import open_sockets
 from ipvsw.daemon.api.server import serve
-from ipvsw.daemon.metrics import BY_OUTCOME, BY_SWITCH, TRAFFIC, exposition, families
+from ipvsw.daemon.metrics import BY_OUTCOME, BY_SWITCH, TRAFFIC, exposition
 from ipvsw.model import Refused
 from ipvsw.status import PortState, States, SwitchStats, Traffic
 from tests.support.effort import calls
@@ -41,6 +43,12 @@ def crowd(ports: int) -> tuple[list[SwitchStats], dict[str, States]]:
     return [stats], {"lan": States(master=PortState.UP, ports=dict.fromkeys(names, PortState.UP), addresses=ports)}
 
 
+def read(stats: Sequence[SwitchStats], states: dict[str, States]) -> list[Metric]:
+    """What the reference parser makes of the text, without the process's."""
+    text, _ = exposition(stats, states, OPENMETRICS)
+    return [family for family in openmetrics(text.decode()) if family.name.startswith("ipvsw")]
+
+
 def test_both_formats_are_understood_by_their_reference_parsers() -> None:
     for accept, parse, kind in (("", prometheus, "text/plain"), (OPENMETRICS, openmetrics, "application/openmetrics")):
         text, content_type = exposition(STATS, STATES, accept)
@@ -51,7 +59,7 @@ def test_both_formats_are_understood_by_their_reference_parsers() -> None:
 
 
 def test_each_counter_is_one_sample() -> None:
-    every = [sample for family in families(STATS, STATES) for sample in family.samples]
+    every = [sample for family in read(STATS, STATES) for sample in family.samples]
     samples = {(sample.name, *sample.labels.values()): sample.value for sample in every}
     assert samples["ipvsw_frames_total", "lan", "master", "", "to_port"] == 2
     assert samples["ipvsw_frames_total", "lan", "master", "", "vlan"] == 0
@@ -64,13 +72,22 @@ def test_each_counter_is_one_sample() -> None:
 
 
 def test_outcomes_sum_up_to_what_was_read() -> None:
-    read, ended = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
-    for family in families(*crowd(3)):
+    got, ended = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
+    for family in read(*crowd(3)):
         for sample in family.samples:
             where = tuple(sample.labels[key] for key in ("switch", "kind", "port") if key in sample.labels)
-            read.update({where: int(sample.value)} if sample.name == "ipvsw_receive_frames_total" else {})
+            got.update({where: int(sample.value)} if sample.name == "ipvsw_receive_frames_total" else {})
             ended.update({where: int(sample.value)} if sample.name == "ipvsw_frames_total" else {})
-    assert read == ended and len(read) == 5
+    assert got == ended and len(got) == 5
+
+
+def test_names_that_need_escapes_are_read_as_they_are() -> None:
+    name = 'a "b" \\ c'
+    stats = SwitchStats(name=name, master=Traffic(outcomes={"to_port": 1}))
+    for accept, parse in (("", prometheus), (OPENMETRICS, openmetrics)):
+        text, _ = exposition([stats], {}, accept)
+        samples = [sample for family in parse(text.decode()) for sample in family.samples]
+        assert {sample.labels["switch"] for sample in samples if "switch" in sample.labels} == {name}
 
 
 def test_every_counter_of_a_switch_is_there() -> None:
@@ -101,7 +118,7 @@ def test_promtool_is_content() -> None:
 
 
 def test_rules_and_dashboard_use_metrics_that_exist() -> None:
-    known = {sample.name for family in families(*crowd(2)) for sample in family.samples}
+    known = {sample.name for family in read(*crowd(2)) for sample in family.samples}
     known |= {f"{name}_total" for _, name, *_ in (*BY_SWITCH, *BY_OUTCOME)} | {"ipvsw_up"}
     dashboard = json.loads(GRAFANA.read_text())
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
@@ -146,6 +163,6 @@ def status_of(path: Path) -> int:
 
 def test_the_document_has_every_metric() -> None:
     text = (ROOT / "docs/reference/metrics.md").read_text()
-    every = {family.name + ("_total" if family.type == "counter" else "") for family in families(*crowd(1))}
+    every = {family.name + ("_total" if family.type == "counter" else "") for family in read(*crowd(1))}
     every = {"ipvsw_info" if name == "ipvsw" else name for name in every}
     assert set(re.findall(r"`(ipvsw_\w+)`", text)) == every
