@@ -13,7 +13,7 @@ from msgspec import Struct
 from ipvsw.doctor.facts import Host, Master, Record
 
 CAPABILITIES = {"net_admin": 12, "net_raw": 13, "sys_admin": 21}  # linux/capability.h
-NEARLY = 0.8  # of the descriptors that the daemon may have
+NEARLY = 0.8  # of the descriptors and of the memory that the daemon may have
 UPPERS = ("bridge", "bond", "team", "macvlan", "macvtap", "ipvlan", "ipvtap")  # that take frames from their device
 BRIDGE_HOOKS = ("iptables", "ip6tables", "arptables")
 
@@ -97,6 +97,18 @@ def _few_fds(host: Host) -> Iterator[Finding]:
         )
 
 
+def _little_memory(host: Host) -> Iterator[Finding]:
+    process = host.process
+    if process is not None and process.memory_max and process.memory >= NEARLY * process.memory_max:
+        yield Finding(
+            code="little-memory",
+            where="host",
+            text=f"ipvswd's control group uses {process.memory >> 20} of {process.memory_max >> 20} MB: at the limit"
+            " the kernel kills the daemon",
+            remedy="a higher MemoryMax= in the unit, or in a slice above it",
+        )
+
+
 # ---------------------------------------------------------------------------- a switch, as the daemon shows it
 
 
@@ -158,6 +170,18 @@ def _mtu(switch: Record) -> Iterator[Finding]:
             f" too long, and those for {small} are dropped",
             remedy="the same `mtu` for every port of the switch",
         )
+
+
+def _mtu_of_master(switch: Record) -> Iterator[Finding]:
+    for port in switch["ports"]:
+        if switch["mtu"] and port["mtu"] > switch["mtu"]:
+            yield Finding(
+                code="mtu-above-master",
+                where=f"{switch['name']}/{port['name']}",
+                text=f"the port's MTU is {port['mtu']}, that of the master {switch['master']} {switch['mtu']}: longer"
+                " packets for the network are dropped, or made smaller one by one",
+                remedy=f"an `mtu` of {switch['mtu']} for the port, or a larger one for the master and its network",
+            )
 
 
 # ---------------------------------------------------------------------------- what else is on the master
@@ -249,8 +273,72 @@ def _uppers(switch: Record, master: Master) -> Iterator[Finding]:
             )
 
 
-HOST_CHECKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (_no_uring, _manager, _capabilities, _few_fds)
-SWITCH_CHECKS: tuple[Callable[[Record], Iterator[Finding]], ...] = (_state, _addresses, _mtu)
+def _lro(switch: Record, master: Master) -> Iterator[Finding]:
+    if master.lro:
+        yield Finding(
+            code="lro",
+            where=switch["name"],
+            text=f"{switch['master']} merges TCP segments as it receives them (LRO): what it makes of them can't be"
+            " forwarded as it came",
+            remedy=f"`ethtool -K {switch['master']} lro off`; GRO does the same and can be undone",
+        )
+
+
+def _wireless(switch: Record, master: Master) -> Iterator[Finding]:
+    if master.wireless:
+        yield Finding(
+            code="wifi",
+            where=switch["name"],
+            text=f"{switch['master']} is a Wi-Fi device: many access points drop addresses that they have not seen DHCP"
+            " for, answer ARP themselves, and send multicast slowly or not at all",
+            remedy="DHCP for the ports' addresses, or mode l3 with routes to them; look for `proxy ARP`, `IP source"
+            " guard` and `multicast` in the access point's settings",
+        )
+
+
+def _cloud(switch: Record, master: Master) -> Iterator[Finding]:
+    if master.cloud and any(port["addresses"] for port in switch["ports"]):
+        yield Finding(
+            code="cloud",
+            where=switch["name"],
+            text=f"{switch['master']} is on the network of {master.cloud}, which drops packets from and to addresses"
+            " that it has not assigned to this machine",
+            remedy="assign the ports' addresses to the machine there, or route them to it and switch off the check of"
+            " source addresses",
+        )
+
+
+def _duplicates(switch: Record, master: Master) -> Iterator[Finding]:
+    for address, mac in master.others.items():
+        yield Finding(
+            code="lan-duplicate",
+            where=switch["name"],
+            text=f"{mac} answers on the network for {address}, which is a port's: some of what is for the port goes"
+            " there",
+            remedy="give one of the two another address; or it is a router that answers for others (proxy ARP)",
+        )
+
+
+def _gateways(switch: Record, master: Master) -> Iterator[Finding]:
+    for address, (known, answering) in master.gateways.items():
+        if len(answering) > 1 or (known and answering and known not in answering):
+            yield Finding(
+                code="gateway-changed",
+                where=switch["name"],
+                text=f"the gateway {address} answers as {' and as '.join(answering)}, and the host knows it as"
+                f" {known or 'nothing yet'}: a second machine has its address, or it was exchanged",
+                remedy=f"find out whose these are; then `ip neigh flush {address}`, on the host and in namespaces",
+            )
+
+
+HOST_CHECKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (
+    _no_uring,
+    _manager,
+    _capabilities,
+    _few_fds,
+    _little_memory,
+)
+SWITCH_CHECKS: tuple[Callable[[Record], Iterator[Finding]], ...] = (_state, _addresses, _mtu, _mtu_of_master)
 MASTER_CHECKS: tuple[Callable[[Record, Master], Iterator[Finding]], ...] = (
     _proxy_arp,
     _rp_filter,
@@ -259,4 +347,9 @@ MASTER_CHECKS: tuple[Callable[[Record, Master], Iterator[Finding]], ...] = (
     _xdp,
     _filters,
     _uppers,
+    _lro,
+    _wireless,
+    _cloud,
+    _duplicates,
+    _gateways,
 )

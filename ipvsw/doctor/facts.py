@@ -1,4 +1,4 @@
-"""What the doctor looks at: the host, the daemon's process and the masters. Reads only. Errors: OSError."""
+"""What the doctor looks at: the host, the daemon's process and the masters. Changes nothing. Errors: OSError."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any
 from msgspec import Struct
 
 from ipvsw._fast import uring_error
+from ipvsw.doctor import neighbours
+from ipvsw.linux.ethtool import has_lro
 from ipvsw.linux.namespaces import open_namespace
 from ipvsw.linux.netlink import clsact, enter_namespace
 from ipvsw.linux.netlink.lookup import RTM_GETLINK
@@ -31,12 +33,19 @@ MANAGERS = {
 }
 
 
+# How machines of clouds call themselves, in one of FIRMWARE (SMBIOS).
+CLOUDS = ("Amazon EC2", "Google Compute Engine", "DigitalOcean", "Hetzner", "Alibaba Cloud", "OpenStack", "OracleCloud")
+FIRMWARE = ("sys_vendor", "product_name", "chassis_asset_tag")
+
+
 class Process(Struct, frozen=True, kw_only=True):
     """The daemon's."""
 
     capabilities: int  # bits
     fds: int
     fds_max: int
+    memory: int = 0  # bytes
+    memory_max: int = 0  # 0: there is no limit
 
 
 class Host(Struct, frozen=True, kw_only=True):
@@ -53,6 +62,12 @@ class Master(Struct, frozen=True, kw_only=True):
     xdp: bool
     filters: tuple[str, ...]  # "ingress", "egress": where others have tc filters
     uppers: dict[str, str]  # devices on top of it, with their kind
+    lro: bool = False  # it merges TCP segments, without a way back
+    wireless: bool = False
+    cloud: str = ""  # whose network it is on, "" if that isn't known to be one
+    others: dict[str, str] = {}  # addresses of ports that another machine answers for, with its MAC address
+    # Of each: the MAC address that the host knows, those that answer.
+    gateways: dict[str, tuple[str, tuple[str, ...]]] = {}
 
 
 def read_host(pid: int | None, root: str = "/") -> Host:
@@ -77,13 +92,31 @@ def read_process(pid: int) -> Process | None:
         status = Path(f"/proc/{pid}/status").read_text()
         limits = Path(f"/proc/{pid}/limits").read_text()
         fds = len(os.listdir(f"/proc/{pid}/fd"))
+        memory, memory_max = read_memory(Path(f"/proc/{pid}/cgroup").read_text(), Path("/sys/fs/cgroup"))
     except OSError:
         return None
     effective = re.search(r"^CapEff:\s+([0-9a-f]+)", status, re.MULTILINE)
     soft = re.search(r"^Max open files\s+(\d+)", limits, re.MULTILINE)
     if effective is None or soft is None:
         return None
-    return Process(capabilities=int(effective[1], 16), fds=fds, fds_max=int(soft[1]))
+    return Process(
+        capabilities=int(effective[1], 16), fds=fds, fds_max=int(soft[1]), memory=memory, memory_max=memory_max
+    )
+
+
+def read_memory(groups: str, root: Path) -> tuple[int, int]:
+    """What the process's control group uses, and the least that it or one above may (cgroups(7), version 2)."""
+    found = re.search(r"^0::/(.*)$", groups, re.MULTILINE)
+    group = root / found[1] if found else root
+    tightest = 0, 0
+    for place in (group, *group.parents):
+        if place == root or root not in place.parents:
+            break
+        with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
+            used, most = (int((place / f"memory.{what}").read_text()) for what in ("current", "max"))
+            if not tightest[1] or most - used < tightest[1] - tightest[0]:
+                tightest = used, most
+    return tightest
 
 
 def daemon_pid(path: str) -> int | None:
@@ -98,7 +131,7 @@ def read_master(switch: Record, pid: int | None) -> Master | None:
     """None if there is no such device now."""
     home = f"/proc/{pid}/ns/net" if pid is not None else ""
     with _inside(switch["netns"] or home) as there:
-        return _read_master(switch["master"]) if there else None
+        return _read_master(switch) if there else None
 
 
 @contextlib.contextmanager
@@ -118,22 +151,45 @@ def _inside(netns: str) -> Iterator[bool]:
         os.close(fd)
 
 
-def _read_master(name: str) -> Master | None:
-    kernel = Questions()
+def _read_master(switch: Record) -> Master | None:
+    kernel, name = Questions(), switch["master"]
     try:
         links = [_link(body) for body in kernel.ask(RTM_GETLINK, NLM_F_DUMP, IFINFOMSG.pack(0, 0, 0, 0, 0))]
         own = next((link for link in links if link["name"] == name), None)
         if own is None:
             return None
+        hops = dict(neighbours.gateways(name))
+        owned = _owned(switch)
+        answers = neighbours.ask(name, own["mac"], [*hops, *owned]) if len(own["mac"]) == 6 else {}
+        others = {address: answers.get(address, set()) - {own["mac"].hex(":")} for address in owned}
         return Master(
             kind=own["kind"],
             sysctls=dict(_sysctls(name)),
             xdp=own["xdp"],
             filters=clsact.used_by_others(kernel, own["index"]),
             uppers={one["name"]: one["kind"] for one in links if one["lower"] == own["index"] and one is not own},
+            lro=has_lro(name),
+            wireless=Path("/sys/class/net", name, "phy80211").exists(),
+            cloud="" if own["kind"] else read_cloud(Path("/sys/class/dmi/id")),
+            others={address: ", ".join(sorted(macs)) for address, macs in others.items() if macs},
+            gateways={hop: (mac, tuple(sorted(answers.get(hop, ())))) for hop, mac in hops.items()},
         )
     finally:
         kernel.close()
+
+
+def _owned(switch: Record) -> list[str]:
+    """The IPv4 addresses of ports."""
+    every = [one for port in switch["ports"] for one in port["addresses"] if one["state"] == "owned"]
+    return [one["address"] for one in every if ":" not in one["address"]]
+
+
+def read_cloud(firmware: Path) -> str:
+    said = ""
+    for name in FIRMWARE:
+        with contextlib.suppress(OSError):
+            said += (firmware / name).read_text(errors="replace")
+    return next((cloud for cloud in CLOUDS if cloud in said), "")
 
 
 def _link(body: bytes) -> Record:
@@ -142,6 +198,7 @@ def _link(body: bytes) -> Record:
     return {
         "index": link.index,
         "name": link.name,
+        "mac": link.mac,
         "kind": link.kind,
         "lower": int.from_bytes(lower, "little"),
         "xdp": any(attributes(found.get(IFLA_XDP, b""), 0).get(IFLA_XDP_ATTACHED, b"")),

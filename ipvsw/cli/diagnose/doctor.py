@@ -58,7 +58,8 @@ COMMANDS = (
         about="""\
 Look at the host, at the daemon and at the masters, and say what keeps frames from getting where
 they should, or will: settings of the kernel, other programs on the master, conflicts of addresses,
-limits. Nothing is changed. Each finding has a code, which docs/reference/doctor.md explains.
+limits. ARP probes on the masters ask who else on the network has a port's address. Nothing is
+changed. Each finding has a code, which docs/reference/doctor.md explains.
 
 Exits with 0 if there is nothing to say, else with 1.
 """,

@@ -13,9 +13,9 @@ import pytest
 
 from tests.support.patience import LIMIT, until
 from tests.support.running import ROOT, Daemon, port, switch
-from tests.support.topology import MASTER4, Lab, port4, port6, run
+from tests.support.topology import MASTER4, WIRE4, Lab, port4, port6, run
 
-MACHINE = {"no-uring", "network-manager"}  # what may be so on the machine that tests
+MACHINE = {"no-uring", "network-manager", "little-memory"}  # what may be so on the machine that tests
 PLAIN = "import sys; from ipvsw.cli import main; sys.exit(main())"
 NO_URING = """
 import ctypes, struct, sys
@@ -83,6 +83,19 @@ def mtu(lab: Lab) -> None:
     lab.ip(lab.ports[0], "link", "set", "ipvl1", "mtu", "1300")
 
 
+def small_master(lab: Lab) -> None:
+    lab.ip(lab.host, "link", "set", "m0", "mtu", "1400")
+
+
+def duplicate(lab: Lab) -> None:
+    lab.ip(lab.wire, "addr", "add", f"{port4(1)}/32", "dev", "w0")
+
+
+def gateway(lab: Lab) -> None:
+    lab.ip(lab.host, "route", "add", "default", "via", WIRE4)
+    lab.ip(lab.host, "neigh", "replace", WIRE4, "lladdr", "02:00:00:00:00:77", "dev", "m0")
+
+
 CONDITIONS: dict[str, tuple[Callable[[Lab], None], dict[str, Any]]] = {
     "proxy-arp": (proxy_arp, {}),
     "rp-filter": (rp_filter, {"mode": "l3", "host_access": "both"}),
@@ -91,6 +104,9 @@ CONDITIONS: dict[str, tuple[Callable[[Lab], None], dict[str, Any]]] = {
     "other-upper": (macvlan, {}),
     "address-conflict": (conflict, {}),
     "mtu-differs": (mtu, {}),
+    "mtu-above-master": (small_master, {}),
+    "lan-duplicate": (duplicate, {}),
+    "gateway-changed": (gateway, {}),
 }
 
 
