@@ -16,7 +16,7 @@ WORKERS = $$(tests/support/parallel/worker true && printf '%s ' -n auto --max-wo
 built = $(if $(wildcard $(1)),,always)
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: system .venv/.native  ## install what is missing, make .venv, build
 
@@ -38,6 +38,12 @@ format: setup  ## lay the Python sources out as `make lint` wants them
 
 docs: setup  ## the tables of configuration keys and the example, from their records
 	$(BIN)/python scripts/reference
+
+judges: setup test-packages  ## real container runtimes in a Debian root, with the plugins [JUDGE=podman]
+	scripts/judge '$(JUDGE)'
+
+judge-podman:  ## Podman 5 with netavark, root and rootless
+	$(MAKE) judges JUDGE=podman
 
 conformance: setup  ## the corpus against the daemon, frame by frame as the kernel's driver did it
 	$(BIN)/python -m tests.conformance.run
@@ -103,4 +109,4 @@ bench-packages:
 
 always:
 
-.PHONY: help setup run test lint format docs conformance bench where fuzz honest soak san wheel deb debcheck fresh clean system test-packages bench-packages always
+.PHONY: help setup run test lint format docs judges judge-podman conformance bench where fuzz honest soak san wheel deb debcheck fresh clean system test-packages bench-packages always

@@ -193,6 +193,7 @@ class SwitchConfig(Struct, frozen=True, kw_only=True):
     host_access: HostAccess = HostAccess.NONE
     guard: tuple[Guard, ...] | None = None  # of its ports that have none of their own; None: by their kind
     device: Device = Device.TAP  # of its ports that have none of their own
+    users: tuple[Who, ...] = ()  # who may attach namespaces of their own, besides root
     ports: tuple[PortConfig, ...] = ()
 
 
@@ -200,6 +201,7 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
     """The process as a whole."""
 
     socket: str = DEFAULT_SOCKET
+    users_socket: str | None = None  # for users who attach namespaces of their own
     state: str | None = None  # where ports that were added at run time are kept; None: see `daemon.main`
     workers: int = 1  # data-plane threads of each switch
     io: Io = Io.AUTO

@@ -98,6 +98,17 @@ DAEMON = (
         help=f"path of the API's unix socket, at most {SOCKET_PATH_MAX} bytes",
     ),
     Key(
+        name="users_socket",
+        read=read_socket,
+        default=None,
+        default_text="none",
+        change=Change.RESTART,
+        operand="PATH",
+        help="unix socket for users who attach network namespaces of their own",
+        more="Not below `/run`, of which a rootless Podman sees nothing. `users` of a switch says who may.",
+        example='"/var/lib/ipvsw/users.sock"',
+    ),
+    Key(
         name="state",
         read=read_file,
         default=None,
@@ -272,6 +283,18 @@ SWITCH = (
         help="`device` of namespaces' ports that have none of their own",
         more="When it changes, those ports are made anew.",
         example='"auto"',
+    ),
+    Key(
+        name="users",
+        read=read_allow,
+        type=tuple[Who, ...],
+        default=(),
+        default_text="none",
+        change=Change.IN_PLACE,
+        help="users and @groups who may attach network namespaces of their own",
+        more="By `daemon.users_socket`; written as in `daemon.allow`. Such a port has all guards and no other address"
+        " than those that it was added with.",
+        example='["@podman"]',
     ),
 )
 MODE = tuple(key for key in SWITCH if key.name in ("mode", "flag"))

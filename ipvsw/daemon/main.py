@@ -121,7 +121,7 @@ async def _serve(config: Config, path: str, socket_path: str) -> None:
         manager = Manager(path, store, held, _state_of(config, socket_path))
         ending.callback(lambda: store.end() if manager.started or not held else store.close())
         ending.push_async_callback(manager.stop)
-        sockets = listener.open_sockets(socket_path, config.daemon.metrics)
+        sockets = listener.open_sockets(socket_path, config.daemon.metrics, config.daemon.users_socket)
         ending.callback(sockets.close)
         await manager.start(config)
         server = await _serve_api(manager, sockets)

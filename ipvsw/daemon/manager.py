@@ -207,6 +207,10 @@ class Manager:
         await self._state.saved()
         return status
 
+    def check_user(self, master: str, peer: Peer) -> None:
+        """Errors: Forbidden, unless the switch on `master` lets this user attach namespaces of their own."""
+        self._switches.check_user(master, peer)
+
     async def _preflight_port(self, switch: SwitchConfig, port: PortConfig) -> None:
         only = Config(switches=(msgspec.structs.replace(switch, ports=(port,)),))
 

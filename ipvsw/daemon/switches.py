@@ -53,6 +53,12 @@ class Switches(dict[str, Switch]):
             raise Refused(f"master: several switches have {master} as their master: {several}")
         return next(iter(own or found), None)
 
+    def check_user(self, master: str, peer: Peer) -> None:
+        """Errors: Forbidden, unless the switch on `master` lets this user attach namespaces of their own."""
+        found = self.on_master(master)
+        if found is None or not peer.is_among(found.config.users):
+            raise Forbidden(f"master: this user may not attach to {master}; `users` of its switch says who may")
+
     def _ports(self) -> dict[str, Container[str]]:
         """The names of each one's; those of the kernel module's devices too."""
         return {name: switch.ports.keys() | switch.links.keys() for name, switch in self.items()}

@@ -25,7 +25,7 @@ from ipvsw.model import FOLLOW
 
 NAMED = "/run/netns"
 
-NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
+NS_GET_USERNS, NS_GET_NSTYPE, NS_GET_OWNER_UID = 0xB701, 0xB703, 0xB704  # linux/nsfs.h
 CLONE_NEWNET = 0x40000000
 SO_NETNS_COOKIE = 71  # asm-generic/socket.h, from Linux 5.14
 MOUNTS = "/proc/self/mountinfo"
@@ -78,6 +78,18 @@ def is_followed(spec: str) -> bool:
 def is_given(spec: str) -> bool:
     """Whether it stands for a namespace that was given as a descriptor, or to which a device was moved."""
     return spec.startswith(f"{FOLLOW}:")
+
+
+def owner_of(netns_fd: int) -> int:
+    """The user who made the user namespace of a network namespace. Errors: OSError, EINVAL if it is none."""
+    if not _is_network_namespace(netns_fd):
+        raise OSError(errno.EINVAL, "is not a network namespace's")
+    user_namespace = fcntl.ioctl(netns_fd, NS_GET_USERNS)
+    try:
+        owner = struct.pack("=I", 0)
+        return int(struct.unpack("=I", fcntl.ioctl(user_namespace, NS_GET_OWNER_UID, owner))[0])
+    finally:
+        os.close(user_namespace)
 
 
 def given_spec(netns_fd: int) -> str:

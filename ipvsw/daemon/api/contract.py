@@ -39,6 +39,9 @@ class Manager(Protocol):
     async def delete_labelled(self, label: str) -> None:
         """Remove the ports of `labelled`. Errors: NotFound."""
 
+    def check_user(self, master: str, peer: Peer) -> None:
+        """Errors: Forbidden, unless the switch on `master` lets this user attach namespaces."""
+
     async def delete_port(self, name: str) -> None:
         """`name` is PORT or SWITCH/PORT. Errors: also NotFound."""
 

@@ -67,24 +67,28 @@ class ApiSockets(Struct, frozen=True):
     main: ListeningSocket
     hand: ListeningSocket  # for everybody, for descriptors alone
     metrics: ListeningSocket | None
+    users: ListeningSocket | None  # for everybody, for namespaces of their own
 
     def close(self) -> None:
         """Idempotent."""
-        for each in (self.main, self.hand, self.metrics):
+        for each in (self.main, self.hand, self.metrics, self.users):
             if each is not None:
                 each.close()
 
 
-def open_sockets(path: str | os.PathLike[str], metrics: str | None = None) -> ApiSockets:
-    """The unix socket `path`, and `path`.fd beside it; metrics also on ADDRESS:PORT. Errors: Refused, also if another
-    daemon serves at the first of them: the others belong to it."""
+def open_sockets(path: str | os.PathLike[str], metrics: str | None = None, users: str | None = None) -> ApiSockets:
+    """The unix socket `path`, and `path`.fd beside it; metrics also on ADDRESS:PORT, and `users` for users. Errors:
+    Refused, also if another daemon serves at the first of them: the others belong to it."""
     with contextlib.ExitStack() as undo:
         main = undo.enter_context(contextlib.closing(_listen(os.fspath(path), SOCKET_MODE, replace=False)))
         hand = _listen(f"{os.fspath(path)}{HAND_SUFFIX}", HAND_MODE, replace=True)
         undo.enter_context(contextlib.closing(hand))
+        open_to_users = _listen(users, HAND_MODE, replace=True) if users else None
+        if open_to_users is not None:
+            undo.enter_context(contextlib.closing(open_to_users))
         tcp = _listen_tcp(metrics) if metrics else None
         undo.pop_all()
-        return ApiSockets(main, hand, tcp)
+        return ApiSockets(main, hand, tcp, open_to_users)
 
 
 def _listen(path: str, mode: int, *, replace: bool) -> ListeningSocket:

@@ -18,6 +18,7 @@ from ipvsw.daemon.api.contract import Manager
 from ipvsw.daemon.events import Watcher
 from ipvsw.linux.namespaces import given
 from ipvsw.linux.peercred import Peer
+from ipvsw.model import Flag, Mode, PortConfig
 from ipvsw.status import (
     AddressStatus,
     EventStatus,
@@ -82,18 +83,26 @@ async def _list_leases(manager: Manager, call: Call) -> tuple[LeaseStatus, ...]:
 
 async def _add_port(manager: Manager, call: Call) -> PortStatus:
     # 20,000 addresses take half a second to read.
-    master, port, mode, flag = await asyncio.to_thread(_read, call, read_attach)
+    return await add_in_namespace(manager, call, *await asyncio.to_thread(read_body, call, read_attach))
+
+
+async def add_in_namespace(
+    manager: Manager, call: Call, master: str, port: PortConfig, mode: Mode | None, flag: Flag | None
+) -> PortStatus:
+    """The namespace may have come as a descriptor."""
     if not call.descriptors:
         return await manager.add_port(master, port, mode, flag)
     try:
         with given(call.descriptors[0]) as netns:
             return await manager.add_port(master, place_by_descriptor(port, netns), mode, flag)
+    except ConfigError as error:
+        raise BadBody(str(error)) from None
     except OSError as error:
         raise BadBody(f"the descriptor {error.strerror}") from None
 
 
 async def _change_port(manager: Manager, call: Call) -> PortStatus:
-    return await manager.change_port(call.name, lambda port: _read(call, lambda body: read_port_change(body, port)))
+    return await manager.change_port(call.name, lambda port: read_body(call, lambda body: read_port_change(body, port)))
 
 
 async def _delete_port(manager: Manager, call: Call) -> None:
@@ -105,7 +114,7 @@ async def _hand_over(manager: Manager, call: Call) -> tuple[HandedOver, list[int
 
 
 async def _set_mode(manager: Manager, call: Call) -> SwitchStatus:
-    mode, flag = _read(call, read_mode_change)
+    mode, flag = read_body(call, read_mode_change)
     return await manager.set_mode(call.name, mode, flag)
 
 
@@ -140,7 +149,7 @@ def _decode(call: Call, kind: type[T]) -> T:
         raise BadBody(str(error)) from None
 
 
-def _read(call: Call, reader: Callable[[object], T]) -> T:
+def read_body(call: Call, reader: Callable[[object], T]) -> T:
     try:
         return reader(json.loads(call.body))
     except json.JSONDecodeError as error:

@@ -25,6 +25,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
+from ipvsw.daemon.api import users
 from ipvsw.daemon.api.bodies import Error
 from ipvsw.daemon.api.contract import Manager
 from ipvsw.daemon.api.listener import Admission, ApiSockets, Connection, Limits, Listener, ListeningSocket
@@ -60,11 +61,13 @@ class Server:
         self._admission = Admission(limits)
         self._sites: list[_Site] = []
 
-    async def listen(self, routes: Iterable[Route], listening: ListeningSocket, *, measured: bool) -> None:
-        """`measured`: `/metrics` too."""
+    async def listen(
+        self, routes: Iterable[Route], listening: ListeningSocket, *, measured: bool, for_users: bool = False
+    ) -> None:
+        """`measured`: `/metrics` too. `for_users`: the routes say themselves who may change what."""
         connections: dict[asyncio.Protocol, Connection] = {}
         runner = web.AppRunner(
-            _application(self._manager, routes, connections, measured),
+            _application(self._manager, routes, connections, measured, for_users),
             access_log=None,
             logger=_http_log,
             shutdown_timeout=CLOSE_TIMEOUT,
@@ -98,15 +101,22 @@ async def serve(manager: Manager, sockets: ApiSockets, limits: Limits = Limits()
     server = Server(manager, limits)
     await server.listen(ROUTES, sockets.main, measured=True)
     await server.listen([route for route in ROUTES if route.handed], sockets.hand, measured=False)
+    if sockets.users is not None:
+        await server.listen(users.ROUTES, sockets.users, measured=False, for_users=True)
     if sockets.metrics is not None:
         await server.listen((), sockets.metrics, measured=True)
     return server
 
 
 def _application(
-    manager: Manager, routes: Iterable[Route], connections: dict[asyncio.Protocol, Connection], measured: bool
+    manager: Manager,
+    routes: Iterable[Route],
+    connections: dict[asyncio.Protocol, Connection],
+    measured: bool,
+    for_users: bool,
 ) -> web.Application:
-    application = web.Application(middlewares=[_once, _errors, _access], client_max_size=BODY_MAX)
+    middlewares = [_once, _errors] if for_users else [_once, _errors, _access]
+    application = web.Application(middlewares=middlewares, client_max_size=BODY_MAX)
     application[_CONNECTIONS] = connections
     for route in routes:
         application.router.add_route(route.method, route.path, _bind(manager, route))

@@ -162,7 +162,8 @@ def test_mode_belongs_to_the_switch() -> None:
     actions = diff(Config(switches=(switch("lan", port()),)), Config(switches=(wanted,)))
     assert actions == (SetMode(switch("lan", **changes)),)
     assert str(actions[0]) == (
-        "set switch lan: mode l3, flag vepa, l3_output host, host_access both, guard by the port's kind, device tap"
+        "set switch lan: mode l3, flag vepa, l3_output host, host_access both, guard by the port's kind, device tap,"
+        " users none"
     )
     for name, value in changes.items():
         wanted = switch("lan", port(), **{name: value})

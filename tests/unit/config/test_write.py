@@ -33,6 +33,7 @@ GUARDS = st.sampled_from(["strict", "off"]) | st.lists(st.sampled_from(list(map(
 # What each key may have, as TOML gives it. A new key needs a line here.
 DAEMON_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "socket": PATHS,
+    "users_socket": PATHS,
     "state": PATHS,
     "workers": st.integers(1, 64),
     "io": st.sampled_from(list(map(str, Io))),
@@ -51,6 +52,7 @@ SWITCH_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "host_access": st.sampled_from(list(map(str, HostAccess))),
     "guard": GUARDS,
     "device": st.sampled_from(list(map(str, Device))),
+    "users": st.lists(WHO, max_size=3),
 }
 PORT_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "name": NAMES | IFNAMES,

@@ -186,6 +186,9 @@ class FakeManager:
         self._called("add_port", master, port, mode, flag)
         return PortStatus(name=port.name, ifname=port.ifname, netns=port.netns, state=PortState.UP)
 
+    def check_user(self, master: str, peer: Peer) -> None:
+        self._called("check_user", master, peer)
+
     async def delete_port(self, name: str) -> None:
         self._called("delete_port", *find_port(name, PORTS))
 
@@ -252,7 +255,7 @@ class Daemon:
         self._thread.start()
         self._server: Server | None = None
         try:
-            self._server = self.run(serve(self.manager, open_sockets(path), limits))
+            self._server = self.run(serve(self.manager, open_sockets(path, users=f"{path}.users"), limits))
         except BaseException:
             self.close()
             raise
