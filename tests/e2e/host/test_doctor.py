@@ -83,8 +83,8 @@ def mtu(lab: Lab) -> None:
     lab.ip(lab.ports[0], "link", "set", "ipvl1", "mtu", "1300")
 
 
-def small_master(lab: Lab) -> None:
-    lab.ip(lab.host, "link", "set", "m0", "mtu", "1400")
+def large_port(lab: Lab) -> None:
+    lab.ip(lab.ports[0], "link", "set", "ipvl1", "mtu", "1600")
 
 
 def duplicate(lab: Lab) -> None:
@@ -104,7 +104,7 @@ CONDITIONS: dict[str, tuple[Callable[[Lab], None], dict[str, Any]]] = {
     "other-upper": (macvlan, {}),
     "address-conflict": (conflict, {}),
     "mtu-differs": (mtu, {}),
-    "mtu-above-master": (small_master, {}),
+    "mtu-above-master": (large_port, {}),
     "lan-duplicate": (duplicate, {}),
     "gateway-changed": (gateway, {}),
 }
