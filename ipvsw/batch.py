@@ -9,6 +9,13 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
+def until_tick(now: float, period: float) -> float:
+    """Seconds to wait for what is done every `period`, one half of it to three: at the moments that are multiples of
+    it. So an idle process wakes once for all that it does every second, not once for each."""
+    delay = period - now % period
+    return delay if delay >= period / 2 else delay + period
+
+
 class Batcher(Generic[T]):
     """Of one loop. `work` is given all that was asked for within one turn of the loop, in that order."""
 

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
+from ipvsw.batch import until_tick
 from ipvsw.config.file import read_document
 from ipvsw.daemon.state import VERSION, Inherited, Moving, Structure, decode, encode, inherit
 from ipvsw.linux.lasting import statefile
@@ -152,7 +153,8 @@ class StateStore:
     def _watch_counters(self) -> None:
         if self._progress() != self._last:
             self.write_counters()
-        self._tick = asyncio.get_running_loop().call_later(PERIOD, self._watch_counters)
+        loop = asyncio.get_running_loop()
+        self._tick = loop.call_later(until_tick(loop.time(), PERIOD), self._watch_counters)
 
     # ------------------------------------------------------------------------ the end
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
+from ipvsw.batch import until_tick
 from ipvsw.linux.eventqueue import EventQueue
 from ipvsw.linux.lasting.fdstore import FdStore, NoStore
 from ipvsw.linux.namespaces import Watch, make_namespace
@@ -225,7 +226,8 @@ class Runtime:
 
     def _poll(self) -> None:
         self._notify(self._watch.poll())
-        self._poll_in(FAST_POLL if self._watch.pending else POLL)
+        now = asyncio.get_running_loop().time()
+        self._poll_in(FAST_POLL if self._watch.pending else until_tick(now, POLL))
 
     def _poll_in(self, seconds: float) -> None:
         self._timer.cancel()

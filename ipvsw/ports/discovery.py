@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 
+from ipvsw.batch import until_tick
 from ipvsw.linux.namespaces import NAMED, find_namespace, open_namespace, path_of
 from ipvsw.linux.netlink import Handle, KmodAttrs, Link, LinkEvent
 from ipvsw.linux.runtime import DeviceEvent, Runtime
@@ -87,7 +88,7 @@ class Discovery:
             except Exception:  # the next round finds what this one has missed
                 log.exception("cannot look for the kernel module's devices")
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL):
+                async with asyncio.timeout(until_tick(asyncio.get_running_loop().time(), POLL)):
                     await self._wake.wait()
 
     async def _list_new(self) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from ipvsw._fast import PACKET_RING
 from ipvsw.addresses.table import Table
+from ipvsw.batch import until_tick
 from ipvsw.changes import Changes
 from ipvsw.linux.bpf import Shim
 from ipvsw.linux.devices import packet
@@ -140,7 +141,7 @@ class Master(TrackedDevice):
             await self._keep()
         if self._sockets is None:
             return await self._open()
-        return INTERVAL
+        return until_tick(asyncio.get_running_loop().time(), INTERVAL)
 
     def _timed_out(self) -> None:
         if asyncio.get_running_loop().time() >= self._read_at + RESYNC:

@@ -23,6 +23,8 @@ log = logging.getLogger("ipvsw")
 
 PREFIX = "ipvsw-"  # of our names in systemd's store, where others may be
 LISTEN_FDS_START = 3  # sd_listen_fds(3)
+# systemd may be sending SIGTERM to every process of the service just now.
+LIST_JOBS = ("sh", "-c", "trap '' TERM; exec systemctl list-jobs --no-legend --no-pager")
 BARRIER = 5.0  # seconds after which a holder that does not answer is not waited for
 
 
@@ -148,8 +150,7 @@ class SystemdStore(FdStore):
         try:
             groups = Path("/proc/self/cgroup").read_text().splitlines()
             unit = next((name for line in groups if (name := line.rpartition("/")[2]).endswith(".service")), None)
-            command = ["systemctl", "list-jobs", "--no-legend", "--no-pager"]
-            jobs = subprocess.run(command, capture_output=True, text=True, timeout=BARRIER, check=True).stdout
+            jobs = subprocess.run(LIST_JOBS, capture_output=True, text=True, timeout=BARRIER, check=True).stdout
         except (OSError, subprocess.SubprocessError) as error:
             log.warning("systemd does not say whether this is a restart: %s", error)
             return False
