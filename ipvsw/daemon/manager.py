@@ -201,7 +201,9 @@ class Manager:
             await self._preflight_port(new, port)
             await self._execute(diff(self._running.config, wanted))
             added = self._switches[new.name].ports[port.name]
-            await self._settle(new.name, added)
+        await added.settled()  # other changes needn't wait for its thousands of addresses
+        async with self._lock:
+            await self._confirm(new.name, added)
             self._state.write()
             status = added.status()
         await self._state.saved()
@@ -213,21 +215,17 @@ class Manager:
 
     async def _preflight_port(self, switch: SwitchConfig, port: PortConfig) -> None:
         only = Config(switches=(msgspec.structs.replace(switch, ports=(port,)),))
+        names = {None: switch.name, 0: f"{switch.name}/{port.name}"}
+        await preflight(self._runtime.netlink, only, lambda _, at: names[at])
 
-        def name(_: int, at: int | None) -> str:
-            return switch.name if at is None else f"{switch.name}/{port.name}"
-
-        await preflight(self._runtime.netlink, only, name)
-
-    async def _settle(self, switch: str, port: Port) -> None:
-        """Wait until a port that was asked for is there; take it back if it can't be."""
-        await port.settled()
-        master = self._switches[switch].master
-        failed = port.state is PortState.FAILED
-        if failed or master.state is PortState.FAILED:
-            reason = port.reason if failed else master.reason
+    async def _confirm(self, switch: str, port: Port) -> None:
+        """A port that was asked for has settled: take it back if it can't be there. Errors: Refused."""
+        found = self._switches.get(switch)
+        if found is None or found.ports.get(port.config.name) is not port:
+            raise Refused(f"{switch}/{port.config.name}: was removed before it was there")
+        if wrong := [one.reason for one in (port, found.master) if one.state is PortState.FAILED]:
             await self._remove_port(switch, port.config.name)
-            raise Refused(f"{switch}/{port.config.name}: {reason}")
+            raise Refused(f"{switch}/{port.config.name}: {wrong[0]}")
 
     async def delete_port(self, name: str) -> None:
         """PORT or SWITCH/PORT. Also of a port that the file has; the next `reload` brings that one back.

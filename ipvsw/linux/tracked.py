@@ -160,7 +160,7 @@ class TrackedDevice(ABC):
             self.namespace.close()
 
     async def settled(self) -> None:
-        """Returns when the first attempt has been made."""
+        """Returns when the first attempt has been made, or none will be."""
         await asyncio.shield(self._settled)
 
     def renew_namespace(self) -> None:
@@ -224,6 +224,8 @@ class TrackedDevice(ABC):
                 delay = min(delay, max(at - asyncio.get_running_loop().time(), SPACING))
             if not self._stopping:
                 await self._pause(delay)
+        if not self._settled.done():
+            self._settled.set_result(None)
         if self._soon is not None:
             self._soon.cancel()
         await self._shut()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 import pytest
 
@@ -80,6 +81,43 @@ def test_the_api_adds_and_the_file_does_not_take_away(home: Namespace, netns: Sp
     ]
     assert [one["name"] for one in running.switch()["ports"]] == ["b", "c"]
     ping(b, "10.7.0.254")
+
+
+def test_an_addition_does_not_wait_for_the_addresses_of_another(netns: Spaces, daemon: Make) -> None:
+    a, b = netns(), netns()
+    running = daemon(switch()).start()
+    addresses = [f"10.{k >> 8}.{k & 255}.7/32" for k in range(256, 3_256)]
+    words = {"master": MASTER, "name": "a", "netns": a.name, "addresses": addresses}
+    many = threading.Thread(target=running.client.add_port, kwargs=words)
+    many.start()
+    until(lambda: running.switch()["ports"], "the first is being added")
+    running.client.add_port(master=MASTER, name="b", netns=b.name, addresses=["10.7.0.2/24"])
+    assert many.is_alive()
+    ping(b, "10.7.0.254")
+    running.client.delete_port("b")
+    many.join()
+    running.until("up", "a")
+
+
+def test_a_port_that_is_removed_while_it_is_added(netns: Spaces, daemon: Make) -> None:
+    a = netns()
+    running = daemon(switch()).start()
+    addresses = [f"10.{k >> 8}.{k & 255}.7/32" for k in range(256, 2_256)]
+    refused: list[ApiError] = []
+
+    def add() -> None:
+        try:
+            running.client.add_port(master=MASTER, name="a", netns=a.name, addresses=addresses)
+        except ApiError as error:
+            refused.append(error)
+
+    adding = threading.Thread(target=add)
+    adding.start()
+    until(lambda: running.switch()["ports"], "it is being added")
+    running.client.delete_port("a")
+    adding.join()
+    assert "was removed before it was there" in str(refused[0])
+    assert (running.switch()["ports"], devices(a)) == ([], {"lo"})
 
 
 def test_a_switch_of_the_api_lives_with_its_ports(home: Namespace, netns: Spaces, daemon: Make) -> None:
