@@ -1,4 +1,5 @@
-"""Frames whose virtio_net_hdr does not describe them: completed or segmented before anything else sees them.
+"""Frames whose virtio_net_hdr does not describe them: completed or segmented before anything else sees them. And those
+of guarded ports whose checksum would be written over what the guards look at: they end here.
 
 packet/offload.pxd says which those are. They come from packet sockets: from the master, and from devices of which one
 reads the frames. What goes on in their place has a header that describes it, so that no interface and no rule need know
@@ -30,6 +31,7 @@ from ipvsw.datapath.packet.segment cimport (
 )
 from ipvsw.datapath.packet.tunnel cimport carries_datagrams, tunnel_merge
 from ipvsw.datapath.rules.decide cimport Verdict, decide_from_master
+from ipvsw.datapath.rules.guard cimport guard_checksum
 from ipvsw.datapath.rules.outcome cimport DROP_BAD_HEADER, TO_PORT
 
 cdef enum:
@@ -48,10 +50,18 @@ cdef struct Datagrams:
 cdef inline void receive_from_port(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
     """`forward_from_port` for a frame of which the header may not be true. Only a GSO frame's can't be: a TAP has no
     SCTP offload."""
-    if unlikely((<virtio_net_hdr *> buffer).gso_type != VIRTIO_NET_HDR_GSO_NONE) and not offload_fits(buffer, n):
+    if w.switch_.rules[port].guards and unlikely(asks_for_offload(buffer)) and not guard_checksum(buffer, n):
+        count_bad_header(&w.ports[port].traffic, n)
+    elif unlikely((<virtio_net_hdr *> buffer).gso_type != VIRTIO_NET_HDR_GSO_NONE) and not offload_fits(buffer, n):
         fix_from_port(w, port, buffer, n)
     else:
         forward_from_port(w, port, buffer, n)
+
+
+cdef inline void count_bad_header(Traffic *traffic, uint32_t n) noexcept nogil:
+    traffic.rx_frames += 1
+    traffic.rx_bytes += n - HEADER
+    traffic.outcomes[DROP_BAD_HEADER] += 1
 
 
 cdef inline void receive_from_master(Worker *w, uint8_t *buffer, uint32_t n) noexcept nogil:
@@ -96,9 +106,7 @@ cdef inline bint parsed(Worker *w, Traffic *traffic, Segmenter *c, const uint8_t
     """False for a frame that can't be completed or segmented: a contradiction, or an encapsulation that isn't known.
     What follows is written at once, behind what is queued."""
     if not segmenter_parse(c, buffer, n):
-        traffic.rx_frames += 1
-        traffic.rx_bytes += n - HEADER
-        traffic.outcomes[DROP_BAD_HEADER] += 1
+        count_bad_header(traffic, n)
         return False
     traffic.offload_fixed += 1
     if w.ring.running:

@@ -18,7 +18,7 @@ the master's. What a port claims is compared with the table: the addresses that 
 
 Guards look through two tags, through IPv6 extension headers and into the first fragment, which must have all headers.
 A later fragment can't change them (overlaps are dropped by who receives them: RFC 5722, and Linux for IPv4): of it the
-addresses alone are checked.
+addresses alone are checked. `guard_checksum` sees to it that a frame stays as it was checked.
 
 An address that a port has lost is its own for a moment yet (FORMER_PORT), unless somebody else has it: what it has sent
 from it is perhaps still in the queue of its device.
@@ -29,7 +29,7 @@ Sources: RFC 826, RFC 1042, RFC 2131 section 4.1, RFC 3376 section 4.2.13, RFC 3
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from ipvsw.datapath.kernel.sys cimport be16, be32, mac48
+from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_F_NEEDS_CSUM, be16, be32, mac48, virtio_net_hdr
 from ipvsw.datapath.packet.headers cimport (
     ETH_HLEN, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, ICMPV6_NEIGHBOUR_ADVERTISEMENT, ICMPV6_NEIGHBOUR_SOLICITATION,
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_UDP, IPV4, NO_ADDRESS, VLAN_HLEN, Address, Frame, frame_source,
@@ -311,6 +311,32 @@ cdef inline bint is_encapsulated(const Frame *f, uint32_t at) noexcept nogil:
     cdef const uint8_t *p = f.data + at
     return (at + SNAP_HLEN <= f.length and p[0] == 0xAA and p[1] == 0xAA and p[2] == 3 and p[3] == 0 and p[4] == 0
             and (p[5] == 0 or p[5] == 0xF8))
+
+
+cdef inline bint guard_checksum(const uint8_t *buffer, uint32_t n) noexcept nogil:
+    """Whether a frame is sent as the guards see it. `buffer` holds its virtio_net_hdr and itself, n bytes. The checksum
+    that a device is to fill in has its place where the header says, and what is written there can be chosen: it must
+    not be an address, a port or anything else that a guard looks at."""
+    cdef const virtio_net_hdr *header = <const virtio_net_hdr *> buffer
+    cdef const uint8_t *data = buffer + sizeof(virtio_net_hdr)
+    cdef uint32_t length = n - <uint32_t> sizeof(virtio_net_hdr)
+    cdef uint32_t place = <uint32_t> header.csum_start + header.csum_offset
+    cdef Payload payload
+    cdef Upper u
+    if not header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM or length < ETH_HLEN:
+        return True
+    payload = find_payload(data, length)
+    if payload.at and payload.kind == ETH_P_IP and length >= payload.at + 20:
+        u.kind, u.at = data[payload.at + 9], (data[payload.at] & 0x0F) * 4
+    elif payload.at and payload.kind == ETH_P_IPV6 and length >= payload.at + 40:
+        u = find_upper(data + payload.at, length - payload.at)
+    else:
+        return False
+    if u.at == 0 or place < payload.at + u.at + 2:
+        return False
+    if u.kind == IPPROTO_ICMPV6:
+        return place == payload.at + u.at + 2
+    return u.kind != IPPROTO_UDP or place >= payload.at + u.at + 4
 
 
 cdef inline bint guard_host(const Switch *s, int32_t port, const Frame *f) noexcept nogil:

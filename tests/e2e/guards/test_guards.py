@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Any
@@ -14,9 +15,9 @@ import pytest
 from tests.support.machine import addresses, arp, idle, machine, solicitation
 from tests.support.patience import until
 from tests.support.running import Daemon, port, switch, toml
-from tests.support.sniff import raw, sniffing
+from tests.support.sniff import PACKET_VNET_HDR, SOL_PACKET, raw, sniffing
 from tests.support.topology import WIRE4, WIRE6, Lab, port4, port6
-from tests.support.wire.frames import udp4
+from tests.support.wire.frames import NEEDS_CSUM, udp4
 
 VM4, VM6, LINK_LOCAL = "10.1.0.60", "fd00:1::60", "fe80::60"
 FEW = 400  # frames: they fit into a device's queue, and no punt queue takes them all
@@ -90,6 +91,31 @@ def test_the_last_frames_from_an_address_meet_no_guard(lab: Lab, lan: Daemon) ->
         lab.ip(lab.ports[0], "addr", "del", f"{late}/16", "dev", "ipvl1")
         lab.ip(lab.ports[0], "link", "set", "ipvl1", "up")
         until(lambda: device.send(frame) and guarded(lan, "ipvl1"), "later ones are dropped", every=0.1)
+
+
+def test_no_checksum_is_filled_in_over_an_address(lab: Lab, lan: Daemon) -> None:
+    """A master without that offload has the kernel fill it in, wherever a virtio_net_hdr says."""
+    lab.offloads(lab.host, "m0", on=False)
+    with (
+        raw(lab.ports[0], "ipvl1") as device,
+        machine(lan, "vm1") as guest,
+        sniffing(lab.wire, "w0") as wire,
+    ):
+        device.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        for name, own, send in (("ipvl1", port4(1), device.send), ("vm1", VM4, lambda data: os.write(guest.fd, data))):
+            frame = udp4(own, WIRE4, b"changed", to="02:00:00:00:00:fe")
+            for start, offset in ((20, 6), (21, 7)):  # either half of the source
+                send(struct.pack("=BBHHHH", NEEDS_CSUM, 0, 0, 0, start, offset) + frame)
+            until(lambda: bad_headers(lan, name) == 2, f"they end, of {name}")  # noqa: B023
+            send(bytes(10) + frame)
+        wire.wait(b"changed", 2)
+        assert {one[26:30] for _, one in wire.frames if b"changed" in one} == {
+            ip_address(own).packed for own in (port4(1), VM4)
+        }
+
+
+def bad_headers(daemon: Daemon, name: str) -> int:
+    return int(daemon.stats()[0]["ports"][name]["outcomes"]["drop_bad_header"])
 
 
 @pytest.mark.parametrize("guard", ["strict", "off"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from ipaddress import ip_address
 
@@ -31,6 +32,7 @@ from tests.support.wire.attacks import (
     tagged,
     udp,
 )
+from tests.support.wire.frames import NEEDS_CSUM
 
 STRICT = sum(GUARDS.values())
 GATEWAY4, GATEWAY6 = v4(50), v6(50)
@@ -173,6 +175,58 @@ def test_each_guard_can_be_on_alone_and_off_again(it: Lab) -> None:
     assert it.settled(0, sent + 1).outcomes["to_master"] == sent - sum(ended.values()) + 1
     with pytest.raises(ValueError, match="no guards 0x200"):
         it.datapath.set_guards(0, STRICT + 1)
+
+
+def partial(place: int, gso: int = 0) -> bytes:
+    """A virtio_net_hdr: the checksum from byte 20 on is to be written there."""
+    return struct.pack("=BBHHHH", NEEDS_CSUM, gso, 0, 1000 * (gso > 0), 20, place - 20)
+
+
+UDP4, UDP6 = ipv4(v4(0), v4(9), udp(5, 6)), ipv6(v6(0), v6(9), udp(5, 6))
+TCP4 = ipv4(v4(0), v4(9), bytes(12) + b"\x50" + bytes(2007), 6)
+CHANGED = {
+    "ipv4 source": (frame(FOREIGN, MASTER, UDP4), 28),
+    "ipv4 protocol": (frame(FOREIGN, MASTER, UDP4), 22),
+    "udp ports": (frame(FOREIGN, MASTER, UDP4), 36),
+    "a gso frame's source": (frame(FOREIGN, MASTER, TCP4), 26),
+    "behind a tag": (frame(FOREIGN, MASTER, UDP4, tags=[tagged(0)]), 30),
+    "arp sender": (frame(BROADCAST, MASTER, arp(v4(0), v4(1)), ARP), 28),
+    "arp sender's mac": (frame(BROADCAST, MASTER, arp(v4(0), v4(1)), ARP), 22),
+    "behind arp": (frame(BROADCAST, MASTER, arp(v4(0), v4(1)) + bytes(18), ARP), 56),
+    "ipv6 source": (frame(FOREIGN, MASTER, UDP6, IPV6), 36),
+    "extension header": (frame(FOREIGN, MASTER, behind(UDP6, HOP_BY_HOP), IPV6), 54),
+    "udp ports behind it": (frame(FOREIGN, MASTER, behind(UDP6, HOP_BY_HOP), IPV6), 62),
+    "nd target": (frame(FOREIGN, MASTER, nd(136, v6(0), v6(9), v6(0)), IPV6), 76),
+    "icmpv6 type": (frame(FOREIGN, MASTER, nd(136, v6(0), v6(9), v6(0)), IPV6), 54),
+    "no ip": (frame(FOREIGN, MASTER, bytes(46), 0x88B5), 30),
+}
+FILLED = {
+    "udp": (frame(FOREIGN, MASTER, UDP4), 40),
+    "udp behind a tag": (frame(FOREIGN, MASTER, UDP4, tags=[tagged(0)]), 44),
+    "udp over ipv6": (frame(FOREIGN, MASTER, behind(UDP6, HOP_BY_HOP), IPV6), 68),
+    "tcp": (frame(FOREIGN, MASTER, TCP4), 50),
+    "in a tunnel": (frame(FOREIGN, MASTER, ipv4(v4(0), v4(9), udp(5, 4789) + bytes(60))), 90),
+    "icmpv6": (frame(FOREIGN, MASTER, nd(136, v6(0), v6(9), v6(0)), IPV6), 56),
+    "nothing": (frame(FOREIGN, MASTER, UDP4), 0),
+}
+
+
+@pytest.mark.parametrize(("sent", "place"), CHANGED.values(), ids=CHANGED)
+def test_no_checksum_is_written_over_what_a_guard_looks_at(it: Lab, sent: bytes, place: int) -> None:
+    header = partial(place, int(sent == CHANGED["a gso frame's source"][0]))
+    it.interfaces[0].send(sent, header)
+    assert it.settled(0, 1).outcomes == {"drop_bad_header": 1}
+    assert everywhere(it) == []
+    it.interfaces[2].send(sent, header)  # who has no guards may
+    assert not it.settled(2, 1).outcomes.get("drop_bad_header")
+
+
+@pytest.mark.parametrize(("sent", "place"), FILLED.values(), ids=FILLED)
+def test_a_checksum_where_it_belongs_is_left_to_the_device(it: Lab, sent: bytes, place: int) -> None:
+    header = partial(place) if place else HEADER
+    it.interfaces[0].send(sent, header)
+    assert it.settled(0, 1).outcomes == {"to_master": 1}
+    assert it.master[0].outside.recv(9000) == header + sent
 
 
 def test_an_endpoint_behind_mac_nat_is_guarded_by_what_it_becomes(it: Lab) -> None:
