@@ -24,7 +24,7 @@ from ipvsw.snooping.port import SnoopedPort
 from ipvsw.snooping.probes import Probes, as_from_another, comes_from_asker, probe_reply, probed_address
 from ipvsw.snooping.saved import Snooped, save
 from ipvsw.snooping.timers import Clock, Timers
-from ipvsw.status import AddressSource, Event, LeaseStatus
+from ipvsw.status import AddressSource, AddressState, AddressStatus, Event, LeaseStatus
 
 log = logging.getLogger("ipvsw")
 
@@ -32,7 +32,7 @@ HOLD = 0.5  # seconds that a frame waits for its address to be read, at most; a 
 CREDIT = 1.0  # seconds until ports that had frames punted get new credits
 QUERY_DELAY = 0.1  # seconds until a machine is asked for its groups, once for what happens meanwhile
 SWEEP = 60.0  # seconds between two checks which addresses are in use
-REFUSALS = 64  # of each port that are remembered, so that each is logged once
+REFUSALS = 64  # of each port that are remembered: each is logged once, and shown
 
 Delivery = tuple[bytes, int]
 """A frame to reinject, and the port that alone is to have it."""
@@ -58,7 +58,7 @@ class Snooper:
         self._leases = Leases()
         self._probes = Probes()
         self._memberships = Memberships()
-        self._refusals: dict[str, dict[str, None]] = {}
+        self._refusals: dict[str, dict[Address, tuple[AddressSource, str]]] = {}  # of each port, and why
         self._given_up: list[Lease] = []  # by the frames that are about to go on
         self._held: dict[int, list[bytes]] = {}  # port number -> frames that wait for their address
         self._spenders: set[int] = set()  # sources of frames that were punted since credits were last renewed
@@ -95,6 +95,18 @@ class Snooper:
         self._await_end()
         self._timers.after("sweep", SWEEP, self._sweep)
         self._update_port(port)
+
+    def refusals(self, port: str) -> Iterator[AddressStatus]:
+        """Addresses that were not learned of the port, the last ones, and why."""
+        for address, (source, why) in self._refusals.get(port, {}).items():
+            yield AddressStatus(
+                switch=self._switch,
+                port=port,
+                address=str(address),
+                state=AddressState.REFUSED,
+                source=source,
+                reason=why.partition(f"port {port}: ")[2],
+            )
 
     def leases(self) -> Iterator[LeaseStatus]:
         now = self._clock.time()
@@ -238,7 +250,7 @@ class Snooper:
                 self._timers.after("sweep", SWEEP, self._sweep)
             return
         if objection := self._table.objection(port, address):
-            self._refuse(port, address, str(objection))
+            self._refuse(port, address, source, str(objection))
             return
         if len(learning.addresses) >= learning.max_learned:
             self._note_used(port, learning, now)
@@ -246,10 +258,11 @@ class Snooper:
             new = learning.learn(address, source, now)
         except Full:
             why = f"{address} is not learned of port {port}: it has {learning.max_learned} already"
-            self._refuse(port, address, why)
+            self._refuse(port, address, source, why)
             return
         if new:
             self.counters["learned"] += 1
+            self._refusals.get(port, {}).pop(address, None)
             about = self._about(Event.LEARNED, port, address, source)
             log.info("switch %s: port %s has %s, by %s", self._switch, port, address, source, extra=about)
             self._update_port(port)
@@ -259,14 +272,14 @@ class Snooper:
         """For the log, as fields."""
         return {"event": event, "switch": self._switch, "port": port, "address": address, "reason": reason}
 
-    def _refuse(self, port: str, address: Address, why: str) -> None:
+    def _refuse(self, port: str, address: Address, source: AddressSource, why: str) -> None:
         """Counted each time, logged once."""
         self.counters["refused"] += 1
-        logged = self._refusals.setdefault(port, {})
-        if why not in logged:
-            logged[why] = None
-            if len(logged) > REFUSALS:
-                del logged[next(iter(logged))]
+        known = self._refusals.setdefault(port, {})
+        had, known[address] = known.get(address), (source, why)
+        if len(known) > REFUSALS:
+            del known[next(iter(known))]
+        if had is None or had[1] != why:
             log.warning("switch %s: %s", self._switch, why, extra=self._about(Event.REFUSED, port, address, why))
 
     def _end(self, leases: Iterable[Lease]) -> None:

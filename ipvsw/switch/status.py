@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from ipvsw._fast import Datapath
 from ipvsw.model import Io, SwitchConfig
 from ipvsw.ports.port import Port
-from ipvsw.status import SwitchStatus
+from ipvsw.snooping.snooper import Snooper
+from ipvsw.status import PortStatus, SwitchStatus
 from ipvsw.switch.master import Master
 
 
-def switch_status(config: SwitchConfig, master: Master, datapath: Datapath, ports: Iterable[Port]) -> SwitchStatus:
+def switch_status(
+    config: SwitchConfig, master: Master, datapath: Datapath, ports: Iterable[Port], snooper: Snooper
+) -> SwitchStatus:
     link = master.link
     return SwitchStatus(
         name=config.name,
@@ -30,5 +35,12 @@ def switch_status(config: SwitchConfig, master: Master, datapath: Datapath, port
         carrier=link.carrier if link else False,
         workers=datapath.n_workers,
         io=Io(datapath.io),
-        ports=tuple(port.status() for port in ports),
+        ports=tuple(_port_status(port, snooper) for port in ports),
     )
+
+
+def _port_status(port: Port, snooper: Snooper) -> PortStatus:
+    """With the addresses that were not learned of it."""
+    status = port.status()
+    refused = tuple(snooper.refusals(port.config.name))
+    return msgspec.structs.replace(status, addresses=status.addresses + refused) if refused else status

@@ -345,7 +345,7 @@ class Switch:
     # ------------------------------------------------------------------------ reports
 
     def status(self) -> SwitchStatus:
-        return switch_status(self._config, self.master, self._datapath, self._all_ports())
+        return switch_status(self._config, self.master, self._datapath, self._all_ports(), self._snooper)
 
     async def trace(self, asked: TraceAsked, at: str) -> TraceStatus:
         """What would become of a frame; `at` is the name of a port, "master" or "host". Errors: Refused."""

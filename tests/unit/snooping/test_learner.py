@@ -74,6 +74,16 @@ def test_a_refusal_is_counted_each_time_and_told_once(runtime: Runtime, caplog: 
         f"switch lan: {B} is refused to port p0: the master has it",
     ]
     assert runtime.log.count("commit") == 3 and len(runtime.log) == 9, "and the frames go on"
+    shown = [(one.address, one.state, one.source, one.reason) for one in runtime.snooper.refusals("p0")]
+    assert shown == [
+        (str(A), "refused", "traffic", "port p1 has it"),
+        (str(B), "refused", "traffic", "the master has it"),
+    ]
+    runtime.taken = {}
+    runtime.snooper.take([(0, says(A))])
+    assert [one.address for one in runtime.snooper.refusals("p0")] == [str(B)], "the first is learned now"
+    runtime.snooper.forget("p0")
+    assert not list(runtime.snooper.refusals("p0"))
 
 
 def test_silence_is_forgotten_after_a_while(runtime: Runtime) -> None:
