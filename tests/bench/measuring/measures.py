@@ -28,6 +28,7 @@ from tests.support.topology import exec_in, inside, run
 Figures = dict[str, float]
 ENOUGH = 100  # frames: with fewer the way is broken, and no figure means anything
 PINGS = 500
+BURST = 32  # frames that are sent at once
 IDLE = 5.0  # seconds
 
 
@@ -181,6 +182,19 @@ def rr_under_broadcast(ground: Ground, path: Path, rate: float = 100) -> Figures
     return found
 
 
+def rr_beside(ground: Ground, path: Path, burst: int, rate: float) -> Figures:
+    """`rr` on one CPU while another port, on the other CPU, sends so many frames a second to a fourth."""
+    assert path.beside is not None
+    words = pinned(SECOND, *generator(ground, path.beside, 60, rate, 1, burst))
+    with (
+        unread(path.beside),
+        subprocess.Popen(exec_in(path.beside.source.netns, *words), stdout=subprocess.DEVNULL) as sender,
+    ):
+        found = rr(ground, path)
+        assert sender.wait(LIMIT) == 0
+    return found
+
+
 # ---------------------------------------------------------------------------- what is there when nothing happens
 
 
@@ -201,9 +215,9 @@ def facts(_: Ground, path: Path) -> Figures:
 # ---------------------------------------------------------------------------- helpers
 
 
-def generator(ground: Ground, path: Path, size: int, rate: float, destinations: int) -> list[str]:
+def generator(ground: Ground, path: Path, size: int, rate: float, destinations: int, burst: int = BURST) -> list[str]:
     source, sink = path.source, path.sink
-    options = (f"-s{size}", f"-n{destinations}")
+    options = (f"-s{size}", f"-n{destinations}", f"-b{burst}")
     words = (source.device, sink.mac, source.address, sink.address, f"{rate:g}", f"{ground.seconds:g}")
     return [ground.tool("generate"), *options, *words]
 
@@ -260,5 +274,6 @@ def settle(count: Callable[[], int], quiet_for: float = 0.05, at_most: float = 5
 
 
 MEASURES: dict[str, Callable[..., Figures]] = {
-    one.__name__: one for one in (tcp, gso, frames, flow, together, ordered, rr, ping, rr_under_broadcast, idle, facts)
+    one.__name__: one
+    for one in (tcp, gso, frames, flow, together, ordered, rr, ping, rr_under_broadcast, rr_beside, idle, facts)
 }

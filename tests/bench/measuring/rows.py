@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from tests.bench.places.places import CROWDS, FANS, TABLES
+from tests.bench.places.places import CROWDS, FANS, LIMITED, TABLES
 
 PACED = 100_000  # frames a second
 HOST_PERCENT = 1.0  # of a CPU: what the daemon may use while the host alone talks
@@ -189,6 +189,24 @@ def fast_path() -> Iterator[Row]:
     yield Row("K6", what, "%", "daemon_percent", stream, wanted=at_most(0.5, 0.1))
 
 
+def guards() -> Iterator[Row]:
+    """Two ports with all guards beside two without; a pair of ports beside one that sends twice what it may."""
+    for row_id, what, unit, figure, measure, args in (
+        ("G1", "TCP, port to port, all guards, MTU 1500", "Gbit/s", "gbit", "tcp", (1500,)),
+        ("G2", "60-byte frames, flat out, all guards", "kpps", "kpps", "frames", ()),
+    ):
+        mine, other = Sample("guarded", measure, args), Sample("ipvsw", measure, args)
+        yield Row(row_id, what, unit, figure, mine, "no guard", other, at_least(0.95))
+    mine = Sample("ipvsw", "instructions", once=True)
+    yield Row("G3", "the same as C4: more with all guards", "", "guards", mine, wanted=at_most(60))
+    calm = Sample("limited", "rr", ("one",))
+    for row_id, burst, wanted in (("G-p99", 1, at_most(1.5)), ("G-p99-bursts", 32, None)):
+        words = "one by one" if burst == 1 else f"in bursts of {burst}"
+        what = f"TCP request and response, p99, beside a port at its limit, {2 * LIMITED // 1000} kpps {words}"
+        busy = Sample("limited", "rr_beside", (burst, 2 * LIMITED))
+        yield Row(row_id, what, "us", "p99_us", busy, "an idle one", calm, wanted)
+
+
 def backends() -> Iterator[Row]:
     """An io_uring, where the kernel grants one, beside epoll. (Where it doesn't, both are the same.)"""
     for row_id, what, unit, figure, measure, args in (
@@ -300,7 +318,8 @@ def tables() -> Iterator[Row]:
 
 
 ROWS: tuple[Row, ...] = (
-    *streams(), *datagrams(), *costs(), *fast_path(), *backends(), *round_trips(), *fans(), *crowds(), *tables(),
+    *streams(), *datagrams(), *costs(), *guards(), *fast_path(), *backends(), *round_trips(), *fans(), *crowds(),
+    *tables(),
 )  # fmt: skip
 STAGES = tuple(dict.fromkeys(row.stage for row in ROWS))
 

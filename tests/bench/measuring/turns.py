@@ -22,7 +22,8 @@ PATIENCE = 0.15  # for so much of the time that the measurements themselves take
 def count_instructions(_: Ground, __: Path) -> Figures:
     """By callgrind: no clock, no devices."""
     try:
-        return {"instructions": instructions.per_frame()}
+        bare = instructions.per_frame()
+        return {"instructions": bare, "guards": instructions.per_frame(guarded=True) - bare}
     except instructions.Unavailable as reason:
         raise Unavailable(str(reason)) from None
 

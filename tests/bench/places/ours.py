@@ -19,10 +19,17 @@ DESTINATIONS, LEARNING = 10_000, 2_000  # addresses; frames a second while each 
 
 
 def started(
-    ground: Ground, ports: int, *more: dict[str, Any], mtu: int = 1500, queues: int = 1, **how: Any
+    ground: Ground,
+    ports: int,
+    *more: dict[str, Any],
+    mtu: int = 1500,
+    queues: int = 1,
+    third: Mapping[str, Any] | None = None,
+    **how: Any,
 ) -> tuple[Lab, Daemon]:
     """A lab with a switch of so many ports, p1 in the first of its namespaces and so on, that reach each other.
-    `more` are further ports; `how` is for the switch, but for `workers`, `io` and `coalesce`."""
+    `more` are further ports, `third` keys of the third; `how` is for the switch, but for `workers`, `io`, `coalesce`.
+    """
     lab = ground.stack.enter_context(Lab(ports))
     lab.ip(lab.host, "link", "set", "m0", "mtu", str(mtu))
     lab.ip(lab.wire, "link", "set", "w0", "mtu", str(mtu))
@@ -30,6 +37,8 @@ def started(
     tables = [
         port(f"p{k}", netns, [f"{OURS4.format(10 + k)}/16"], queues=queues) for k, netns in enumerate(lab.ports, 1)
     ]
+    if third:
+        tables[2] |= third
     words = {word: how.pop(word) for word in ("workers", "coalesce") if word in how} | {"io": how.pop("io", "auto")}
     daemon = Daemon(switch("m0", lab.host, [*tables, *more], **how), home=lab.home, **words)
     ground.stack.callback(daemon.close)
@@ -77,6 +86,20 @@ def epoll(ground: Ground) -> Mapping[str, Path]:
     """The same two ports with io = "epoll": without an io_uring."""
     lab, daemon = started(ground, 2, mtu=JUMBO, io="epoll")
     return {"epoll": Path(end(lab, 1), end(lab, 2), (daemon.pid,), daemon)}
+
+
+def guarded(ground: Ground) -> Mapping[str, Path]:
+    """The same two ports with all guards."""
+    lab, daemon = started(ground, 2, mtu=JUMBO, guard="strict")
+    return {"guarded": Path(end(lab, 1), end(lab, 2), (daemon.pid,), daemon)}
+
+
+def limited(ground: Ground, packets: int) -> Mapping[str, Path]:
+    """Two pairs of ports; the sender of the second may send so many packets a second."""
+    lab, daemon = started(ground, 4, third={"packets": f"{packets}/off"})
+    pids = (daemon.pid,)
+    beside = Path(end(lab, 3), end(lab, 4), pids, daemon)
+    return {"limited": Path(end(lab, 1), end(lab, 2), pids, daemon, beside=beside)}
 
 
 def apart(ground: Ground) -> Mapping[str, Path]:

@@ -10,12 +10,15 @@ from tests.bench.places.ground import Builder
 
 FANS = (1, 16, 256)  # receivers of a broadcast
 CROWDS = (1024, 4096)  # idle ports
+LIMITED = 20_000  # packets a second that a port may send
 TABLES = (10, 1000, 100_000, 1_000_000)  # addresses
 
 PLACES: Mapping[str, Builder] = {
     "ipvsw": ours.ipvsw,
     "fast": ours.fast,
     "epoll": ours.epoll,
+    "guarded": ours.guarded,
+    "limited": partial(ours.limited, packets=LIMITED),
     "apart": ours.apart,
     "macvlan": ours.macvlan,
     "host": ours.host,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sends UDP frames from a device, past its queueing discipline.
 //
-// generate [-s SIZE] [-n DESTINATIONS] DEVICE DESTINATION-MAC SOURCE-IP DESTINATION-IP FRAMES-PER-SECOND SECONDS
+// generate [-s SIZE] [-n DESTINATIONS] [-b BURST] DEVICE DESTINATION-MAC SOURCE-IP DESTINATION-IP FRAMES-PER-SECOND SECONDS
 //
-// SIZE counts bytes without the FCS (60, the default, is 64 on a real wire). In bursts of 32 at a steady pace, or
-// smaller ones where 32 take longer than 10 ms; with 0 frames a second, flat out. The source MAC is the device's. With
+// SIZE counts bytes without the FCS (60, the default, is 64 on a real wire). In bursts of BURST (32, which is also the
+// most) at a steady pace, or smaller ones where these take longer than 10 ms; with 0 frames a second, flat out. The source MAC is the device's. With
 // DESTINATIONS the frames go by turns to that many addresses, from DESTINATION-IP upwards. The payload begins with the
 // frame's number, 32 bits; every checksum is right. Prints the number of frames that the device took.
 
@@ -93,21 +93,23 @@ int main(int argc, char **argv)
     struct mmsghdr messages[BURST];
     struct in_addr first;
     struct ifreq request = {0};
-    int sock = socket(AF_PACKET, SOCK_RAW, 0), one = 1, size = 60, option;
+    int sock = socket(AF_PACKET, SOCK_RAW, 0), one = 1, size = 60, most = BURST, option;
     unsigned destinations = 1, number = 0;
     unsigned char *model = frames[0];
 
-    while ((option = getopt(argc, argv, "s:n:")) != -1) {
+    while ((option = getopt(argc, argv, "s:n:b:")) != -1) {
         if (option == 's')
             size = atoi(optarg);
         else if (option == 'n')
             destinations = strtoul(optarg, NULL, 10);
+        else if (option == 'b')
+            most = atoi(optarg);
         else
             return 2;
     }
     argv += optind - 1;
-    if (argc - optind != 6 || size < SHORTEST || size > LONGEST || !destinations)
-        errx(2, "usage: generate [-s SIZE] [-n DESTINATIONS] DEVICE MAC SOURCE DESTINATION RATE SECONDS");
+    if (argc - optind != 6 || size < SHORTEST || size > LONGEST || !destinations || most < 1 || most > BURST)
+        errx(2, "usage: generate [-s SIZE] [-n DESTINATIONS] [-b BURST] DEVICE MAC SOURCE DESTINATION RATE SECONDS");
     strncpy(request.ifr_name, argv[1], IFNAMSIZ - 1);
     if (sock < 0 || ioctl(sock, SIOCGIFHWADDR, &request))
         err(1, "%s", argv[1]);
@@ -134,7 +136,7 @@ int main(int argc, char **argv)
     }
 
     double rate = atof(argv[5]), seconds = atof(argv[6]);
-    int burst = rate > 0 && rate * 0.01 < BURST ? (int)(rate * 0.01) : BURST;
+    int burst = rate > 0 && rate * 0.01 < most ? (int)(rate * 0.01) : most;
     long long sent = 0;
     struct timespec next, now, end;
     if (!burst)
