@@ -122,8 +122,15 @@ def test_a_thousand_half_open_connections(home: Namespace, netns: Spaces, daemon
             start = time.monotonic()
             until(lambda: running.port("p0")["mtu"] == mtu, "the port is followed")  # noqa: B023
             assert time.monotonic() - start < patient(10)  # seconds; on an idle machine it is far below 1
-        added = running.client.add_port(master=MASTER, name="p1", netns=other.name, addresses=["10.7.0.2/24"])
-        assert added["state"] == "up"
+
+        def add() -> None:
+            added = running.client.add_port(master=MASTER, name="p1", netns=other.name, addresses=["10.7.0.2/24"])
+            assert added["state"] == "up"
+
+        for what, command in (("show", running.client.switches), ("stats", running.client.stats), ("link add", add)):
+            start = time.monotonic()
+            command()
+            print(f"{what}: {time.monotonic() - start:.3f} s")
         assert (running.port("p0")["state"], running.port("p0")["index"]) == ("up", index)
         running.client.delete_port("p1")
         assert descriptors(running) <= before + Limits().user + 8

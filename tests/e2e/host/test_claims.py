@@ -9,6 +9,7 @@ import pytest
 from tests.e2e.host.hostnet import know_ports
 from tests.e2e.host.test_host_access import pings
 from tests.support import running
+from tests.support.machine import addresses, arp, idle, machine, solicitation
 from tests.support.patience import until
 from tests.support.topology import MASTER4, MASTER6, WIRE4, WIRE6, Lab, port4, port6
 
@@ -94,3 +95,29 @@ def test_what_is_pinned_is_nobody_elses(net: Net) -> None:
     net.claim(port4(2))
     reason = "the configuration pins it to port ipvl2"
     until(lambda: net.state(port4(2)) == ("refused", reason), "the claim is refused")
+
+
+@pytest.mark.parametrize("access", ["to-host", "both"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_forged_frame_takes_nothing_from_the_host(version: int, access: str) -> None:
+    """A machine whose addresses are learned, without guards: what is not on-link is not learned of it; and of one that
+    may have anything, it takes none of the host's traffic. The gateway's address is never learned."""
+    far, gateway, family = FAR[version], GATEWAY[version], f"-{version}"
+    with Lab(1) as lab:
+        lab.ip(lab.host, family, "route", "add", "default", "via", gateway)
+        lab.ip(lab.wire, family, "route", "add", "default", "via", MASTER[version])
+        lab.ip(lab.wire, "addr", "add", f"{far}/{128 if version == 6 else 32}", "dev", "lo")
+        common = {"kind": "tap", "mac": "master", "learn": True, "guard": "off"}
+        ports = [{"name": "vm1", **common}, {"name": "vm2", **common, "claim": "any"}]
+        with running.Daemon(running.switch("m0", lab.host, ports, host_access=access), home=lab.home) as daemon:
+            daemon.wait(states=("up", "waiting"))
+            idle(daemon, "vm1", "vm2")
+            with machine(daemon, "vm1") as one, machine(daemon, "vm2") as two:
+                for guest in (one, two):
+                    for address in (gateway, far):
+                        guest.send(arp(address, gateway) if version == 4 else solicitation(address, "fd00:1::99"))
+                until(lambda: far in addresses(daemon, "vm2"), "who may have anything has it")
+                until(lambda: daemon.stats()[0]["learned"].get("refused") == 3, "the rest is refused")
+                assert far not in addresses(daemon, "vm1")
+                assert not {gateway} & {*addresses(daemon, "vm1"), *addresses(daemon, "vm2")}
+                assert pings(lab, lab.host, far) and pings(lab, lab.host, gateway)
