@@ -93,7 +93,8 @@ _IN_ORDER = (
         "drop_bad_header",
         "has an offload header that contradicts its bytes; or is a GSO frame in an encapsulation that the "
         "switch can't segment (it can: VXLAN, GENEVE, FOU, GUE, GRE without sequence numbers, IPIP, IPv6 in "
-        "IP); or has on a stream socket a length that no frame can have",
+        "IP); or has on a stream socket a length that no frame can have; or is from a port with guards, and its "
+        "checksum would be written over an address, a port or whatever else they look at",
         "its offload header contradicts its bytes",
     ),
     Outcome(
