@@ -42,6 +42,9 @@ docs: setup  ## the tables of configuration keys and the example, from their rec
 judges: setup test-packages  ## real container runtimes in a Debian root, with the plugins [JUDGE=podman]
 	scripts/judge '$(JUDGE)'
 
+judge-docker:  ## Docker, with the network plugin
+	$(MAKE) judges JUDGE=docker
+
 judge-podman:  ## Podman 5 with netavark, root and rootless
 	$(MAKE) judges JUDGE=podman
 
@@ -109,4 +112,4 @@ bench-packages:
 
 always:
 
-.PHONY: help setup run test lint format docs judges judge-podman conformance bench where fuzz honest soak san wheel deb debcheck fresh clean system test-packages bench-packages always
+.PHONY: help setup run test lint format docs judges judge-docker judge-podman conformance bench where fuzz honest soak san wheel deb debcheck fresh clean system test-packages bench-packages always
