@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from ipvsw._fast import uring_error
 from ipvsw.doctor import neighbours
-from ipvsw.linux.ethtool import has_lro
+from ipvsw.linux.devices.ethtool import has_lro
 from ipvsw.linux.namespaces import open_namespace
 from ipvsw.linux.netlink import clsact, enter_namespace
 from ipvsw.linux.netlink.lookup import RTM_GETLINK

@@ -384,8 +384,7 @@ class HostPort:
             self._former = {4: {}, 6: {}}
 
     async def _drop_tap(self) -> None:
-        tap, self._tap = self._tap, None
-        self._index = 0
+        tap, self._tap, self._index = self._tap, None, 0
         await self._runtime.store.drop(self._held_name)
         if tap is not None:
             await self._runtime.run_blocking(tap.close)

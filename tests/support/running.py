@@ -166,7 +166,7 @@ class Daemon:
         self.process = None
         assert status == 0, f"ipvswd ended with {status}: {self.said()[-2000:]}"
         assert not self.socket.exists(), "the API socket is left"
-        assert not self.keeper.exists(), "the keeper is left"
+        until(lambda: not self.keeper.exists(), "the keeper goes")
 
     def kill(self) -> None:
         """kill -9."""

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from tests.support import traffic
-from tests.support.guest import guest
 from tests.support.machine import idle
 from tests.support.patience import LIMIT, until
+from tests.support.programs.guest import guest
 from tests.support.running import Daemon, port, switch
 from tests.support.topology import WIRE4, WIRE6, Lab, inside
 

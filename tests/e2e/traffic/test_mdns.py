@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 
-from tests.support.avahi import Avahi
-from tests.support.guest import guest
 from tests.support.patience import until
+from tests.support.programs.avahi import Avahi
+from tests.support.programs.guest import guest
 from tests.support.running import Daemon, port, switch
 from tests.support.topology import Lab, port4
 

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from ipvsw.status import Event, PortState, SwitchStatus
-from tests.support.browser import CHROMIUM, Browser
 from tests.support.patience import LIMIT
+from tests.support.programs.browser import CHROMIUM, Browser
 from tests.support.running import ROOT, words
 from tests.unit.daemon.fake_manager import LAN, Daemon, FakeManager
 

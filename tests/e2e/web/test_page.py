@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.browser import CHROMIUM, Browser
 from tests.support.patience import LIMIT
+from tests.support.programs.browser import CHROMIUM, Browser
 from tests.support.running import ROOT, Daemon, port, switch, words
 from tests.support.topology import Lab, port4, port6
 

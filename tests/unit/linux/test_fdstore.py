@@ -17,7 +17,7 @@ import ipvsw.daemon.keeper
 from ipvsw.linux.lasting.fdstore import FdStore, SystemdStore
 from ipvsw.linux.lasting.keeperstore import KeeperStore
 from tests.support.patience import LIMIT, until
-from tests.support.systemd import Systemd
+from tests.support.programs.systemd import Systemd
 
 COMMAND = [sys.executable, "-I", "-S", ipvsw.daemon.keeper.__file__]
 

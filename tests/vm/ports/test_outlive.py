@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.life.test_kill import again
-from tests.e2e.life.test_takeover import take_over
+from tests.e2e.restart.test_kill import again
+from tests.e2e.restart.test_takeover import take_over
 from tests.support.patience import LIMIT, until
 from tests.support.running import Daemon, port, switch
 from tests.support.topology import WIRE4, Lab, port4

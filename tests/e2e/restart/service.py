@@ -1,6 +1,6 @@
 """What systemd does with the service, under traffic: started, restarted, killed, frozen, stopped. It runs this itself.
 
-    scripts/systemd python3 -m tests.e2e.life.service [--rate 2000] [--packaged]
+    scripts/systemd python3 -m tests.e2e.restart.service [--rate 2000] [--packaged]
 
 With the standard library alone: where a package is tried there is nothing else. Without `--packaged` the daemon and
 its unit are this checkout's. Prints figures; the exit status is 1 if anything is not as it should be.

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.life.test_kill import index
+from tests.e2e.restart.test_kill import index
 from tests.support import leftovers
 from tests.support.outage import LinkEvents, Numbered
 from tests.support.patience import LIMIT, until
+from tests.support.programs.systemd import Systemd, control_groups
 from tests.support.running import ROOT, Daemon, port, switch, words
-from tests.support.systemd import Systemd, control_groups
 from tests.support.topology import WIRE4, Lab, exec_in, port4
 from tests.support.traffic import Stream
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.patience import patient
+from tests.support.programs.systemd import control_groups
 from tests.support.running import ROOT
-from tests.support.systemd import control_groups
 
 RATE = 150  # datagrams a second: those of several seconds have room, however long the machine takes
 
@@ -19,7 +19,7 @@ RATE = 150  # datagrams a second: those of several seconds have room, however lo
 def test_the_service_outlives_what_systemd_does_with_it() -> None:
     if not Path("/lib/systemd/systemd").exists() or not os.access(control_groups() or "/nowhere", os.W_OK):
         pytest.skip("no systemd, or no control groups")
-    command = ["scripts/systemd", sys.executable, "-m", "tests.e2e.life.service", "--rate", str(RATE)]
+    command = ["scripts/systemd", sys.executable, "-m", "tests.e2e.restart.service", "--rate", str(RATE)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patient(300), check=False)
     print(done.stdout, done.stderr)
     assert done.returncode == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.life.test_kill import index
+from tests.e2e.restart.test_kill import index
 from tests.support import leftovers
 from tests.support.outage import LinkEvents, Numbered
 from tests.support.patience import LIMIT, until
