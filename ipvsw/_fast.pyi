@@ -21,6 +21,10 @@ PACKET_RING: tuple[int, int]
 SEND_RING: tuple[int, int]
 """Slots, and bytes of each: the rings that a master's sockets may have, one to receive in, one to send from."""
 
+CAPTURE_RING: tuple[int, int, int]
+"""Of a capture: the bytes before each worker's ring, those of the ring, and those of a record before its frame; see
+datapath/mirror/ring.pxd."""
+
 EVENT_GONE: int
 """The port's device is gone (its namespace was deleted), or the peer of its socket has disconnected: the worker no
 longer polls it."""
@@ -222,6 +226,17 @@ class Datapath:
         """Those of `addresses` that a port which learns, and is bound to them, has sent from since the last call;
         now and then one more."""
 
+    def open_capture(self) -> int:
+        """From the commit on, workers copy frames for readers, by default none: to the memfd whose descriptor this
+        is. It stays the datapath's. Errors: OSError, RuntimeError if there is one already."""
+
+    def close_capture(self) -> None:
+        """From the commit on they don't; the descriptor is closed then."""
+
+    def capture(self, port: int | str | None, on: bool, tag: int = 0) -> None:
+        """Whether what a port, for None the master or for "host" the host's stack sends and gets is copied. `tag` is
+        what records call a port, a number from 3 on."""
+
     def commit(self, beat: bool = False) -> None:
         """With `beat` also if there are no changes: it returns when every worker has made a round.
         Errors: OSError (no memory, or a descriptor that can't be polled): the other changes were made."""
@@ -232,13 +247,13 @@ class Datapath:
         """The MAC address that a port's endpoint uses, None if it is the master's."""
 
     def trace(
-        self, port: int | str | None, frame: bytes
+        self, port: int | str | None, frame: bytes, header: bytes = ...
     ) -> tuple[str, list[tuple[str, dict[str, Any]]], list[tuple[int | str, bytes]]]:
-        """What would become of a frame without a virtio_net_hdr from a port, from the master for None, or from the
-        host's own interface for "host"; nothing is sent, counted or changed. Its outcome; the stages that it passes,
-        each with what was found there and its `outcome`, None where the frame goes on; and who receives which bytes: a
-        port, "wire", "host", or "stack" for the host's IP output. Which stages there are, and their facts, stands in
-        datapath/face/trace.pxd. Errors: ValueError."""
+        """What would become of a frame with that virtio_net_hdr, by default one that asks for nothing, from a port,
+        from the master for None, or from the host's own interface for "host"; nothing is sent, counted or changed.
+        Its outcome; the stages that it passes, each with what was found there and its `outcome`, None where the frame
+        goes on; and who receives which bytes: a port, "wire", "host", or "stack" for the host's IP output. Which
+        stages there are, and their facts, stands in datapath/face/trace.pxd. Errors: ValueError."""
 
     def traffic(self, port: int | str | None) -> tuple[int, int, int, int, int, int, tuple[int, ...]]:
         """The fields of `status.Traffic`, in its order, of a port, of the master for None, or of the host's own

@@ -3,30 +3,33 @@
 from cython cimport no_gc_clear
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.unistd cimport close
 
 from ipvsw.datapath.backends.unixsock cimport (
     DATAGRAMS, NO_FRAMING, PACKETS, STREAM, Socket, socket_new, socket_send, socket_tx,
 )
-from ipvsw.datapath.face.convert cimport address_of, as_address, as_mac, check, queue_take
+from ipvsw.datapath.face.captures cimport Captures, capture_layout, captures_committed, captures_end, captures_start
+from ipvsw.datapath.face.convert cimport address_of, as_address, as_mac, check
 from ipvsw.datapath.face.edits cimport EditList, edit, edits_add, edits_forget, edits_free
-from ipvsw.datapath.face.limits cimport limits_new
+from ipvsw.datapath.face.limits cimport limits_new, macnat_new
 from ipvsw.datapath.face.queries cimport addresses_used, frames_read, offence_of, routes_used, traffic_total
 from ipvsw.datapath.face.trace cimport traced
-from ipvsw.datapath.face.workers cimport commit_batch, events_taken, give_credit_to, have_rings, rings_open
+from ipvsw.datapath.face.workers cimport (
+    commit_batch, events_taken, give_credit_to, have_rings, punted_taken, rings_open, slow_taken,
+)
 from ipvsw.datapath.kernel.packetring cimport SEND_SLOT, SEND_SLOTS, SLOT, SLOTS
 from ipvsw.datapath.kernel.sys cimport EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_read, load_u64, store_u32
 from ipvsw.datapath.kernel.uring cimport Ring, ring_close, ring_open
 from ipvsw.datapath.loop.loop cimport worker_run
 from ipvsw.datapath.loop.mailbox cimport (
-    ANNOUNCE, ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BIND, CLEAR_ROUTES, CONNECT_PORT, DETACH_HOST, DETACH_MASTER,
-    DETACH_PORT, FORGET_ROUTE, REINJECT, SET_GROUPS, SET_GUARDS, SET_LEARNING, SET_LIMITS, SET_MASTER, SET_MODE,
-    SET_PORT, SET_ROUTE, SET_VLANS, STOP, UNBIND, Batch, Edit,
+    ANNOUNCE, ATTACH_HOST, ATTACH_MASTER, ATTACH_PORT, BIND, CAPTURE_INTERFACE, CLEAR_ROUTES, CONNECT_PORT, DETACH_HOST,
+    DETACH_MASTER, DETACH_PORT, FORGET_ROUTE, REINJECT, SET_CAPTURE, SET_GROUPS, SET_GUARDS, SET_LEARNING, SET_LIMITS,
+    SET_MASTER, SET_MODE, SET_PORT, SET_ROUTE, SET_VLANS, STOP, UNBIND, Batch, Edit,
 )
 from ipvsw.datapath.loop.state cimport (
-    BUFFER, EVENT_GONE_BIT, EVENT_GROUPS_BIT, EVENT_GUARD_BIT, FROM_GONE, FROM_HOST, FROM_MASTER, HEADER,
+    BUFFER, EVENT_GONE_BIT, EVENT_GROUPS_BIT, EVENT_GUARD_BIT, FROM_HOST, FROM_MASTER, HEADER,
     LONGEST, OFFENCE_WANTED, ROOM, UNIX_SOCKET, Offence, Worker, worker_free, worker_new,
 )
 from ipvsw.datapath.rules.decide cimport (
@@ -53,8 +56,7 @@ FRAMINGS = {"": NO_FRAMING, "stream": STREAM, "packets": PACKETS, "datagrams": D
 GUARDS = {name.removeprefix("guard_").replace("_", "-"): 1 << bit
           for bit, name in enumerate(OUTCOMES[FIRST_GUARD:FIRST_GUARD + N_GUARDS])}
 FLAGS = {"bridge": BRIDGE, "private": PRIVATE, "vepa": VEPA}
-PACKET_RING = SLOTS, SLOT
-SEND_RING = SEND_SLOTS, SEND_SLOT
+PACKET_RING, SEND_RING, CAPTURE_RING = (SLOTS, SLOT), (SEND_SLOTS, SEND_SLOT), capture_layout()
 
 EVENT_GONE, EVENT_GROUPS, EVENT_GUARD = EVENT_GONE_BIT, EVENT_GROUPS_BIT, EVENT_GUARD_BIT
 
@@ -84,6 +86,7 @@ cdef class Datapath:
     cdef set numbers  # of the ports that are attached
     cdef set sockets  # those of them that are sockets
     cdef int32_t next_number
+    cdef Captures captures
 
     def __cinit__(self, int workers=1, io="auto", *, uint32_t busy_poll=50, bint coalesce=True):
         cdef uint64_t key = int.from_bytes(os.urandom(8), "little")
@@ -161,12 +164,11 @@ cdef class Datapath:
         self.left += [*self.macnat.values(), *self.limits.values()]
         self.macnat, self.limits = {}, {}
         self.free_left()
+        captures_end(&self.captures)
         free(self.workers)
         free(self.flows)
         edits_free(&self.edits)
-        self.workers = NULL
-        self.flows = NULL
-        self.n_workers = 0
+        self.workers, self.flows, self.n_workers = NULL, NULL, 0
         if self.notify_fd >= 0:
             close(self.notify_fd)
         if self.done_fd >= 0:
@@ -217,11 +219,7 @@ cdef class Datapath:
             raise ValueError(f"{e.queues} queues need as many workers; there are {self.n_workers}")
         e.fds = self.lend_fds((fd, *extra_fds))
         if macnat is not None:
-            as_mac(macnat)
-            e.macnat = <uint64_t *> malloc(sizeof(uint64_t))
-            if e.macnat == NULL:
-                raise MemoryError
-            e.macnat[0] = as_mac(macnat)
+            e.macnat = macnat_new(as_mac(macnat))
             self.macnat[e.port] = <size_t> e.macnat
         if framing != NO_FRAMING:
             e.backend, e.socket = UNIX_SOCKET, socket_new(framing, self.n_workers)
@@ -373,6 +371,23 @@ cdef class Datapath:
         cdef Edit e = edit(CLEAR_ROUTES)
         edits_add(&self.edits, &e)
 
+    def open_capture(self):
+        cdef Edit e = edit(SET_CAPTURE)
+        captures_start(&self.captures, self.n_workers)
+        e.captures = self.captures.rings
+        edits_add(&self.edits, &e)
+        return self.captures.fd
+
+    def close_capture(self):
+        cdef Edit e = edit(SET_CAPTURE)
+        edits_add(&self.edits, &e)
+        self.captures.closing = True
+
+    def capture(self, port, bint on, uint32_t tag=0):
+        cdef Edit e = edit(CAPTURE_INTERFACE, self.source_of(port))
+        e.tag, e.up = tag, on
+        edits_add(&self.edits, &e)
+
     def commit(self, bint beat=False):
         cdef Batch batch
         if not (self.edits.length or beat):
@@ -382,6 +397,7 @@ cdef class Datapath:
         commit_batch(self.workers, self.n_workers, self.done_fd, &batch, bool(self.threads))
         self.forget_edits()
         self.free_left()
+        captures_committed(&self.captures)
         if batch.failures:
             raise OSError(batch.error, f"{os.strerror(batch.error)}: {batch.failures} changes were not made")
 
@@ -426,18 +442,10 @@ cdef class Datapath:
         return [(port, bits) for port, bits in found if port in self.numbers]
 
     def slow(self):
-        cdef int i
-        found = []
-        for i in range(self.n_workers):
-            found += queue_take(self.workers[i], &self.workers[i].slow)
-        return found
+        return slow_taken(self.workers, self.n_workers)
 
     def punted(self):
-        cdef int i
-        found = []
-        for i in range(self.n_workers):
-            found += queue_take(self.workers[i], &self.workers[i].punted)
-        return [(source, frame) for source, frame in found if source != FROM_GONE]
+        return punted_taken(self.workers, self.n_workers)
 
     def give_credit(self, int32_t source):
         give_credit_to(self.workers, self.n_workers, source if source < 0 else self.known(source))
@@ -471,14 +479,14 @@ cdef class Datapath:
         cdef size_t place = self.macnat.get(self.known(port), 0)
         return load_u64(<uint64_t *> place).to_bytes(6, "little") if place else None
 
-    def trace(self, port, bytes frame):
+    def trace(self, port, bytes frame, bytes header=bytes(HEADER)):
         if self.workers == NULL:
             raise ValueError("the datapath is closed")
-        if len(frame) > LONGEST:
-            raise ValueError(f"a frame has {LONGEST} bytes at most, not {len(frame)}")
+        if len(frame) > LONGEST or len(header) != HEADER:
+            raise ValueError(f"a frame has {LONGEST} bytes at most, not {len(frame)}, and a header {HEADER}")
         if isinstance(port, int) and self.known(port) >= self.workers[0].switch_.n_ports:
             raise ValueError(f"port {port} is not committed yet")
-        return traced(self.workers[0], self.source_of(port), frame, OUTCOMES)
+        return traced(self.workers[0], self.source_of(port), header, frame, OUTCOMES)
 
     def traffic(self, port):
         return traffic_total(self.workers, self.n_workers, self.source_of(port))

@@ -1,9 +1,18 @@
-"""Limits that all workers share, in memory of their own."""
+"""What all workers share of a port, in memory of its own: limits, and the MAC address that its endpoint uses."""
 
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport malloc
 
 from ipvsw.datapath.rules.ratelimit cimport BROADCAST_BURST, RATE_BURST, RX, TX, Limits, bucket_of
+
+
+cdef inline uint64_t *macnat_new(uint64_t mac) except NULL:
+    """For `free`."""
+    cdef uint64_t *own = <uint64_t *> malloc(sizeof(uint64_t))
+    if own == NULL:
+        raise MemoryError
+    own[0] = mac
+    return own
 
 
 cdef inline Limits *limits_new(rate, packets, uint64_t broadcast) except? NULL:

@@ -17,7 +17,7 @@ from libc.string cimport memcpy, memset
 
 from ipvsw.datapath.face.convert cimport address_of
 from ipvsw.datapath.kernel.busypoll cimport clock_ns
-from ipvsw.datapath.kernel.sys cimport load_i32, load_u64
+from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE, load_i32, load_u64
 from ipvsw.datapath.loop.flood cimport group_of_unicast
 from ipvsw.datapath.loop.punt cimport (
     FOR_DHCP, MASTER_FOR_DHCP, answers_arp_probe, is_arp_probe, is_dhcp, may_be_control, sender_of,
@@ -62,7 +62,7 @@ cdef struct Trace:
     PyObject *receivers
 
 
-cdef inline tuple traced(Worker *w, int32_t source, bytes frame, tuple names):
+cdef inline tuple traced(Worker *w, int32_t source, bytes header, bytes frame, tuple names):
     """As `Datapath.trace` gives it. `names` are those of the outcomes."""
     cdef Trace t
     cdef list steps = [], receivers = []
@@ -70,7 +70,7 @@ cdef inline tuple traced(Worker *w, int32_t source, bytes frame, tuple names):
     t.w, t.source, t.now, t.outcome = w, source, clock_ns(), NO_OUTCOME
     t.steps, t.receivers = <PyObject *> steps, <PyObject *> receivers
     try:
-        trace_copy(&t, frame)
+        trace_copy(&t, header, frame)
         trace_frame(&t)
     finally:
         free(t.buffer)
@@ -85,14 +85,15 @@ cdef inline object named(int outcome, tuple names):
     return None if outcome == NO_OUTCOME else "to_route" if outcome == TO_ROUTE else names[outcome]
 
 
-cdef inline int trace_copy(Trace *t, bytes frame) except -1:
-    """The frame, behind a virtio_net_hdr that asks for nothing, and what the rules write to."""
+cdef inline int trace_copy(Trace *t, bytes header, bytes frame) except -1:
+    """The frame behind its virtio_net_hdr, and what the rules write to."""
     t.buffer = <uint8_t *> calloc(1, ROOM + HEADER + len(frame) + SLACK)
     t.s = t.w.switch_
     t.s.rules = <PortRule *> malloc((t.s.n_ports + 1) * sizeof(PortRule))
     t.s.flows = <uint64_t *> malloc(FLOWS * sizeof(uint64_t))
     if t.buffer == NULL or t.s.rules == NULL or t.s.flows == NULL:
         raise MemoryError
+    memcpy(t.buffer + ROOM, PyBytes_AS_STRING(header), HEADER)
     memcpy(t.buffer + ROOM + HEADER, PyBytes_AS_STRING(frame), len(frame))
     memcpy(t.s.rules, t.w.switch_.rules, t.s.n_ports * sizeof(PortRule))
     memcpy(t.s.flows, t.w.switch_.flows, FLOWS * sizeof(uint64_t))
@@ -166,7 +167,11 @@ cdef inline int trace_from_port(Trace *t) except -1:
     trace_punt(t, rule)  # 4
     if t.s.mode != L2 and rule.own != NULL and is_neighbour_query(&t.f):  # 5
         return trace_query(t)
-    return trace_verdict(t, decide_from_port(&t.s, &t.f, False))  # 6
+    return trace_verdict(t, decide_from_port(&t.s, &t.f, is_gso(t)))  # 6
+
+
+cdef inline bint is_gso(const Trace *t) noexcept:
+    return frame_header(&t.f).gso_type != VIRTIO_NET_HDR_GSO_NONE
 
 
 cdef inline int trace_macnat(Trace *t) except -1:
@@ -314,7 +319,7 @@ cdef inline int trace_copy_to(Trace *t, int32_t port) except -1:
     cdef Frame whole = t.f
     cdef bytes kept = (<const char *> t.f.data)[:t.f.length]
     cdef uint64_t own
-    if t.source != FROM_MASTER and not port_accepts(&t.s.rules[port], t.f.length, False):
+    if t.source != FROM_MASTER and not port_accepts(&t.s.rules[port], t.f.length, is_gso(t)):
         return 0
     if t.w.ports[port].limits != NULL and limits_direction(t.w.ports[port].limits, TX):
         limits = t.w.ports[port].limits[0]

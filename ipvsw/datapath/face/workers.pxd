@@ -2,12 +2,13 @@
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
+from ipvsw.datapath.face.convert cimport queue_take
 from ipvsw.datapath.kernel.sys cimport (
     add_i32, eventfd_read, eventfd_write, load_i32, load_ptr, load_u32, store_ptr, take_u32,
 )
 from ipvsw.datapath.kernel.uring cimport ring_close, ring_open
 from ipvsw.datapath.loop.mailbox cimport Batch, take_mail
-from ipvsw.datapath.loop.state cimport BUFFER, CREDIT, MASTER_CREDIT, ROOM, Port, Worker
+from ipvsw.datapath.loop.state cimport BUFFER, CREDIT, FROM_GONE, MASTER_CREDIT, ROOM, Port, Worker
 
 
 cdef inline int rings_open(Worker **workers, int n) noexcept nogil:
@@ -63,6 +64,24 @@ cdef inline list events_taken(Worker **workers, int n, int32_t ports):
         if bits:
             found.append((port, bits))
     return found
+
+
+cdef inline list slow_taken(Worker **workers, int n):
+    """Pairs of a source and a frame that waited for the router."""
+    cdef int i
+    found = []
+    for i in range(n):
+        found += queue_take(workers[i], &workers[i].slow)
+    return found
+
+
+cdef inline list punted_taken(Worker **workers, int n):
+    """The same for the snooper, without those of ports that have left."""
+    cdef int i
+    found = []
+    for i in range(n):
+        found += queue_take(workers[i], &workers[i].punted)
+    return [(source, frame) for source, frame in found if source != FROM_GONE]
 
 
 cdef inline void give_credit_to(Worker **workers, int n, int32_t source) noexcept nogil:

@@ -6,7 +6,9 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from *:
     """
+    #include <fcntl.h>
     #include <sched.h>
+    #include <sys/mman.h>
     #include <time.h>
     #include <linux/if_packet.h>
     #include <linux/virtio_net.h>
@@ -38,6 +40,7 @@ cdef extern from *:
     #define ipvsw_add(p, v) __atomic_add_fetch((p), (v), __ATOMIC_ACQ_REL)
     #define ipvsw_or(p, v) __atomic_fetch_or((p), (v), __ATOMIC_ACQ_REL)
     #define ipvsw_take(p) __atomic_exchange_n((p), 0, __ATOMIC_ACQ_REL)
+    #define ipvsw_fence_release() __atomic_thread_fence(__ATOMIC_RELEASE)
     #define ipvsw_exchange(p, was, v) \
         __atomic_compare_exchange_n((p), (was), (v), 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
     """
@@ -89,6 +92,7 @@ cdef extern from *:
 
     int sched_yield() noexcept nogil
     enum: CLOCK_MONOTONIC
+    enum: CLOCK_REALTIME
     cdef struct timespec:
         long tv_sec
         long tv_nsec
@@ -108,8 +112,20 @@ cdef extern from *:
     void store_u16 "ipvsw_store"(uint16_t *p, uint16_t v) noexcept nogil
     uint64_t or_u64 "ipvsw_or"(uint64_t *p, uint64_t v) noexcept nogil
     uint64_t take_u64 "ipvsw_take"(uint64_t *p) noexcept nogil
+    void fence_release "ipvsw_fence_release"() noexcept nogil  # what was stored is seen before what will be
     # If *p is *was it becomes v; else *was becomes *p, and it is false.
     bint exchange_u64 "ipvsw_exchange"(uint64_t *p, uint64_t *was, uint64_t v) noexcept nogil
+
+    # Memory with a descriptor.
+    enum: MFD_CLOEXEC
+    enum: MFD_ALLOW_SEALING
+    enum: F_ADD_SEALS
+    enum: F_SEAL_SEAL
+    enum: F_SEAL_SHRINK
+    enum: F_SEAL_GROW
+    enum: F_SEAL_FUTURE_WRITE
+    int memfd_create(const char *name, unsigned int flags) noexcept nogil
+    int fcntl(int fd, int command, ...) noexcept nogil
 
 cdef extern from "pthread.h" nogil:
     ctypedef struct pthread_mutex_t:

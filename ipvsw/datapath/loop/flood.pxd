@@ -23,7 +23,7 @@ from ipvsw.datapath.loop.state cimport (
 )
 from ipvsw.datapath.kernel.busypoll cimport clock_ns
 from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE, mac48, virtio_net_hdr
-from ipvsw.datapath.loop.tx cimport host_tx, master_tx, port_tx, queue_master_tx
+from ipvsw.datapath.loop.tx cimport host_tx, master_tx, port_tx, queue_master_tx, settle_captured
 from ipvsw.datapath.kernel.uring cimport ring_enter, ring_enter_for
 from ipvsw.datapath.packet.headers cimport Frame, frame_is_membership_report, frame_parse, frame_received, packet_group
 
@@ -49,6 +49,7 @@ cdef inline void flood_slice(Worker *w) noexcept nogil:
     cdef int budget = SMALL if w.yielding else SLICE
     cdef Waiting *entry
     cdef Held *held
+    settle_captured(w)
     while w.backlog_length and budget > 0:
         entry = &w.backlog[w.backlog_head]
         budget -= flood_ports(w, entry, budget)
@@ -94,6 +95,7 @@ cdef inline void flood_pause(Worker *w) noexcept nogil:
 cdef inline void flood_host(Worker *w, Waiting *entry) noexcept nogil:
     """A copy for the host's stack, if it may receive the ports' multicast frames."""
     cdef Frame f
+    w.source = entry.source
     if frame_parse(&f, entry.frame + HEADER, entry.length - HEADER) and host_hears_group(&w.switch_, &f):
         host_tx(w, entry.frame, entry.length)
 
@@ -115,6 +117,7 @@ cdef inline int flood_ports(Worker *w, Waiting *entry, int budget) noexcept nogi
     cdef bint gso = (<virtio_net_hdr *> entry.frame).gso_type != VIRTIO_NET_HDR_GSO_NONE
     cdef int used = 0
     cdef int32_t port
+    w.source = entry.source
     while entry.next < w.switch_.n_ports and used < budget:
         port = entry.next
         entry.next += 1

@@ -32,19 +32,22 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
+from ipvsw.datapath.mirror.frames cimport capture_again
 from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE, unlikely
 from ipvsw.datapath.loop.flood cimport queue_flood
 from ipvsw.datapath.loop.guards cimport note_offence, stopped_by_guard
 from ipvsw.datapath.loop.punt cimport punt_control, punt_new_address, punt_report, punt_to_port
 from ipvsw.datapath.loop.state cimport (
-    BURST, FROM_HOST, FROM_MASTER, HEADER, ROOM, Reinjected, Traffic, Worker, round_ns,
+    BURST, FROM_GONE, FROM_HOST, FROM_MASTER, HEADER, ROOM, Reinjected, Traffic, Worker, round_ns,
     run_apart,
 )
-from ipvsw.datapath.loop.tx cimport host_tx, master_tx, port_tx, queue_master_tx, traffic_of
+from ipvsw.datapath.loop.tx cimport (
+    begin_captured, drop_read, host_tx, is_captured, master_tx, port_tx, queue_master_tx, settle_captured, traffic_of,
+)
 from ipvsw.datapath.loop.tx_routed cimport route_tx
 from ipvsw.datapath.packet.headers cimport Frame, frame_header, frame_is_multicast, frame_parse
 from ipvsw.datapath.rules.decide cimport (
-    L2, LEARNING, LIMITED, MAC_NAT, REPORTING, VEPA, Verdict, decide_from_host, decide_from_master,
+    CAPTURED, L2, LEARNING, LIMITED, MAC_NAT, REPORTING, VEPA, Verdict, decide_from_host, decide_from_master,
     decide_from_port, deliver_to_sibling,
 )
 from ipvsw.datapath.rules.guard cimport guard_host
@@ -65,7 +68,7 @@ cdef inline void forward_from_port(Worker *w, int32_t port, uint8_t *buffer, uin
     traffic.rx_frames += 1
     traffic.rx_bytes += n - HEADER
     if not frame_parse(&f, buffer + HEADER, n - HEADER):  # 1
-        traffic.outcomes[DROP_RUNT] += 1
+        drop_read(w, port, buffer, n, DROP_RUNT)
         return
     extra = w.switch_.rules[port].extra_stages
     if unlikely(extra):
@@ -79,14 +82,18 @@ cdef inline void forward_from_port(Worker *w, int32_t port, uint8_t *buffer, uin
 cdef inline bint ended_in_extra_stage(Worker *w, int32_t port, uint8_t extra, Frame *f) noexcept nogil:
     """Whether stages 2 to 4 keep the frame of a port that has more of them than others."""
     cdef int outcome
-    if extra & MAC_NAT:  # 2
-        outcome = macnat_rewrite(w.switch_.rules[port].own, w.switch_.mac, frame_header(f), f)
+    if extra & (CAPTURED | MAC_NAT):  # one test for a port that has guards alone
+        if extra & CAPTURED:
+            run_apart(begin_captured, w, port, f)
+        outcome = NO_OUTCOME
+        if extra & MAC_NAT:  # 2
+            outcome = macnat_rewrite(w.switch_.rules[port].own, w.switch_.mac, frame_header(f), f)
         if outcome != NO_OUTCOME:
             w.ports[port].traffic.outcomes[outcome] += 1
             return True
     if w.switch_.rules[port].guards and stopped_by_guard(w, port, f, False):  # 3
         return True
-    if extra & (LIMITED | LEARNING | REPORTING):  # one test for a port that has guards alone
+    if extra & (LIMITED | LEARNING | REPORTING):  # and one more
         if extra & LIMITED:
             outcome = limit_frame(w.ports[port].limits, RX, f.data - HEADER, f.length + HEADER, round_ns(w))
             if outcome != NO_OUTCOME:
@@ -115,8 +122,11 @@ cdef inline void forward_from_master(Worker *w, uint8_t *buffer, uint32_t n) noe
     w.master.rx_frames += 1
     w.master.rx_bytes += n - HEADER
     if not frame_parse(&f, buffer + HEADER, n - HEADER):  # 1
-        w.master.outcomes[DROP_RUNT] += 1
-    elif not punt_to_port(w, FROM_MASTER, &f):  # 4
+        drop_read(w, FROM_MASTER, buffer, n, DROP_RUNT)
+        return
+    if unlikely(w.capture != NULL) and w.capture.wire:
+        run_apart(begin_captured, w, FROM_MASTER, &f)
+    if not punt_to_port(w, FROM_MASTER, &f):  # 4
         dispatch(w, &w.master, FROM_MASTER, decide_from_master(&w.switch_, &f), &f)  # 6, 7
 
 
@@ -126,8 +136,11 @@ cdef inline void forward_from_host(Worker *w, uint8_t *buffer, uint32_t n) noexc
     w.host.rx_frames += 1
     w.host.rx_bytes += n - HEADER
     if not frame_parse(&f, buffer + HEADER, n - HEADER):  # 1
-        w.host.outcomes[DROP_RUNT] += 1
-    elif not punt_to_port(w, FROM_HOST, &f):  # 4
+        drop_read(w, FROM_HOST, buffer, n, DROP_RUNT)
+        return
+    if unlikely(w.capture != NULL) and w.capture.host:
+        run_apart(begin_captured, w, FROM_HOST, &f)
+    if not punt_to_port(w, FROM_HOST, &f):  # 4
         dispatch(w, &w.host, FROM_HOST, decide_from_host(&w.switch_, &f), &f)  # 6, 7
 
 
@@ -139,6 +152,7 @@ cdef inline int reply_to_query(Worker *w, int32_t port, const Frame *f) noexcept
         return DROP_MULTICAST
     memset(frame_header(f), 0, HEADER)
     w.may_queue = False  # it is counted here, and only once
+    w.source = FROM_GONE
     port_tx(w, port, f.data - HEADER, HEADER + length)
     w.may_queue = may_queue
     return ANSWERED
@@ -167,6 +181,7 @@ cdef inline void dispatch(Worker *w, Traffic *traffic, int32_t source, Verdict v
 
 cdef inline int forward_to_host(Worker *w, int32_t source, const Frame *f) noexcept nogil:
     """Guards once more: what reaches the host is known only now."""
+    w.source = source
     if source >= 0 and w.switch_.rules[source].guards and guard_host(&w.switch_, source, f):
         note_offence(w, source, GUARD_HOST, f)
         return GUARD_HOST
@@ -188,6 +203,7 @@ cdef inline void deliver_reinjected(Worker *w, const Reinjected *entry, const Fr
             return
         v = deliver_to_sibling(&w.switch_, entry.to, f, frame_header(f).gso_type != VIRTIO_NET_HDR_GSO_NONE)
     if v.outcome == TO_PORT:
+        w.source = entry.source
         v.outcome = port_tx(w, entry.to, f.data - HEADER, f.length + HEADER)
     if not entry.copy:
         traffic_of(w, entry.source).outcomes[v.outcome] += 1
@@ -206,7 +222,13 @@ cdef inline void take_reinjected(Worker *w) noexcept nogil:
         memcpy(buffer, entry.frame, entry.length)
         if not frame_parse(&f, buffer + HEADER, entry.length - HEADER):
             traffic_of(w, entry.source).outcomes[DROP_RUNT] += 1
-        elif goes_to_port(w, entry):
+            free(entry)
+            continue
+        settle_captured(w)
+        if is_captured(w, entry.source) and not entry.copy:
+            run_apart(begin_captured, w, entry.source, &f)
+            capture_again(w.capture)
+        if goes_to_port(w, entry):
             deliver_reinjected(w, entry, &f)
         elif entry.copy:
             pass

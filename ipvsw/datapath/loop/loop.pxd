@@ -25,7 +25,7 @@ from ipvsw.datapath.loop.flood cimport flood_slice
 from ipvsw.datapath.loop.mailbox cimport take_mail
 from ipvsw.datapath.loop.loop_uring cimport ring_run
 from ipvsw.datapath.loop.state cimport Worker
-from ipvsw.datapath.loop.tx cimport master_tx, sockets_tx
+from ipvsw.datapath.loop.tx cimport master_tx, publish_captured, sockets_tx
 from ipvsw.datapath.kernel.packetring cimport packets_release
 from ipvsw.datapath.kernel.uring cimport ring_close, ring_start
 
@@ -47,6 +47,7 @@ cdef inline void worker_drain(Worker *w) noexcept nogil:
     if w.n_gathering:
         sockets_tx(w)
     packets_release(&w.packets)
+    publish_captured(w)
 
 
 cdef inline void epoll_run(Worker *w) noexcept nogil:
@@ -60,3 +61,4 @@ cdef inline void epoll_run(Worker *w) noexcept nogil:
         take_reinjected(w)
         if w.n_gathering:
             sockets_tx(w)
+        publish_captured(w)

@@ -28,7 +28,7 @@ from ipvsw.datapath.loop.state cimport (
 )
 from ipvsw.datapath.kernel.busypoll cimport clock_ns, busypoll_learn, busypoll_on, busypoll_pays
 from ipvsw.datapath.kernel.sys cimport EPOLLERR, EPOLLIN, eventfd_write, load_ptr
-from ipvsw.datapath.loop.tx cimport master_tx, port_tx_ended, sockets_tx
+from ipvsw.datapath.loop.tx cimport master_tx, port_tx_ended, publish_captured, sockets_tx
 from ipvsw.datapath.kernel.uring cimport (
     IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, io_uring_cqe, ring_completions, ring_buffer,
     ring_cancel, ring_enter, ring_recycle, ring_peek, ring_poll, ring_publish, ring_stirs, ring_submit, ring_take,
@@ -71,6 +71,7 @@ cdef inline void ring_run(Worker *w) noexcept nogil:
                 take_reinjected(w)
         if w.n_gathering:
             sockets_tx(w)
+        publish_captured(w)
         ring_publish(&w.ring)
         ring_feed(w)
     if not w.stopping:

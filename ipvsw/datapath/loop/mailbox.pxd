@@ -10,14 +10,17 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
+from ipvsw.datapath.mirror.ring cimport Capture
 from ipvsw.datapath.rules.decide cimport PortRule, note_stages
 from ipvsw.datapath.kernel.packetring cimport packets_map, packets_unmap, send_ring_map, send_ring_unmap
 from ipvsw.datapath.rules.routecache cimport Route, route_clear, route_forget, route_put
 from ipvsw.datapath.loop.state cimport (
-    BACKLOG, CREDIT, DEVICE, FROM_GONE, HOST_EVENT, MASTER_EVENT, NO_OFFENCE, OFFENCE_WANTED, SLOW, UNIX_SOCKET, Port,
+    BACKLOG, CREDIT, DEVICE, FROM_GONE, FROM_MASTER, HOST_EVENT, MASTER_EVENT, NO_OFFENCE, OFFENCE_WANTED,
+    SLOW, UNIX_SOCKET, Port,
     Queue, Reinjected, Worker, backlog_put, poll_fd, queue_of, read_by_ring, reads_port, unpoll_fd,
 )
 from ipvsw.datapath.backends.unixsock cimport Socket, socket_connect, socket_release
+from ipvsw.datapath.loop.tx cimport settle_captured
 from ipvsw.datapath.kernel.sys cimport add_i32, eventfd_write, load_ptr, store_ptr, store_u32, take_u32
 from ipvsw.datapath.rules.ratelimit cimport RX, TX, Limits, limits_direction
 from ipvsw.datapath.rules.table cimport table_put, table_remove
@@ -39,6 +42,8 @@ cdef enum EditKind:
     SET_LEARNING
     SET_GUARDS
     SET_LIMITS
+    SET_CAPTURE
+    CAPTURE_INTERFACE
     REINJECT
     ANNOUNCE
     DETACH_PORT
@@ -70,6 +75,8 @@ cdef struct Edit:
     uint8_t learn
     uint32_t guards
     Limits *limits
+    Capture *captures  # SET_CAPTURE: one for each worker; NULL: none
+    uint32_t tag  # CAPTURE_INTERFACE
     bint up
     uint8_t all_multicast
     uint32_t mtu
@@ -102,6 +109,7 @@ cdef inline void take_mail(Worker *w) noexcept nogil:
     cdef int error
     if batch == NULL:
         return
+    settle_captured(w)
     end = mail_end(w, batch)
     while w.mail_read < end:
         error = apply_edit(w, &batch.edits[w.mail_read])
@@ -127,7 +135,8 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
     if e.kind == ATTACH_PORT:
         return attach_port(w, e)
     if e.port >= w.switch_.n_ports and e.kind in (
-            BIND, CONNECT_PORT, SET_PORT, SET_GROUPS, SET_LEARNING, SET_GUARDS, SET_LIMITS, ANNOUNCE, DETACH_PORT):
+            BIND, CONNECT_PORT, SET_PORT, SET_GROUPS, SET_LEARNING, SET_GUARDS, SET_LIMITS, CAPTURE_INTERFACE, ANNOUNCE,
+            DETACH_PORT):
         return ENOMEM  # there was none for the port itself
     if e.kind == BIND:
         return 0 if table_put(&w.switch_.table, &e.address, e.port) else ENOMEM
@@ -156,6 +165,10 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
         store_u32(&w.ports[e.port].offence.state, OFFENCE_WANTED if e.guards else NO_OFFENCE)
     elif e.kind == SET_LIMITS:
         set_limits(w, e.port, e.limits)
+    elif e.kind == SET_CAPTURE:
+        set_capture(w, e.captures)
+    elif e.kind == CAPTURE_INTERFACE:
+        capture_interface(w, e.port, e.tag, e.up)
     elif e.kind == REINJECT:
         return 0 if queue_reinjected(w, e) else ENOMEM
     elif e.kind == ANNOUNCE:
@@ -199,7 +212,7 @@ cdef inline int attach_port(Worker *w, const Edit *e) noexcept nogil:
     p.backend = e.backend
     p.socket = e.socket
     p.accepts_uso = e.accepts_uso
-    p.special = e.backend != DEVICE
+    note_special(w, e.port)
     p.credit = CREDIT
     w.switch_.rules[e.port].mtu = e.mtu
     w.switch_.rules[e.port].own = e.macnat
@@ -275,9 +288,36 @@ cdef inline void set_limits(Worker *w, int32_t port, Limits *limits) noexcept no
     """NULL: none."""
     cdef Port *p = &w.ports[port]
     p.limits = limits
-    p.special = p.backend != DEVICE or (limits != NULL and limits_direction(limits, TX))
+    note_special(w, port)
     w.switch_.rules[port].limited = limits != NULL and limits_direction(limits, RX)
     note_stages(&w.switch_.rules[port])
+
+
+cdef inline void note_special(Worker *w, int32_t port) noexcept nogil:
+    cdef Port *p = &w.ports[port]
+    p.special = (p.backend != DEVICE or w.capture != NULL
+                 or (p.limits != NULL and limits_direction(p.limits, TX)))
+
+
+cdef inline void set_capture(Worker *w, Capture *captures) noexcept nogil:
+    """Of no interface yet. NULL: of none any more."""
+    cdef int32_t port
+    w.capture = NULL if captures == NULL else &captures[w.number]
+    for port in range(w.switch_.n_ports):
+        capture_interface(w, port, w.ports[port].tag, False)
+
+
+cdef inline void capture_interface(Worker *w, int32_t source, uint32_t tag, bint on) noexcept nogil:
+    """A port, or while there is a capture FROM_MASTER or FROM_HOST."""
+    if source >= 0:
+        w.ports[source].tag = tag
+        w.switch_.rules[source].captured = on
+        note_stages(&w.switch_.rules[source])
+        note_special(w, source)
+    elif w.capture != NULL and source == FROM_MASTER:
+        w.capture.wire = on
+    elif w.capture != NULL:
+        w.capture.host = on
 
 
 cdef inline bint copy_groups(PortRule *rule, const Edit *e) noexcept nogil:

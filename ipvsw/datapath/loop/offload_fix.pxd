@@ -21,8 +21,8 @@ from ipvsw.datapath.kernel.sys cimport (
 )
 from ipvsw.datapath.kernel.uring cimport ring_submit
 from ipvsw.datapath.loop.forward cimport forward_from_master, forward_from_port
-from ipvsw.datapath.loop.state cimport BURST, HEADER, ROOM, Traffic, Worker
-from ipvsw.datapath.loop.tx cimport gro_tx, master_tx, takes_gro
+from ipvsw.datapath.loop.state cimport BURST, FROM_MASTER, HEADER, ROOM, Traffic, Worker
+from ipvsw.datapath.loop.tx cimport begin_captured, drop_read, gro_tx, is_captured, master_tx, takes_gro, traffic_of
 from ipvsw.datapath.packet.gro cimport MAX_BATCH, UDP_CHECK, UDP_HLEN
 from ipvsw.datapath.packet.headers cimport Frame, frame_parse
 from ipvsw.datapath.packet.offload cimport GSO_UDP_L4, asks_for_offload, offload_fits
@@ -51,17 +51,18 @@ cdef inline void receive_from_port(Worker *w, int32_t port, uint8_t *buffer, uin
     """`forward_from_port` for a frame of which the header may not be true. Only a GSO frame's can't be: a TAP has no
     SCTP offload."""
     if w.switch_.rules[port].guards and unlikely(asks_for_offload(buffer)) and not guard_checksum(buffer, n):
-        count_bad_header(&w.ports[port].traffic, n)
+        drop_bad_header(w, port, buffer, n)
     elif unlikely((<virtio_net_hdr *> buffer).gso_type != VIRTIO_NET_HDR_GSO_NONE) and not offload_fits(buffer, n):
         fix_from_port(w, port, buffer, n)
     else:
         forward_from_port(w, port, buffer, n)
 
 
-cdef inline void count_bad_header(Traffic *traffic, uint32_t n) noexcept nogil:
+cdef inline void drop_bad_header(Worker *w, int32_t source, const uint8_t *buffer, uint32_t n) noexcept nogil:
+    cdef Traffic *traffic = traffic_of(w, source)
     traffic.rx_frames += 1
     traffic.rx_bytes += n - HEADER
-    traffic.outcomes[DROP_BAD_HEADER] += 1
+    drop_read(w, source, buffer, n, DROP_BAD_HEADER)
 
 
 cdef inline void receive_from_master(Worker *w, uint8_t *buffer, uint32_t n) noexcept nogil:
@@ -75,7 +76,7 @@ cdef inline void fix_from_port(Worker *w, int32_t port, uint8_t *buffer, uint32_
     cdef Segmenter c
     cdef uint32_t number
     memcpy(frame, buffer, n)
-    if not parsed(w, &w.ports[port].traffic, &c, frame, n):
+    if not parsed(w, port, &c, frame, n):
         return
     for number in range(c.count):
         buffer = w.tx_buffers[w.tx_length] + ROOM
@@ -88,7 +89,7 @@ cdef inline bint fix_from_master(Worker *w, uint8_t *buffer, uint32_t n) noexcep
     """Whether the frame is done with; if not, its header is true now."""
     cdef Segmenter c
     cdef uint32_t number
-    if not parsed(w, &w.master, &c, buffer, n):
+    if not parsed(w, FROM_MASTER, &c, buffer, n):
         return True
     if not c.size:
         segmenter_complete(&c, buffer + HEADER)
@@ -102,11 +103,12 @@ cdef inline bint fix_from_master(Worker *w, uint8_t *buffer, uint32_t n) noexcep
     return True
 
 
-cdef inline bint parsed(Worker *w, Traffic *traffic, Segmenter *c, const uint8_t *buffer, uint32_t n) noexcept nogil:
+cdef inline bint parsed(Worker *w, int32_t source, Segmenter *c, const uint8_t *buffer, uint32_t n) noexcept nogil:
     """False for a frame that can't be completed or segmented: a contradiction, or an encapsulation that isn't known.
     What follows is written at once, behind what is queued."""
+    cdef Traffic *traffic = traffic_of(w, source)
     if not segmenter_parse(c, buffer, n):
-        count_bad_header(traffic, n)
+        drop_bad_header(w, source, buffer, n)
         return False
     traffic.offload_fixed += 1
     if w.ring.running:
@@ -137,6 +139,8 @@ cdef inline bint forward_datagrams(Worker *w, const Segmenter *c, uint8_t *buffe
     v = decide_from_master(&w.switch_, &f)
     if v.outcome != TO_PORT or not takes_gro(w, v.port):
         return False
+    if is_captured(w, FROM_MASTER):
+        begin_captured(w, FROM_MASTER, &f)
     while number < c.count:
         gather_datagrams(&d, c, number)
         number += d.count

@@ -6,19 +6,22 @@ Functions stand in the order in which a frame meets them.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memmove, memset
 
+from ipvsw.datapath.mirror.frames cimport capture_batch, capture_batch_ended
 from ipvsw.datapath.rules.prefetch cimport Ahead, ahead_fetch, is_far, collect_ahead
 from ipvsw.datapath.rules.decide cimport Verdict, decide_from_master
 from ipvsw.datapath.rules.outcome cimport DROP_ERROR, TO_PORT
 from ipvsw.datapath.packet.gro cimport GroBatch, gro_merge, gro_checksums_hold, gro_takes
 from ipvsw.datapath.kernel.packetring cimport packet_slot, packet_take, packets_waiting
 from ipvsw.datapath.loop.offload_fix cimport receive_from_master
-from ipvsw.datapath.loop.state cimport CONTROL, HEADER, LONGEST, MASTER_BURST, ROOM, Worker
+from ipvsw.datapath.loop.state cimport (
+    CONTROL, FROM_MASTER, HEADER, LONGEST, MASTER_BURST, ROOM, Worker, tag_of,
+)
 from ipvsw.datapath.kernel.sys cimport (
     CMSG_DATA, CMSG_FIRSTHDR, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA, SOL_PACKET, TP_STATUS_COPY,
     TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, cmsghdr,
     iovec, msghdr, recvmsg, tpacket2_hdr, tpacket_auxdata, virtio_net_hdr,
 )
-from ipvsw.datapath.loop.tx cimport gro_tx, takes_gro
+from ipvsw.datapath.loop.tx cimport drop_read, gro_tx, settle_captured, takes_gro
 from ipvsw.datapath.kernel.uring cimport ring_submit
 from ipvsw.datapath.packet.headers cimport ETH_P_8021Q, VLAN_HLEN, Frame, frame_parse, put16
 
@@ -100,6 +103,8 @@ cdef inline bint gro_forward(Worker *w) noexcept nogil:
     cdef Frame first
     cdef Verdict v
     cdef int outcome
+    cdef bint recorded
+    cdef uint64_t start = 0
     if not frame_parse(&first, <uint8_t *> t.frames[0].iov_base + HEADER, <uint32_t> t.frames[0].iov_len - HEADER):
         return False
     v = decide_from_master(&w.switch_, &first)
@@ -108,10 +113,16 @@ cdef inline bint gro_forward(Worker *w) noexcept nogil:
     if not gro_checksums_hold(t):
         return False
     submit_rx(w)
+    recorded = w.capture != NULL and w.capture.wire
+    settle_captured(w)
+    if recorded:
+        start = capture_batch(w.capture, t.frames, t.count, tag_of(w, v.port))
     gro_merge(t)
     w.master.rx_frames += t.count
     w.master.rx_bytes += total
     outcome = gro_tx(w, v.port, t.frames, t.count, t.count, total)
+    if recorded:
+        capture_batch_ended(w.capture, start, outcome)
     w.master.outcomes[outcome] += t.count
     return True
 
@@ -159,7 +170,7 @@ cdef inline void master_frame(
         return
     w.master.rx_frames += 1
     w.master.rx_bytes += n - HEADER
-    w.master.outcomes[DROP_ERROR] += 1
+    drop_read(w, FROM_MASTER, buffer, n, DROP_ERROR)
 
 
 cdef inline uint8_t *restore_tag(uint8_t *buffer, uint16_t tpid, uint16_t tci) noexcept nogil:

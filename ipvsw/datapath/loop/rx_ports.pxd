@@ -13,7 +13,7 @@ from ipvsw.datapath.loop.offload_fix cimport receive_from_port
 from ipvsw.datapath.loop.state cimport (
     BURST, EVENT_GONE_BIT, HEADER, LONGEST, ROOM, UNIX_SOCKET, Worker, raise_event, unpoll_fd,
 )
-from ipvsw.datapath.loop.tx cimport master_tx
+from ipvsw.datapath.loop.tx cimport drop_read, master_tx, settle_captured
 from ipvsw.datapath.backends.unixsock cimport (
     DATAGRAMS, STREAM, Socket, socket_end, socket_send, stream_fill, stream_next,
 )
@@ -74,6 +74,7 @@ cdef inline void stream_rx(Worker *w, int32_t port, Socket *s) noexcept nogil:
         if w.tx_length == BURST:
             master_tx(w)
     if length < 0:
+        settle_captured(w)
         w.ports[port].traffic.rx_frames += 1
         w.ports[port].traffic.outcomes[DROP_BAD_HEADER] += 1
         socket_rx_failed(w, port, 0)
@@ -94,7 +95,7 @@ cdef inline void packets_rx(Worker *w, int32_t port, Socket *s) noexcept nogil:
         if n > LONGEST:
             w.ports[port].traffic.rx_frames += 1
             w.ports[port].traffic.rx_bytes += n
-            w.ports[port].traffic.outcomes[DROP_ERROR] += 1
+            drop_read(w, port, buffer, HEADER + LONGEST, DROP_ERROR)
             continue
         forward_from_port(w, port, buffer, HEADER + n)
         if w.tx_length == BURST:

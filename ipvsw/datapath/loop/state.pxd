@@ -10,6 +10,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 from posix.unistd cimport close
 
+from ipvsw.datapath.mirror.ring cimport HOST_TAG, NO_TAG, WIRE_TAG, Capture
 from ipvsw.datapath.kernel.packetring cimport PacketRing, SendRing, packets_unmap, send_ring_unmap
 from ipvsw.datapath.kernel.sys cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, epoll_create1, epoll_ctl,
@@ -109,7 +110,8 @@ cdef struct Port:
     int queues  # each of which has its reader
     Socket *socket  # UNIX_SOCKET alone
     bint accepts_uso  # takes datagrams that have become one (USO)
-    bint special  # no DEVICE, or there are limits to what it gets
+    bint special  # no DEVICE, or there are limits to what it gets, or frames are captured
+    uint32_t tag  # for captures
     Limits *limits  # shared by all workers; NULL: none
     bint tx_pending  # frames for its socket wait to be sent together
     uint32_t events  # EVENT_* bits that the control thread has not fetched
@@ -208,6 +210,7 @@ cdef struct Worker:
     int32_t starved[2]  # heads of two lists: ports that got no frame, and those that got some; -1: empty
     int32_t starved_last[2]
     int32_t source  # the interface whose frame is being forwarded
+    Capture *capture  # NULL: nobody captures frames
     uint32_t inflight_writes  # queued and not yet completed
     PacketRing packets  # what the master receives
     SendRing txring  # short frames for the wire
@@ -268,6 +271,13 @@ cdef inline void read_by_ring(Worker *w, int32_t port) noexcept nogil:
     w.ports[port].armed = True
     w.ports[port].got_frame = False
     ring_read(&w.ring, w.ports[port].fd, RING_READ | <uint32_t> port)
+
+
+cdef inline uint32_t tag_of(const Worker *w, int32_t source) noexcept nogil:
+    """Of an interface, for captures."""
+    if source >= 0:
+        return w.ports[source].tag
+    return WIRE_TAG if source == FROM_MASTER else HOST_TAG if source == FROM_HOST else NO_TAG
 
 
 cdef inline Held *waiting_of(Worker *w, int32_t source) noexcept nogil:

@@ -4,6 +4,10 @@ from libc.errno cimport EAGAIN, EBADFD, EINVAL, EIO, ENETDOWN, ENOBUFS, ENOMEM, 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from posix.unistd cimport write
 
+from ipvsw.datapath.mirror.frames cimport (
+    capture_completed, capture_dropped, capture_ended, capture_pieces, capture_read, capture_sent, capture_written,
+)
+from ipvsw.datapath.mirror.ring cimport HOST_TAG, NO_RECORD, Capture, ring_publish
 from ipvsw.datapath.rules.decide cimport L2
 from ipvsw.datapath.rules.outcome cimport (
     DROP_BAD_HEADER, DROP_ERROR, DROP_FULL, DROP_NO_MASTER, DROP_PORT_DOWN, NO_OUTCOME, TO_HOST, TO_MASTER, TO_PORT,
@@ -12,17 +16,21 @@ from ipvsw.datapath.rules.macnat cimport macnat_restore
 from ipvsw.datapath.rules.ratelimit cimport TX, limit_frame, limits_direction
 from ipvsw.datapath.kernel.packetring cimport send_ring_put, send_ring_send
 from ipvsw.datapath.loop.state cimport (
-    BURST, FROM_FIRST, FROM_HOST, HEADER, RING_LENGTHS, RING_PORT, RING_PORTS, RING_SOURCE, RING_WRITE, UNIX_SOCKET,
-    Port, Traffic, Worker, round_ns,
+    BURST, FROM_FIRST, FROM_HOST, FROM_MASTER, HEADER, RING_LENGTHS, RING_PORT, RING_PORTS,
+    RING_SOURCE, RING_WRITE, UNIX_SOCKET,
+    Port, Traffic, Worker, round_ns, tag_of,
 )
 from ipvsw.datapath.backends.unixsock cimport socket_send, socket_tx
-from ipvsw.datapath.kernel.sys cimport MSG_DONTWAIT, iovec, send, sendmmsg, writev
+from ipvsw.datapath.kernel.sys cimport MSG_DONTWAIT, iovec, send, sendmmsg, unlikely, writev
 from ipvsw.datapath.kernel.uring cimport ring_write
+from ipvsw.datapath.packet.headers cimport Frame
 
 ctypedef int (*Tx)(Worker *, int32_t, uint8_t *, uint32_t) noexcept nogil
+ctypedef void (*Settle)(Worker *) noexcept nogil
 
 cdef extern from *:
     Tx apart "ipvsw_apart"(Tx f) noexcept nogil  # see kernel/sys.pxd
+    Settle apart_settle "ipvsw_apart"(Settle f) noexcept nogil
 
 
 cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
@@ -37,12 +45,16 @@ cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) no
 
 
 cdef inline int special_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
-    """To a port that has limits or is a unix socket."""
+    """To a port that has limits or is a unix socket, or to any while frames are captured."""
     cdef Port *p = &w.ports[port]
     cdef int outcome = limit_tx(w, p, buffer, n)
     if outcome != NO_OUTCOME:
         return outcome
-    return socket_port_tx(w, port, buffer, n) if p.backend == UNIX_SOCKET else device_tx(w, port, buffer, n)
+    outcome = socket_port_tx(w, port, buffer, n) if p.backend == UNIX_SOCKET else device_tx(w, port, buffer, n)
+    if w.capture != NULL and (outcome == TO_PORT or outcome == NO_OUTCOME):
+        capture_written(w.capture, p.tag, w.switch_.rules[port].captured, w.source, tag_of(w, w.source), buffer, n,
+                        write_tag(w, port, n) if outcome == NO_OUTCOME else 0)
+    return outcome
 
 
 cdef inline int device_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
@@ -68,7 +80,9 @@ cdef inline int limit_tx(Worker *w, Port *p, const uint8_t *buffer, uint32_t n) 
 
 cdef inline bint takes_gro(const Worker *w, int32_t port) noexcept nogil:
     """Whether a port takes UDP GSO frames: not with MAC NAT nor with limits, which look at each frame."""
-    return w.ports[port].accepts_uso and not w.ports[port].special and w.switch_.rules[port].own == NULL
+    cdef const Port *p = &w.ports[port]
+    return p.accepts_uso and w.switch_.rules[port].own == NULL and (
+        not p.special or p.limits == NULL or not limits_direction(p.limits, TX))
 
 
 cdef inline int gro_tx(
@@ -81,16 +95,20 @@ cdef inline int gro_tx(
         return port_failure(errno)
     p.traffic.tx_frames += count
     p.traffic.tx_bytes += total
+    if unlikely(p.special) and w.capture != NULL:
+        capture_pieces(w.capture, p.tag, w.switch_.rules[port].captured, FROM_MASTER, pieces, n)
     return TO_PORT
 
 
 cdef inline bint queue_port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
     """The completion's tag has all that `port_tx_ended` counts: source, port, length. False if the ring has failed."""
-    cdef bint queued = ring_write(
-        &w.ring, w.ports[port].fd, buffer, n,
-        RING_WRITE | <uint64_t> (w.source - FROM_FIRST) << RING_SOURCE | <uint64_t> port << RING_PORT | n)
+    cdef bint queued = ring_write(&w.ring, w.ports[port].fd, buffer, n, write_tag(w, port, n))
     w.inflight_writes += queued
     return queued
+
+
+cdef inline uint64_t write_tag(const Worker *w, int32_t port, uint32_t n) noexcept nogil:
+    return RING_WRITE | <uint64_t> (w.source - FROM_FIRST) << RING_SOURCE | <uint64_t> port << RING_PORT | n
 
 
 cdef inline void port_tx_ended(Worker *w, uint64_t tag, int result) noexcept nogil:
@@ -98,6 +116,9 @@ cdef inline void port_tx_ended(Worker *w, uint64_t tag, int result) noexcept nog
     cdef Traffic *to = &w.ports[tag >> RING_PORT & RING_PORTS].traffic
     cdef Traffic *source = traffic_of(w, <int32_t> (tag >> RING_SOURCE & RING_PORTS) + FROM_FIRST)
     w.inflight_writes -= 1
+    if unlikely(w.capture != NULL):
+        settle_captured(w)
+        capture_completed(w.capture, tag, TO_PORT if result >= 0 else port_failure(-result), result >= 0)
     if result < 0:
         to.tx_errors += 1
         source.outcomes[port_failure(-result)] += 1
@@ -111,6 +132,50 @@ cdef inline Traffic *traffic_of(Worker *w, int32_t source) noexcept nogil:
     if source >= 0:
         return &w.ports[source].traffic
     return &w.host if source == FROM_HOST else &w.master
+
+
+cdef inline bint is_captured(const Worker *w, int32_t source) noexcept nogil:
+    """Whether what is read from an interface is recorded for readers."""
+    if w.capture == NULL:
+        return False
+    if source >= 0:
+        return w.switch_.rules[source].captured
+    return w.capture.wire if source == FROM_MASTER else source == FROM_HOST and w.capture.host
+
+
+cdef inline int begin_captured(Worker *w, int32_t source, const Frame *f) noexcept nogil:
+    """A frame that is recorded for readers begins its way."""
+    settle_captured(w)
+    capture_read(w.capture, source, tag_of(w, source), f.data - HEADER, f.length + HEADER,
+                 traffic_of(w, source).outcomes, w.tx_length)
+    return 0
+
+
+cdef inline void settle_captured(Worker *w) noexcept nogil:
+    """What has become of the last such frame, before anything else is done that counts for its interface."""
+    if w.capture != NULL and w.capture.rx != NO_RECORD:
+        apart_settle(settle)(w)
+
+
+cdef inline void settle(Worker *w) noexcept nogil:
+    cdef Capture *c = w.capture
+    capture_ended(c, traffic_of(w, c.source).outcomes,
+                  w.tx_length > c.tx_length and w.tx_sources[c.tx_length] == c.source)
+
+
+cdef inline void publish_captured(Worker *w) noexcept nogil:
+    """Once in a round: what readers may have."""
+    if w.capture != NULL:
+        settle_captured(w)
+        ring_publish(w.capture, w.inflight_writes == 0 and w.tx_length == 0)
+
+
+cdef inline void drop_read(Worker *w, int32_t source, const uint8_t *buffer, uint32_t n, int outcome) noexcept nogil:
+    """A frame that was read and goes no further: before its stages begin."""
+    settle_captured(w)
+    traffic_of(w, source).outcomes[outcome] += 1
+    if is_captured(w, source):
+        capture_dropped(w.capture, tag_of(w, source), buffer, n, outcome)
 
 
 cdef inline int port_failure(int error) noexcept nogil:
@@ -173,7 +238,11 @@ cdef inline int host_tx(Worker *w, uint8_t *buffer, uint32_t n) noexcept nogil:
     if (w.host_fd if by_host_port else w.inject_fd) < 0:
         return DROP_NO_MASTER
     sent = write(w.host_fd, buffer, n) if by_host_port else send(w.inject_fd, buffer, n, MSG_DONTWAIT)
-    return TO_HOST if sent >= 0 else tx_failure()
+    if sent < 0:
+        return tx_failure()
+    if unlikely(w.capture != NULL) and w.capture.host:
+        capture_written(w.capture, HOST_TAG, True, w.source, tag_of(w, w.source), buffer, n, 0)
+    return TO_HOST
 
 
 cdef inline void queue_master_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
@@ -227,6 +296,10 @@ cdef inline uint32_t txring_tx(Worker *w) noexcept nogil:
 cdef inline void count_master_tx(Worker *w, uint32_t number, int outcome) noexcept nogil:
     """Count the outcome of one frame of the batch."""
     cdef int32_t source = w.tx_sources[number]
+    if unlikely(w.capture != NULL):
+        settle_captured(w)
+        capture_sent(w.capture, number, tag_of(w, source), <const uint8_t *> w.tx_iovecs[number].iov_base,
+                     <uint32_t> w.tx_iovecs[number].iov_len, outcome)
     if outcome == TO_MASTER:
         w.master.tx_frames += 1
         w.master.tx_bytes += w.tx_iovecs[number].iov_len - HEADER
