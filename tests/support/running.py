@@ -35,6 +35,11 @@ def words(variable: str, module: str) -> list[str]:
     return [sys.executable, "-c", f"import sys; from {module} import main; sys.exit(main())"]
 
 
+def tool_at(socket_path: Path) -> list[str]:
+    """The words of `ipvsw` before a command, for the daemon with that socket."""
+    return [*words("IPVSW", "ipvsw.cli"), "--socket", str(socket_path)]
+
+
 def port(name: str, netns: str, addresses: Sequence[str] = (), **more: Any) -> dict[str, Any]:
     """A [[switch.port]] table."""
     table: dict[str, Any] = {"name": name, "netns": netns, **more}
@@ -189,7 +194,7 @@ class Daemon:
 
     def cli(self, *arguments: str, check: bool = True) -> str:
         """What `ipvsw` says."""
-        command = [*words("IPVSW", "ipvsw.cli"), "--socket", str(self.socket), *arguments]
+        command = [*tool_at(self.socket), *arguments]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
         assert not check or done.returncode == 0, f"ipvsw {' '.join(arguments)}: {done.returncode}: {done.stderr}"
         return done.stdout

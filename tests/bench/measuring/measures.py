@@ -22,7 +22,7 @@ from statistics import median
 from tests.bench.measuring import quiet
 from tests.bench.places.ground import FIRST, SECOND, Ground, Path, confined, pinned
 from tests.support.patience import LIMIT, until
-from tests.support.running import Daemon, cpu_ns
+from tests.support.running import Daemon, cpu_ns, tool_at
 from tests.support.topology import exec_in, inside, run
 
 Figures = dict[str, float]
@@ -195,6 +195,29 @@ def rr_beside(ground: Ground, path: Path, burst: int, rate: float) -> Figures:
     return found
 
 
+def tcp_beside(ground: Ground, path: Path, rate: float, captured: str) -> Figures:
+    """`tcp` while another pair of ports exchanges so many 60-byte frames a second; `captured`: "yes" if these are
+    written to a file that keeps nothing. lost_share: of the frames, what the capture has missed."""
+    assert path.beside is not None and path.daemon is not None
+    lost_share = 0.0
+    command = [*tool_at(path.daemon.socket), "capture", path.beside.source.device, "-w", "/dev/null"]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(unread(path.beside))
+        if captured == "yes":
+            reader = stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+            assert reader.stderr is not None and reader.stderr.readline().startswith("ipvsw: capturing")
+        sending = exec_in(path.beside.source.netns, *generator(ground, path.beside, 60, rate, 1))
+        sender = stack.enter_context(subprocess.Popen(sending, stdout=subprocess.DEVNULL))
+        found = tcp(ground, path)
+        assert sender.wait(LIMIT) == 0
+        if captured == "yes":
+            reader.send_signal(signal.SIGINT)
+            said = re.findall(r"(\d+) frames captured, (\d+) lost", reader.communicate(timeout=LIMIT)[1])
+            kept, lost = map(int, said[0])
+            lost_share = lost / max(1, kept + lost)
+    return found | {"lost_share": lost_share}
+
+
 # ---------------------------------------------------------------------------- what is there when nothing happens
 
 
@@ -275,5 +298,19 @@ def settle(count: Callable[[], int], quiet_for: float = 0.05, at_most: float = 5
 
 MEASURES: dict[str, Callable[..., Figures]] = {
     one.__name__: one
-    for one in (tcp, gso, frames, flow, together, ordered, rr, ping, rr_under_broadcast, rr_beside, idle, facts)
+    for one in (
+        tcp,
+        tcp_beside,
+        gso,
+        frames,
+        flow,
+        together,
+        ordered,
+        rr,
+        ping,
+        rr_under_broadcast,
+        rr_beside,
+        idle,
+        facts,
+    )
 }

@@ -87,6 +87,11 @@ def streams() -> Iterator[Row]:
         yield row(f"M5-{way}", words, f"ipvsw {way}", "macvlan", f"macvlan {way}", at_least(0.75))
         yield row(f"M5-{way}-9000", words, f"ipvsw {way}", "macvlan", f"macvlan {way}", None, 9000)
     yield row("R1", "port to wire, mode l3", "routed out", "macvlan", "macvlan out", at_least(0.60))
+    with_it, without = (Sample("captured", "tcp_beside", (PACED, how)) for how in ("yes", "no"))
+    what = f"TCP, port to port, beside {PACED // 1000} kpps that are captured"
+    yield Row("Y1", what, "Gbit/s", "gbit", with_it, "not captured", without, at_least(0.90))
+    what = f"share of {PACED // 1000} kpps that a capture misses, beside TCP flat out"
+    yield Row("Y1-lost", what, "", "lost_share", with_it)
     yield row("O1", "beside a port of kind stream", "beside-stream", "without that port", "ipvsw", at_least(0.97))
     yield row("O2", "two processes, each on a socket", "stream", "VDE, vde_plug2tap", "vde-plugs", at_least(3))
     yield row("O3", "port to a process on a socket", "stream to", "VDE, vde_plug2tap", "vde-plugs", None)

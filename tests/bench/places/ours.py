@@ -154,6 +154,13 @@ def workers(ground: Ground, number: int, queues: int = 1) -> Mapping[str, Path]:
     return {name: Path(end(lab, 1), end(lab, 2), pids, daemon, beside=second)}
 
 
+def captured(ground: Ground) -> Mapping[str, Path]:
+    """Two pairs of ports, of which frames of the second are captured."""
+    lab, daemon = started(ground, 4)
+    second = Path(end(lab, 3), end(lab, 4), (daemon.pid,), daemon)
+    return {"captured": Path(end(lab, 1), end(lab, 2), (daemon.pid,), daemon, beside=second)}
+
+
 # ---------------------------------------------------------------------------- mode l3
 
 

@@ -27,6 +27,7 @@ PLACES: Mapping[str, Builder] = {
     "routed": ours.routed,
     "workers1": partial(ours.workers, number=1),
     "workers2": partial(ours.workers, number=2),
+    "captured": ours.captured,
     "queues2": partial(ours.workers, number=2, queues=2),
     "veth": peers.veth,
     "bridge": peers.bridge,
