@@ -373,8 +373,7 @@ cdef class Datapath:
 
     def open_capture(self):
         cdef Edit e = edit(SET_CAPTURE)
-        captures_start(&self.captures, self.n_workers)
-        e.captures = self.captures.rings
+        e.captures = captures_start(&self.captures, self.n_workers)
         edits_add(&self.edits, &e)
         return self.captures.fd
 

@@ -39,6 +39,25 @@ class ApiError(Exception):
         self.status = status
 
 
+class Stream:
+    """Server-sent events, each with one value. `connection` is readable when there may be more."""
+
+    def __init__(self, connection: socket.socket, data: bytes) -> None:
+        """`data` has come already."""
+        self.connection = connection
+        self._data = data
+
+    def read(self) -> list[Record] | None:
+        """What is there, or comes next: maybe nothing yet. None: the daemon has ended. Errors: OSError."""
+        if b"\n" not in self._data:
+            part = self.connection.recv(RECEIVE)
+            if not part:
+                return None
+            self._data += part
+        *lines, self._data = self._data.split(b"\n")
+        return [json.loads(line[5:]) for line in lines if line.startswith(b"data:")]
+
+
 class Client:
     """One daemon. Every method makes one request on a connection of its own.
 
@@ -127,18 +146,34 @@ class Client:
 
     def events(self) -> Iterator[Record]:
         """What happens from now on (`EventStatus` in the model); ends when the daemon does."""
+        with self._streaming("GET", "/v1/events") as stream:
+            stream.connection.settimeout(None)
+            while (some := stream.read()) is not None:
+                yield from some
+
+    @contextlib.contextmanager
+    def capture(self, at: str = "") -> Iterator[tuple[int, Stream]]:
+        """Frames copied for us while the context lasts: the descriptor of the memory that has them, and the stream of
+        what must be known of it (`CaptureStatus` in the model), of which the first is there already."""
+        fds: list[int] = []
+        try:
+            with self._streaming("POST", "/v1/captures", {"at": at}, fds) as stream:
+                yield fds[0], stream
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    @contextlib.contextmanager
+    def _streaming(
+        self, method: str, target: str, body: object = None, fds: list[int] | None = None
+    ) -> Iterator[Stream]:
+        """A request whose answer has no end, and has begun."""
         with self._connected() as connection:
-            connection.sendall(_request("GET", "/v1/events", None, version="1.0"))  # of which no answer is chunked
-            status, head, data = _read_head(connection, None)
+            connection.sendall(_request(method, target, body, version="1.0"))  # of which no answer is chunked
+            status, head, data = _read_head(connection, fds)
             if status >= 400:
                 self._decode(status, _read_content(connection, None, head, data))
-            connection.settimeout(None)
-            while True:
-                *lines, data = data.split(b"\n")
-                yield from (json.loads(line[5:]) for line in lines if line.startswith(b"data:"))
-                if not (part := connection.recv(RECEIVE)):
-                    return
-                data += part
+            yield Stream(connection, data)
 
     def request(
         self,

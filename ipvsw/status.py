@@ -137,6 +137,7 @@ class TraceAsked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     at: str  # where it comes from: PORT, SWITCH/PORT, a master's name, "master", "host", SWITCH/master, SWITCH/host
     frame: str = ""  # its bytes in hexadecimal, from the Ethernet header on
+    header: str = ""  # of such a frame, its virtio_net_hdr in hexadecimal; "": one that asks for nothing
     kind: Literal["", "icmp", "tcp", "udp", "arp", "ns", "dhcp"] = ""  # "": icmp
     source: str = ""  # addresses
     destination: str = ""
@@ -172,6 +173,26 @@ class TraceStatus(Struct, frozen=True, kw_only=True):
     reason: str  # one line: why it ends so
     steps: tuple[TraceStep, ...]
     receivers: tuple[TraceReceiver, ...]
+
+
+class CaptureAsked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A capture: a switch's name for all its interfaces, or an interface as `TraceAsked.at` names it."""
+
+    at: str = ""  # "": the only switch
+
+
+class CaptureStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a reader of captured frames must know. "rings": the descriptor that comes with the answer has the switch's
+    rings, each of `size` bytes behind `head` bytes, one for each worker. "interface": records
+    with that tag are of this interface."""
+
+    event: Literal["rings", "interface"]
+    name: str  # of the switch; of an interface: SWITCH/PORT, SWITCH/host, or the master's name
+    head: int = 0
+    size: int = 0
+    outcomes: dict[str, str] = {}  # how a frame can end, in the order of their numbers: names and reasons
+    tag: int = 0
+    captured: bool = False  # whether it is one that was asked for
 
 
 class HandedOver(Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from itertools import islice
 
 from ipvsw._fast import FRAMINGS, GUARDS, Datapath
+from ipvsw.addresses.captures import Captures
 from ipvsw.addresses.claims import Admission, Change, Refused, Rule
 from ipvsw.addresses.counters import Counters
 from ipvsw.addresses.fastpath import FastPaths, Limits, words_of
@@ -57,6 +58,7 @@ class Table:
         self._limits: dict[str, tuple[Limit, Limit, Limit]] = {}
         self._paths = FastPaths(changes)
         self._lapses = Lapses(changes)
+        self.captures = Captures(switch, changes, self._numbers, self._captures_changed)
         self._groups: dict[str, frozenset[bytes]] = {}
         self._listeners: Counter[bytes] = Counter()  # group -> ports that listen to it
         self._leaving = Batcher(self._detach_all)
@@ -98,6 +100,7 @@ class Table:
         if device is not None:
             self._paths.attach(port, number, device, mtu)
             self._restrict_path(port)
+        self.captures.attach(port)
         if port in self._guards:
             self._apply_guards(port)
         if port in self._limits:
@@ -203,12 +206,17 @@ class Table:
             )
             self._restrict_path(port)
 
+    def _captures_changed(self) -> None:
+        for port in self._numbers:
+            self._restrict_path(port)
+
     def _restrict_path(self, port: str) -> None:
         """The port's unicast is the daemon's while something is set that the kernel can't do."""
         rate, packets, _ = self._limits.get(port, (UNLIMITED, UNLIMITED, UNLIMITED))
         own = self.own_mac(port)
-        sends = {"rate": rate.rx, "packets": packets.rx, "mac own": own}
-        receives = {"rate": rate.tx, "packets": packets.tx, "mac own": own}
+        both = {"mac own": own, "capture": self.captures.wants(port)}
+        sends = {"rate": rate.rx, "packets": packets.rx, **both}
+        receives = {"rate": rate.tx, "packets": packets.tx, **both}
         self._paths.restrict(port, Limits(words_of(sends), words_of(receives), bool(self.guards(port))))
 
     def path(self, port: str) -> str:

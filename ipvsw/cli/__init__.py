@@ -51,6 +51,6 @@ def _run(arguments: Sequence[str]) -> tuple[str, int]:
     asked = understand(arguments)
     command = BY_NAME[asked.command]
     result = command.run(asked)
-    if command.write is None:
+    if command.write is None or result is None:
         return result or "", 0
     return json.dumps(result, indent=2) if asked.json else command.write(result, asked), command.code(result)

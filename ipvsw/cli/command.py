@@ -72,7 +72,8 @@ def silent(result: Any, asked: Asked) -> str:
 
 class Command(NamedTuple):
     """`read` takes the words after the name; errors: Usage. `run` returns what --json prints, as the API gave it;
-    `write` makes text of that. Without `write` the result is the text, or None. `complete` gives what may stand after
+    `write` makes text of that, unless it is None: then everything is said. Without `write` the result is the text, or
+    None. `complete` gives what may stand after
     the words that are there."""
 
     name: str  # as it is typed, "link add"

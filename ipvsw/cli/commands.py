@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from ipvsw import DEFAULT_SOCKET, __version__
 from ipvsw.cli import admin, link, stats, status, vm, watch
 from ipvsw.cli.command import Asked, Command, Option, Usage, first, read_nothing
-from ipvsw.cli.diagnose import doctor, top, trace, web
+from ipvsw.cli.diagnose import capture, doctor, top, trace, web
 
 OPTIONS = (
     Option("--json", "print JSON", short="-j"),
@@ -53,6 +53,7 @@ COMMANDS = (
     *watch.COMMANDS,
     *top.COMMANDS,
     *trace.COMMANDS,
+    *capture.COMMANDS,
     *doctor.COMMANDS,
     *web.COMMANDS,
     *vm.COMMANDS,

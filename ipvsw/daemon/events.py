@@ -69,6 +69,7 @@ class Watcher:
     """One reader's queue. If it is too slow the oldest events are dropped, and it is told how many."""
 
     def __init__(self) -> None:
+        self.descriptors: list[int] = []  # none
         self._queue: deque[EventStatus] = deque()
         self._lost = 0
         self._ended = False

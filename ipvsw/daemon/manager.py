@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 
 import msgspec
@@ -27,6 +28,7 @@ from ipvsw.config.plan import (
     diff,
     with_added,
 )
+from ipvsw.daemon.api.contract import Feed
 from ipvsw.daemon.events import Events
 from ipvsw.daemon.kmodlinks import KmodLinks
 from ipvsw.daemon.preflight import preflight, preflight_start
@@ -40,6 +42,7 @@ from ipvsw.model import Config, Flag, Mode, NotFound, PortConfig, Refused, Switc
 from ipvsw.ports.port import Port
 from ipvsw.snooping.saved import Snooped
 from ipvsw.status import (
+    CaptureAsked,
     Event,
     HandedOver,
     LeaseStatus,
@@ -177,6 +180,17 @@ class Manager:
         """What would become of a frame; nothing is sent. Errors: NotFound, Refused."""
         switch, at = self._switches.find_interface(asked.at)
         return await self._switches[switch].trace(asked, at)
+
+    def capture(self, asked: CaptureAsked) -> AbstractContextManager[Feed]:
+        """Frames copied for a reader. Errors: NotFound, Refused; of the context also OSError."""
+        switch, at = self._switches.find_captured(asked.at)
+        return self._switches[switch].capture(at)
+
+    def end_streams(self) -> None:
+        """Nobody gets more of what happens, nor of frames."""
+        self.events.end()
+        for switch in self._switches.values():
+            switch.end_captures()
 
     # ------------------------------------------------------------------------ virtual machines
 

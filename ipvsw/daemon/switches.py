@@ -44,6 +44,16 @@ class Switches(dict[str, Switch]):
                 return of or next(iter(ports)), last
         return names.find_by_master(name, self._masters()), "master"
 
+    def find_captured(self, name: str) -> tuple[str, str | None]:
+        """The same, or None for all of a switch, which "" means if it is the only one."""
+        if name in self and not names.find_ports(name, self._ports()):
+            return name, None
+        if name:
+            return self.find_interface(name)
+        if len(self) != 1:
+            raise Refused(f"say which switch: {', '.join(self)}" if self else "there is no switch")
+        return next(iter(self)), None
+
     def on_master(self, master: str) -> Switch | None:
         """The switch on this master; one in the daemon's own namespace goes before others."""
         found = [switch for switch in self.values() if switch.config.master == master]

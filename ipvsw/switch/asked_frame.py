@@ -14,6 +14,7 @@ from ipvsw.status import TraceAsked
 STRANGER = bytes.fromhex("00005e005301")  # for documentation: RFC 9542 section 2.1.4
 PORTS = {"tcp": 80, "udp": 53}
 FRAME_MAX = 65536  # bytes
+HEADER_LENGTH = 10  # of a virtio_net_hdr
 
 
 class Sender(Struct, frozen=True, kw_only=True):
@@ -29,9 +30,11 @@ class Sender(Struct, frozen=True, kw_only=True):
 def asked_frame(asked: TraceAsked, sender: Sender) -> bytes:
     """From the Ethernet header on. Errors: Refused, which names the place."""
     if asked.frame:
-        if any(getattr(asked, name) for name in TraceAsked.__struct_fields__ if name not in ("at", "frame")):
+        if any(getattr(asked, name) for name in TraceAsked.__struct_fields__ if name not in ("at", "frame", "header")):
             raise Refused("frame: it is whole, and nothing else can be said of it")
         return _hex("frame", asked.frame, range(FRAME_MAX + 1))
+    if asked.header:
+        raise Refused("header: it is for a whole frame")
     kind = asked.kind or "icmp"
     source, destination = _address("source", asked.source), _address("destination", asked.destination)
     version = _version(kind, source, destination)
@@ -57,6 +60,11 @@ def asked_frame(asked: TraceAsked, sender: Sender) -> bytes:
             destination_mac=_hex("destination_mac", asked.destination_mac, (6,)) if asked.destination_mac else to,
         )
     )
+
+
+def asked_header(asked: TraceAsked) -> bytes:
+    """Its virtio_net_hdr. Errors: as of `asked_frame`."""
+    return _hex("header", asked.header, (HEADER_LENGTH,)) if asked.header else bytes(HEADER_LENGTH)
 
 
 def _version(kind: str, source: Address | None, destination: Address | None) -> int:

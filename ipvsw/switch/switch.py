@@ -6,11 +6,13 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 
 import msgspec
 
 from ipvsw._fast import ACCESS, EVENT_GONE, EVENT_GROUPS, EVENT_GUARD, FLAGS, MODES, Datapath
 from ipvsw.addresses.announcer import Announcer
+from ipvsw.addresses.captures import Capture
 from ipvsw.addresses.claims import claim_rule
 from ipvsw.addresses.table import Table
 from ipvsw.changes import Changes
@@ -153,6 +155,7 @@ class Switch:
 
     async def stop(self) -> None:
         """Nothing is left of the switch when this returns."""
+        self.end_captures()
         await asyncio.gather(*(self.remove_port(name) for name in list(self.ports)))
         await asyncio.gather(*(self.remove_link(port) for port in list(self.links.values())))
         await self._router.stop()
@@ -353,6 +356,14 @@ class Switch:
         if port is not None and self._table.number(at) is None:
             raise Refused(f"{self.name}/{at}: the port is {port.state}, and sends nothing")
         return await self._tracer.trace(asked, at, self._config, self._master_state.mac)
+
+    def capture(self, at: str | None) -> AbstractContextManager[Capture]:
+        """Frames copied for a reader; `at` is as for `trace`, None for all interfaces. Errors of the context: Refused,
+        OSError."""
+        return self._table.captures.open(at, self._config.master)
+
+    def end_captures(self) -> None:
+        self._table.captures.end()
 
     def leases(self) -> tuple[LeaseStatus, ...]:
         return tuple(self._snooper.leases())

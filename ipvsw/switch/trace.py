@@ -16,7 +16,7 @@ from ipvsw.model import Flag, Mode, SwitchConfig
 from ipvsw.outcomes import OUTCOMES
 from ipvsw.routing.router import Router
 from ipvsw.status import AddressSource, AddressState, TraceAsked, TraceReceiver, TraceStatus, TraceStep
-from ipvsw.switch.asked_frame import STRANGER, Sender, asked_frame
+from ipvsw.switch.asked_frame import STRANGER, Sender, asked_frame, asked_header
 
 Facts = dict[str, Any]
 
@@ -55,7 +55,7 @@ class Tracer:
         source = number if number is not None else None if at == "master" else "host"
         frame = asked_frame(asked, self._sender(at, source, master_mac or STRANGER))
         mode, flag = config.mode, config.flag
-        outcome, steps, receivers = self._datapath.trace(source, frame)
+        outcome, steps, receivers = self._datapath.trace(source, frame, asked_header(asked))
         told = [
             TraceStep(stage=stage, text=self._text(stage, facts, at, mode, flag), outcome=facts["outcome"] or "")
             for stage, facts in steps

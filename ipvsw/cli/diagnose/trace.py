@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipvsw.cli.command import Asked, Command, Option, Usage, first, read_nothing
 from ipvsw.cli.complete import Names
+from ipvsw.cli.diagnose.capture import COUNT, FILTER, live, read_count
 from ipvsw.cli.diagnose.pcap import frames
 
 if TYPE_CHECKING:
@@ -22,15 +23,22 @@ def _read(words: list[str], asked: Asked) -> None:
         raise Usage("say where the frame comes from: a port, master or host", asked.command)
     asked.name = words[0]
     read_nothing(words[1:], asked)
-    ways = [name for name in ("frame", "pcap", *KINDS, "proto") if name in asked.options]
+    ways = [name for name in ("live", "frame", "pcap", *KINDS, "proto") if name in asked.options]
     if len(ways) > 1:
         raise Usage(f"--{ways[0]} and --{ways[1]} are two frames", asked.command)
+    for name in ("filter", "count"):
+        if name in asked.options and "live" not in asked.options:
+            raise Usage(f"--{name} is for --live", asked.command)
+    read_count(asked)
     for name in NUMBERS:
         if name in asked.options and not asked.options[name].isdecimal():
             raise Usage(f"--{name}: {asked.options[name]} is no number", asked.command)
 
 
-def _trace(asked: Asked) -> Record | list[Record]:
+def _trace(asked: Asked) -> Record | list[Record] | None:
+    if "live" in asked.options:
+        live(asked, text)
+        return None
     if "pcap" in asked.options:
         return [asked.client.trace(at=asked.required_name, frame=raw.hex()) for raw in frames(asked.options["pcap"])]
     return asked.client.trace(at=asked.required_name, **words_of(asked.options))
@@ -88,6 +96,9 @@ The frame is an ICMP echo request, or what --proto, --arp, --ns or --dhcp says, 
 addresses that are named and otherwise as the port would send it; or the bytes of --frame; or each
 frame of a capture file.
 
+With --live it is each frame that comes from there from now on, until Ctrl-C: first what became of
+it, then the stages, as the rules are just after.
+
 Exits with 0 if somebody gets the frame, with 1 if it is dropped (of a file: if any is).
 """,
         read=_read,
@@ -107,6 +118,9 @@ Exits with 0 if somebody gets the frame, with 1 if it is dropped (of a file: if 
             Option("--src-mac", "source MAC address", operand="MAC"),
             Option("--dst-mac", "destination MAC address", operand="MAC"),
             Option("--frame", "a whole frame in hexadecimal", operand="HEX"),
+            Option("--live", "the next frames that come from there"),
+            FILTER,
+            COUNT,
             Option("--pcap", "every frame of a capture file, pcap or pcapng", operand="FILE"),
         ),
     ),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from ipvsw.daemon.events import Events
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import Config, Flag, Mode, PortConfig
 from ipvsw.status import (
+    CaptureAsked,
     HandedOver,
     LeaseStatus,
     PortStatus,
@@ -18,6 +20,19 @@ from ipvsw.status import (
     TraceAsked,
     TraceStatus,
 )
+
+
+class Feed(Protocol):
+    """What an answer without an end consists of: values with the name of their event."""
+
+    @property
+    def descriptors(self) -> list[int]:
+        """That go before it, and are its reader's then."""
+
+    def __aiter__(self) -> AsyncIterator[list[Any]]: ...
+
+    def end(self) -> None:
+        """Nothing follows."""
 
 
 class Manager(Protocol):
@@ -58,6 +73,9 @@ class Manager(Protocol):
     async def trace(self, asked: TraceAsked) -> TraceStatus:
         """What would become of a frame. Errors: also NotFound."""
 
+    def capture(self, asked: CaptureAsked) -> AbstractContextManager[Feed]:
+        """Frames copied for a reader. Errors: also NotFound; of the context OSError."""
+
     async def take_over(self, version: int) -> None:
         """Leave everything to a daemon that reads a state of that version, and end."""
 
@@ -73,3 +91,6 @@ class Manager(Protocol):
     @property
     def events(self) -> Events:
         """What happens."""
+
+    def end_streams(self) -> None:
+        """Of every answer that has no end."""

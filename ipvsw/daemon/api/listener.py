@@ -196,6 +196,7 @@ class Connection(asyncio.Protocol):
         self.descriptors = first.descriptors  # closed with the connection
         self._first = first.data
         self.transport: asyncio.WriteTransport | None = None
+        self.ended: Callable[[], None] = lambda: None  # what to do when the client has gone
         self._inner = inner
         self._listener = listener
         self._complete = False
@@ -249,6 +250,7 @@ class Connection(asyncio.Protocol):
         self._within(None)
         self.transport = None
         close_fds(self.descriptors)
+        self.ended()
         del self._listener.connections[self._inner]
         self._inner.connection_lost(exc)
         self._listener.release(self)

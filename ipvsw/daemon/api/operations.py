@@ -14,13 +14,14 @@ from msgspec import Struct
 from ipvsw.config.file import ConfigError, place_by_descriptor, read_attach, read_mode_change, read_port_change
 from ipvsw.config.write import write
 from ipvsw.daemon.api.bodies import AddPort, ChangePort, Reloaded, SavedConfig, SetMode, TakeOver
-from ipvsw.daemon.api.contract import Manager
-from ipvsw.daemon.events import Watcher
+from ipvsw.daemon.api.contract import Feed, Manager
 from ipvsw.linux.namespaces import given
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import Flag, Mode, PortConfig
 from ipvsw.status import (
     AddressStatus,
+    CaptureAsked,
+    CaptureStatus,
     EventStatus,
     HandedOver,
     LeaseStatus,
@@ -39,7 +40,6 @@ class BadBody(Exception):
 
 
 STREAM = "text/event-stream"  # the content of an answer that has no end
-
 # ---------------------------------------------------------------------------- handlers
 
 
@@ -118,12 +118,16 @@ async def _set_mode(manager: Manager, call: Call) -> SwitchStatus:
     return await manager.set_mode(call.name, mode, flag)
 
 
-async def _watch(manager: Manager, call: Call) -> AbstractContextManager[Watcher]:
+async def _watch(manager: Manager, call: Call) -> AbstractContextManager[Feed]:
     return manager.events.watch()
 
 
 async def _trace(manager: Manager, call: Call) -> TraceStatus:
     return await manager.trace(_decode(call, TraceAsked))
+
+
+async def _capture(manager: Manager, call: Call) -> AbstractContextManager[Feed]:
+    return manager.capture(_decode(call, CaptureAsked))
 
 
 async def _take_over(manager: Manager, call: Call) -> None:
@@ -166,7 +170,7 @@ def read_body(call: Call, reader: Callable[[object], T]) -> T:
 class Route(Struct, frozen=True, kw_only=True):
     """One operation. `returns` and `takes` are types of the model or of `bodies`. One that is `handed` sends
     descriptors too, and checks itself which user may get them. One that `streams` has no end: its handler gives a
-    context with a watcher, whose values `returns` is the type of."""
+    context with a feed, whose values `returns` is the type of."""
 
     method: str
     path: str
@@ -319,6 +323,17 @@ ROUTES = (
         takes=TraceAsked,
         returns=TraceStatus,
         errors=(400, 403, 404, 409),
+    ),
+    Route(
+        method="POST",
+        path="/v1/captures",
+        name="capture",
+        summary="Copy frames for a reader: their memory by SCM_RIGHTS, then what must be known of it. It has no end",
+        handler=_capture,
+        takes=CaptureAsked,
+        returns=CaptureStatus,
+        errors=(400, 403, 404, 409),
+        streams=True,
     ),
     Route(
         method="POST",

@@ -27,11 +27,10 @@ from msgspec import Struct
 
 from ipvsw.daemon.api import users
 from ipvsw.daemon.api.bodies import Error
-from ipvsw.daemon.api.contract import Manager
+from ipvsw.daemon.api.contract import Feed, Manager
 from ipvsw.daemon.api.listener import Admission, ApiSockets, Connection, Limits, Listener, ListeningSocket
 from ipvsw.daemon.api.openapi import openapi
 from ipvsw.daemon.api.operations import REASONS, ROUTES, STREAM, BadBody, Call, Route
-from ipvsw.daemon.events import Watcher
 from ipvsw.daemon.metrics import exposition
 from ipvsw.linux.peercred import Peer
 from ipvsw.model import Forbidden, NotFound, Refused
@@ -85,7 +84,7 @@ class Server:
     async def close(self) -> None:
         """Idempotent."""
         sites, self._sites = self._sites, []
-        self._manager.events.end()
+        self._manager.end_streams()
         for site in sites:
             site.listener.close()
             await site.runner.cleanup()
@@ -149,8 +148,8 @@ def _bind(manager: Manager, route: Route) -> Handler:
         connection.received()
         result = await route.handler(manager, call)
         if route.streams:
-            with cast("AbstractContextManager[Watcher]", result) as watcher:
-                return await _stream(request, connection, watcher)
+            with cast("AbstractContextManager[Feed]", result) as feed:
+                return await _stream(request, connection, feed)
         if route.handed:
             result, descriptors = cast("tuple[HandedOver, list[int]]", result)
             _send_descriptors(connection, descriptors)
@@ -177,12 +176,15 @@ async def _body(request: web.Request, route: Route, connection: Connection) -> b
         raise BadBody(f"the body: {error}") from None
 
 
-async def _stream(request: web.Request, connection: Connection, watcher: Watcher) -> web.StreamResponse:
+async def _stream(request: web.Request, connection: Connection, feed: Feed) -> web.StreamResponse:
     """Server-sent events until the client has gone. One that does not read for a while is let go."""
+    connection.ended = feed.end
+    if feed.descriptors:
+        _send_descriptors(connection, feed.descriptors)
     answer = web.StreamResponse(headers={"Content-Type": STREAM, "Cache-Control": "no-store"})
     answer.force_close()
     await answer.prepare(request)
-    async for events in watcher:
+    async for events in feed:
         lines = [b"event: %s\ndata: %s\n\n" % (one.event.encode(), msgspec.json.encode(one)) for one in events]
         connection.answered()  # it has so long to read what is written now
         await answer.write(b"".join(lines) or b":\n\n")

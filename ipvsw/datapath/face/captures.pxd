@@ -16,7 +16,7 @@ cdef struct Captures:
     bint closing  # after the next commit nobody writes there
 
 
-cdef inline int captures_start(Captures *c, int workers) except -1:
+cdef inline Capture *captures_start(Captures *c, int workers) except NULL:
     cdef int error
     if c.rings != NULL:
         raise RuntimeError("frames are captured already")
@@ -24,7 +24,7 @@ cdef inline int captures_start(Captures *c, int workers) except -1:
     if c.rings == NULL:
         raise OSError(error, os.strerror(error))
     c.workers, c.closing = workers, False
-    return 0
+    return c.rings
 
 
 cdef inline void captures_end(Captures *c) noexcept:

@@ -11,7 +11,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from ipvsw.datapath.mirror.ring cimport Capture
-from ipvsw.datapath.rules.decide cimport PortRule, note_stages
+from ipvsw.datapath.rules.decide cimport CAPTURED, PortRule, note_stages
 from ipvsw.datapath.kernel.packetring cimport packets_map, packets_unmap, send_ring_map, send_ring_unmap
 from ipvsw.datapath.rules.routecache cimport Route, route_clear, route_forget, route_put
 from ipvsw.datapath.loop.state cimport (
@@ -311,8 +311,8 @@ cdef inline void capture_interface(Worker *w, int32_t source, uint32_t tag, bint
     """A port, or while there is a capture FROM_MASTER or FROM_HOST."""
     if source >= 0:
         w.ports[source].tag = tag
-        w.switch_.rules[source].captured = on
-        note_stages(&w.switch_.rules[source])
+        w.switch_.rules[source].extra_stages &= ~CAPTURED
+        w.switch_.rules[source].extra_stages |= CAPTURED if on else 0
         note_special(w, source)
     elif w.capture != NULL and source == FROM_MASTER:
         w.capture.wire = on

@@ -8,7 +8,7 @@ from ipvsw.datapath.mirror.frames cimport (
     capture_completed, capture_dropped, capture_ended, capture_pieces, capture_read, capture_sent, capture_written,
 )
 from ipvsw.datapath.mirror.ring cimport HOST_TAG, NO_RECORD, Capture, ring_publish
-from ipvsw.datapath.rules.decide cimport L2
+from ipvsw.datapath.rules.decide cimport CAPTURED, L2
 from ipvsw.datapath.rules.outcome cimport (
     DROP_BAD_HEADER, DROP_ERROR, DROP_FULL, DROP_NO_MASTER, DROP_PORT_DOWN, NO_OUTCOME, TO_HOST, TO_MASTER, TO_PORT,
 )
@@ -52,7 +52,7 @@ cdef inline int special_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n)
         return outcome
     outcome = socket_port_tx(w, port, buffer, n) if p.backend == UNIX_SOCKET else device_tx(w, port, buffer, n)
     if w.capture != NULL and (outcome == TO_PORT or outcome == NO_OUTCOME):
-        capture_written(w.capture, p.tag, w.switch_.rules[port].captured, w.source, tag_of(w, w.source), buffer, n,
+        capture_written(w.capture, p.tag, is_captured(w, port), w.source, tag_of(w, w.source), buffer, n,
                         write_tag(w, port, n) if outcome == NO_OUTCOME else 0)
     return outcome
 
@@ -96,7 +96,7 @@ cdef inline int gro_tx(
     p.traffic.tx_frames += count
     p.traffic.tx_bytes += total
     if unlikely(p.special) and w.capture != NULL:
-        capture_pieces(w.capture, p.tag, w.switch_.rules[port].captured, FROM_MASTER, pieces, n)
+        capture_pieces(w.capture, p.tag, is_captured(w, port), FROM_MASTER, pieces, n)
     return TO_PORT
 
 
@@ -139,7 +139,7 @@ cdef inline bint is_captured(const Worker *w, int32_t source) noexcept nogil:
     if w.capture == NULL:
         return False
     if source >= 0:
-        return w.switch_.rules[source].captured
+        return w.switch_.rules[source].extra_stages & CAPTURED
     return w.capture.wire if source == FROM_MASTER else source == FROM_HOST and w.capture.host
 
 

@@ -51,7 +51,7 @@ cdef enum:  # a port's `extra_stages`
     LIMITED = 4
     LEARNING = 8
     REPORTING = 16
-    CAPTURED = 32
+    CAPTURED = 32  # its frames are copied for readers, see mirror/frames.pxd; set and cleared by itself
 
 cdef enum:  # a port's `learn`
     LEARN_NOTHING = 0
@@ -65,7 +65,6 @@ cdef struct PortRule:
     uint8_t learn  # which of its addresses are found out from its frames
     uint8_t holds  # frames with an address that nobody owns yet wait until Python has seen them, where a guard is on
     uint8_t all_multicast  # it listens to every group, or to all but some; 0: to those in `groups`
-    uint8_t captured  # its frames are copied for readers, see mirror/frames.pxd
     uint8_t limited  # what it sends has a limit, see ratelimit.pxd
     uint8_t extra_stages  # bits of what its frames pass besides; `note_stages` keeps them
     uint16_t guards  # one bit each, see guard.pxd; 0: none
@@ -94,9 +93,10 @@ cdef struct Verdict:
 
 cdef inline void note_stages(PortRule *rule) noexcept nogil:
     """After a change of what `extra_stages` stands for: one test for all of it is all that an ordinary port pays."""
-    rule.extra_stages = ((MAC_NAT if rule.own != NULL else 0) | (GUARDED if rule.guards else 0)
+    rule.extra_stages = ((rule.extra_stages & CAPTURED)
+                         | (MAC_NAT if rule.own != NULL else 0) | (GUARDED if rule.guards else 0)
                          | (LIMITED if rule.limited else 0) | (LEARNING if rule.learn else 0)
-                         | (REPORTING if rule.all_multicast else 0) | (CAPTURED if rule.captured else 0))
+                         | (REPORTING if rule.all_multicast else 0))
 
 
 cdef enum:

@@ -136,10 +136,8 @@ def test_no_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == f"ipvsw: {tmp_path}/api.sock: no daemon answers there; is ipvswd running?\n"
 
 
-EVERY = (
-    "link, show, address, lease, stats, watch, top, trace, doctor, web, exec, attach, detach, reload, save, completion,"
-    " help"
-)
+_MOST = "link, show, address, lease, stats, watch, top, trace, capture, doctor, web, exec, attach, detach"
+EVERY = f"{_MOST}, reload, save, completion, help"
 
 
 @pytest.mark.parametrize(

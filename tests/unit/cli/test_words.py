@@ -105,7 +105,10 @@ def test_starts_quickly(daemon: Daemon, line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("", "address attach completion detach doctor exec help lease link reload save show stats top trace watch web"),
+        (
+            "",
+            "address attach capture completion detach doctor exec help lease link reload save show stats top trace watch web",
+        ),
         ("s", "save show stats"),
         ("link ", "add delete help list set show"),
         ("link a", "add"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ import msgspec
 import pytest
 
 from ipvsw import client
+from ipvsw.addresses.captures import Capture
 from ipvsw.config.names import find_port, find_switch, has_label
 from ipvsw.daemon.api.listener import Limits, open_sockets
 from ipvsw.daemon.api.server import Server, serve
@@ -23,6 +25,8 @@ from ipvsw.status import (
     AddressSource,
     AddressState,
     AddressStatus,
+    CaptureAsked,
+    CaptureStatus,
     HandedOver,
     LeaseStatus,
     PortState,
@@ -150,6 +154,7 @@ class FakeManager:
         self.calls: list[tuple[Any, ...]] = []
         self.error: Exception | None = None
         self.events = Events()
+        self.captured: Capture | None = None
 
     def switches(self) -> tuple[SwitchStatus, ...]:
         return (LAN, DMZ)
@@ -220,6 +225,23 @@ class FakeManager:
         self._called("trace", asked)
         return msgspec.structs.replace(TRACED, at=asked.at, frame=asked.frame)
 
+    @contextlib.contextmanager
+    def capture(self, asked: CaptureAsked) -> Iterator[Capture]:
+        self._called("capture", asked)
+        reading, writing = os.pipe()
+        os.close(writing)
+        self.captured = Capture(None, reading)
+        self.captured.put(CaptureStatus(event="interface", name="lan/ipvl0", tag=3, captured=True))
+        try:
+            yield self.captured
+        finally:
+            self.calls.append(("captured",))
+
+    def end_streams(self) -> None:
+        self.events.end()
+        if self.captured is not None:
+            self.captured.end()
+
     async def take_over(self, version: int) -> None:
         """Nothing of a fake one can be given away."""
 
@@ -262,6 +284,10 @@ class Daemon:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """In the API's thread."""
+        self._loop.call_soon_threadsafe(call)
 
     def close(self) -> None:
         if self._server is not None:
