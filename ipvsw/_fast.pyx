@@ -169,10 +169,9 @@ cdef class Datapath:
         free(self.flows)
         edits_free(&self.edits)
         self.workers, self.flows, self.n_workers = NULL, NULL, 0
-        if self.notify_fd >= 0:
-            close(self.notify_fd)
-        if self.done_fd >= 0:
-            close(self.done_fd)
+        for fd in (self.notify_fd, self.done_fd):
+            if fd >= 0:
+                close(fd)
         self.notify_fd = self.done_fd = -1
 
     # -------------------------------------------------------------------------------- changes

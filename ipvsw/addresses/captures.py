@@ -62,9 +62,11 @@ class Capture:
 class Captures:
     """Of one switch."""
 
-    def __init__(self, switch: str, changes: Changes, numbers: Mapping[str, int], changed: Callable[[], None]) -> None:
-        """`numbers` are those of the attached ports, and `changed` is called within a change, when `wants` may say
-        something else."""
+    def __init__(
+        self, switch: str, changes: Changes, numbers: Mapping[str, int], changed: Callable[[str], None]
+    ) -> None:
+        """`numbers` are of the attached ports. `changed` is called within a change, for each port of which `wants`
+        may say something else."""
         self._switch = switch
         self._changes = changes
         self._numbers = numbers
@@ -133,7 +135,7 @@ class Captures:
             datapath.capture("host", self._wants_frames("host"))
             for port, number in self._numbers.items():
                 datapath.capture(number, self._wants_frames(port), self._ports.setdefault(port, next(self._tags)))
-            self._on_changed()
+                self._on_changed(port)
 
     def _wants_frames(self, at: str) -> bool:
         return any(capture.at in (None, at) for capture in self._captures)

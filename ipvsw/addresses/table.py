@@ -58,7 +58,7 @@ class Table:
         self._limits: dict[str, tuple[Limit, Limit, Limit]] = {}
         self._paths = FastPaths(changes)
         self._lapses = Lapses(changes)
-        self.captures = Captures(switch, changes, self._numbers, self._captures_changed)
+        self.captures = Captures(switch, changes, self._numbers, self._restrict_path)
         self._groups: dict[str, frozenset[bytes]] = {}
         self._listeners: Counter[bytes] = Counter()  # group -> ports that listen to it
         self._leaving = Batcher(self._detach_all)
@@ -204,10 +204,6 @@ class Table:
             self._datapath.set_limits(
                 self._numbers[port], rate=(rate.rx, rate.tx), packets=(packets.rx, packets.tx), broadcast=broadcast.rx
             )
-            self._restrict_path(port)
-
-    def _captures_changed(self) -> None:
-        for port in self._numbers:
             self._restrict_path(port)
 
     def _restrict_path(self, port: str) -> None:

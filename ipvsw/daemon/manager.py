@@ -6,7 +6,6 @@ Changes are made one after the other. A change that is refused has changed nothi
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -15,7 +14,6 @@ from functools import partial
 import msgspec
 
 from ipvsw.config.file import check, load
-from ipvsw.config.names import has_label
 from ipvsw.config.plan import (
     Action,
     AddPort,
@@ -38,7 +36,7 @@ from ipvsw.daemon.statestore import StateStore
 from ipvsw.linux.lasting.fdstore import FdStore, NoStore
 from ipvsw.linux.peercred import Peer
 from ipvsw.linux.runtime import Runtime
-from ipvsw.model import Config, Flag, Mode, NotFound, PortConfig, Refused, SwitchConfig
+from ipvsw.model import Config, Flag, Mode, PortConfig, Refused, SwitchConfig
 from ipvsw.ports.port import Port
 from ipvsw.snooping.saved import Snooped
 from ipvsw.status import (
@@ -161,9 +159,7 @@ class Manager:
 
     def switch(self, name: str) -> SwitchStatus:
         """Errors: NotFound."""
-        if name not in self._switches:
-            raise NotFound(f"there is no switch {json.dumps(name)}")
-        return self._switches[name].status()
+        return self._switches.named(name).status()
 
     def stats(self) -> tuple[SwitchStats, ...]:
         self._state.write_counters()  # no successor counts from less than what was seen
@@ -184,13 +180,14 @@ class Manager:
     def capture(self, asked: CaptureAsked) -> AbstractContextManager[Feed]:
         """Frames copied for a reader. Errors: NotFound, Refused; of the context also OSError."""
         switch, at = self._switches.find_captured(asked.at)
-        return self._switches[switch].capture(at)
+        found = self._switches[switch]
+        return found.captures.open(at, found.config.master)
 
     def end_streams(self) -> None:
         """Nobody gets more of what happens, nor of frames."""
         self.events.end()
         for switch in self._switches.values():
-            switch.end_captures()
+            switch.captures.end()
 
     # ------------------------------------------------------------------------ virtual machines
 
@@ -263,23 +260,12 @@ class Manager:
 
     def labelled(self, label: str) -> tuple[SwitchStatus, ...]:
         """The ports with that label, or one that begins with it and a colon; only the switches that have any."""
-        found = (
-            msgspec.structs.replace(switch, ports=tuple(port for port in switch.ports if has_label(port.label, label)))
-            for switch in self.switches()
-        )
-        return tuple(switch for switch in found if switch.ports)
+        return self._switches.labelled(label)
 
     async def delete_labelled(self, label: str) -> None:
         """The ports that `labelled` gives, all of them or none. Errors: NotFound."""
         async with self._lock:
-            found = [
-                RemovePort(name, port.config.name)
-                for name, switch in self._switches.items()
-                for port in switch.ports.values()
-                if has_label(port.config.label, label)
-            ]
-            if not found:
-                raise NotFound(f"there is no port with the label {json.dumps(label)}")
+            found = [RemovePort(switch, port) for switch, port in self._switches.find_labelled(label)]
             await self._remove_ports(found)
             for name in {one.switch for one in found}:
                 await self._remove_if_empty(name)

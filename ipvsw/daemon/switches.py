@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Sequence
+
+from msgspec import structs
 
 from ipvsw.config import names
 from ipvsw.linux.peercred import Peer
-from ipvsw.model import Forbidden, Refused, Who
+from ipvsw.model import Forbidden, NotFound, Refused, Who
 from ipvsw.ports.port import Port
+from ipvsw.status import SwitchStatus
 from ipvsw.switch.switch import Switch
 
 
 class Switches(dict[str, Switch]):
     """By name. Errors of every search: NotFound, and Refused for a name that means several."""
+
+    def named(self, name: str) -> Switch:
+        if name not in self:
+            raise NotFound(f"there is no switch {json.dumps(name)}")
+        return self[name]
 
     def find_switch(self, name: str) -> Switch:
         """The one of that name, or the one whose port or whose master has it."""
@@ -53,6 +62,26 @@ class Switches(dict[str, Switch]):
         if len(self) != 1:
             raise Refused(f"say which switch: {', '.join(self)}" if self else "there is no switch")
         return next(iter(self)), None
+
+    def labelled(self, label: str) -> tuple[SwitchStatus, ...]:
+        """The ports with that label, or one that begins with it and a colon; only the switches that have any."""
+        found = (
+            structs.replace(one, ports=tuple(port for port in one.ports if names.has_label(port.label, label)))
+            for one in (switch.status() for switch in self.values())
+        )
+        return tuple(switch for switch in found if switch.ports)
+
+    def find_labelled(self, label: str) -> list[tuple[str, str]]:
+        """Switch and port of each of these that can be removed."""
+        found = [
+            (name, port.config.name)
+            for name, switch in self.items()
+            for port in switch.ports.values()
+            if names.has_label(port.config.label, label)
+        ]
+        if not found:
+            raise NotFound(f"there is no port with the label {json.dumps(label)}")
+        return found
 
     def on_master(self, master: str) -> Switch | None:
         """The switch on this master; one in the daemon's own namespace goes before others."""

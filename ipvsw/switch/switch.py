@@ -6,13 +6,11 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 
 import msgspec
 
 from ipvsw._fast import ACCESS, EVENT_GONE, EVENT_GROUPS, EVENT_GUARD, FLAGS, MODES, Datapath
 from ipvsw.addresses.announcer import Announcer
-from ipvsw.addresses.captures import Capture
 from ipvsw.addresses.claims import claim_rule
 from ipvsw.addresses.table import Table
 from ipvsw.changes import Changes
@@ -82,6 +80,7 @@ class Switch:
             config.name, self._datapath, self._shim, bound=self._addresses_bound, changed=self._table_changed
         )
         self._table = Table(config.name, self._changes, self._table_changed, self._endpoint_gone)
+        self.captures = self._table.captures
         self._announcer = Announcer(self._table, self._changes)
         self._router = Router(self._changes, self._answer, lambda changes: self.master.routes_changed(changes))
         self._tracer = Tracer(config.name, self._datapath, self._table, self._router)
@@ -111,7 +110,6 @@ class Switch:
             changed=self._master_changed,
             repaired=self._repaired,
         )
-
         self._master_state.open_place = self.master.open_place
         self.master.set_resuming(self._resuming)
 
@@ -155,7 +153,7 @@ class Switch:
 
     async def stop(self) -> None:
         """Nothing is left of the switch when this returns."""
-        self.end_captures()
+        self.captures.end()
         await asyncio.gather(*(self.remove_port(name) for name in list(self.ports)))
         await asyncio.gather(*(self.remove_link(port) for port in list(self.links.values())))
         await self._router.stop()
@@ -341,8 +339,7 @@ class Switch:
         self._snooper.forget(port)
 
     def _answer(self, number: int, frame: bytes) -> None:
-        port = self._port(number)
-        if port is not None:
+        if (port := self._port(number)) is not None:
             port.write(frame)
 
     # ------------------------------------------------------------------------ reports
@@ -356,14 +353,6 @@ class Switch:
         if port is not None and self._table.number(at) is None:
             raise Refused(f"{self.name}/{at}: the port is {port.state}, and sends nothing")
         return await self._tracer.trace(asked, at, self._config, self._master_state.mac)
-
-    def capture(self, at: str | None) -> AbstractContextManager[Capture]:
-        """Frames copied for a reader; `at` is as for `trace`, None for all interfaces. Errors of the context: Refused,
-        OSError."""
-        return self._table.captures.open(at, self._config.master)
-
-    def end_captures(self) -> None:
-        self._table.captures.end()
 
     def leases(self) -> tuple[LeaseStatus, ...]:
         return tuple(self._snooper.leases())

@@ -107,7 +107,8 @@ def test_starts_quickly(daemon: Daemon, line: str) -> None:
     [
         (
             "",
-            "address attach capture completion detach doctor exec help lease link reload save show stats top trace watch web",
+            "address attach capture completion detach doctor exec help lease link reload save show stats top trace"
+            " watch web",
         ),
         ("s", "save show stats"),
         ("link ", "add delete help list set show"),
