@@ -29,6 +29,7 @@ from tests.vm.driver.sockets import (
     close,
     come_to,
     datagram,
+    errors_of,
     read,
     send,
     serve,
@@ -362,11 +363,11 @@ class Actor:
                         send(each, content, sender, set())
                     continue
                 assert answers is not None and errors is not None
-                errors |= errors(each)
+                errors |= errors_of(each)
                 try:
                     content, sender = each.recvfrom(65536, socket.MSG_DONTWAIT)
                     answers.append(f"{len(content)} from {NAME.get(sender[0].split('%')[0])}")
                 except BlockingIOError:
                     pass
                 except OSError as error:
-                    errors |= {word(error)} | errors(each)
+                    errors |= {word(error)} | errors_of(each)

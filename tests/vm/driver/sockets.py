@@ -51,7 +51,7 @@ def told(errors: set[str]) -> list[str]:
     return sorted(error for error in errors if not any(other.startswith(f"{error}: ") for other in errors))
 
 
-def errors(one: socket.socket) -> set[str]:
+def errors_of(one: socket.socket) -> set[str]:
     """What is in a socket's error queue: origin, type and code, and who says so (struct sock_extended_err)."""
     found: set[str] = set()
     while True:
