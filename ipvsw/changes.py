@@ -171,16 +171,9 @@ class Changes:
 
     # ------------------------------------------------------------------------ what the kernel forwards
 
-    def set_uplink(self, ifindex: int, mac: bytes) -> None:
-        """The master's index and MAC address; 0 while there is none."""
-        self._shim.set_master_mac(mac)
+    def set_uplink(self, ifindex: int) -> None:
+        """The master's index, 0 while there is none."""
         self._shim.set_master_ifindex(ifindex)
-
-    def set_master(self, mac: bytes) -> None:
-        """It has another MAC address."""
-        with self.batch() as datapath:
-            datapath.set_master(mac)
-        self._shim.set_master_mac(mac)
 
     def set_resuming(self, on: bool) -> None:
         """Whether the last daemon's programs on the master go on for now."""

@@ -4,27 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from msgspec import Struct
-
 from ipvsw.changes import Changes
 from ipvsw.linux.fastports import FastDevice, FastFlag
-
-
-class Limits(Struct, frozen=True):
-    """What is set for a port that the kernel can't do, by the word for it, in each direction; and whether there are
-    guards, of which the kernel knows which frames they don't mind."""
-
-    sends: tuple[str, ...] = ()
-    receives: tuple[str, ...] = ()
-    guarded: bool = False
-
-
-NO_LIMITS = Limits()
-
-
-def words_of(is_set: Mapping[str, object]) -> tuple[str, ...]:
-    """Those for what is set."""
-    return tuple(word for word, value in is_set.items() if value)
 
 
 class FastPaths:
@@ -34,7 +15,7 @@ class FastPaths:
         self._changes = changes
         self._devices: dict[str, tuple[int, FastDevice]] = {}  # with the port's number
         self._links: dict[str, tuple[bool, int]] = {}  # up, MTU
-        self._limits: dict[str, Limits] = {}
+        self._reasons: dict[str, tuple[str, ...]] = {}
 
     def attach(self, port: str, number: int, device: FastDevice, mtu: int) -> None:
         self._devices[port], self._links[port] = (number, device), (False, mtu)
@@ -43,35 +24,30 @@ class FastPaths:
     def detach(self, port: str) -> None:
         """Nothing happens if it isn't attached."""
         self._devices.pop(port, None)
-        self._limits.pop(port, None)
+        self._reasons.pop(port, None)
 
     def set_link(self, port: str, *, up: bool, mtu: int) -> None:
         if port in self._devices:
             self._links[port] = up, mtu
             self._apply(port)
 
-    def restrict(self, port: str, limits: Limits) -> None:
+    def restrict(self, port: str, is_set: Mapping[str, object]) -> None:
+        """What the kernel can't do, by the word for it, and whether it is set for the port."""
         if port in self._devices:
-            self._limits[port] = limits
+            self._reasons[port] = tuple(word for word, value in is_set.items() if value)
             self._apply(port)
 
     def path(self, port: str) -> str:
         """Who forwards the port's unicast, and why; "" for a port without such devices."""
         if port not in self._devices:
             return ""
-        limits = self._limits.get(port, NO_LIMITS)
-        reasons = dict.fromkeys([*limits.sends, *limits.receives])
+        reasons = self._reasons.get(port, ())
         return f"slow ({', '.join(reasons)})" if reasons else "fast"
 
     def _apply(self, port: str) -> None:
         number, device = self._devices[port]
         up, mtu = self._links[port]
-        limits = self._limits.get(port, NO_LIMITS)
-        is_set = {
-            FastFlag.UP: up,
-            FastFlag.SENDS: not limits.sends,
-            FastFlag.RECEIVES: not limits.receives,
-            FastFlag.GUARDED: limits.guarded,
-        }
-        flags = FastFlag(sum(flag for flag, on in is_set.items() if on))
+        flags = FastFlag.UP if up else FastFlag(0)
+        if not self._reasons.get(port):
+            flags |= FastFlag.SENDS | FastFlag.RECEIVES
         self._changes.set_fast(number, device, mtu, flags)

@@ -18,7 +18,7 @@ from ipvsw._fast import FRAMINGS, GUARDS, Datapath
 from ipvsw.addresses.captures import Captures
 from ipvsw.addresses.claims import Admission, Change, Refused, Rule
 from ipvsw.addresses.counters import Counters
-from ipvsw.addresses.fastpath import FastPaths, Limits, words_of
+from ipvsw.addresses.fastpath import FastPaths
 from ipvsw.addresses.lapses import Lapses
 from ipvsw.addresses.ownership import Bind, BindAll, Claims, Duplicate, Ownership, Packed, Unbind
 from ipvsw.batch import Batcher
@@ -209,11 +209,9 @@ class Table:
     def _restrict_path(self, port: str) -> None:
         """The port's unicast is the daemon's while something is set that the kernel can't do."""
         rate, packets, _ = self._limits.get(port, (UNLIMITED, UNLIMITED, UNLIMITED))
-        own = self.own_mac(port)
-        both = {"mac own": own, "capture": self.captures.wants(port)}
-        sends = {"rate": rate.rx, "packets": packets.rx, **both}
-        receives = {"rate": rate.tx, "packets": packets.tx, **both}
-        self._paths.restrict(port, Limits(words_of(sends), words_of(receives), bool(self.guards(port))))
+        limits: dict[str, object] = {"rate": rate.rx or rate.tx, "packets": packets.rx or packets.tx}
+        others = {"guard": self.guards(port), "mac own": self.own_mac(port), "capture": self.captures.wants(port)}
+        self._paths.restrict(port, others | limits)
 
     def path(self, port: str) -> str:
         """Who forwards the port's unicast, see `FastPaths`."""

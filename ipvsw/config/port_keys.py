@@ -96,8 +96,9 @@ PORT = (
         help="what the interface is: `tap`, `veth` with a fast path in the kernel, `auto`",
         more="`tap`: the daemon forwards every frame. `veth`: BPF programs forward unicast between such ports, and"
         " between them and the wire, without the daemon; everything else is the daemon's as before. It goes with its"
-        " namespace's name. With a `rate`, `packets` or `mac = own` the daemon forwards all that it concerns of what"
-        " the port sends and receives. `auto`: `veth`, or `tap` where the kernel has none. `ipvsw show` says so.",
+        " namespace's name. With a `guard`, `rate`, `packets` or `mac = own` the daemon forwards all that the port"
+        " sends and receives, and `ipvsw show` says so. `auto`: `veth`, or `tap` where the kernel has none; `ipvsw"
+        " show` says which.",
         example='"veth"',
     ),
     Key(

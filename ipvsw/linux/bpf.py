@@ -118,7 +118,6 @@ class Shim:
             self.port_program, self.feed_program = _id_of(self.port_fd), _id_of(self.feed_fd)
             self._owned = self._lib.bpf_map__fd(self._map("owned"))
             self._settings = self._lib.bpf_map__fd(self._map("settings"))
-            self._master_mac = self._lib.bpf_map__fd(self._map("master_mac"))
             self._vlan_words = self._lib.bpf_map__fd(self._map("vlans"))
             self._install(CAPACITY)
             beat = self._program("ipvsw_beat")
@@ -160,11 +159,6 @@ class Shim:
     def set_master_ifindex(self, index: int) -> None:
         """The device by which the kernel forwards veth ports' frames to the wire from now on; 0: none."""
         self._set(_MASTER_IFINDEX, index)
-
-    def set_master_mac(self, mac: bytes) -> None:
-        """That by which guards know frames of the ports from now on."""
-        key, value = bytes(4), mac.ljust(8, b"\0")
-        _checked(self._lib.bpf_map_update_elem(self._master_mac, key, value, ctypes.c_uint64(0)), "a BPF map")
 
     def set_fast_rules(self, mode: int, flag: int, host_access: bool) -> None:
         """What the kernel decides by itself from now on; the numbers of `_fast.MODES` and `FLAGS`."""

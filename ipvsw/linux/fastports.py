@@ -29,7 +29,6 @@ class FastFlag(enum.IntFlag):
     SENDS = 2  # the kernel may decide about what it sends
     RECEIVES = 4  # and about what it receives
     SAME_NETNS = 8  # its endpoint is in the master's namespace
-    GUARDED = 16  # of what it sends the kernel decides about what no guard minds
 
 
 class FastDevice(Struct, frozen=True):

@@ -291,7 +291,7 @@ class Master(TrackedDevice):
         assert self._sockets is not None
         with self._changes.batch() as datapath:
             self._sockets.attach(datapath, snapshot.link.mac)
-        self._changes.set_uplink(snapshot.link.index, snapshot.link.mac)
+        self._changes.set_uplink(snapshot.link.index)
         self._held.hold(self._sockets.frames, adopted=bool(self._sockets.starts))
         self._see(snapshot)
         self._runtime.note_change()
@@ -351,7 +351,8 @@ class Master(TrackedDevice):
     def _see_link(self, link: Link) -> None:
         old, self.link = self.link, link
         if old is not None and old.mac != link.mac:
-            self._changes.set_master(link.mac)
+            with self._changes.batch() as datapath:
+                datapath.set_master(link.mac)
         self._tell_state(link)
         if old != link:
             self._changed()
@@ -381,7 +382,7 @@ class Master(TrackedDevice):
         if sockets is None:
             return
         self._host.mark_stale()
-        self._changes.set_uplink(0, b"")
+        self._changes.set_uplink(0)
         with self._changes.batch() as datapath:
             datapath.detach_master()
         link, self.link, self._groups, self._addresses = self.link, None, frozenset(), frozenset()

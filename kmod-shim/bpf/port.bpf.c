@@ -13,7 +13,6 @@
 #include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
 #include "lib/fast.h"
-#include "lib/guarded.h"
 #include "lib/maps.h"
 
 /* The daemon's packet socket has had the frame by now. */
@@ -66,8 +65,7 @@ int ipvsw_port(struct __sk_buff *skb)
 
 	if (!from)
 		return TC_ACT_SHOT;
-	if (!(rules & FAST_ON) || !(from->flags & FAST_SENDS) || !is_plain(skb) || to_group(skb) ||
-	    (from->flags & FAST_GUARDED && !passes_guards(skb)))
+	if (!(rules & FAST_ON) || !(from->flags & FAST_SENDS) || !is_plain(skb) || to_group(skb))
 		return bpf_redirect(from->other, 0);
 	if ((rules >> FAST_MODE_SHIFT & 3) == L2) {
 		if (flag == VEPA || !to_own_mac(skb))

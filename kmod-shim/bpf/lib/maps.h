@@ -62,17 +62,8 @@ enum fast_flag {
 	FAST_UP = 1,
 	FAST_SENDS = 2, /* nothing is set for what it sends but what the programs know */
 	FAST_RECEIVES = 4, /* the same for what it receives */
-	FAST_SAME_NETNS = 8, /* its endpoint is in the master's namespace */
-	FAST_GUARDED = 16 /* of what it sends only what passes_guards */
+	FAST_SAME_NETNS = 8 /* its endpoint is in the master's namespace */
 };
-
-/* In the first bytes of one word, so that no frame sees half a change. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u64);
-} master_mac SHARED;
 
 /* A port of kind veth, by the index of its veth's host end, or of its TAP. */
 struct fast_port {
