@@ -186,8 +186,7 @@ class Master(TrackedDevice):
         if self._repair.is_stale:
             self._repair.is_stale = False
             self.repairs.hope()
-        wanted = self._repair.wanted(link)
-        now = loop.time()
+        wanted, now = self._repair.wanted(link), loop.time()
         seen = await self._runtime.run_in_netns(
             self.open_place, lambda handle: self._repair.read(handle, link, wanted, now)
         )

@@ -18,7 +18,7 @@ from ipvsw.linux.tracked import RESYNC, Pace
 from ipvsw.status import Subject
 from ipvsw.switch.hostport import HostPort, HostRoute
 
-INTERVAL = 3.0  # seconds between two readings without an event
+INTERVAL = 2.0  # seconds between two readings without an event, one half of it to three
 
 
 class Seen(Struct, frozen=True):
@@ -39,7 +39,8 @@ class MasterRepair:
         self.is_stale = True  # something may have changed
         self._shim = shim
         self._host = host
-        self._parts, self._groups, self._routes = Pace(INTERVAL), Pace(INTERVAL), Pace(RESYNC)
+        # The turn of the master decides, which comes a little earlier or later than the last one did.
+        self._parts, self._groups, self._routes = Pace(INTERVAL / 2), Pace(INTERVAL / 2), Pace(RESYNC)
         self._missing_groups: frozenset[bytes] = frozenset()
 
     def is_due(self, now: float) -> bool:

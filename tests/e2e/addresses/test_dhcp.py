@@ -212,7 +212,10 @@ def test_a_lease_gives_nobody_what_somebody_else_has(lab: Lab, lan: Daemon) -> N
         for xid, taken in enumerate((port4(1), MASTER4), 30):
             lease(server, guest, taken, xid=xid, chaddr=CHADDR)
             assert leases(lan)[taken]["state"] is None
-        assert not lan.port("vm1")["addresses"]
+        assert {one["address"]: one["state"] for one in lan.port("vm1")["addresses"]} == {
+            port4(1): "refused",
+            MASTER4: "refused",
+        }
         assert lan.stats()[0]["learned"] == {"refused": 2}
 
 
