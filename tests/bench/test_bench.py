@@ -10,7 +10,7 @@ import pytest
 
 from tests.bench.commands import finished
 
-ROWS = "T1-9000 T8 P2 M3 C-flat G2 G-p99 L1 L-ping W1 W2 W4 H2-out F16 S2-1000-cpu S3-delete A1 O1".split()  # noqa: SIM905
+ROWS = "T1-9000 T8 P2 M3 C-flat G2 G-p99 G-p99-bursts L1 L-ping W1 W2 W4 H2-out F16 S2-1000-cpu S3-delete A1 O1".split()  # noqa: SIM905
 PEERS = ["T3-9000", "T4-vde"]  # that need not be installed
 
 
