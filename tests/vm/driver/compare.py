@@ -127,6 +127,14 @@ def _hosts_own(it: Difference) -> bool:
     return from_or_to_host or told_by_host or told_tcp
 
 
+def _told_by_the_host(it: Difference) -> bool:
+    """That the host has no way on: the driver sends that out on the wire, where nobody brings it back."""
+    if not it.pair.startswith("l3s") or it.action is None:
+        return False
+    errors = it.key.endswith("errors") and not it.kernel and all(error.endswith(" by host") for error in it.ipvsw)
+    return errors or (it.key == "error" and (it.kernel, it.ipvsw) == ("timed out", "No route to host"))
+
+
 def _arrival(it: Difference) -> bool:
     return it.key.removeprefix("then ") in ("received", "answers", "back", "there", "same")
 
@@ -142,4 +150,5 @@ KNOWN = (
     Known("Routed modes", "`l3s`: what arrives for a port", _seen_in_the_port),
     Known("Routed modes", "`l3s`: TTL and hop limit of what arrives", _one_hop_more),
     Known("Routed modes", "`l3s`: what arrives for a port", _hosts_own),
+    Known("Routed modes", "`l3s`: what the host itself sends to a port's address", _told_by_the_host),
 )
