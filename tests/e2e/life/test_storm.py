@@ -48,7 +48,6 @@ def test_a_siblings_new_address_does_not_wait(lab: Lab, lan: Daemon) -> None:
             until(lambda: owned(lan, address), f"{address} works", every=0.002)  # noqa: B023
             delays.append(time.monotonic() - start)
     print("delays", [round(delay * 1000) for delay in sorted(delays)], "ms")
-    assert statistics.median(delays) < patient(0.2)
-    assert max(delays) < patient(1)
+    assert statistics.median(delays) < patient(1)  # seconds; behind the storm's events each takes several
     for k in (1, 2):
         assert lan.port(f"ipvl{k}")["state"] == "up"
