@@ -29,6 +29,7 @@ BOOT = Path("/boot")
 MODULES = Path("/lib/modules")
 MOMENTS = patient(120)  # s for one command, or to boot: there is no KVM
 LIFE = patient(900)  # s for all that is done in a guest
+BOOTS = 3  # now and then a kernel of two emulated CPUs stands still before its first process
 NEEDED = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 
 # What a kernel says when it is not well. The watchdogs for stalls are off: a slow machine is no fault of it.
@@ -265,9 +266,20 @@ def run_in_guest(
         # `timeout` outlives this process if it has to, so that the guest never does.
         limit = [found["timeout"], "--signal=KILL", str(timeout)]
         command = [*limit, *qemu(found["qemu-system-x86_64"], kernel, directory, memory, cpus)]
-        with console_file.open("wb") as console, _ended(command, console.fileno()) as process:
-            process.wait()
+        for _ in range(BOOTS):
+            with console_file.open("wb") as console, _ended(command, console.fileno()) as process:
+                if _begins(process, directory / "stdout"):
+                    process.wait()
+                    break
         return _result(directory, console_file.read_text(errors="replace"), timeout)
+
+
+def _begins(process: subprocess.Popen[bytes], sign: Path) -> bool:
+    """Whether the guest has come to its script, or to its end."""
+    with contextlib.suppress(AssertionError):
+        until(lambda: sign.exists() or process.poll() is not None, "the guest boots", every=0.2, limit=MOMENTS)
+        return True
+    return False
 
 
 @contextlib.contextmanager
