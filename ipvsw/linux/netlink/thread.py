@@ -30,6 +30,8 @@ from ipvsw.linux.netlink.messages import (
 
 T = TypeVar("T")
 
+DISCARDED = 1 << 18  # events at most: more than the socket has room for
+
 CLONE_NEWNET = 0x40000000
 SO_RCVBUFFORCE = 33
 SOL_NETLINK = 270
@@ -85,9 +87,22 @@ class Netlink:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
+                self._discard_events()
                 yield Overrun()
                 continue
             yield from read_events(data, _nsid(control))
+
+    def _discard_events(self) -> None:
+        """After an overrun, when all is read anew anyway: the kernel tells of no other one, and drops what comes, until
+        the socket is empty (NETLINK_S_CONGESTED in net/netlink/af_netlink.c)."""
+        for _ in range(DISCARDED):
+            try:
+                self._events.recv(1)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # one more
+                    raise
 
     async def run(self, netns_fd: int | None, work: Callable[[Handle], T]) -> T:
         """Call `work` in the namespace `netns_fd` (None: the daemon's own), on the thread.
