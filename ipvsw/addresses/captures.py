@@ -28,10 +28,10 @@ WIRE, HOST, FIRST_PORT = 1, 2, 3  # tags, as datapath/mirror/ring.pxd has them
 class Capture:
     """One reader's: what it must be told, first what is there already, then what has changed."""
 
-    def __init__(self, at: str | None, fd: int) -> None:
-        """`at`: a port, "master" or "host"; None: all of them. `fd` is its own copy of the rings' descriptor."""
+    def __init__(self, at: str | None) -> None:
+        """`at`: a port, "master" or "host"; None: all of them."""
         self.at = at
-        self.descriptors = [fd]
+        self.descriptors: list[int] = []  # its own copy of the rings'
         self._queue: deque[CaptureStatus] = deque()
         self._ready = asyncio.Event()
         self._ended = False
@@ -89,7 +89,7 @@ class Captures:
             with self._changes.batch() as datapath:
                 self._fd = datapath.open_capture()
             self._ports = {port: next(self._tags) for port in self._numbers}
-        capture = Capture(at, os.dup(self._fd))
+        capture = Capture(at)
         head, size, _ = CAPTURE_RING
         reasons = {one.name: one.reason for one in OUTCOMES.values()}
         capture.put(CaptureStatus(event="rings", name=self._switch, head=head, size=size, outcomes=reasons))
@@ -100,6 +100,7 @@ class Captures:
         self._captures.add(capture)
         try:
             self._apply()
+            capture.descriptors = [os.dup(self._fd)]
             yield capture
         finally:
             self._close(capture)

@@ -230,7 +230,8 @@ class FakeManager:
         self._called("capture", asked)
         reading, writing = os.pipe()
         os.close(writing)
-        self.captured = Capture(None, reading)
+        self.captured = Capture(None)
+        self.captured.descriptors = [reading]
         self.captured.put(CaptureStatus(event="interface", name="lan/ipvl0", tag=3, captured=True))
         try:
             yield self.captured
