@@ -11,10 +11,11 @@ import signal
 import socketserver
 import sys
 
+from common.asked import Fault
 from common.daemon import SOCKET, DaemonDown, Refusal
 
 from docker.driver import Driver
-from docker.networks import Fault, Networks
+from docker.networks import Networks
 
 LISTEN, STATE = "/run/docker/plugins/ipvsw.sock", "/var/lib/ipvsw-docker/networks.json"
 TYPE = "application/vnd.docker.plugins.v1.1+json"

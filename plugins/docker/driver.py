@@ -9,9 +9,10 @@ import base64
 import binascii
 import time
 
+from common.asked import PUBLISHED, Fault, dictionary, objects
 from common.daemon import Refusal, call, remove_labelled
 
-from docker.networks import IFNAME, PORTS, Fault, dictionary, network_of, text
+from docker.networks import IFNAME, PORTS, network_of, text
 
 EVERYWHERE = ("0.0.0.0/0", "::/0")  # pool of the null IPAM driver
 PATIENCE, PAUSE = 5.0, 0.1  # seconds that a forgotten endpoint has to be gone, between two attempts
@@ -44,9 +45,7 @@ class Driver:
     def _create_network(self, asked):
         network = network_of(asked)
         for family in ("IPv4Data", "IPv6Data"):
-            pools = asked.get(family) or []
-            if not all(isinstance(one, dict) for one in pools):
-                raise Fault(f"{family}: must be a list of objects")
+            pools = objects(asked, family)
             gateway = next((one.get("Gateway") for one in pools if one.get("Pool") not in EVERYWHERE), None)
             network[family] = str(gateway or "").partition("/")[0]
         self._networks.put(asked, network)
@@ -107,7 +106,7 @@ class Driver:
 
     def _publish(self, asked):
         if dictionary(asked, "Options").get(PORTS):
-            raise Fault("-p: a container of this network has an address of its own, at which its ports are reached")
+            raise Fault(PUBLISHED)
         return {}
 
 

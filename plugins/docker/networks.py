@@ -4,31 +4,18 @@ import json
 import os
 import threading
 
+from common.asked import FLAGS, MODES, Fault, check_choice, check_known, dictionary, guards
+
 GENERIC = "com.docker.network.generic"
 INTERNAL, IFNAME, PORTS = (
     "com.docker.network.internal",
     "com.docker.network.endpoint.ifname",
     "com.docker.network.portmap",
 )
-MODES, FLAGS = ("l2", "l3", "l3s"), ("bridge", "private", "vepa")
 NUMBERS = {"mtu": "mtu", "com.docker.network.driver.mtu": "mtu", "max_addresses": "max_addresses", "queues": "queues"}
 TEXTS = {"ipvlan_mode": "mode", "ipvlan_flag": "flag", "rate": "rate", "packets": "packets", "broadcast": "broadcast"}
 OPTIONS = ("parent", "guard", *NUMBERS, *TEXTS)
 VERSION = 1
-
-
-class Fault(Exception):
-    """One line for Docker's user."""
-
-
-def dictionary(inside, key):
-    """The object there, empty where there is none. Errors: Fault."""
-    found = inside.get(key)
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise Fault(f"{key}: must be an object")
-    return found
 
 
 def text(inside, key):
@@ -43,15 +30,12 @@ def network_of(asked):
     """What is kept of a network: keys of its ports, and whether it has a way out. Errors: Fault."""
     given = dictionary(asked, "Options")
     options = dictionary(given, GENERIC)
-    for key in options:
-        if key not in OPTIONS and not key.startswith("com.docker."):
-            raise Fault(f"option {key}: unknown; known are {', '.join(sorted(OPTIONS))}")
+    check_known((key for key in options if not key.startswith("com.docker.")), OPTIONS)
     if not options.get("parent"):
         raise Fault("option parent: missing; say -o parent=eth0")
     port = {"master": options["parent"]}
     for key, known in (("ipvlan_mode", MODES), ("ipvlan_flag", FLAGS)):
-        if options.get(key) not in (None, *known):
-            raise Fault(f"option {key}: {options[key]} is not {', '.join(known)}")
+        check_choice(options, key, known)
     port |= {name: options[key] for key, name in TEXTS.items() if key in options}
     for key, name in NUMBERS.items():
         if key in options:
@@ -59,7 +43,7 @@ def network_of(asked):
                 raise Fault(f"option {key}: {options[key]} is not a number")
             port[name] = int(options[key])
     if guard := options.get("guard"):
-        port["guard"] = guard if guard in ("strict", "off") else str(guard).split(":")
+        port["guard"] = guards(guard)
     return {"port": port, "internal": bool(given.get(INTERNAL))}
 
 

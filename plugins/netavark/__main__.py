@@ -9,9 +9,10 @@ import json
 import os
 import sys
 
-from common.daemon import DaemonDown, Refusal, call, fault_of, is_writable, quoted, remove_labelled, short_name
+from common.asked import Fault, dictionary
+from common.daemon import DaemonDown, Refusal, call, fault_of, is_writable, remove_labelled, short_name
 
-from netavark.network import Fault, checked, dictionary, port_of
+from netavark.network import checked, port_of
 
 VERSION, API_VERSION = "0.1.0", "1.0.0"
 SOCKETS = ("/run/ipvsw/api.sock", "/var/lib/ipvsw/users.sock")  # the second for users, who see no /run
@@ -57,7 +58,7 @@ def setup(netns):
     port = call(socket, "POST", "/v1/ports", body, descriptor)
     os.close(descriptor)
     if fault := fault_of(port, body.get("addresses", ())):
-        call(socket, "DELETE", f"/v1/labels/{quoted(label)}")
+        remove_labelled(socket, label)
         raise Fault(fault[1])
     servers = dictionary(asked, "network").get("network_dns_servers") or []
     interface = {"mac_address": port["mac"], "subnets": subnets}

@@ -1,50 +1,24 @@
 """A network of Podman's: what is wrong with one, and what a container's port in it is like. Pure."""
 
-MODES, FLAGS = ("l2", "l3", "l3s"), ("bridge", "private", "vepa")
+from common.asked import FLAGS, MODES, PUBLISHED, Fault, check_choice, check_known, dictionary, guards, objects
+
 NUMBERS = ("mtu", "metric", "max_addresses", "max_groups", "queues")
 TEXTS = ("broadcast", "guard", "packets", "rate")
 OPTIONS = ("parent", "mode", "flag", "no_default_route", "socket", "bclim", *NUMBERS, *TEXTS)
 NO_GATEWAY = "ipvsw_no_gateway"  # option in which `create` notes the subnets for which nobody has named one
 
 
-class Fault(Exception):
-    pass
-
-
-def dictionary(inside, key):
-    """The object there, empty where there is none. Errors: Fault."""
-    found = inside.get(key)
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise Fault(f"{key}: must be an object")
-    return found
-
-
-def objects(inside, key):
-    """The list of objects there. Errors: Fault."""
-    found = inside.get(key)
-    if found is None:
-        return []
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise Fault(f"{key}: must be a list of objects")
-    return found
-
-
 def checked(network):
     """The network as it is to be kept. Errors: Fault."""
     options = dictionary(network, "options")
-    for key in options:
-        if key not in OPTIONS:
-            raise Fault(f"option {key}: unknown; known are {', '.join(sorted(OPTIONS))}")
+    check_known(options, OPTIONS)
     parent = options.get("parent")
     if parent and network.get("network_interface") not in (None, "", parent):
         raise Fault(f"option parent: {parent} is not the --interface-name {network['network_interface']}")
     if not parent and not network.get("network_interface"):
         raise Fault("option parent: missing; say -o parent=eth0")
     for key, known in (("mode", MODES), ("flag", FLAGS), ("no_default_route", ("true", "false", "1", "0"))):
-        if options.get(key) not in (None, *known):
-            raise Fault(f"option {key}: {options[key]} is not {', '.join(known)}")
+        check_choice(options, key, known)
     for key in NUMBERS:
         number(options, key)
     driver = dictionary(network, "ipam_options").get("driver")
@@ -59,7 +33,7 @@ def checked(network):
 def port_of(asked):
     """What the API is asked to add for a container, and its subnets as Podman wants to know them. Errors: Fault."""
     if asked.get("port_mappings"):
-        raise Fault("-p: a container of this network has an address of its own, at which its ports are reached")
+        raise Fault(PUBLISHED)
     network, own = dictionary(asked, "network"), dictionary(asked, "network_options")
     options = dictionary(network, "options")
     ifname = own.get("interface_name")
@@ -68,8 +42,8 @@ def port_of(asked):
     addresses, subnets = addressed(network, own, ungiven=str(options.get(NO_GATEWAY, "")).split(","))
     body = {"master": options.get("parent") or network.get("network_interface"), "ifname": ifname}
     body |= {key: options[key] for key in ("mode", "flag", *TEXTS) if key in options}
-    if "guard" in body and body["guard"] not in ("strict", "off"):
-        body["guard"] = body["guard"].split(":")
+    if "guard" in body:
+        body["guard"] = guards(body["guard"])
     body |= {key: number(options, key) for key in NUMBERS if key in options}
     if own.get("static_mac"):
         body["mac"] = own["static_mac"]
