@@ -54,7 +54,9 @@ class Driver:
     def _delete_network(self, asked):
         remove_labelled(self._socket, f"docker:{text(asked, 'NetworkID')}")
         self._networks.drop(asked)
-        self._endpoints = {key: one for key, one in self._endpoints.items() if one["network"] != asked["NetworkID"]}
+        for key, one in list(self._endpoints.items()):  # others may come meanwhile
+            if one["network"] == asked["NetworkID"]:
+                self._endpoints.pop(key, None)
         return {}
 
     def _create_endpoint(self, asked):
