@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ipvsw import LOST
+from ipvsw.outcomes import is_drop
 
 if TYPE_CHECKING:
     from ipvsw.client import Record
@@ -67,9 +67,7 @@ def _interfaces(stats: Iterable[Record]) -> Iterable[tuple[str, Record]]:
 
 
 def _drops(now: Record, then: Record) -> dict[str, int]:
-    found = {
-        name: count - then["outcomes"].get(name, 0) for name, count in now["outcomes"].items() if name.startswith(LOST)
-    }
+    found = {name: count - then["outcomes"].get(name, 0) for name, count in now["outcomes"].items() if is_drop(name)}
     return {name: count for name, count in found.items() if count > 0}
 
 

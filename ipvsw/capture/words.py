@@ -6,15 +6,11 @@ import struct
 import time
 from ipaddress import ip_address
 
-from ipvsw import LOST
 from ipvsw.capture.ring import HELD, TX, Captured
 from ipvsw.capture.session import Session
+from ipvsw.outcomes import is_drop
 
 ETHERTYPES = {0x0800: "IPv4", 0x0806: "ARP", 0x86DD: "IPv6", 0x8100: "VLAN", 0x88A8: "VLAN (802.1ad)"}
-
-
-def is_drop(outcome: str) -> bool:
-    return outcome.startswith(LOST)
 
 
 def gso_size(one: Captured) -> int:

@@ -12,7 +12,8 @@ from ipvsw.capture import pcapng
 from ipvsw.capture.filters import Filter
 from ipvsw.capture.ring import HELD, TX, Captured
 from ipvsw.capture.session import Session
-from ipvsw.capture.words import fate, is_drop
+from ipvsw.capture.words import fate
+from ipvsw.outcomes import is_drop
 
 BUFFER = 1 << 20  # bytes
 BROADCAST = b"\xff" * 6
@@ -46,8 +47,9 @@ class Writer:
             options = self._options[same] = self._made(one, target or 0)
             if len(self._options) > 4096:
                 self._options.clear()
-        lost, self._lost = self._session.lost - self._lost, self._session.lost
-        block = pcapng.packet(number, one.time, one.frame, options, lost)
+        lost = self._session.lost
+        block = pcapng.packet(number, one.time, one.frame, options, lost - self._lost)
+        self._lost = lost
         self._parts.append(block)
         self._size += len(block)
         if self._size >= BUFFER:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from ipvsw import LOST
 from ipvsw.cli.command import Asked, Command, Option, first, read_name, read_nothing, read_port, silent
 from ipvsw.cli.complete import Names
 from ipvsw.cli.record import records
@@ -99,9 +98,11 @@ def link_record(switch: SwitchStatus, port: PortStatus) -> Record:
 def statistics(traffic: Record | None) -> Record:
     """Counters with the keys of `ip -s -j link`, as the port's own side sees them: it receives what the switch sent.
     Dropped is what the switch did not deliver: rx for want of room in the port's device, tx by its rules."""
+    from ipvsw.outcomes import is_drop  # a millisecond, at each TAB if it were above
+
     if traffic is None:
         return {}
-    lost = sum(count for name, count in traffic["outcomes"].items() if name.startswith(LOST))
+    lost = sum(count for name, count in traffic["outcomes"].items() if is_drop(name))
     rx = {"bytes": traffic["tx_bytes"], "packets": traffic["tx_frames"], "errors": 0, "dropped": traffic["tx_errors"]}
     tx = {"bytes": traffic["rx_bytes"], "packets": traffic["rx_frames"], "errors": 0, "dropped": lost}
     return {"stats64": {"rx": rx, "tx": tx}}

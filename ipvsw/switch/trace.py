@@ -13,7 +13,7 @@ from ipvsw._fast import Datapath
 from ipvsw.addresses.table import Table
 from ipvsw.linux.netlink import RouteAnswer
 from ipvsw.model import Flag, Mode, SwitchConfig
-from ipvsw.outcomes import OUTCOMES
+from ipvsw.outcomes import OUTCOMES, is_drop
 from ipvsw.routing.router import Router
 from ipvsw.status import AddressSource, AddressState, TraceAsked, TraceReceiver, TraceStatus, TraceStep
 from ipvsw.switch.asked_frame import STRANGER, Sender, asked_frame, asked_header
@@ -73,7 +73,7 @@ class Tracer:
             at=at,
             frame=frame.hex(),
             outcome=outcome,
-            delivered=delivered and not OUTCOMES[outcome].is_drop,
+            delivered=delivered and not is_drop(outcome),
             reason=reason,
             steps=tuple(told),
             receivers=tuple(TraceReceiver(to=self._name(who), frame=raw.hex()) for who, raw in receivers),
