@@ -31,7 +31,7 @@ def ask(device: str, mac: bytes, addresses: Iterable[str]) -> dict[str, set[str]
             for packed in wanted:
                 sock.send(_probe(mac, packed))
         deadline = time.monotonic() + PATIENCE
-        while select.select([sock], [], [], max(deadline - time.monotonic(), 0))[0]:
+        while (left := deadline - time.monotonic()) > 0 and select.select([sock], [], [], left)[0]:
             frame = sock.recv(64)
             if len(frame) >= 14 + ARP.size:
                 *_, operation, sender, address, _, _ = ARP.unpack_from(frame, 14)
