@@ -145,6 +145,14 @@ Who = str | int
 # ---------------------------------------------------------------------------- configuration
 
 
+_USER = "user:"
+
+
+def label_of_user(uid: int) -> str:
+    """What the labels begin with of ports that this user has added, who is not root."""
+    return f"{_USER}{uid}"
+
+
 class PortConfig(Struct, frozen=True, kw_only=True):
     """One endpoint: a device named `ifname` inside the namespace `netns`."""
 
@@ -179,6 +187,11 @@ class PortConfig(Struct, frozen=True, kw_only=True):
     max_groups: int | None = None  # multicast groups that a namespace listens to
     label: str = ""  # what the one who added the port calls it
     persist: Persist = Persist.ALWAYS  # of a port that was added at run time
+
+    @property
+    def is_users(self) -> bool:
+        """Whether one who is not root has added it, and chosen its addresses."""
+        return self.label.startswith(_USER)
 
 
 class SwitchConfig(Struct, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ class Rule(Struct, frozen=True, kw_only=True):
     """What one port may claim."""
 
     pinned: frozenset[Packed] = frozenset()  # by the configuration
+    diverts: bool = True  # whether the host's own traffic to these may be the port's where they are not on-link
     prefixes: tuple[Network, ...] | None = None  # None: any address
     on_link: bool = False  # the master's on-link prefixes besides `prefixes`
     max_addresses: int | None = None  # None: any number
@@ -43,12 +44,17 @@ ANYTHING = Rule()
 def claim_rule(config: PortConfig) -> Rule:
     """The rule that a port's configuration makes. Without `claim` a namespace may claim anything, as with the kernel's
     driver, and a virtual machine what is on-link, if it is learned at all."""
-    pinned = frozenset(one.ip.packed for one in config.addresses)
+    pinned, diverts = frozenset(one.ip.packed for one in config.addresses), not config.is_users
     claim = config.claim if config.claim is not None else "any" if config.kind is Kind.NETNS else "on-link"
     if claim == "any":
-        return Rule(pinned=pinned, max_addresses=config.max_addresses)
-    networks = claim if isinstance(claim, tuple) else ()
-    return Rule(pinned=pinned, prefixes=networks, on_link=claim == "on-link", max_addresses=config.max_addresses)
+        return Rule(pinned=pinned, diverts=diverts, max_addresses=config.max_addresses)
+    return Rule(
+        pinned=pinned,
+        diverts=diverts,
+        prefixes=claim if isinstance(claim, tuple) else (),
+        on_link=claim == "on-link",
+        max_addresses=config.max_addresses,
+    )
 
 
 class Refused(Struct, frozen=True):
@@ -170,11 +176,11 @@ class Admission:
         return self._ports[port].rule.pinned if port in self._ports else frozenset()
 
     def may_divert(self, address: Packed, port: str) -> bool:
-        """Whether the host's own traffic to an address of the port's is the port's: only if the configuration pins
+        """Whether the host's own traffic to an address of the port's is the port's: only if root's configuration pins
         it to the port or the master has it on-link. Anything else belongs where the host's routes lead."""
         if address in self._gateways:
             return False
-        return self._pinned.get(address) == port or address in self._on_link
+        return address in self._on_link or (self._pinned.get(address) == port and self._of(port).rule.diverts)
 
     # ------------------------------------------------------------------------ claims
 

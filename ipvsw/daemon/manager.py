@@ -221,7 +221,7 @@ class Manager:
         return status
 
     def check_user(self, master: str, peer: Peer) -> None:
-        """Errors: Forbidden, unless the switch on `master` lets this user attach namespaces of their own."""
+        """See `Switches.check_user`. Errors: Forbidden, Refused."""
         self._switches.check_user(master, peer)
 
     async def _preflight_port(self, switch: SwitchConfig, port: PortConfig) -> None:

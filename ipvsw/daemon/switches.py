@@ -9,10 +9,12 @@ from msgspec import structs
 
 from ipvsw.config import names
 from ipvsw.linux.peercred import Peer
-from ipvsw.model import Forbidden, NotFound, Refused, Who
+from ipvsw.model import Forbidden, NotFound, Refused, Who, label_of_user
 from ipvsw.ports.port import Port
 from ipvsw.status import SwitchStatus
 from ipvsw.switch.switch import Switch
+
+USER_PORTS = 256  # of one user who is not root
 
 
 class Switches(dict[str, Switch]):
@@ -93,10 +95,14 @@ class Switches(dict[str, Switch]):
         return next(iter(own or found), None)
 
     def check_user(self, master: str, peer: Peer) -> None:
-        """Errors: Forbidden, unless the switch on `master` lets this user attach namespaces of their own."""
+        """Whether the switch on `master` lets this user attach one more namespace of their own. Errors: Forbidden."""
         found = self.on_master(master)
         if found is None or not peer.is_among(found.config.users):
             raise Forbidden(f"master: this user may not attach to {master}; `users` of its switch says who may")
+        label = label_of_user(peer.uid or 0)
+        ports = [port.config.label for switch in self.values() for port in switch.ports.values()]
+        if sum(names.has_label(one, label) for one in ports) >= USER_PORTS:
+            raise Refused(f"this user has {USER_PORTS} ports already")
 
     def _ports(self) -> dict[str, Container[str]]:
         """The names of each one's; those of the kernel module's devices too."""

@@ -55,7 +55,7 @@ class Manager(Protocol):
         """Remove the ports of `labelled`. Errors: NotFound."""
 
     def check_user(self, master: str, peer: Peer) -> None:
-        """Errors: Forbidden, unless the switch on `master` lets this user attach namespaces."""
+        """Whether the switch on `master` lets this user attach one more namespace. Errors: also Forbidden."""
 
     async def delete_port(self, name: str) -> None:
         """`name` is PORT or SWITCH/PORT. Errors: also NotFound."""

@@ -2,8 +2,9 @@
 
 A namespace is theirs if the kernel says so: they own its user namespace, as of a rootless runtime's containers. It
 comes as a descriptor, for it may have no path that others see. A switch says who may (`users`). Such a port has all
-guards, may claim no address but those that it was added with, and goes with its namespace. Its label begins with
-`user:UID:`, by which its user alone finds and removes it.
+guards, may claim no address but those that it was added with, and goes with its namespace. The host's own traffic goes
+to none of them that is not on-link at the master: the user alone has chosen them. Its label begins with `user:UID:`, by
+which its user alone finds and removes it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ipvsw.daemon.api.bodies import AddPort
 from ipvsw.daemon.api.contract import Manager
 from ipvsw.daemon.api.operations import BadBody, Call, Route, add_in_namespace, read_body
 from ipvsw.linux.namespaces import owner_of
-from ipvsw.model import Forbidden, Guard, PortConfig
+from ipvsw.model import Forbidden, Guard, PortConfig, label_of_user
 from ipvsw.status import PortStatus, SwitchStatus
 
 KEYS = frozenset(
@@ -68,7 +69,7 @@ def _check_namespace(call: Call) -> None:
 
 def of_user(port: PortConfig, user: int) -> PortConfig:
     """The port as it is added for a user. Errors: ConfigError."""
-    label = f"user:{user}:{port.label}" if port.label else f"user:{user}"
+    label = f"{label_of_user(user)}:{port.label}" if port.label else label_of_user(user)
     if len(label) > LABEL_MAX:
         raise ConfigError(f"label: is longer than {LABEL_MAX} characters with the user before it")
     claim = (*(ip_network(one.ip) for one in port.addresses), LINK_LOCAL)
@@ -77,7 +78,7 @@ def of_user(port: PortConfig, user: int) -> PortConfig:
 
 def label_of(name: str, call: Call) -> str:
     """What a user calls the label `name`."""
-    return name if call.peer.is_master else f"user:{_user(call)}:{name}"
+    return name if call.peer.is_master else f"{label_of_user(_user(call))}:{name}"
 
 
 def _user(call: Call) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 from hypothesis import settings
@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec.structs import replace
 
-from ipvsw.addresses.claims import MAX_REFUSED, Admission, Change, Refused, Rule
+from ipvsw.addresses.claims import MAX_REFUSED, Admission, Change, Refused, Rule, claim_rule
 from ipvsw.addresses.ownership import Bind, BindAll, Ownership, Unbind
-from ipvsw.model import Address
+from ipvsw.model import Address, PortConfig
 from ipvsw.status import AddressSource, AddressState
 
 NETLINK = AddressSource.NETLINK
@@ -130,6 +130,17 @@ def test_what_may_be_diverted_from_the_host(side: Side) -> None:
     may = side.rules.may_divert
     assert may(NEAR.packed, "b") and may(FAR.packed, "a")
     assert not may(FAR.packed, "b") and not may(GATEWAY.packed, "a") and not may(NEAR6.packed, "a")
+
+
+@pytest.mark.parametrize(("label", "far"), [("", True), ("cni:lan", True), ("user:1000", False), ("user:1:x", False)])
+def test_what_a_user_pins_is_diverted_where_it_is_on_link_alone(side: Side, label: str, far: bool) -> None:
+    """Whoever may attach a namespace chooses its addresses, and must not have the host's traffic to the world by it."""
+    addresses = ip_interface("10.9.0.5/16"), ip_interface("203.0.113.9/32")
+    side.rules.set_host([LAN], [])
+    side.rules.set_rule("a", claim_rule(PortConfig(name="a", ifname="a", netns="", addresses=addresses, label=label)))
+    assert side.claim("a", FAR) == [] == side.claim("a", NEAR)
+    assert side.rules.may_divert(NEAR.packed, "a")
+    assert side.rules.may_divert(FAR.packed, "a") is far
 
 
 ADDRESSES = (NEAR, FAR, GATEWAY, NEAR6, LOCAL6)
