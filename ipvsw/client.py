@@ -273,12 +273,18 @@ def _receive(connection: socket.socket, fds: list[int] | None) -> bytes:
     """Some bytes, b"" at the end; descriptors that come with them are put into `fds`."""
     if fds is None:
         return connection.recv(RECEIVE)
-    # Not socket.recv_fds: it drops the flags.
-    data, control, _, _ = connection.recvmsg(RECEIVE, socket.CMSG_SPACE(4 * FDS_MAX), socket.MSG_CMSG_CLOEXEC)
-    for level, kind, packed in control:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds += [fd for (fd,) in struct.iter_unpack("=i", packed)]
+    data, found = receive_fds(connection, RECEIVE, FDS_MAX)
+    fds += found
     return data
+
+
+def receive_fds(connection: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
+    """Up to `size` bytes, and the descriptors that come with them, which no program that is started inherits: what
+    socket.recv_fds does, which drops the flag for that. There may be one more than `most`: the kernel pads the room for
+    them. Errors: OSError."""
+    data, control, _, _ = connection.recvmsg(size, socket.CMSG_SPACE(4 * most), socket.MSG_CMSG_CLOEXEC)
+    packed = [part for level, kind, part in control if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)]
+    return data, [fd for part in packed for (fd,) in struct.iter_unpack("=i", part)]
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ import logging
 import os
 import resource
 import socket
-import struct
 from collections import Counter
 from collections.abc import Callable
 from typing import cast
@@ -25,6 +24,7 @@ from typing import cast
 import msgspec
 from msgspec import Struct
 
+from ipvsw.client import receive_fds
 from ipvsw.linux.devices.unix import bind, remove
 from ipvsw.linux.lasting.fdstore import close_fds
 from ipvsw.linux.peercred import Peer, peer_of
@@ -37,8 +37,6 @@ HAND_MODE = 0o666  # of the other socket
 HAND_SUFFIX = ".fd"
 BACKLOG = 128  # connections that wait in the kernel to be accepted
 _WHY = {errno.EEXIST: "exists and is not a socket", errno.EADDRINUSE: "another daemon serves there"}
-
-_FD = struct.Struct("=i")
 
 BATCH = 16  # connections that are accepted before others have their turn
 FIRST = 65536  # bytes that are read together with the descriptors that a request brings
@@ -177,10 +175,8 @@ class First(Struct, frozen=True):
 
 def _read_first(sock: socket.socket) -> First:
     """Errors: OSError."""
-    room = socket.CMSG_SPACE(DESCRIPTORS * _FD.size)
-    data, control, _, _ = sock.recvmsg(FIRST, room, socket.MSG_CMSG_CLOEXEC)
-    packed = (part for level, kind, part in control if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS))
-    return First(data, tuple(fd for part in packed for (fd,) in _FD.iter_unpack(part)))
+    data, descriptors = receive_fds(sock, FIRST, DESCRIPTORS)
+    return First(data, tuple(descriptors))
 
 
 class Connection(asyncio.Protocol):
