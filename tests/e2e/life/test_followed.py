@@ -22,12 +22,6 @@ ADDRESSES = [f"{port4(2)}/16", f"{port6(2)}/64"]
 
 
 @pytest.fixture
-def lab() -> Iterator[Lab]:
-    with Lab(2) as lab:
-        yield lab
-
-
-@pytest.fixture
 def lan(lab: Lab) -> Iterator[Daemon]:
     with Daemon(switch("m0", lab.host), home=lab.home, keeps=True) as daemon:
         yield daemon.wait()

@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,23 +18,12 @@ from tests.support.sniff import raw, sniffing
 from tests.support.topology import MASTER_MAC, exec_in, inside, run
 from tests.support.wire import frames
 
+MODE = "l3s"
+
 FAMILIES = pytest.mark.parametrize("version", [4, 6])
 FLOWS = [("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)]
 QUIET = 0.2  # seconds in which what must not come would have come
 NOWHERE = {4: "10.2.0.99", 6: "fd02::99"}  # of the ports' network, and nobody's
-
-
-@pytest.fixture(scope="module")
-def net() -> Iterator[tuple[Routed, Daemon]]:
-    with routed("l3s") as made:
-        yield made
-
-
-@pytest.fixture
-def lab(net: tuple[Routed, Daemon]) -> Iterator[Routed]:
-    yield net[0]
-    rules(net[0], "flush ruleset")
-    net[0].restore()
 
 
 def far(version: int) -> str:

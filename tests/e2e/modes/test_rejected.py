@@ -4,36 +4,23 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
 
 import pytest
 
 from tests.support import traffic
 from tests.support.patience import LIMIT
-from tests.support.routed import FAR4, FAR6, Routed, change, inner, routed
-from tests.support.running import Daemon
+from tests.support.routed import FAR4, FAR6, Routed, change, inner
 from tests.support.topology import exec_in, inside, run
 
 QUIET = 0.3  # seconds in which what must not come would have come
+MODE = "l3s"
+
 CASES = {
     "reset": ("tcp", "reject with tcp reset", errno.ECONNREFUSED),
     "port": ("tcp", "reject", errno.ECONNREFUSED),
     "admin": ("tcp", "reject with icmpx admin-prohibited", errno.EHOSTUNREACH),
     "udp": ("udp", "reject", errno.ECONNREFUSED),
 }
-
-
-@pytest.fixture(scope="module")
-def net() -> Iterator[tuple[Routed, Daemon]]:
-    with routed("l3s") as made:
-        yield made
-
-
-@pytest.fixture
-def lab(net: tuple[Routed, Daemon]) -> Iterator[Routed]:
-    yield net[0]
-    run(*exec_in(net[0].host, "nft", "flush", "ruleset"))
-    net[0].restore()
 
 
 def error_of(lab: Routed, netns: str, address: str, protocol: str) -> int:

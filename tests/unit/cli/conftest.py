@@ -1,28 +1,12 @@
-"""Command lines with the daemon whose manager is made up; what one asks of it is forgotten after it."""
+"""Command lines with the daemon whose manager is made up."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import pytest
 
 from ipvsw import cli
 from tests.unit.cli.lines import Run
 from tests.unit.daemon.fake_manager import Daemon
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    daemon = Daemon(tmp_path_factory.mktemp("cli") / "api.sock")
-    yield daemon
-    daemon.close()
-
-
-@pytest.fixture
-def daemon(shared: Daemon) -> Daemon:
-    shared.manager.calls.clear()
-    shared.manager.error = None
-    return shared
 
 
 @pytest.fixture
