@@ -56,6 +56,12 @@ class Pings:
         return max(numbers) - len(set(numbers)), max(numbers), gap
 
 
+def settled(guest: Guest) -> bool:
+    """The kernel says that a link is ready some time after the first IPv4 packet may have passed."""
+    addresses = guest.run("ip -6 addr show dev eth0 scope link")
+    return "fe80:" in addresses and "tentative" not in addresses
+
+
 @pytest.mark.parametrize("name", ["macvtap", "tap", "qemu-listens", "dgram"])
 def test_a_guest_goes_on_and_its_kernel_notices_nothing(lab: Lab, tmp_path: Path, name: str) -> None:
     if name in ("macvtap", "tap"):
@@ -72,6 +78,7 @@ def test_a_guest_goes_on_and_its_kernel_notices_nothing(lab: Lab, tmp_path: Path
             lan.wait()
             configure(guest)
             guest.run(f"ping -n -q -c 1 -W {LIMIT:g} {WIRE4}")
+            until(lambda: settled(guest), "IPv6 has seen that the guest's link is ready", every=0.2)
             noticed = guest.run(NOTICES)
             for what, happen in (("take-over", take_over), ("kill -9", again)):
                 pings = Pings(guest)
