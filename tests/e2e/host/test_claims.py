@@ -78,7 +78,7 @@ def test_what_is_on_link_or_pinned_is_the_ports(net: Net, version: int) -> None:
     lab, near, far = net.lab, {4: "10.1.0.77", 6: "fd00:1::77"}[version], FAR[version]
     net.claim(near)
     until(lambda: net.state(near) == ("owned", ""), "the port owns it")
-    until(lambda: pings(lab, lab.host, near), "the host reaches it")
+    lab.reachable(lab.host, near)
     config = net.daemon.config.read_text()
     bits = 128 if version == 6 else 32
     changed = config.replace(f'"{port4(1)}/16"', f'"{port4(1)}/16", "{far}/{bits}"', 1)
@@ -86,7 +86,7 @@ def test_what_is_on_link_or_pinned_is_the_ports(net: Net, version: int) -> None:
     net.daemon.config.write_text(changed)
     net.daemon.cli("reload")
     until(lambda: net.state(far) == ("owned", ""), "the configuration pins it to the port")
-    until(lambda: pings(lab, lab.host, far), "the host reaches it there")
+    lab.reachable(lab.host, far)
 
 
 def test_what_is_pinned_is_nobody_elses(net: Net) -> None:
