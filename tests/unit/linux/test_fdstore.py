@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -154,6 +158,68 @@ def test_a_keeper_that_was_killed_is_replaced_and_gets_everything_again(keepers:
     os.close(writer)
     assert keepers.store().take().keys() == {"one"}
     assert is_open_elsewhere(reader)
+
+
+def late(seconds: float) -> list[str]:
+    """A keeper that takes so long to start."""
+    return ["sh", "-c", f'sleep {seconds}; exec "$@"', "sh", *COMMAND]
+
+
+def test_a_keeper_may_take_long_to_start(keepers: Keepers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ipvsw.linux.lasting.keeperstore.PATIENCE", 0.1)
+    store = KeeperStore(str(keepers.path), late(0.5))
+    assert store.take() == {}
+    reader = put_pipe(store, "one")
+    assert is_open_elsewhere(reader)
+    store.end()
+    assert not is_open_elsewhere(reader)
+    assert not keepers.path.exists()
+
+
+def test_a_keeper_that_never_answers_leaves_no_process_and_no_file(
+    keepers: Keepers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipvsw.linux.lasting.keeperstore.ANSWER", 0.1)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: Any, **more: Any) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(*arguments, **more))
+        return started[-1]
+
+    monkeypatch.setattr(
+        "ipvsw.linux.lasting.keeperstore.subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": start})
+    )
+    with pytest.raises(TimeoutError):
+        KeeperStore(str(keepers.path), ["sleep", str(LIMIT)]).take()
+    assert started[0].returncode is not None
+    assert not keepers.path.exists()
+
+
+def test_a_keeper_that_does_not_listen_is_reached_again(keepers: Keepers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ipvsw.linux.lasting.keeperstore.PATIENCE", 0.1)
+    store = keepers.store()
+    store.take()
+    assert store._process is not None
+    reader, writer = os.pipe()
+
+    async def stop_and_go_on() -> None:
+        store.start()
+        keeper = store._process
+        assert keeper is not None
+        keeper.send_signal(signal.SIGSTOP)
+        names = (f"pipe{n}" for n in itertools.count())
+        while store._connection is not None:
+            store.put(next(names), writer)
+        keeper.send_signal(signal.SIGCONT)
+        while store._connection is None:
+            await asyncio.sleep(0.01)
+        assert store._process is keeper
+        store.close()
+
+    asyncio.run(asyncio.wait_for(stop_and_go_on(), LIMIT))
+    os.close(writer)
+    assert keepers.store().take().keys() == store.held.keys()
+    os.close(reader)
 
 
 def test_the_keeper_loads_nothing_but_the_standard_library() -> None:
