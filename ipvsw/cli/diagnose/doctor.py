@@ -9,7 +9,7 @@ from ipvsw.client import ApiError, Unreachable
 
 if TYPE_CHECKING:
     from ipvsw.client import Record
-    from ipvsw.doctor.checks import Finding
+    from ipvsw.doctor.checks.finding import Finding
 
 TOO_FEW_FDS = 503  # a finding in itself
 
