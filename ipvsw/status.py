@@ -54,7 +54,8 @@ class LeaseStatus(Struct, frozen=True, kw_only=True):
     mac: str = ""  # of the client, as it states it; not in DHCPv6
     hostname: str = ""  # of the client, as it states it
     server: str = ""  # its address, for IPv6 its DUID
-    remaining: int | None  # seconds; None: for ever
+    remaining: int | None  # seconds of a clock that stands still while the machine sleeps; None: for ever
+    ends: float | None = None  # seconds since the epoch, by the wall clock as it was when it was granted; None: unknown
 
 
 class Subject(enum.StrEnum):
@@ -80,6 +81,9 @@ class PortState(enum.StrEnum):
     DOWN = "down"  # set down inside its namespace
     DEGRADED = "degraded"  # it forwards, but something is not as it should be: `reason` says what
     FAILED = "failed"  # `reason` says why
+
+
+NO_VETH = "slow (the kernel has no veth)"  # as a port's `path`
 
 
 class PortStatus(Struct, frozen=True, kw_only=True):

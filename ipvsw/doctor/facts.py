@@ -14,17 +14,18 @@ from typing import Any
 from msgspec import Struct
 
 from ipvsw._fast import uring_error
-from ipvsw.doctor import neighbours
+from ipvsw.doctor import card, neighbours
 from ipvsw.linux.devices.ethtool import has_lro
 from ipvsw.linux.namespaces import open_namespace
-from ipvsw.linux.netlink import clsact, enter_namespace
+from ipvsw.linux.netlink import announces_groups, clsact, enter_namespace
 from ipvsw.linux.netlink.lookup import RTM_GETLINK
 from ipvsw.linux.netlink.messages import IFINFOMSG, attributes, read_link
 from ipvsw.linux.netlink.questions import NLM_F_DUMP, Questions
 
 Record = dict[str, Any]
 
-IFLA_LINK, IFLA_LINK_NETNSID, IFLA_XDP, IFLA_XDP_ATTACHED = 5, 37, 43, 2  # linux/if_link.h
+IFF_ALLMULTI = 0x200  # linux/if.h
+IFLA_LINK, IFLA_LINK_NETNSID, IFLA_XDP, IFLA_XDP_ATTACHED, IFLA_ALLMULTI = 5, 37, 43, 2, 61  # linux/if_link.h
 
 # Who sets up devices by itself: where it says that it runs, where its files are that leave devices alone, their suffix.
 MANAGERS = {
@@ -48,10 +49,22 @@ class Process(Struct, frozen=True, kw_only=True):
     memory_max: int = 0  # 0: there is no limit
 
 
+class Daemon(Struct, frozen=True, kw_only=True):
+    """What its API tells; nothing of one that doesn't answer."""
+
+    switches: list[Record] = []
+    stats: dict[str, Record] = {}  # by switch
+    leases: list[Record] = []
+    config: Record = {}  # what runs, as the tables of a configuration file
+    now: float = 0.0  # by the wall clock, when it answered
+
+
 class Host(Struct, frozen=True, kw_only=True):
     uring_error: int  # 0, or the errno with which the kernel refuses an io_uring
     managers: tuple[str, ...]  # that run, and that nobody has told to leave the daemon's devices alone
     process: Process | None  # None: it can't be seen from here
+    jit: bool = True  # BPF programs are compiled
+    announces_groups: bool = True  # it tells when a device joins a multicast group
 
 
 class Master(Struct, frozen=True, kw_only=True):
@@ -62,6 +75,9 @@ class Master(Struct, frozen=True, kw_only=True):
     xdp: bool
     filters: tuple[str, ...]  # "ingress", "egress": where others have tc filters
     uppers: dict[str, str]  # devices on top of it, with their kind
+    all_multicast: bool = False  # somebody has it take the frames of every group
+    groups: int = 0  # that it listens to
+    group_limit: int = 0  # of those that it may listen to; 0: none is known
     lro: bool = False  # it merges TCP segments, without a way back
     wireless: bool = False
     cloud: str = ""  # whose network it is on, "" if that isn't known to be one
@@ -75,7 +91,17 @@ def read_host(pid: int | None, root: str = "/") -> Host:
         uring_error=uring_error(),
         managers=tuple(name for name in MANAGERS if _manages(name, Path(root))),
         process=None if pid is None else read_process(pid),
+        jit=_sysctl(Path(root), "net/core/bpf_jit_enable") != "0",
+        announces_groups=announces_groups(),
     )
+
+
+def _sysctl(root: Path, path: str) -> str:
+    """ "" if the kernel, or this namespace, has none of that name."""
+    try:
+        return (root / "proc/sys" / path).read_text().strip()
+    except OSError:
+        return ""
 
 
 def _manages(name: str, root: Path) -> bool:
@@ -168,6 +194,9 @@ def _read_master(switch: Record) -> Master | None:
             xdp=own["xdp"],
             filters=clsact.used_by_others(kernel, own["index"]),
             uppers={one["name"]: one["kind"] for one in links if one["lower"] == own["index"] and one is not own},
+            all_multicast=own["all_multicast"],
+            groups=card.groups(name),
+            group_limit=card.group_limit(name, Path("/sys/class/net")),
             lro=has_lro(name),
             wireless=Path("/sys/class/net", name, "phy80211").exists(),
             cloud="" if own["kind"] else read_cloud(Path("/sys/class/dmi/id")),
@@ -194,6 +223,7 @@ def read_cloud(firmware: Path) -> str:
 
 def _link(body: bytes) -> Record:
     link, found = read_link(body), attributes(body, IFINFOMSG.size)
+    flags = IFINFOMSG.unpack_from(body)[3]
     lower = found.get(IFLA_LINK, b"") if IFLA_LINK_NETNSID not in found else b""
     return {
         "index": link.index,
@@ -201,6 +231,7 @@ def _link(body: bytes) -> Record:
         "mac": link.mac,
         "kind": link.kind,
         "lower": int.from_bytes(lower, "little"),
+        "all_multicast": bool(flags & IFF_ALLMULTI or any(found.get(IFLA_ALLMULTI, b""))),
         "xdp": any(attributes(found.get(IFLA_XDP, b""), 0).get(IFLA_XDP_ATTACHED, b"")),
     }
 

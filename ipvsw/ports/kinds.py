@@ -19,6 +19,7 @@ from ipvsw.ports.backends.stream import StreamBackend
 from ipvsw.ports.backends.tap import TapBackend
 from ipvsw.ports.backends.veth import VethBackend
 from ipvsw.ports.port import Port
+from ipvsw.status import NO_VETH
 
 _CONFIGURED: tuple[type[Backend], ...] = (NetnsBackend, MacvtapBackend, TapBackend, StreamBackend, DgramBackend)
 BACKENDS: dict[Kind, type[Backend]] = {backend.kind: backend for backend in _CONFIGURED}
@@ -35,7 +36,7 @@ def configured_port(env: PortEnvironment, config: PortConfig, device: Device) ->
     if device is Device.VETH or (device is Device.AUTO and veth.supported()):
         return Port(env, config, VethBackend)
     if device is Device.AUTO:
-        return Port(env, config, partial(NetnsBackend, path="slow (the kernel has no veth)"))
+        return Port(env, config, partial(NetnsBackend, path=NO_VETH))
     return Port(env, config, BACKENDS[kind])
 
 

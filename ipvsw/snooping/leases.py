@@ -19,7 +19,8 @@ LEASES = 64  # of a port
 
 
 class Lease(Struct, frozen=True, kw_only=True):
-    """`port` may use `address` until `until`, in the caller's time; None: for ever."""
+    """`port` may use `address` until `until`, in the caller's time; None: for ever. `ends` is the same by the wall
+    clock as it was when the lease was granted, in seconds since the epoch; None: never, or it isn't known."""
 
     port: str
     address: Address
@@ -28,6 +29,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     chaddr: bytes
     server: str
     hostname: str
+    ends: float | None = None
 
 
 class Answer(Struct, frozen=True):
@@ -70,8 +72,11 @@ class Leases:
             return ()
         return self._end(port, [address for address, _ in message.addresses])
 
-    def on_server(self, message: DhcpMessage, now: float, sender: str | None = None) -> Answer:
-        """A server's message; `sender` is the port that it comes from, if it comes from one."""
+    def on_server(
+        self, message: DhcpMessage, now: float, sender: str | None = None, wall: float | None = None
+    ) -> Answer:
+        """A server's message; `sender` is the port that it comes from, if it comes from one, and `wall` is `now` by the
+        wall clock."""
         found = {port: transaction for port, transaction in self._matching(message, now) if port != sender}
         if len(found) != 1:
             return Answer()
@@ -80,7 +85,7 @@ class Leases:
             return Answer(port, ended=self._end(port, self._held_by(port, transaction)))
         if message.action is not DhcpAction.GRANT:
             return Answer(port)
-        granted = self._grant(port, transaction, message, now)
+        granted = self._grant(port, transaction, message, now, wall)
         gone = [address for address, seconds in message.addresses if seconds == 0]
         if message.version == 4 and granted:  # a client has one lease
             gone += [address for address in self._held_by(port, transaction) if address != granted[0].address]
@@ -116,7 +121,9 @@ class Leases:
                 if until > now and transaction.fits(message):
                     yield port, transaction
 
-    def _grant(self, port: str, transaction: Transaction, message: DhcpMessage, now: float) -> tuple[Lease, ...]:
+    def _grant(
+        self, port: str, transaction: Transaction, message: DhcpMessage, now: float, wall: float | None
+    ) -> tuple[Lease, ...]:
         held = self._leases.setdefault(port, {})
         _, hostname = self._transactions[port][transaction]
         granted = tuple(
@@ -128,6 +135,7 @@ class Leases:
                 chaddr=transaction.chaddr,
                 server=message.server,
                 hostname=message.hostname or hostname,
+                ends=None if seconds is None or wall is None else wall + seconds,
             )
             for address, seconds in message.addresses
             if seconds != 0 and (address in held or len(held) < LEASES)

@@ -31,6 +31,7 @@ class SavedLease(Struct):
     chaddr: bytes
     server: str
     hostname: str
+    ends: float | None = None  # older daemons do not say it
 
 
 class Snooped(Struct):
@@ -50,6 +51,7 @@ class Snooped(Struct):
                 chaddr=one.chaddr,
                 server=one.server,
                 hostname=one.hostname,
+                ends=one.ends,
             )
             for one in leases
         ]
@@ -62,7 +64,9 @@ def save(learnings: Mapping[str, Learning], leases: Leases) -> Snooped:
             for port, learning in learnings.items()
         },
         leases=[
-            SavedLease(one.port, str(one.address), one.until, one.client, one.chaddr, one.server, one.hostname)
+            SavedLease(
+                one.port, str(one.address), one.until, one.client, one.chaddr, one.server, one.hostname, one.ends
+            )
             for one in leases.all()
         ],
     )

@@ -9,6 +9,7 @@ that an answer to it finds its way. An address that another port or the master h
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
@@ -122,6 +123,7 @@ class Snooper:
                 hostname=lease.hostname,
                 server=lease.server,
                 remaining=None if lease.until is None else max(0, round(lease.until - now)),
+                ends=lease.ends,
             )
 
     # ------------------------------------------------------------------------ frames
@@ -227,7 +229,7 @@ class Snooper:
 
     def _on_server(self, message: dhcp4.DhcpMessage, sender: str | None) -> str | None:
         """The port whose client's the message is."""
-        answer = self._leases.on_server(message, self._clock.time(), sender)
+        answer = self._leases.on_server(message, self._clock.time(), sender, time.time())
         self._end(answer.ended)
         for lease in answer.granted:
             self._learn(lease.port, lease.address, AddressSource.DHCP)

@@ -8,8 +8,9 @@ from ipvsw.cli.command import Asked, Command, Failed, read_nothing
 from ipvsw.client import ApiError, Unreachable
 
 if TYPE_CHECKING:
-    from ipvsw.client import Record
+    from ipvsw.client import Client, Record
     from ipvsw.doctor.checks.finding import Finding
+    from ipvsw.doctor.facts import Daemon
 
 TOO_FEW_FDS = 503  # a finding in itself
 
@@ -18,14 +19,13 @@ def _doctor(asked: Asked) -> list[Record]:
     from msgspec import to_builtins
 
     from ipvsw.doctor.checks import daemon_away, examine
-    from ipvsw.doctor.facts import daemon_pid, read_host, read_master
+    from ipvsw.doctor.facts import Daemon, daemon_pid, read_host, read_master
 
-    switches: list[Record] = []
+    daemon, pid = Daemon(), None
     away: list[Finding] = []
-    pid = None
     try:
         pid = daemon_pid(asked.socket)
-        switches = asked.client.switches()
+        daemon = _ask(asked.client)
     except OSError:
         away = [daemon_away(f"{asked.socket}: no daemon answers there")]
     except Unreachable as error:
@@ -34,13 +34,30 @@ def _doctor(asked: Asked) -> list[Record]:
         if error.status != TOO_FEW_FDS:
             raise
     try:
-        masters = [(switch, read_master(switch, pid)) for switch in switches]
-        found: list[Record] = to_builtins(away + examine(read_host(pid), masters))
+        masters = {
+            switch["name"]: master for switch in daemon.switches if (master := read_master(switch, pid)) is not None
+        }
+        found: list[Record] = to_builtins(away + examine(read_host(pid), daemon, masters))
     except PermissionError:
         raise Failed("only root may look into the masters' namespaces") from None
     except OSError as error:
         raise Failed(f"the masters can't be looked at: {error.strerror or error}") from None
     return found
+
+
+def _ask(client: Client) -> Daemon:
+    import time
+    import tomllib
+
+    from ipvsw.doctor.facts import Daemon
+
+    return Daemon(
+        switches=client.switches(),
+        stats={one["name"]: one for one in client.stats()},
+        leases=client.leases(),
+        config=tomllib.loads(client.config()),
+        now=time.time(),
+    )
 
 
 def _write(found: list[Record], asked: Asked) -> str:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from ipvsw.doctor.checks import host as of_host
-from ipvsw.doctor.checks import master as of_master
-from ipvsw.doctor.checks import network, switch
+from ipvsw.doctor.checks import fallbacks, host, leases, master, network, switch
 from ipvsw.doctor.checks.finding import Finding
-from ipvsw.doctor.facts import Host, Master, Record
+from ipvsw.doctor.facts import Daemon, Host, Master, Record
+
+NO_STATS: Record = {"master": {"outcomes": {}}, "ports": {}}  # of a switch that has just come
 
 
-def examine(host: Host, switches: list[tuple[Record, Master | None]]) -> list[Finding]:
-    """Every finding, those of the host first."""
-    found = [finding for check in of_host.CHECKS for finding in check(host)]
-    for status, master in switches:
+def examine(seen: Host, daemon: Daemon, masters: dict[str, Master]) -> list[Finding]:
+    """Every finding, those of the host first; `masters` by the names of their switches."""
+    found = [finding for check in host.CHECKS for finding in check(seen)]
+    found += [finding for check in fallbacks.CHECKS for finding in check(seen, daemon)]
+    for status in daemon.switches:
+        name = status["name"]
         found += [finding for check in switch.CHECKS for finding in check(status)]
-        if master is not None:
-            found += [finding for check in (*of_master.CHECKS, *network.CHECKS) for finding in check(status, master)]
-    return found
+        if (there := masters.get(name)) is not None:
+            found += [finding for check in master.CHECKS for finding in check(status, there)]
+            stats = daemon.stats.get(name, NO_STATS)
+            found += [finding for check in network.CHECKS for finding in check(status, there, stats)]
+    return found + [finding for lease in daemon.leases for finding in leases.check(lease, daemon.now)]
 
 
 def daemon_away(why: str) -> Finding:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 from ipvsw.doctor.checks.finding import Finding
@@ -10,17 +9,6 @@ from ipvsw.doctor.facts import Host
 
 CAPABILITIES = {"net_admin": 12, "net_raw": 13, "sys_admin": 21}  # linux/capability.h
 NEARLY = 0.8  # of the descriptors and of the memory that the daemon may have
-
-
-def _no_uring(host: Host) -> Iterator[Finding]:
-    if host.uring_error:
-        yield Finding(
-            code="no-uring",
-            where="host",
-            text=f"the kernel grants no io_uring ({os.strerror(host.uring_error)}): the data plane uses epoll, and"
-            " needs more of the CPU for each frame",
-            remedy="Linux 6.7 or newer, `sysctl kernel.io_uring_disabled=0`, and no seccomp filter in the way",
-        )
 
 
 def _manager(host: Host) -> Iterator[Finding]:
@@ -73,7 +61,6 @@ def _little_memory(host: Host) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (
-    _no_uring,
     _manager,
     _capabilities,
     _few_fds,

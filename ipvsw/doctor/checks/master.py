@@ -109,6 +109,30 @@ def _lro(switch: Record, master: Master) -> Iterator[Finding]:
         )
 
 
+def _all_multicast(switch: Record, master: Master) -> Iterator[Finding]:
+    if switch["mode"] == "l2" and master.all_multicast:
+        yield Finding(
+            code="allmulti",
+            where=switch["name"],
+            text=f"{switch['master']} takes every multicast frame of its network (allmulticast): the data plane is"
+            " woken for groups to which nobody listens",
+            remedy=f"`ip link set {switch['master']} allmulticast off`; if a multicast router or a capture has set it,"
+            " it ends with that",
+        )
+
+
+def _many_groups(switch: Record, master: Master) -> Iterator[Finding]:
+    if master.group_limit and master.groups > master.group_limit:
+        yield Finding(
+            code="group-limit",
+            where=switch["name"],
+            text=f"{switch['master']} listens to {master.groups} groups and is a virtual function, which gets those of"
+            f" {master.group_limit}: frames for the others never arrive, IPv6 neighbour discovery among them",
+            remedy="`ip link set DEVICE vf N trust on` for it on the machine that has the card, then"
+            f" `ip link set {switch['master']} allmulticast on`; or fewer `max_groups`",
+        )
+
+
 CHECKS: tuple[Callable[[Record, Master], Iterator[Finding]], ...] = (
     _proxy_arp,
     _rp_filter,
@@ -118,4 +142,6 @@ CHECKS: tuple[Callable[[Record, Master], Iterator[Finding]], ...] = (
     _filters,
     _uppers,
     _lro,
+    _all_multicast,
+    _many_groups,
 )

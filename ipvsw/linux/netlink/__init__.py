@@ -38,7 +38,7 @@ from ipvsw.linux.netlink.messages import (
 )
 from ipvsw.linux.netlink.routes import NeighbourChanged, RouteAnswer, RouteMonitor, RoutesChanged
 from ipvsw.linux.netlink.rules import TABLES, WIRE_TABLES, Rule
-from ipvsw.linux.netlink.thread import Netlink, enter_namespace
+from ipvsw.linux.netlink.thread import Netlink, announces_groups, enter_namespace
 
 __all__ = [
     "EGRESS",
@@ -63,5 +63,6 @@ __all__ = [
     "RouteMonitor",
     "RoutesChanged",
     "Rule",
+    "announces_groups",
     "enter_namespace",
 ]

@@ -196,6 +196,16 @@ def _open_events() -> socket.socket:
     return events
 
 
+def announces_groups() -> bool:
+    """Whether the kernel tells when a device joins or leaves a multicast group (from Linux 6.14)."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as events:
+        try:
+            events.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_IPV4_MCADDR)
+        except OSError:
+            return False
+    return True
+
+
 def _pass_few(events: socket.socket) -> None:
     """Of routes and traffic control the kernel gives us only what `RemovalEvent` tells: a router's table, of which
     every change would be announced, must not fill the buffer. What the daemon sets for ports is static."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import pytest
 from ipvsw.snooping import dhcp4
 from tests.support.machine import MAC, Machine, addresses, arp, idle, machine, serving, solicitation, udp, udp6
 from tests.support.patience import LIMIT, until
-from tests.support.running import Daemon, port, switch
+from tests.support.running import ROOT, Daemon, port, switch
 from tests.support.topology import MASTER4, WIRE4, Lab, port4
 from tests.support.wire.dhcp import bootp, said6, udp_is_right
 
@@ -88,6 +91,7 @@ def test_a_namespace_leases(
     lab: Lab, lan: Daemon, dnsmasq: Callable[..., None], tmp_path: Path, flag: list[str]
 ) -> None:
     """Also if the server answers by unicast to an address that nobody has yet."""
+    began = time.time()
     dnsmasq("--dhcp-host=id:00:aa:bb,10.1.9.77")
     with serving(lab) as wire:
         lab.execute(
@@ -97,6 +101,7 @@ def test_a_namespace_leases(
         assert bool(asked[10] & 0x80) is bool(flag), "the namespace's own message leaves as it is"
     (found,) = leases(lan, "ipvl1").values()
     assert 3500 < found.pop("remaining") <= 3600
+    assert began <= found.pop("ends") - 3600 <= time.time()
     assert found == {
         "switch": "lan",
         "port": "ipvl1",
@@ -118,6 +123,23 @@ def test_a_release(lab: Lab, lan: Daemon, dnsmasq: Callable[..., None], tmp_path
     until(lambda: any(one["state"] == "owned" for one in leases(lan).values()), "it leases")
     client.terminate()
     until(lambda: not leases(lan), "and releases")
+
+
+def test_a_lease_that_has_ended_while_the_machine_slept_is_found(lab: Lab, lan: Daemon) -> None:
+    """As it looks to the doctor when the wall clock has gone on without the daemon's."""
+
+    def lapsed(ahead: int) -> list[tuple[str, str]]:
+        clock = f"import sys, time; now = time.time; time.time = lambda: now() + {ahead}"
+        words = [sys.executable, "-c", f"{clock}; from ipvsw.cli import main; sys.exit(main())"]
+        words += ["--socket", str(lan.socket), "doctor", "--json"]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
+        return [(one["where"], one["text"]) for one in json.loads(done.stdout) if one["code"] == "lease-clock"]
+
+    with serving(lab) as server, machine(lan) as guest:
+        lease(server, guest, LEASED, chaddr=CHADDR, seconds=7200)
+        assert lapsed(0) == lapsed(7000) == []
+        ((where, text),) = lapsed(6 * 3600)
+        assert where == "lan/vm1" and f"the lease of {LEASED} ended 4 h ago" in text
 
 
 def test_a_machine_learns_by_its_lease(lab: Lab, lan: Daemon) -> None:

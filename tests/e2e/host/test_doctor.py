@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +17,27 @@ from tests.support.patience import LIMIT, until
 from tests.support.running import ROOT, Daemon, port, switch
 from tests.support.topology import MASTER4, WIRE4, Lab, port4, port6, run
 
-MACHINE = {"no-uring", "network-manager", "little-memory"}  # what may be so on the machine that tests
+# What may be so on the machine that tests.
+MACHINE = {"no-uring", "no-jit", "no-group-events", "no-veth", "no-uso", "network-manager", "little-memory"}
 PLAIN = "import sys; from ipvsw.cli import main; sys.exit(main())"
-NO_URING = """
+UNDER_SECCOMP = """
 import ctypes, struct, sys
-# LD nr; JEQ io_uring_setup; RET ERRNO|ENOSYS; RET ALLOW
-code = [(0x20, 0, 0, 0), (0x15, 0, 1, 425), (6, 0, 0, 0x50026), (6, 0, 0, 0x7FFF0000)]
+code = {code}
 rules = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in code))
 program = struct.pack("=HxxxxxxQ", len(code), ctypes.addressof(rules))
 libc = ctypes.CDLL(None, use_errno=True)
 assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0, ctypes.get_errno()
-from ipvsw.cli import main
+from {module} import main
 sys.exit(main())
 """
+# Classic BPF over struct seccomp_data: its call at 0, the halves of its arguments from 16 on.
+LOAD, IS, HAS, RETURN = 0x20, 0x15, 0x45, 6
+REFUSED, ALLOWED = 0x50000, 0x7FFF0000
+NO_URING = [(LOAD, 0, 0, 0), (IS, 0, 1, 425), (RETURN, 0, 0, REFUSED | errno.ENOSYS), (RETURN, 0, 0, ALLOWED)]
+NO_USO = [  # TUNSETOFFLOAD with TUN_F_USO4
+    *((LOAD, 0, 0, 0), (IS, 0, 5, 16), (LOAD, 0, 0, 24), (IS, 0, 3, 0x400454D0), (LOAD, 0, 0, 32), (HAS, 0, 1, 0x20)),
+    *((RETURN, 0, 0, REFUSED | errno.EINVAL), (RETURN, 0, 0, ALLOWED)),
+]
 
 
 def lan(lab: Lab, **more: Any) -> dict[str, Any]:
@@ -36,8 +46,13 @@ def lan(lab: Lab, **more: Any) -> dict[str, Any]:
 
 
 def findings(daemon: Daemon) -> list[dict[str, str]]:
+    """But those of the machine that tests."""
+    return everything(daemon, but=MACHINE)
+
+
+def everything(daemon: Daemon, but: Collection[str] = ()) -> list[dict[str, str]]:
     found: list[dict[str, str]] = json.loads(daemon.cli("doctor", "--json", check=False))
-    return [one for one in found if one["code"] not in MACHINE]
+    return [one for one in found if one["code"] not in but]
 
 
 def test_there_is_nothing_to_say_where_nothing_is_wrong(lab: Lab) -> None:
@@ -50,8 +65,8 @@ def test_there_is_nothing_to_say_where_nothing_is_wrong(lab: Lab) -> None:
         assert findings(daemon) == []
 
 
-def doctor(daemon: Daemon, *more: str, program: str = PLAIN) -> Any:
-    command = [sys.executable, "-c", program, "--socket", str(daemon.socket), "doctor", *more]
+def doctor(daemon: Daemon, *more: str) -> Any:
+    command = [sys.executable, "-c", PLAIN, "--socket", str(daemon.socket), "doctor", *more]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
 
 
@@ -91,6 +106,10 @@ def duplicate(lab: Lab) -> None:
     lab.ip(lab.wire, "addr", "add", f"{port4(1)}/32", "dev", "w0")
 
 
+def all_multicast(lab: Lab) -> None:
+    lab.ip(lab.host, "link", "set", "m0", "allmulticast", "on")
+
+
 def gateway(lab: Lab) -> None:
     lab.ip(lab.host, "route", "add", "default", "via", WIRE4)
     lab.ip(lab.host, "neigh", "replace", WIRE4, "lladdr", "02:00:00:00:00:77", "dev", "m0")
@@ -107,6 +126,7 @@ CONDITIONS: dict[str, tuple[Callable[[Lab], None], dict[str, Any]]] = {
     "mtu-above-master": (large_port, {}),
     "lan-duplicate": (duplicate, {}),
     "gateway-changed": (gateway, {}),
+    "allmulti": (all_multicast, {}),
 }
 
 
@@ -188,12 +208,23 @@ def test_descriptors_that_run_out_are_found(lab: Lab) -> None:
         assert findings(daemon) == []
 
 
-def test_a_kernel_that_grants_no_io_uring_is_found(lab: Lab) -> None:
-    with Daemon(lan(lab), home=lab.home) as daemon:
+@pytest.mark.parametrize(
+    ("code", "refused", "where"), [("no-uring", NO_URING, "lan"), ("no-uso", NO_USO, "host")], ids=["uring", "uso"]
+)
+def test_what_the_kernel_refuses_the_daemon_is_found(
+    lab: Lab, code: str, refused: list[tuple[int, ...]], where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = UNDER_SECCOMP.format(code=refused, module="ipvsw.daemon.main")
+    monkeypatch.setenv("IPVSWD", shlex.join([sys.executable, "-c", program]))
+    with Daemon(lan(lab), home=lab.home, io="auto") as daemon:
         daemon.wait()
-        done = doctor(daemon, "--json", program=NO_URING)
-        (found,) = [one for one in json.loads(done.stdout) if one["code"] == "no-uring"]
-        assert done.returncode == 1 and "Function not implemented" in found["text"]
+        assert (code, where) in {(one["code"], one["where"]) for one in everything(daemon)}
+
+
+def test_a_daemon_that_is_to_use_epoll_misses_nothing(lab: Lab) -> None:
+    with Daemon(lan(lab), home=lab.home, io="epoll") as daemon:
+        daemon.wait()
+        assert everything(daemon, but=MACHINE - {"no-uring"}) == []
 
 
 def test_a_daemon_that_is_away_is_found(lab: Lab) -> None:

@@ -13,7 +13,14 @@ from ipvsw.status import AddressSource
 
 FOUR, SIX = ip_address("10.0.0.7"), ip_address("fd00::7")
 LEASE = Lease(
-    port="vm1", address=FOUR, until=500.5, client=b"\x01\xff", chaddr=b"\2" * 6, server="10.0.0.1", hostname="\xfcber"
+    port="vm1",
+    address=FOUR,
+    until=500.5,
+    client=b"\x01\xff",
+    chaddr=b"\2" * 6,
+    server="10.0.0.1",
+    hostname="\xfcber",
+    ends=1.7e9,
 )
 FOREVER = Lease(port="vm2", address=SIX, until=None, client=b"", chaddr=b"", server="", hostname="")
 
