@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 
+from ipvsw.config.plan import Action, Postpone
 from ipvsw.daemon.logs import fields
 from ipvsw.model import Refused
 from ipvsw.status import Event, EventStatus
@@ -101,3 +102,11 @@ class Watcher:
                 text = f"{lost} events were lost: this reader was too slow"
                 found.insert(0, EventStatus(time=time.time(), event=Event.LOST, text=text))
             yield found
+
+
+def about_action(action: Action) -> dict[str, str]:
+    """The fields of its line."""
+    about = {"event": Event.CHANGE, "reason": str(action)}
+    if isinstance(action, Postpone):
+        return about
+    return about | {"switch": action.switch if isinstance(action.switch, str) else action.switch.name}

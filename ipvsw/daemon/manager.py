@@ -19,7 +19,6 @@ from ipvsw.config.plan import (
     AddPort,
     AddSwitch,
     ChangePort,
-    Postpone,
     RemovePort,
     RemoveSwitch,
     SetMode,
@@ -27,7 +26,7 @@ from ipvsw.config.plan import (
     with_added,
 )
 from ipvsw.daemon.api.contract import Feed
-from ipvsw.daemon.events import Events
+from ipvsw.daemon.events import Events, about_action
 from ipvsw.daemon.kmodlinks import KmodLinks
 from ipvsw.daemon.preflight import preflight, preflight_start
 from ipvsw.daemon.running import Running
@@ -41,7 +40,6 @@ from ipvsw.ports.port import Port
 from ipvsw.snooping.saved import Snooped
 from ipvsw.status import (
     CaptureAsked,
-    Event,
     HandedOver,
     LeaseStatus,
     PortState,
@@ -92,17 +90,28 @@ class Manager:
             inherited = self._inherited = self._state.inherit(config)
             self._running.set_filed(config)
             self._running.settings = config.daemon
+            await self._undo(inherited)
             actions = diff(self._running.config, inherited.config)
             await self._execute(action for action in actions if isinstance(action, AddSwitch))
             masters = [self._switches[switch.name].master for switch in config.switches]
             if masters and all(master.taken for master in masters):
                 raise Refused(f"switch[0].master: {masters[0].reason}")
             self.started = True
-            await self._state.discard(inherited.unwanted)
+            await self._switches.undo_ports(inherited.gone_ports)
             await self._execute(action for action in actions if not isinstance(action, AddSwitch))
             await asyncio.gather(*(switch.resume() for switch in self._switches.values()))
             self._links.start()
             self._state.start()
+
+    async def _undo(self, inherited: Inherited) -> None:
+        """What the last daemon has left and nobody wants any more. Of a switch not all goes with descriptors: it is
+        taken over as it ran, and stopped."""
+        await self._state.discard(inherited.unwanted)
+        for config in inherited.gone:
+            log.info("switch %s is not in the configuration any more: what is left of it goes", config.name)
+            await self._add_switch(config)
+            await self._switches.undo_ports([(config.name, port) for port in config.ports])
+            await self._remove_switch(config.name)
 
     async def clean_up(self, config: Config) -> None:
         """Take over what a killed daemon has left, so that `stop` removes it; `config` is its configuration if nothing
@@ -332,7 +341,7 @@ class Manager:
         """Ports that go, go together: closing a TAP takes long."""
         going: list[RemovePort] = []
         for action in actions:
-            log.info("%s", action, extra=_about(action))
+            log.info("%s", action, extra=about_action(action))
             if isinstance(action, RemovePort):
                 going.append(action)
                 continue
@@ -388,11 +397,3 @@ class Manager:
     async def _remove_if_empty(self, switch: str) -> None:
         if not self._switches[switch].ports and all(switch != one.name for one in self._running.filed.switches):
             await self._remove_switch(switch)
-
-
-def _about(action: Action) -> dict[str, str]:
-    """For the log, as fields."""
-    about = {"event": Event.CHANGE, "reason": str(action)}
-    if isinstance(action, Postpone):
-        return about
-    return about | {"switch": action.switch if isinstance(action.switch, str) else action.switch.name}

@@ -9,7 +9,7 @@ newer version is refused.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -100,6 +100,8 @@ class Inherited(Struct):
     snooped: dict[str, Snooped] = {}
     counts: dict[str, int] = {}  # the maps of what the kernel counts, by switch
     unwanted: dict[str, int] = {}  # held descriptors that nobody has a use for
+    gone: tuple[SwitchConfig, ...] = ()  # switches that nobody wants any more, with what is to be undone of them
+    gone_ports: tuple[tuple[str, PortConfig], ...] = ()  # and ports of other switches, whose devices would stay
 
 
 # ---------------------------------------------------------------------------- writing
@@ -234,23 +236,35 @@ def inherit(
         for switch in wanted.switches
         if switch.name in switches and same_switch(switches[switch.name], switch)
     }
+    gone = {name: list[PortConfig]() for name in (*structure.masters, *_switches_of(structure)) if name not in kept}
     inherited = Inherited(config=wanted, unwanted=dict(held))
     for name, endpoint in structure.endpoints.items():
         switch, _, port = name.partition("/")
         left = _left(switch, port, endpoint, held)
-        if left is not None and switch in kept and _is_wanted(switches[switch], left.settings.config, kept[switch]):
-            inherited.ports.setdefault(switch, {})[port] = left
-            for fd_name in (held_name(switch, port, word) for word in endpoint.fds):
-                del inherited.unwanted[fd_name]
+        if left is None:
+            continue
+        config = left.settings.config
+        if switch in gone:
+            gone[switch].append(config)
+        elif not _is_wanted(switches[switch], config, kept[switch]):
+            if left.kind is not Kind.TAP:  # the others go with their descriptors, veths with their switch's start
+                continue
+            inherited.gone_ports += ((switch, config),)
+        inherited.ports.setdefault(switch, {})[port] = left
+        for fd_name in (held_name(switch, port, word) for word in endpoint.fds):
+            del inherited.unwanted[fd_name]
+    inherited.gone = tuple(
+        structs.replace(switches[name], ports=tuple(ports)) for name, ports in gone.items() if name in switches
+    )
     for switch, master in structure.masters.items():
         names = frame_names(switch, master.sockets)
-        if switch in kept and master.sockets == wanted.daemon.workers and all(name in held for name in names):
+        if master.sockets == wanted.daemon.workers and all(name in held for name in names):
             host = inherited.unwanted.pop(held_master_name(switch, "host"), None) if master.host_index else None
             frames = [inherited.unwanted.pop(name) for name in names]
             inherited.masters[switch] = _master_left(master, frames, host)
     inherited.counters = {name: counted for name, counted in moving.counters.items() if name in kept}
     inherited.forwarded = {name: counted for name, counted in moving.forwarded.items() if name in kept}
-    for switch in kept:
+    for switch in (*kept, *gone):
         if (counts := inherited.unwanted.pop(held_master_name(switch, COUNTS), None)) is not None:
             inherited.counts[switch] = counts
     inherited.snooped = {name: snooped for name, snooped in moving.snooped.items() if name in kept}
@@ -289,6 +303,11 @@ def _with_changes(before: Config, running: Config, filed: Config) -> Config:
         log.warning("ports that were added at run time are not restored: %s", error)
         return with_modes(before, running, filed)
     return wanted
+
+
+def _switches_of(structure: Structure) -> Iterable[str]:
+    """Those that had endpoints."""
+    return (name.partition("/")[0] for name in structure.endpoints)
 
 
 def _is_wanted(before: SwitchConfig, port: PortConfig, switch: SwitchConfig) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Container, Sequence
 
@@ -9,7 +10,7 @@ from msgspec import structs
 
 from ipvsw.config import names
 from ipvsw.linux.peercred import Peer
-from ipvsw.model import Forbidden, NotFound, Refused, Who, label_of_user
+from ipvsw.model import Forbidden, NotFound, PortConfig, Refused, Who, label_of_user
 from ipvsw.ports.port import Port
 from ipvsw.status import SwitchStatus
 from ipvsw.switch.switch import Switch
@@ -64,6 +65,13 @@ class Switches(dict[str, Switch]):
         if len(self) != 1:
             raise Refused(f"say which switch: {', '.join(self)}" if self else "there is no switch")
         return next(iter(self)), None
+
+    async def undo_ports(self, gone: Sequence[tuple[str, PortConfig]]) -> None:
+        """Ports that the last daemon has left on these switches, and nobody wants any more: they are taken over, and
+        removed."""
+        ports = [self[switch].add_port(port) for switch, port in gone]
+        await asyncio.gather(*(port.settled() for port in ports))
+        await asyncio.gather(*(self[switch].remove_port(port.name) for switch, port in gone))
 
     def labelled(self, label: str) -> tuple[SwitchStatus, ...]:
         """The ports with that label, or one that begins with it and a colon; only the switches that have any."""

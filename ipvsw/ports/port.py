@@ -14,7 +14,6 @@ from hashlib import blake2b
 import msgspec
 
 from ipvsw.linux.devices.tap import MAX_MTU
-from ipvsw.linux.lasting.fdstore import close_all
 from ipvsw.linux.namespaces import is_given
 from ipvsw.linux.netlink import AddressEvent, Link, LinkEvent
 from ipvsw.linux.runtime import DeviceEvent
@@ -311,9 +310,9 @@ class Port(TrackedDevice):
         await self.env.table.leave(self.config.name)
         self._hung_up = False
         left = self.env.left.pop(self.config.name, None)
+        if left is not None:  # it has never been opened since: all that there is of it goes
+            await self._adopt(left)
         await self._held.release()
-        if left is not None:  # it has never been opened since
-            await self._runtime.run_blocking(lambda: close_all(left.holding.fds))
         await self._backend.close()
         self._runtime.note_change()
 

@@ -21,13 +21,7 @@ from ipvsw.changes import Changes
 from ipvsw.linux.bpf import Shim
 from ipvsw.linux.devices import packet
 from ipvsw.linux.namespaces import identity
-from ipvsw.linux.netlink import (
-    AddressEvent,
-    Handle,
-    Link,
-    LinkEvent,
-    RoutesChanged,
-)
+from ipvsw.linux.netlink import AddressEvent, Handle, Link, LinkEvent, RoutesChanged
 from ipvsw.linux.runtime import POLL, DeviceEvent, Runtime
 from ipvsw.linux.tracked import RESYNC, RETRY, Snapshot, TrackedDevice, read_device, read_in_netns
 from ipvsw.model import Address
@@ -238,7 +232,7 @@ class Master(TrackedDevice):
         try:
             await self._open_in_namespace()
         except Absent as error:
-            self._held.release()
+            await self._shut()
             self._wait(str(error))
             self._runtime.await_device(self)
             return POLL
@@ -379,6 +373,7 @@ class Master(TrackedDevice):
         self._held.release()
         sockets, self._sockets = self._sockets, None
         if sockets is None:
+            await self._host.port.close(self.open_place)  # the last daemon's
             return
         self._host.mark_stale()
         self._changes.set_uplink(0)

@@ -79,7 +79,8 @@ class DeviceBackend(Backend):
     async def _adopt_device(self, holding: Holding) -> Snapshot | None:
         """`fd` is open: have the port follow the device, if that is what the last daemon says of it."""
         fd = self._open_device_place()
-        assert fd is not None
+        if fd is None:
+            raise OSError(errno.ESTALE, "its namespace is gone")
         runtime = self.port.env.runtime
         try:
             if identity(fd) != holding.place or self._is_named_elsewhere(holding.place):

@@ -80,7 +80,12 @@ def pass_on(running: Config, before: Config, filed: Config, without: Iterable[st
 
 
 def names(inherited: Inherited) -> set[str]:
-    return {f"{switch}/{port}" for switch, ports in inherited.ports.items() for port in ports}
+    """Of the ports that go on."""
+    gone = {(switch.name, port.name) for switch in inherited.gone for port in switch.ports}
+    gone |= {(switch, port.name) for switch, port in inherited.gone_ports}
+    return {
+        f"{switch}/{port}" for switch, ports in inherited.ports.items() for port in ports if (switch, port) not in gone
+    }
 
 
 def test_the_same_file_keeps_everything_as_it_was() -> None:
@@ -117,6 +122,32 @@ def test_what_left_the_file_goes() -> None:
     inherited = pass_on(config, config, parse(FILE[: FILE.rindex("[[switch.port]]")]))
     assert names(inherited) == {"lan/a"}
     assert inherited.unwanted == {held_name("lan", "b", "0"): 110, held_name("lan", "b", "1"): 111}
+    assert (inherited.gone, inherited.gone_ports) == ((), ()), "descriptors are all that there is of it"
+
+
+@pytest.mark.parametrize(("old", "new"), [('master = "eth0"', 'master = "eth9"'), ('name = "lan"', 'name = "wan"')])
+def test_a_switch_that_nobody_wants_is_to_be_undone_as_it_ran(old: str, new: str) -> None:
+    config = parse(FILE)
+    inherited = pass_on(config, config, parse(FILE.replace(old, new)))
+    assert inherited.gone == config.switches
+    assert set(inherited.ports["lan"]) == {"a", "b"}
+    assert inherited.unwanted == {}
+
+
+def test_a_port_whose_device_would_stay_is_to_be_undone() -> None:
+    vm = '[[switch.port]]\nname = "vm"\nnetns = "ns3"\nkind = "tap"\n'
+    config = parse(FILE + vm)
+    inherited = pass_on(config, config, parse(FILE))
+    assert inherited.gone_ports == (("lan", config.switches[0].ports[2]),)
+    assert names(inherited) == {"lan/a", "lan/b"}
+    assert inherited.unwanted == {}
+
+
+def test_nothing_is_to_be_undone_of_a_switch_that_was_stopped() -> None:
+    file = parse(FILE)
+    structure = decode(encode(describe(file, file, {}, {}, PortTables())), Structure)
+    inherited = inherit(Config(), structure, decode(None, Moving), {})
+    assert inherited == Inherited(config=Config())
 
 
 @pytest.mark.parametrize(
@@ -205,9 +236,11 @@ def test_of_another_master_or_number_of_workers_nothing_is_passed_on() -> None:
     master = MasterLeft(7, (4, 77), (40,), (2048, 2048))
     (name,) = frame_names("lan", 1)
     assert pass_on_master(master, {name: 40}).masters
-    for filed in (FILE.replace('master = "eth0"', 'master = "eth9"'), "[daemon]\nworkers = 2\n" + FILE):
-        inherited = pass_on_master(master, {name: 40}, filed)
-        assert (inherited.masters, inherited.unwanted) == ({}, {name: 40})
+    inherited = pass_on_master(master, {name: 40}, "[daemon]\nworkers = 2\n" + FILE)
+    assert (inherited.masters, inherited.unwanted) == ({}, {name: 40})
+    inherited = pass_on_master(master, {name: 40}, FILE.replace('master = "eth0"', 'master = "eth9"'))
+    assert [one.master for one in inherited.gone] == ["eth0"]
+    assert inherited.masters == {"lan": master}, "it is undone first"
     assert pass_on_master(master, {}).masters == {}
 
 
