@@ -159,6 +159,10 @@ class TrackedDevice(ABC):
             self._runtime.unwatch(self._spec, self)
             self.namespace.close()
 
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
+
     async def settled(self) -> None:
         """Returns when the first attempt has been made, or none will be."""
         await asyncio.shield(self._settled)

@@ -96,6 +96,10 @@ class BackendPort(Follower, Protocol):
     namespace: NamespaceRef
     link: Link | None  # the endpoint as last seen, None while the port is closed
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the port is being removed: what takes long needn't be finished."""
+
     def wake(self) -> None:
         """Have the next step done now, `poll` above all."""
 

@@ -171,7 +171,7 @@ class Port(TrackedDevice):
         if self._netns_changed:
             self._netns_changed, gone = False, gone or self._backend.has_moved()
         gone = gone or not await self._update()
-        if self._stale and not gone:
+        if self._stale and not gone and not self.stopping:
             gone = not await self._read(self._read_endpoint)
             if not gone:
                 await self._look_after()
@@ -216,11 +216,13 @@ class Port(TrackedDevice):
             self._wait(f"for the master {self.env.master.name}")
             return self._resync()
         async with self._runtime.openings:
-            if self._stopping:
+            if self.stopping:
                 return 0
             try:
                 if await self._synchronize(self._open_backend, self._attach):
                     return None
+                if self.stopping:
+                    return 0
             except Gone:
                 await self._shut()
                 self._backend.ended()

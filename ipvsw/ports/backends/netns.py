@@ -72,7 +72,7 @@ class NetnsBackend(DeviceBackend):
         if snapshot is None or self._rest is None:
             return snapshot
         await self._finish()
-        return await self.read()
+        return None if self.port.stopping else await self.read()
 
     def _open_tap(self, handle: Handle, settings: Settings) -> Link:
         """Make the TAP, in the daemon's own namespace yet."""
@@ -242,7 +242,7 @@ class NetnsBackend(DeviceBackend):
     async def _finish(self) -> None:
         """The steps that are left; others have their turn between them."""
         rest, self._rest = self._rest, None
-        while rest is not None:
+        while rest is not None and not self.port.stopping:
             await self.port.env.runtime.run_in_netns(self.open_place, partial(self._reconfigure, change=rest))
             rest, self._rest = self._rest, None
 
