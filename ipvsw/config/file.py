@@ -42,6 +42,7 @@ __all__ = [
     "parse",
     "place_by_descriptor",
     "read_attach",
+    "read_contents",
     "read_document",
     "read_mode_change",
     "read_port_change",
@@ -56,15 +57,19 @@ FILE_MAX = 64 << 20  # bytes: a million ports or addresses
 
 def load(path: str | os.PathLike[str]) -> Config:
     """Read a configuration file. Errors: ConfigError, also when the file can't be read."""
+    return parse(read_contents(path))
+
+
+def read_contents(path: str | os.PathLike[str]) -> str:
+    """Errors: ConfigError."""
     try:
-        text = _contents(path).decode()
+        return _contents(path).decode()
     except OSError as error:
         raise ConfigError(f"{os.fspath(path)}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{os.fspath(path)}: not UTF-8 at byte {error.start}") from None
     except ValueError:
         raise ConfigError(f"{quoted(os.fspath(path))}: not a file name") from None
-    return parse(text)
 
 
 def _contents(path: str | os.PathLike[str]) -> bytes:
@@ -96,7 +101,7 @@ def parse(text: str) -> Config:
 
 
 def read_document(document: Mapping[str, object]) -> Config:
-    """A configuration from what a TOML parser gives. Errors: ConfigError."""
+    """A configuration from what a TOML parser gives. A port may have been read already. Errors: ConfigError."""
     found = read_table(document, "", {"daemon": _read_daemon, "switch": _read_switches})
     config = Config(daemon=found.get("daemon", DaemonConfig()), switches=found.get("switch", ()))
     _check_together(config, by_index, lambda place, key: f"{place}.{key}")
@@ -181,7 +186,11 @@ def _read_ports(value: object, place: str) -> tuple[PortConfig, ...]:
     if isinstance(value, Mapping):
         raise ConfigError(f"{place}: must be an array of tables, written [[switch.port]], not a table")
     readers = keys.readers(port_keys.PORT)
-    return read_list(value, place, lambda item, at: _make_port(read_table(item, at, readers), at))
+
+    def read(item: object, at: str) -> PortConfig:
+        return item if isinstance(item, PortConfig) else _make_port(read_table(item, at, readers), at)
+
+    return read_list(value, place, read)
 
 
 def _make_port(found: dict[str, Any], place: str) -> PortConfig:

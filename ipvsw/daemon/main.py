@@ -19,7 +19,7 @@ import uvloop
 
 from ipvsw import DEFAULT_SOCKET, DEFAULT_STATE, __version__
 from ipvsw.client import ApiError, Client, Unreachable
-from ipvsw.config.file import load
+from ipvsw.config.again import ConfigFile
 from ipvsw.daemon import keeper, logs, watchdog
 from ipvsw.daemon.api import listener
 from ipvsw.daemon.manager import Manager
@@ -49,19 +49,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("the following arguments are required: --config")
     try:
         logs.setup(arguments.log_format, arguments.log_level)
-        config = load(arguments.config) if arguments.config else Config()
+        file = ConfigFile(arguments.config or os.devnull)
+        config = file.load() if arguments.config else Config()
         if arguments.check:
             asyncio.run(_check(config))
         elif arguments.cleanup:
             _allow_many_files()
-            uvloop.run(_clean_up(config, arguments.socket or config.daemon.socket))
+            uvloop.run(_clean_up(config, file, arguments.socket or config.daemon.socket))
         else:
             _allow_many_files()
             socket_path = arguments.socket or config.daemon.socket
             if arguments.takeover:
                 asyncio.run(_check_start(config))
                 _take_over(socket_path)
-            uvloop.run(_serve(config, arguments.config, socket_path))
+            uvloop.run(_serve(config, file, socket_path))
     except Refused as error:
         print(f"ipvswd: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -109,7 +110,7 @@ def _allow_many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(config: Config, path: str, socket_path: str) -> None:
+async def _serve(config: Config, file: ConfigFile, socket_path: str) -> None:
     """Until SIGTERM or SIGINT. SIGHUP reads the configuration again. Errors: Refused, OSError."""
     signals = _queue_signals()
     try:
@@ -118,7 +119,7 @@ async def _serve(config: Config, path: str, socket_path: str) -> None:
         await _check(config, untaken=True)  # says which master is taken, if one is
         raise
     async with contextlib.AsyncExitStack() as ending:
-        manager = Manager(path, store, held, _state_of(config, socket_path))
+        manager = Manager(file, store, held, _state_of(config, socket_path))
         ending.callback(lambda: store.end() if manager.started or not held else store.close())
         ending.push_async_callback(manager.stop)
         sockets = listener.open_sockets(socket_path, config.daemon.metrics, config.daemon.users_socket)
@@ -154,9 +155,9 @@ async def _serve_api(manager: Manager, sockets: listener.ApiSockets) -> Server:
     return await serve(manager, sockets)
 
 
-def _state_of(config: Config, socket_path: str) -> str | None:
+def _state_of(config: Config, socket_path: str) -> str:
     """Two daemons have two sockets, and must not have one file."""
-    return config.daemon.state or (DEFAULT_STATE if socket_path == DEFAULT_SOCKET else None)
+    return config.daemon.state or (DEFAULT_STATE if socket_path == DEFAULT_SOCKET else "")
 
 
 def _take_over(socket_path: str) -> None:
@@ -169,10 +170,10 @@ def _take_over(socket_path: str) -> None:
         raise Refused(str(error)) from None
 
 
-async def _clean_up(config: Config, socket_path: str) -> None:
+async def _clean_up(config: Config, file: ConfigFile, socket_path: str) -> None:
     """Errors: OSError, EBUSY if a daemon runs."""
     store, held = _open_store(socket_path)
-    manager = Manager("", store, held)
+    manager = Manager(file, store, held)
     try:
         await manager.clean_up(config)
     finally:

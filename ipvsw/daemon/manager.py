@@ -13,7 +13,8 @@ from functools import partial
 
 import msgspec
 
-from ipvsw.config.file import check, load
+from ipvsw.config.again import ConfigFile
+from ipvsw.config.file import check
 from ipvsw.config.plan import (
     Action,
     AddPort,
@@ -59,11 +60,11 @@ class Manager:
     """The control side of everything. Made, started and stopped on the loop."""
 
     def __init__(
-        self, path: str, store: FdStore | None = None, held: Mapping[str, int] | None = None, state: str | None = None
+        self, file: ConfigFile, store: FdStore | None = None, held: Mapping[str, int] | None = None, state: str = ""
     ) -> None:
-        """`path` is the configuration file that `reload` reads; `held` is what `store` had at the start; `state` is the
-        file of what lasts. Errors: OSError."""
-        self._path = path
+        """`file` is what `reload` reads, `held` what `store` had at the start, `state` the file of what lasts, "" if
+        nothing does. Errors: OSError."""
+        self._file = file
         self._store = store or NoStore()
         self._runtime = Runtime(self._store, held)
         self._running = running = Running()
@@ -315,17 +316,16 @@ class Manager:
                 switch.renew_namespaces()
             self._running.set_filed(filed)
             self._state.write()
-            return tuple(str(action) for action in actions)
+            return tuple(map(str, actions))
 
     async def plan(self) -> tuple[str, ...]:
         """What `reload` would do now. Errors: Refused."""
         async with self._lock:
-            _, actions = await self._plan()
-            return tuple(str(action) for action in actions)
+            return tuple(map(str, (await self._plan())[1]))
 
     async def _plan(self) -> tuple[Config, tuple[Action, ...]]:
         """What the file has, and what has to be done for it. Changes nothing."""
-        filed = await asyncio.to_thread(load, self._path)  # a hundred thousand addresses take half a second
+        filed = await asyncio.to_thread(self._file.load)  # a hundred thousand addresses may take half a second
         await preflight(self._runtime.netlink, filed, running=self._running.config)
         wanted = with_added(self._running.filed, self._running.config, filed)
         check(wanted)

@@ -37,10 +37,10 @@ class StateStore:
         describe: Callable[[], Structure],
         count: Callable[[], Moving],
         progress: Callable[[], int],
-        path: str | None = None,
+        path: str = "",
         lasting: Callable[[], Structure | None] = lambda: None,
     ) -> None:
-        """`held` is what `store` had; `path` is the file's, and `lasting` gives what it is to say. Errors: OSError."""
+        """`held` is what `store` had; `path` is the file, "" for none; `lasting` gives its content. Errors: OSError."""
         self._store = store
         self._structure = Record("structure", store, held)
         self._moving = Record("moving", store, held)
@@ -129,7 +129,6 @@ class StateStore:
             await before
         if wanted is not self._saved:
             return  # there is something newer already
-        assert self._path is not None
         try:
             await asyncio.to_thread(statefile.write, self._path, None if wanted is None else encode(wanted))
         except OSError as error:
