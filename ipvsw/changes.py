@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from ipaddress import ip_address
 from itertools import islice
 from typing import NamedTuple
@@ -55,6 +55,9 @@ class Changes:
     ) -> None:
         self.datapath = datapath  # for queries, and for what takes effect without a commit
         self.diverts: Callable[[bytes], bool] = lambda address: False  # whether the host's traffic to it is its port's
+        # For routing daemons: called with addresses before the table lets go of them, and after they are in it.
+        self.leaving: Callable[[Collection[bytes]], None] = lambda addresses: None
+        self.arriving: Callable[[Collection[bytes]], None] = lambda addresses: None
         self._switch = switch
         self._shim = shim
         self._on_bound = bound
@@ -237,6 +240,8 @@ class Changes:
     def _commit_part(self, addresses: list[bytes], owners: list[Owner], host: Iterable[bytes]) -> None:
         """`owners` has that of each address; `host` are those that the master has from now on."""
         bound, freed = _by_owner(addresses, owners)
+        if freed:
+            self.leaving(freed)
         self._unsteal(list(freed))
         for address, former in freed.items():
             self._free(address, former)
@@ -260,6 +265,7 @@ class Changes:
             raise
         for port, its in bound.items():
             self._divert(its)
+            self.arriving(its)
             self._on_bound(port, its, moved[port])
 
     def _free(self, address: bytes, former: int | None) -> None:

@@ -56,6 +56,13 @@ class HostAccess(enum.StrEnum):
     BOTH = "both"
 
 
+class Export(enum.StrEnum):
+    """What of its ports' addresses a switch tells routing daemons."""
+
+    NONE = "none"
+    ROUTES = "routes"  # each is a route in a table of the kernel's that nothing but they reads
+
+
 class Io(enum.StrEnum):
     """How the data plane reads and writes its ports."""
 
@@ -204,6 +211,7 @@ class SwitchConfig(Struct, frozen=True, kw_only=True):
     flag: Flag = Flag.BRIDGE
     l3_output: L3Output = L3Output.FAST
     host_access: HostAccess = HostAccess.NONE
+    export: Export = Export.NONE  # modes l3 and l3s
     guard: tuple[Guard, ...] | None = None  # of its ports that have none of their own; None: by their kind
     device: Device = Device.TAP  # of its ports that have none of their own
     users: tuple[Who, ...] = ()  # who may attach namespaces of their own, besides root

@@ -8,7 +8,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from ipvsw.model import Device, Flag, Guard, HostAccess, Io, Kind, L3Output, MacSource, Mode
+from ipvsw.model import Device, Export, Flag, Guard, HostAccess, Io, Kind, L3Output, MacSource, Mode
 
 
 class AddressState(enum.StrEnum):
@@ -66,6 +66,7 @@ class Subject(enum.StrEnum):
     HOST_DEVICE = "host_device"
     RULES = "rules"
     ROUTES = "routes"
+    EXPORTS = "exports"
     SYSCTLS = "sysctls"
     GROUPS = "groups"
     MAC = "mac"
@@ -217,6 +218,8 @@ class SwitchStatus(Struct, frozen=True, kw_only=True):
     flag: Flag
     l3_output: L3Output = L3Output.FAST
     host_access: HostAccess = HostAccess.NONE
+    export: Export = Export.NONE
+    exported: int = 0  # routes that routing daemons see
     guard: tuple[Guard, ...] | None = None  # as configured: of ports that have none of their own; None: by their kind
     state: PortState  # of the master: waiting until the device exists
     reason: str = ""

@@ -182,6 +182,14 @@ class Admission:
             return False
         return address in self._on_link or (self._pinned.get(address) == port and self._of(port).rule.diverts)
 
+    def used_prefixes(self) -> Iterator[Network]:
+        """The prefixes of ports' rules in which they own an address."""
+        for port, claims in self._ports.items():
+            for network in claims.rule.prefixes or ():
+                within = Prefixes((network,))
+                if any(address in within for address in self._ownership.owned(port)):
+                    yield network
+
     # ------------------------------------------------------------------------ claims
 
     def claim(self, port: str, address: Address, prefix: int, source: AddressSource) -> list[Change]:

@@ -255,6 +255,10 @@ class Ownership:
         """The port that has it, and is up."""
         return self._bound(address)
 
+    def owned(self, port: str) -> Iterator[Packed]:
+        """The addresses that are the port's in the table."""
+        return (address for address in self._addresses.get(port, ()) if self._bound(address) == port)
+
     def about(self, address: Packed) -> tuple[AddressStatus, ...]:
         """What became of every claim to one address, the first claimant's first."""
         return tuple(self._status(port, address) for port in self._queue(address))

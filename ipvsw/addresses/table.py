@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from itertools import islice
 
 from ipvsw._fast import FRAMINGS, GUARDS, Datapath
+from ipvsw.addresses.bindings import log_bindings
 from ipvsw.addresses.captures import Captures
 from ipvsw.addresses.claims import Admission, Change, Refused, Rule
 from ipvsw.addresses.counters import Counters
@@ -24,6 +25,7 @@ from ipvsw.addresses.ownership import Bind, BindAll, Claims, Duplicate, Ownershi
 from ipvsw.batch import Batcher
 from ipvsw.changes import Changes
 from ipvsw.linux.fastports import FastDevice
+from ipvsw.linux.netlink import Destination
 from ipvsw.model import UNLIMITED, Address, Guard, Limit, Network
 from ipvsw.status import AddressSource, AddressState, AddressStatus, Event, Traffic
 
@@ -278,6 +280,7 @@ class Table:
         with self.change():
             self._apply(self._claims.set_rule(port, rule))
         self._changes.review_diversion(pinned)
+        self._on_changed()
 
     def set_host(self, on_link: Iterable[Network], gateways: Iterable[Address]) -> None:
         """The master's on-link prefixes, and every address that a route of the host by the master has as gateway."""
@@ -286,6 +289,11 @@ class Table:
             self._apply(self._claims.set_host(on_link, gateways))
             self._changes.set_gateways(frozenset(one.packed for one in gateways) - self._ownership.master_addresses())
         self._changes.review_diversion(self._changes.stolen)
+
+    def claimed_prefixes(self) -> frozenset[Destination]:
+        """Those of ports' rules in which they own an address; not what stands for all addresses, or for one."""
+        used = (one for one in self._claims.used_prefixes() if 0 < one.prefixlen < one.max_prefixlen)
+        return frozenset(Destination(one.network_address.packed, one.prefixlen) for one in used)
 
     def objection(self, port: str, address: Address) -> Refused | Duplicate | None:
         """Why a claim of the port's would be refused. None: it wouldn't."""
@@ -332,7 +340,7 @@ class Table:
     def _apply(self, decided: list[Change], loses: str | None = None) -> None:
         """Within a change. `loses`: the port that has lost what is unbound, and may have sent from it just before."""
         if log.isEnabledFor(logging.DEBUG):
-            self._log_bindings(decided)
+            log_bindings(self._switch, decided)
         for each in decided:
             if isinstance(each, Bind):
                 self._changes.bind((each.address,), self._numbers[each.port])
@@ -365,21 +373,6 @@ class Table:
             kept[address] = now
         for address in list(islice(kept, max(0, len(kept) - BOUND_KEPT))):
             del kept[address]
-
-    def _log_bindings(self, decided: Iterable[Change]) -> None:
-        """For those who watch."""
-        for each in decided:
-            about: dict[str, object] = {"switch": self._switch}
-            if isinstance(each, Bind):
-                about |= {"event": Event.BOUND, "port": each.port, "address": ip_address(each.address)}
-                log.debug("switch %s: port %s has %s", self._switch, each.port, about["address"], extra=about)
-            elif isinstance(each, BindAll):
-                about |= {"event": Event.BOUND, "port": each.port, "address": ip_address(each.addresses[0])}
-                text = "switch %s: port %s has %d addresses from %s on"
-                log.debug(text, self._switch, each.port, len(each.addresses), about["address"], extra=about)
-            elif isinstance(each, Unbind):
-                about |= {"event": Event.UNBOUND, "address": ip_address(each.address)}
-                log.debug("switch %s: no port has %s any more", self._switch, about["address"], extra=about)
 
     def _may_divert(self, address: Packed) -> bool:
         owner = self._ownership.owner(address)

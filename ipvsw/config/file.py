@@ -24,6 +24,7 @@ from ipvsw.model import (
     Config,
     DaemonConfig,
     Device,
+    Export,
     Flag,
     Kind,
     MacSource,
@@ -38,6 +39,7 @@ __all__ = [
     "ConfigError",
     "by_index",
     "check",
+    "checked",
     "load",
     "parse",
     "place_by_descriptor",
@@ -154,6 +156,12 @@ def check(config: Config) -> None:
         return one.name if port is None else f"{one.name}/{one.ports[port].name}"
 
     _check_together(config, name, lambda place, _: f"{'port' if '/' in place else 'switch'} {place}")
+
+
+def checked(switch: SwitchConfig) -> SwitchConfig:
+    """The switch, if its keys go together. Errors: ConfigError."""
+    _check_export(switch, f"switch {switch.name}")
+    return switch
 
 
 def by_index(switch: int, port: int | None) -> str:
@@ -304,6 +312,7 @@ def _check_together(config: Config, name: Callable[[int, int | None], str], owne
         claim(("masters", _same_netns(switch.netns)), switch.master, "the interface", place, "master")
         claim((s, f"in {_same_netns(switch.netns)}"), switch.master, "the interface", place, "master")
         claim("switches", switch.name, "the name", place, "name")
+        _check_export(switch, place)
     for s, switch in enumerate(config.switches):
         doubled = _has_doubles(switch)
         for p, port in enumerate(switch.ports):
@@ -317,6 +326,11 @@ def _check_together(config: Config, name: Callable[[int, int | None], str], owne
                     claim("paths", path, "the path", place, key)
             for a, interface in enumerate(port.addresses if doubled else ()):
                 claim(("addresses", s), interface.ip, "the address", place, f"addresses[{a}]")
+
+
+def _check_export(switch: SwitchConfig, place: str) -> None:
+    if switch.export is not Export.NONE and switch.mode is Mode.L2:
+        raise ConfigError(f"{place}.export: {switch.export} needs mode l3 or l3s; hosts on the link find l2's by ARP")
 
 
 def _has_doubles(switch: SwitchConfig) -> bool:

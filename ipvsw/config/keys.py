@@ -31,7 +31,7 @@ from ipvsw.config.values import (
     read_netns,
     read_socket,
 )
-from ipvsw.model import Device, Flag, Guard, HostAccess, Io, Kind, L3Output, Mode, Who
+from ipvsw.model import Device, Export, Flag, Guard, HostAccess, Io, Kind, L3Output, Mode, Who
 
 KINDS = tuple(kind for kind in Kind if kind is not Kind.LINK)
 """Of ports that a configuration can have."""
@@ -262,6 +262,18 @@ SWITCH = (
         help="who may initiate: `none`, `to-host`, `from-host` or `both`",
         more="It is about flows between the host and the ports. `to-host`: ports may initiate them. `from-host`: the"
         " host may. The other side may always answer.",
+    ),
+    Key(
+        name="export",
+        read=choice(Export),
+        type=Export,
+        default=Export.NONE,
+        change=Change.IN_PLACE,
+        help="what routing daemons see of the ports' addresses: `none` or `routes`",
+        more="In the modes `l3` and `l3s`. `routes`: each address that a port owns, and each prefix of its `claim` in"
+        " which it owns one, is a route by the master in table 118 under protocol 118, from where FRR, BIRD or GoBGP"
+        " announces it. The host itself does not look there.",
+        example='"routes"',
     ),
     Key(
         name="guard",

@@ -14,7 +14,7 @@ from functools import partial
 import msgspec
 
 from ipvsw.config.again import ConfigFile
-from ipvsw.config.file import check
+from ipvsw.config.file import check, checked
 from ipvsw.config.plan import (
     Action,
     AddPort,
@@ -302,7 +302,7 @@ class Manager:
         async with self._lock:
             switch = self._switches.find_switch(name)
             now = switch.config
-            switch.set_mode(msgspec.structs.replace(now, mode=mode or now.mode, flag=flag or now.flag))
+            switch.set_mode(checked(msgspec.structs.replace(now, mode=mode or now.mode, flag=flag or now.flag)))
             self._state.write()
             return switch.status()
 

@@ -140,7 +140,8 @@ class Router:
         assert self._monitor is not None and self._uplink is not None
         events = list(self._monitor.events())
         if changes := [one for one in events if isinstance(one, RoutesChanged)]:
-            self._forget()
+            if any(change.exported is None for change in changes):
+                self._forget()
             self._on_routes_changed(changes)
         neighbours = {
             one.address: one for one in events if isinstance(one, NeighbourChanged) and one.index == self._uplink.index

@@ -15,6 +15,7 @@ from ipvsw.linux.repair import Part
 from ipvsw.linux.runtime import Runtime
 from ipvsw.model import Address, Network
 from ipvsw.routing.router import RouterUplink
+from ipvsw.switch.exports import ExportedRoutes
 from ipvsw.switch.hostport import HostPort, HostPortConfig
 
 log = logging.getLogger("ipvsw")
@@ -26,6 +27,7 @@ class HostSide:
     def __init__(self, runtime: Runtime, table: Table, changes: Changes, port: HostPort, label: str) -> None:
         """`label` is the master's in the log."""
         self.port = port
+        self.exports = ExportedRoutes(runtime, table, changes, label)
         self.config = HostPortConfig()
         self.problem = ""  # why there is no interface for the host
         self._runtime = runtime
@@ -42,9 +44,12 @@ class HostSide:
     def routes_changed(self, changes: Sequence[RoutesChanged]) -> None:
         """The host's routes may be others than before."""
         for change in changes:
+            if change.exported is not None:
+                self.exports.removed(change.exported)
+                continue
             self.port.routes_changed(change)
             self._vlans_stale |= change.vlan or change.lost
-        self._gateways_stale = True
+            self._gateways_stale = True
 
     def set_networks(self, addresses: Iterable[tuple[Address, int]]) -> None:
         """The master's own addresses, with their prefix lengths."""
@@ -52,29 +57,41 @@ class HostSide:
         if on_link != self._on_link:
             self._on_link, self._gateways_stale = on_link, True
 
-    async def read_gateways(self, device: DeviceReader, index: int) -> None:
+    async def read_gateways(self, device: DeviceReader, link: Link) -> None:
         """Tell the table which prefixes are on-link at the master, and which addresses its routes have as gateways."""
         if not self._gateways_stale:
             return
         self._gateways_stale = False
         try:
-            gateways = await self._runtime.run_blocking(lambda: device.gateways(index))
+            gateways = await self._runtime.run_blocking(lambda: device.gateways(link.index))
         except OSError as error:
             self._gateways_stale = True  # read again with the device
             log.warning("%s: cannot read the host's routes: %s", self._label, error.strerror)
             return
         self._table.set_host(self._on_link, gateways)
 
-    async def read_vlans(self, device: DeviceReader, index: int) -> None:
+    async def read_vlans(self, device: DeviceReader, link: Link) -> None:
         """Leave the frames of VLANs that have a device of their own on the master to that."""
         if not self._vlans_stale:
             return
         self._vlans_stale = False
         try:
-            self._changes.set_vlans(await self._runtime.run_blocking(lambda: device.vlans(index)))
+            self._changes.set_vlans(await self._runtime.run_blocking(lambda: device.vlans(link.index)))
         except OSError as error:
             self._vlans_stale = True  # read again with the device
             log.warning("%s: cannot read its VLAN devices: %s", self._label, error.strerror)
+
+    async def update_exports(self, device: DeviceReader, link: Link) -> None:
+        """See `ExportedRoutes.update`. What it can't do it does the next time."""
+        try:
+            await self.exports.update(device, link.index, up=link.up)
+        except OSError as error:
+            log.warning("%s: cannot export routes: %s", self._label, error.strerror)
+
+    async def close(self, place: Callable[[], int | None]) -> None:
+        """Nothing is left of the host's side. Idempotent."""
+        await self.exports.close()
+        await self.port.close(place)
 
     async def adapt(
         self, place: Callable[[], int | None], master: Link, uplink: RouterUplink, *, keeps_routes: bool

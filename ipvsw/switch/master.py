@@ -67,7 +67,7 @@ class Master(TrackedDevice):
         host_left = left.host if left else None
         host_port = HostPort(runtime, changes, name, held_name(switch, "host"), host_left, shim.errors_fd)
         self._host = HostSide(runtime, table, changes, host_port, self.label)
-        self._repair = MasterRepair(shim, host_port)
+        self._repair = MasterRepair(shim, host_port, self._host.exports)
         self._sockets: Sockets | None = None
         self.nsid: int | None = None  # of its namespace
         self._is_quiet = False  # nothing has happened: the master is awake for what has no events
@@ -91,8 +91,8 @@ class Master(TrackedDevice):
         ):
             self.wake()
 
-    def set_host_port(self, config: HostPortConfig) -> None:
-        self._host.config = config
+    def set_host_side(self, config: HostPortConfig, *, exports: bool) -> None:
+        self._host.config, self._host.exports.wanted = config, exports
         self.wake()
 
     @property
@@ -112,7 +112,7 @@ class Master(TrackedDevice):
     async def forsake(self) -> None:
         """The next daemon does not know that sockets and the host's interface are held."""
         self._held.release()
-        await self._host.port.close(self.open_place)
+        await self._host.close(self.open_place)
 
     @property
     def left(self) -> MasterLeft | None:
@@ -127,6 +127,11 @@ class Master(TrackedDevice):
     def identity(self) -> tuple[int, int] | None:
         """The inode number of its namespace and its index there, None while there is no master."""
         return (self._place[1], self.link.index) if self._place and self.link else None
+
+    @property
+    def exported(self) -> int:
+        """How many routes routing daemons see."""
+        return len(self._host.exports)
 
     # ------------------------------------------------------------------------ life
 
@@ -166,9 +171,9 @@ class Master(TrackedDevice):
     async def _follow_host(self) -> None:
         """What depends on the ports' groups and addresses, and on the host's own addresses and routes."""
         await self._listen()
-        for read in (self._host.read_gateways, self._host.read_vlans):
+        for follow in (self._host.read_gateways, self._host.read_vlans, self._host.update_exports):
             if self._sockets is not None and self.link is not None:
-                await read(self._sockets.device, self.link.index)
+                await follow(self._sockets.device, self.link)
         await self._update_host_port()
         await self._look_after()
 
@@ -291,7 +296,7 @@ class Master(TrackedDevice):
 
     def set_resuming(self, on: bool) -> None:
         """Whether the programs of the last daemon go on, and forward to the ports that it has left."""
-        self._resuming = on
+        self._resuming = self._host.exports.keeps = on
         self._changes.set_resuming(on)
 
     async def resume(self) -> None:
@@ -381,7 +386,7 @@ class Master(TrackedDevice):
             datapath.detach_master()
         link, self.link, self._groups, self._addresses = self.link, None, frozenset(), frozenset()
         self._changed()  # from here on the router doesn't use the sockets
-        await self._host.port.close(self.open_place)
+        await self._host.close(self.open_place)
         if link is not None:
             self._runtime.leave(self.nsid, link.index, self)
             await self._withdraw(link.index)

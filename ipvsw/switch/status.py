@@ -26,6 +26,8 @@ def switch_status(
         flag=config.flag,
         l3_output=config.l3_output,
         host_access=config.host_access,
+        export=config.export,
+        exported=master.exported,
         guard=config.guard,
         state=master.state,
         reason=master.reason,

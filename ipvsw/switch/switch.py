@@ -19,7 +19,7 @@ from ipvsw.linux.bpf import Shim
 from ipvsw.linux.fastports import FastCounts
 from ipvsw.linux.netlink import KmodAttrs
 from ipvsw.linux.runtime import Runtime
-from ipvsw.model import DaemonConfig, Flag, HostAccess, L3Output, Mode, PortConfig, Refused, SwitchConfig
+from ipvsw.model import DaemonConfig, Export, Flag, HostAccess, L3Output, Mode, PortConfig, Refused, SwitchConfig
 from ipvsw.ports.backend import Left, MasterState, PortEnvironment
 from ipvsw.ports.backends.kmod import KmodDevice
 from ipvsw.ports.kinds import configured_port, kmod_port
@@ -255,9 +255,8 @@ class Switch:
         self._changes.set_mode(MODES[mode], FLAGS[config.flag], ACCESS[access])
         self._router.set_mode(routes=routed, exact=mode is Mode.L3S or config.l3_output is L3Output.HOST)
         host_access, l3s = access is not HostAccess.NONE, mode is Mode.L3S
-        self.master.set_host_port(
-            HostPortConfig(host_access or l3s, routes=routed, forward=l3s, host_access=host_access)
-        )
+        host = HostPortConfig(host_access or l3s, routes=routed, forward=l3s, host_access=host_access)
+        self.master.set_host_side(host, exports=routed and config.export is Export.ROUTES)
         self._master_state.noarp = routed
         self._update_announcer()
         self._wake_ports()

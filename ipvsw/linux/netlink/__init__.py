@@ -37,15 +37,25 @@ from ipvsw.linux.netlink.messages import (
     RemovalEvent,
 )
 from ipvsw.linux.netlink.routes import NeighbourChanged, RouteAnswer, RouteMonitor, RoutesChanged
-from ipvsw.linux.netlink.rules import TABLES, WIRE_TABLES, Rule
+from ipvsw.linux.netlink.rules import (
+    EXPORT_TABLE,
+    TABLES,
+    WIRE_TABLES,
+    Destination,
+    Rule,
+    export_routes,
+    withdraw_routes,
+)
 from ipvsw.linux.netlink.thread import Netlink, announces_groups, enter_namespace
 
 __all__ = [
     "EGRESS",
+    "EXPORT_TABLE",
     "INGRESS",
     "TABLES",
     "WIRE_TABLES",
     "AddressEvent",
+    "Destination",
     "DeviceReader",
     "Event",
     "GroupsEvent",
@@ -65,4 +75,6 @@ __all__ = [
     "Rule",
     "announces_groups",
     "enter_namespace",
+    "export_routes",
+    "withdraw_routes",
 ]

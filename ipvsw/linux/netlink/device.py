@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from ipaddress import ip_network
 
-from ipvsw.linux.netlink.lookup import RTA_OIF, RTM_GETLINK, RTM_GETROUTE, RTMSG, gateway_of
+from ipvsw.linux.netlink.lookup import RTA_OIF, RTM_GETLINK, RTM_GETROUTE, gateway_of
 from ipvsw.linux.netlink.messages import (
     AF_INET,
     AF_INET6,
@@ -23,7 +23,7 @@ from ipvsw.linux.netlink.messages import (
     read_link,
 )
 from ipvsw.linux.netlink.questions import NLM_F_DUMP, Questions
-from ipvsw.linux.netlink.rules import read_host_route
+from ipvsw.linux.netlink.rules import EXPORT_TABLE, RTMSG, Destination, read_exported, read_host_route
 from ipvsw.linux.netlink.vlans import ONLY_VLANS, read_vlan
 from ipvsw.model import Address, Network
 
@@ -99,6 +99,15 @@ class DeviceReader(Questions):
             for route, parts in self._dump(family, index, RT_TABLE_UNSPEC):
                 if (host := read_host_route(route, parts)) is not None:
                     found.add(host)
+        return frozenset(found)
+
+    def exported(self, index: int) -> frozenset[Destination]:
+        """The destinations of the daemon's exported routes."""
+        found = set()
+        for family in (AF_INET, AF_INET6):
+            for route, parts in self._dump(family, index, EXPORT_TABLE):
+                if (destination := read_exported(route, parts)) is not None:
+                    found.add(destination)
         return frozenset(found)
 
     def _gateways(self, index: int) -> Iterator[Address]:

@@ -16,6 +16,7 @@ from ipvsw.linux.netlink import rules
 from ipvsw.linux.netlink.messages import AF_INET, AF_INET6, IFINFOMSG, attributes, pack_attribute
 from ipvsw.linux.netlink.questions import NLM_F_ACK, NLM_F_DUMP, NLM_F_REPLACE, Questions
 from ipvsw.linux.netlink.routes import NTF_USE, RouteAnswer, read_neighbour
+from ipvsw.linux.netlink.rules import RTMSG
 from ipvsw.model import Address
 
 # linux/rtnetlink.h
@@ -33,7 +34,6 @@ _FRA_SRC, _FRA_UID_RANGE, _FRA_PROTOCOL, _FRA_IP_PROTO = 2, 20, 21, 22
 
 _UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EAGAIN)
 
-RTMSG = struct.Struct("=BBBBBBBBI")  # family, lengths of destination and source, tos, table, ..., type, flags
 _NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 _RULE_HEADER = struct.Struct("=BBBB8x")  # struct fib_rule_hdr: family, lengths of destination and source, tos
 _INT = struct.Struct("=i")

@@ -21,7 +21,7 @@ from ipvsw.linux.netlink.messages import (
     attributes,
     messages,
 )
-from ipvsw.linux.netlink.rules import read_host_route
+from ipvsw.linux.netlink.rules import RTM_NEWROUTE, RTMSG, Destination, read_exported, read_host_route
 from ipvsw.linux.netlink.vlans import is_vlan
 from ipvsw.model import Address
 
@@ -40,7 +40,6 @@ SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 SO_RCVBUFFORCE = 33
 DATAGRAM = 64 << 10
 BURST = 64  # datagrams that are read before others have their turn
-_RTMSG_SIZE = 12
 _NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 
 
@@ -61,6 +60,7 @@ class RoutesChanged(Struct, frozen=True):
     lost: bool = False  # events were lost: anything may have
     link_down: int = 0  # the index of a device that was set down: its routes are gone without a word
     host_route: tuple[Address, int] | None = None  # one of the daemon's own that was removed, with its table
+    exported: Destination | None = None  # nothing but an exported route was removed, which no packet takes
     vlan: bool = False  # a VLAN device has come, gone or changed
 
 
@@ -121,7 +121,8 @@ class RouteMonitor:
                 continue
             for kind, body in messages(data):
                 if kind not in (RTM_NEWNEIGH, RTM_DELNEIGH):
-                    yield _read_change(kind, body)
+                    if (change := _read_change(kind, body)) is not None:
+                        yield change
                     continue
                 changed = read_neighbour(body, gone=kind == RTM_DELNEIGH)
                 if changed is not None:
@@ -131,9 +132,14 @@ class RouteMonitor:
         self._socket.close()
 
 
-def _read_change(kind: int, body: bytes) -> RoutesChanged:
-    if kind == RTM_DELROUTE:
-        return RoutesChanged(host_route=read_host_route(body[:_RTMSG_SIZE], attributes(body, _RTMSG_SIZE)))
+def _read_change(kind: int, body: bytes) -> RoutesChanged | None:
+    """None for an exported route that was added."""
+    if kind in (RTM_NEWROUTE, RTM_DELROUTE):
+        route, parts = body[: RTMSG.size], attributes(body, RTMSG.size)
+        exported = read_exported(route, parts)
+        if kind == RTM_NEWROUTE:
+            return None if exported is not None else RoutesChanged()
+        return RoutesChanged(host_route=None if exported else read_host_route(route, parts), exported=exported)
     if kind == RTM_NEWLINK:
         _, _, index, flags, _ = IFINFOMSG.unpack_from(body)
         return RoutesChanged(link_down=0 if flags & IFF_UP else index, vlan=is_vlan(body))

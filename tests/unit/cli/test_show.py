@@ -10,7 +10,7 @@ import pytest
 from ipvsw.cli.link import statistics
 from ipvsw.cli.stats import stats
 from ipvsw.cli.status import show
-from ipvsw.model import HostAccess, L3Output
+from ipvsw.model import Export, HostAccess, L3Output
 from ipvsw.status import SwitchStats, SwitchStatus, Traffic
 from tests.unit.cli.lines import Run
 from tests.unit.daemon.fake_manager import DMZ, LAN, LEASES, STATS
@@ -40,12 +40,13 @@ fe80::1234  lan/ipvl0  owned      netlink
 
 def test_show_names_what_is_not_the_default() -> None:
     other = msgspec.structs.replace(DMZ, ports=(), l3_output=L3Output.HOST, host_access=HostAccess.TO_HOST)
+    other = msgspec.structs.replace(other, export=Export.ROUTES, exported=7)
     titles, first, second = (
         line.split() for line in show((msgspec.structs.replace(LAN, ports=()), other)).splitlines()
     )
     at = titles.index("L3-OUTPUT")
-    assert titles[at : at + 2] == ["L3-OUTPUT", "HOST-ACCESS"]
-    assert (first[at : at + 2], second[at : at + 2]) == (["-", "-"], ["host", "to-host"])
+    assert titles[at : at + 3] == ["L3-OUTPUT", "HOST-ACCESS", "EXPORT"]
+    assert (first[at : at + 3], second[at : at + 4]) == (["-"] * 3, ["host", "to-host", "7", "routes"])
 
 
 def test_stats_have_the_host_where_it_spoke() -> None:

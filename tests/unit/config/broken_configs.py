@@ -91,6 +91,11 @@ BROKEN: tuple[tuple[str, str], ...] = (
     (_switch("host_acces = 'both'"), "switch[0].host_acces: unknown key; did you mean host_access?"),
     (_switch("l3_output = 'slow'"), 'switch[0].l3_output: "slow" is not valid; use fast or host'),
     (_switch("l3_output = 1"), "switch[0].l3_output: must be a string, not an integer"),
+    (
+        _switch("export = 'routes'"),
+        "switch[0].export: routes needs mode l3 or l3s; hosts on the link find l2's by ARP",
+    ),
+    (_switch("export = 'bgp'"), 'switch[0].export: "bgp" is not valid; use none or routes'),
     (_switch("flag = 'privat'"), 'switch[0].flag: "privat" is not valid; use bridge, private or vepa'),
     (_switch("netns = ''"), "switch[0].netns: is empty; leave it out for the daemon's own namespace"),
     (_switch("") + _switch(""), 'switch[1].master: the interface "eth0" is already used by switch[0].master'),

@@ -18,6 +18,7 @@ from ipvsw.config.tables import document
 from ipvsw.model import (
     Config,
     DaemonConfig,
+    Export,
     Flag,
     HostAccess,
     Kind,
@@ -43,6 +44,7 @@ mode = "l3s"
 flag = "private"
 l3_output = "host"
 host_access = "to-host"
+export = "routes"
 
 [[switch.port]]
 name = "first"
@@ -74,6 +76,7 @@ def test_everything_is_read() -> None:
                 flag=Flag.PRIVATE,
                 l3_output=L3Output.HOST,
                 host_access=HostAccess.TO_HOST,
+                export=Export.ROUTES,
                 ports=(
                     PortConfig(
                         name="first",
@@ -236,7 +239,7 @@ def test_attach_request() -> None:
 
 # Keys and texts that reach deep, so that random documents do not all end at the first check.
 KEYS = ["daemon", "switch", "port", "name", "ifname", "master", "netns", "mode", "flag", "addresses", "gateway", "mtu"]
-KEYS += ["l3_output", "host_access"]
+KEYS += ["l3_output", "host_access", "export"]
 WORDS = ["eth0", "ns0", "pid:1", "/run/netns/ns0", "l2", "vepa", "10.0.0.2/24", "fd00::1", "::", "10.0.0.1", "lo", ""]
 SCALARS = st.one_of(
     st.sampled_from(WORDS),

@@ -26,6 +26,7 @@ from ipvsw.model import (
     Config,
     DaemonConfig,
     Device,
+    Export,
     Flag,
     HostAccess,
     Kind,
@@ -158,12 +159,13 @@ def test_a_master_is_given_up_before_another_switch_takes_it() -> None:
 
 def test_mode_belongs_to_the_switch() -> None:
     changes = {"mode": Mode.L3, "flag": Flag.VEPA, "l3_output": L3Output.HOST, "host_access": HostAccess.BOTH}
+    changes["export"] = Export.ROUTES
     wanted = switch("lan", port(), **changes)
     actions = diff(Config(switches=(switch("lan", port()),)), Config(switches=(wanted,)))
     assert actions == (SetMode(switch("lan", **changes)),)
     assert str(actions[0]) == (
-        "set switch lan: mode l3, flag vepa, l3_output host, host_access both, guard by the port's kind, device tap,"
-        " users none"
+        "set switch lan: mode l3, flag vepa, l3_output host, host_access both, export routes, guard by the port's kind,"
+        " device tap, users none"
     )
     for name, value in changes.items():
         wanted = switch("lan", port(), **{name: value})

@@ -13,7 +13,7 @@ from ipvsw.config.file import ConfigError, parse, read_document
 from ipvsw.config.keys import DAEMON, KINDS, SWITCH, Key
 from ipvsw.config.port_keys import PORT
 from ipvsw.config.write import write
-from ipvsw.model import Config, Device, Flag, Guard, HostAccess, Io, Kind, L3Output, MacSource, Mode, Persist
+from ipvsw.model import Config, Device, Export, Flag, Guard, HostAccess, Io, Kind, L3Output, MacSource, Mode, Persist
 from tests.unit.config.test_config import EVERYTHING
 
 NAMES = st.text(st.sampled_from("ab0-_.@\"'\\#=[]é☃"), min_size=1, max_size=6)
@@ -50,6 +50,7 @@ SWITCH_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "flag": st.sampled_from(list(map(str, Flag))),
     "l3_output": st.sampled_from(list(map(str, L3Output))),
     "host_access": st.sampled_from(list(map(str, HostAccess))),
+    "export": st.sampled_from(list(map(str, Export))),
     "guard": GUARDS,
     "device": st.sampled_from(list(map(str, Device))),
     "users": st.lists(WHO, max_size=3),
@@ -95,6 +96,14 @@ def table(values: dict[str, st.SearchStrategy[Any]], *required: str) -> st.Searc
     return st.fixed_dictionaries({name: values[name] for name in required}, optional=optional)
 
 
+def fitting_switch(found: dict[str, Any]) -> dict[str, Any]:
+    """A switch without the keys that its mode does not have."""
+    kept = dict(found)
+    if kept.get("mode", Mode.L2) == Mode.L2:
+        kept.pop("export", None)
+    return kept
+
+
 def fitting(found: dict[str, Any]) -> dict[str, Any]:
     """A port without the keys that its kind does not have, or that go with others it lacks."""
     kind = Kind(found.get("kind", Kind.NETNS))
@@ -120,7 +129,7 @@ DOCUMENTS = st.fixed_dictionaries(
     optional={
         "switch": st.lists(
             st.tuples(table(SWITCH_VALUES, "master"), st.lists(PORTS, max_size=3)).map(
-                lambda pair: pair[0] | {"port": pair[1]}
+                lambda pair: fitting_switch(pair[0]) | {"port": pair[1]}
             ),
             max_size=2,
         )
