@@ -33,7 +33,7 @@ from ipvsw.switch.held import COUNTS, MasterLeft, held_name
 from ipvsw.switch.hostport import HostPortConfig
 from ipvsw.switch.master import Master
 from ipvsw.switch.status import switch_status
-from ipvsw.switch.trace import Tracer
+from ipvsw.switch.tracing.trace import Tracer
 
 log = logging.getLogger("ipvsw")
 

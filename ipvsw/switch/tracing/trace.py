@@ -16,7 +16,7 @@ from ipvsw.model import Flag, Mode, SwitchConfig
 from ipvsw.outcomes import OUTCOMES, is_drop
 from ipvsw.routing.router import Router
 from ipvsw.status import AddressSource, AddressState, TraceAsked, TraceReceiver, TraceStatus, TraceStep
-from ipvsw.switch.asked_frame import STRANGER, Sender, asked_frame, asked_header
+from ipvsw.switch.tracing.asked_frame import STRANGER, Sender, asked_frame, asked_header
 
 Facts = dict[str, Any]
 

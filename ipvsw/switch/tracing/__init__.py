@@ -1,0 +1,1 @@
+"""What would become of a frame: the daemon's part of `ipvsw trace`."""
