@@ -43,7 +43,7 @@ else:
     COMPILE = ["-O2", *(f"--param={limit}" for limit in INLINE), *WARNINGS]
     LINK = []
 
-BPF_SOURCES = [f"kmod-shim/bpf/{name}.bpf.c" for name in ("host", "master", "port", "spread")]
+BPF_SOURCES = [f"kmod-shim/bpf/{name}.bpf.c" for name in ("host", "master", "port", "spread", "traced")]
 BPF = "ipvsw.bpf_object"  # the name under which setuptools knows it; the file is ipvsw/ipvsw.bpf.o
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from ipaddress import ip_address
 from itertools import islice
 from typing import NamedTuple
@@ -58,6 +58,7 @@ class Changes:
         # For routing daemons: called with addresses before the table lets go of them, and after they are in it.
         self.leaving: Callable[[Collection[bytes]], None] = lambda addresses: None
         self.arriving: Callable[[Collection[bytes]], None] = lambda addresses: None
+        self.uplink = 0  # the master's index, 0 while there is none
         self._switch = switch
         self._shim = shim
         self._on_bound = bound
@@ -176,6 +177,7 @@ class Changes:
 
     def set_uplink(self, ifindex: int) -> None:
         """The master's index, 0 while there is none."""
+        self.uplink = ifindex
         self._shim.set_master_ifindex(ifindex)
 
     def set_resuming(self, on: bool) -> None:
@@ -205,6 +207,11 @@ class Changes:
         if port is None:
             return self._shim.fast.counts(THE_MASTER)
         return self._shim.fast.counts(self._fast[port].end) if port in self._fast else FastCounts()
+
+    @property
+    def fast(self) -> Mapping[int, FastDevice]:
+        """The ports whose unicast the kernel may forward, by number. Not to be kept."""
+        return self._fast
 
     @property
     def counts_go_on(self) -> bool:

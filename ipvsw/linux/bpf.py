@@ -19,7 +19,8 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 
 from ipvsw.linux.fastports import SHAPE_OF_COUNTS, FastPorts
-from ipvsw.linux.heartbeat import Heartbeat
+from ipvsw.linux.shim.heartbeat import Heartbeat
+from ipvsw.linux.shim.traced import PORT, STEAL, FastVerdict, TracedPrograms
 
 MARK = 0x69707677  # SO_MARK of frames for the host's own stack; lib/maps.h has the same
 WIRE_MARK = 0x69707678  # of ports' frames for the wire
@@ -32,6 +33,7 @@ COPY_BATCH = 4096  # addresses that are copied at a time
 BPF_MAP_TYPE_HASH = 1  # linux/bpf.h
 _MAP_INFO = struct.Struct("=4I")  # struct bpf_map_info as far as it is asked for: type, id, sizes
 _NO_OPTIONS = ctypes.c_size_t(ctypes.sizeof(ctypes.c_size_t))  # struct bpf_test_run_opts with its `sz` alone
+_TRACED_MAPS = "owned", "settings", "vlans", "heartbeat", "fast_ports", "fast_counts"
 _OBJECT = Path(__file__).parents[1] / "ipvsw.bpf.o"
 
 
@@ -95,6 +97,7 @@ class Shim:
         self._vlans: Set[int] = frozenset()
         self._rules = self._resuming = 0  # what `_FAST_RULES` is made of
         self._heartbeat: Heartbeat | None = None
+        self._traced: TracedPrograms | None = None  # from the first trace on
         self._lib = _libbpf()
         self._object = ctypes.c_void_p(self._lib.bpf_object__open_file(os.fsencode(_OBJECT), None))
         if not self._object:
@@ -276,8 +279,19 @@ class Shim:
                 return
             partial = True
 
+    def trace(self, frame: bytes, ifindex: int, gso_size: int, *, from_master: bool) -> FastVerdict | None:
+        """What the kernel would do with a frame that came from this device of the thread's namespace, the master or a
+        host end; None if it can't be asked, see `TracedPrograms.run`. Changes nothing. From one thread at a time."""
+        if self._traced is None:
+            maps = {name: self._lib.bpf_map__fd(self._map(name)) for name in _TRACED_MAPS}
+            self._traced = TracedPrograms(self._lib, _OBJECT, maps)
+        return self._traced.run(STEAL if from_master else PORT, frame, ifindex, gso_size)
+
     def close(self) -> None:
         """Give up this process's hold; what is still attached has no heartbeat any more. Idempotent."""
+        if self._traced is not None:
+            self._traced.close()
+            self._traced = None
         if self._heartbeat is not None:
             self._heartbeat.stop()
             self._heartbeat = None

@@ -33,6 +33,7 @@ from ipvsw.switch.held import COUNTS, MasterLeft, held_name
 from ipvsw.switch.hostport import HostPortConfig
 from ipvsw.switch.master import Master
 from ipvsw.switch.status import switch_status
+from ipvsw.switch.tracing.kernelpath import KernelPath
 from ipvsw.switch.tracing.trace import Tracer
 
 log = logging.getLogger("ipvsw")
@@ -83,19 +84,13 @@ class Switch:
         self.captures = self._table.captures
         self._announcer = Announcer(self._table, self._changes)
         self._router = Router(self._changes, self._answer, lambda changes: self.master.routes_changed(changes))
-        self._tracer = Tracer(config.name, self._datapath, self._table, self._router)
+        kernel = KernelPath(runtime, self._changes, self._shim, lambda: self.master.open_place())
+        self._tracer = Tracer(config.name, self._datapath, self._table, self._router, kernel)
         self._snooper = Snooper(config.name, self._table, self._changes, self._named_port, asyncio.get_running_loop())
         self._guard_log = GuardLog(config.name, self._datapath, self._table.name, asyncio.get_running_loop())
+        state, left = self._master_state, self._left
         self._port_env = PortEnvironment(
-            config.name,
-            runtime,
-            self._table,
-            self._shim,
-            self._master_state,
-            self._repaired,
-            self._left,
-            lost,
-            is_filed,
+            config.name, runtime, self._table, self._shim, state, self._repaired, left, lost, is_filed
         )
         self.master = Master(
             runtime,

@@ -22,59 +22,10 @@ int ipvsw_mute(struct __sk_buff *skb __attribute__((unused)))
 	return TC_ACT_SHOT;
 }
 
-static __always_inline struct fast_port *this_port(struct __sk_buff *skb)
-{
-	__u32 key = skb->ifindex;
-
-	return bpf_map_lookup_elem(&fast_ports, &key);
-}
-
-/* To the wire, unless the daemon is to find out why it can't. */
-static __always_inline int fast_to_master(struct __sk_buff *skb, const struct fast_port *from)
-{
-	__u32 master = setting(MASTER_IFINDEX), mtu = 0;
-
-	if (!master || bpf_check_mtu(skb, master, &mtu, 0, 0))
-		return bpf_redirect(from->other, 0);
-	count_rx(skb->ifindex, skb->len, 1);
-	count_tx(THE_MASTER, skb->len);
-	skb->mark = WIRE_MARK;
-	return bpf_redirect(master, 0);
-}
-
-/* To a sibling, as `deliver_to_sibling` of decide.pxd. */
-static __always_inline int fast_to_sibling(struct __sk_buff *skb, const struct fast_port *from)
-{
-	struct address to = {};
-	struct fast_port *port;
-	__u32 *owned;
-
-	destination(skb, &to);
-	owned = to.family ? owned_value(&to) : 0;
-	port = owned ? fast_receiver(*owned) : 0;
-	if (!port || (!skb->gso_size && skb->len > port->mtu + ETH_VLAN_HLEN))
-		return bpf_redirect(from->other, 0);
-	return fast_to_port(skb, skb->ifindex, *owned >> OWNER_SHIFT, port);
-}
-
 SEC("tc")
 int ipvsw_port(struct __sk_buff *skb)
 {
-	struct fast_port *from = this_port(skb);
-	__u32 rules = setting(FAST_RULES), flag = rules >> FAST_FLAG_SHIFT & 3;
-
-	if (!from)
-		return TC_ACT_SHOT;
-	if (!(rules & FAST_ON) || !(from->flags & FAST_SENDS) || !is_plain(skb) || to_group(skb))
-		return bpf_redirect(from->other, 0);
-	if ((rules >> FAST_MODE_SHIFT & 3) == L2) {
-		if (flag == VEPA || !to_own_mac(skb))
-			return rules & FAST_HOST_ACCESS && skb->pkt_type == PACKET_HOST ? bpf_redirect(from->other, 0)
-											: fast_to_master(skb, from);
-	}
-	if (flag != BRIDGE || skb->pkt_type != PACKET_HOST)
-		return bpf_redirect(from->other, 0);
-	return fast_to_sibling(skb, from);
+	return decide_from_port(skb);
 }
 
 SEC("tc")

@@ -1,5 +1,6 @@
-"""What would become of a frame, in words: the stages as the datapath tells them, with names for numbers, and for each
-address how the switch knows of it. Nothing is sent and nothing changed.
+"""What would become of a frame, in words: what the kernel's programs make of it, or else the stages as the datapath
+tells them, with names for numbers, and for each address how the switch knows of it. Nothing is sent and nothing
+changed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ipvsw.outcomes import OUTCOMES, is_drop
 from ipvsw.routing.router import Router
 from ipvsw.status import AddressSource, AddressState, TraceAsked, TraceReceiver, TraceStatus, TraceStep
 from ipvsw.switch.tracing.asked_frame import STRANGER, Sender, asked_frame, asked_header
+from ipvsw.switch.tracing.kernelpath import Decided, KernelPath
 
 Facts = dict[str, Any]
 
@@ -43,8 +45,9 @@ HOST_OWNER, GATEWAY_OWNER = -2, -3  # of the datapath's table
 class Tracer:
     """One switch's."""
 
-    def __init__(self, switch: str, datapath: Datapath, table: Table, router: Router) -> None:
+    def __init__(self, switch: str, datapath: Datapath, table: Table, router: Router, kernel: KernelPath) -> None:
         self._switch = switch
+        self._kernel = kernel
         self._datapath = datapath
         self._table = table
         self._router = router
@@ -56,10 +59,17 @@ class Tracer:
         frame = asked_frame(asked, self._sender(at, source, master_mac or STRANGER))
         mode, flag = config.mode, config.flag
         outcome, steps, receivers = self._datapath.trace(source, frame, asked_header(asked))
+        by_kernel = None if source == "host" else await self._kernel.decide(number, frame, asked_header(asked))
+        if by_kernel is not None and by_kernel.outcome:
+            outcome, steps = by_kernel.outcome, steps[:1]
+            receivers = [("wire" if by_kernel.port is None else by_kernel.port, frame)]
         told = [
             TraceStep(stage=stage, text=self._text(stage, facts, at, mode, flag), outcome=facts["outcome"] or "")
             for stage, facts in steps
         ]
+        if by_kernel is not None:
+            text = self._kernel_text(by_kernel, steps[0][1])
+            told.insert(1, TraceStep(stage="kernel", text=text, outcome=by_kernel.outcome))
         reason, delivered = OUTCOMES[outcome].reason, bool(receivers)
         if outcome == "to_slowpath":
             ends = next(facts for stage, facts in steps if stage == "parse")
@@ -117,6 +127,11 @@ class Tracer:
             "route": self._cached_text,
         }
         return words[stage](facts)
+
+    def _kernel_text(self, decided: Decided, parsed: Facts) -> str:
+        if decided.port is None:
+            return decided.text
+        return f"{decided.text}: {self.provenance(parsed['destination'], decided.port)}"
 
     def _name(self, who: int | str) -> str:
         if isinstance(who, str):

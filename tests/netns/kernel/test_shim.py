@@ -19,7 +19,7 @@ from tests.netns.kernel.bpf_run import returned
 from tests.support.patience import LIMIT
 
 TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT = 0, 2, 7
-PATIENCE = 5.0  # seconds; PATIENCE_NS of master.bpf.c
+PATIENCE = 5.0  # seconds; PATIENCE_NS of lib/steal.h
 
 
 def is_stolen(one: Shim, address: bytes) -> bool:

@@ -18,6 +18,7 @@ from ipvsw._fast import ACCESS, FLAGS, MODES, OUTCOMES
 from ipvsw.linux.bpf import Shim
 from ipvsw.linux.fastports import THE_MASTER, FastDevice, FastFlag
 from ipvsw.linux.netlink import Handle
+from ipvsw.linux.shim.traced import FastReason, FastVerdict
 from tests.native._decider import Decider
 from tests.native.random_frames import FOREIGN, MASTER, random_frame, random_switch, seed_from_environment
 from tests.netns.kernel.bpf_run import returned
@@ -59,6 +60,7 @@ class Rig:
         for address, number in switch.table.items():
             shim.add([address], self.fast[number].end if number in self.fast else 0)
         self.found: Counter[str] = Counter()
+        self.reasons: Counter[FastReason] = Counter()
 
     def close(self) -> None:
         self.shim.remove(list(self.switch.table))
@@ -68,8 +70,12 @@ class Rig:
     def check_from_port(self, number: int, frame: bytes, gso: bool) -> None:
         end = self.fast[number].end
         before, received = self.shim.fast.counts(end), self.received()
+        told = self.told(frame, end, GSO_SIZE if gso else 0, from_master=False)
+        assert (self.shim.fast.counts(end), self.received()) == (before, received), "a trace counts nothing"
         assert returned(self.shim.port_fd, frame, end, GSO_SIZE if gso else 0) == TC_ACT_REDIRECT
         after = self.shim.fast.counts(end)
+        assert told.reason is not FastReason.RESTRICTED or number in self.slow
+        assert self.is_told(told, received) is (after.rx_frames > before.rx_frames), (told, frame.hex())
         if after.rx_frames == before.rx_frames:
             assert self.received() == received
             self.found["slow"] += 1
@@ -81,9 +87,12 @@ class Rig:
     def check_from_master(self, frame: bytes) -> None:
         received = self.received()
         verdict = self.decider.from_master(frame)
+        told = self.told(frame, self.master, 0, from_master=True)
+        assert self.received() == received, "a trace counts nothing"
         action = returned(self.shim.ingress_fd, frame, self.master)
         # For a socket filter the test run takes an Ethernet header off, which a packet socket has put back by then.
         passed = returned(self.shim.filter_fd, frame[:14] + frame, self.master) != 0
+        assert self.is_told(told, received) is (action == TC_ACT_REDIRECT), (told, frame.hex())
         if action == TC_ACT_REDIRECT:
             assert not passed, frame.hex()
             self.check(verdict, frame, received, False)
@@ -101,6 +110,20 @@ class Rig:
         assert to_master or verdict[1] not in self.slow, about
         assert not is_dhcp(frame), about
         self.found[outcome] += 1
+
+    def told(self, frame: bytes, device: int, gso_size: int, *, from_master: bool) -> FastVerdict:
+        """What `ipvsw trace` says of it."""
+        verdict = self.shim.trace(frame, device, gso_size, from_master=from_master)
+        assert verdict is not None
+        self.reasons[verdict.reason] += 1
+        return verdict
+
+    def is_told(self, verdict: FastVerdict, received: dict[int, int]) -> bool:
+        """Whether the frame is forwarded, and to whom: to the one that has got it since."""
+        if verdict.reason is not FastReason.FORWARDED:
+            return False
+        assert self.received() == received | {verdict.to: received[verdict.to] + 1}, verdict
+        return True
 
     def received(self) -> dict[int, int]:
         keys = [THE_MASTER, *(device.end for device in self.fast.values())]
@@ -139,6 +162,7 @@ def test_random_frames_go_where_the_data_plane_would_send_them(
     space = netns()
     master, ends = make_devices(space)
     found: Counter[str] = Counter()
+    reasons: Counter[FastReason] = Counter()
 
     def run() -> None:
         for n in range(FRAMES // len(MODE_FLAGS) // FRAMES_PER_SWITCH):
@@ -151,12 +175,15 @@ def test_random_frames_go_where_the_data_plane_would_send_them(
                     rig.check_from_port(rng.choice(list(rig.fast)), frame, rng.random() < 0.3)
                 rig.check_from_master(frame)
             found.update(rig.found)
+            reasons.update(rig.reasons)
             rig.close()
 
     with contextlib.closing(Shim()) as shim:
         space.inside(run)
-    print(dict(found))
+    print(dict(found), dict(reasons))
     assert found["slow"]
+    assert reasons[FastReason.FORWARDED] == found["to_master"] + found["to_port"]
+    assert reasons[FastReason.NOT_IP] and len(reasons) >= 4
     assert bool(found["to_master"]) is (mode == "l2")
     assert bool(found["to_port"]) is (mode != "l3s" or flag == "bridge")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-INTERVAL = 1.0  # seconds; PATIENCE_NS of master.bpf.c is a multiple of it
+INTERVAL = 1.0  # seconds; PATIENCE_NS of lib/steal.h is a multiple of it
 
 
 class Heartbeat:
