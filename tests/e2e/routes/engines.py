@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
+import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -88,6 +90,38 @@ class Bird(Engine):
 
     def ask(self, *words: str) -> str:
         return run("birdc", "-s", str(self.directory / "bird.ctl"), *words)
+
+
+class Frr(Engine):
+    program = "/usr/lib/frr/bgpd"
+    families = (4,)
+
+    def start(self) -> None:
+        self.place = tempfile.TemporaryDirectory(prefix="ivf")  # its user reads it, and sockets have short names there
+        place = Path(self.place.name)
+        shutil.chown(place, "frr", "frr")
+        config = place / "frr.conf"
+        config.write_text(for_lab((CONTRIB / "frr.conf").read_text()).replace("eth0", "m0"))
+        for daemon in ("zebra", "bgpd"):
+            files = ["-f", str(config), "-i", str(place / f"{daemon}.pid"), "-z", str(place / "zserv")]
+            self.spawn(f"/usr/lib/frr/{daemon}", *files, "--vty_socket", str(place), "-u", "frr", "-g", "frr")
+            until((place / "zserv").exists, "zebra listens")
+
+    def stop(self) -> None:
+        super().stop()
+        self.place.cleanup()
+
+
+class GoBgp(Engine):
+    program = "gobgpd"
+
+    def start(self) -> None:
+        config = self.directory / "gobgpd.toml"
+        config.write_text(for_lab((CONTRIB / "gobgpd.toml").read_text()))
+        self.spawn("gobgpd", "-f", str(config))
+        words = ["nsenter", f"--net=/run/netns/{self.netns}", "gobgp", "global", "rib"]
+        until(lambda: not subprocess.run(words, capture_output=True).returncode, "gobgpd listens", every=0.1)
+        self.spawn(sys.executable, str(CONTRIB / "ipvsw-gobgp"))
 
 
 class Router:

@@ -33,6 +33,9 @@ def until_exported(lab: Lab, *destinations: str) -> None:
     until(lambda: exported(lab) == {*destinations}, f"{destinations} are exported", every=0.02)
 
 
+PROBE = "192.0.2.255"  # of a route that tells whether the monitor listens
+
+
 class Removals:
     """Routes that were removed in a namespace, as `ip monitor` tells."""
 
@@ -40,13 +43,13 @@ class Removals:
         self._path = path
 
     def lines(self) -> list[str]:
-        return [line for line in self._path.read_text().splitlines() if line.startswith("Deleted ")]
+        lines = self._path.read_text().splitlines()
+        return [line for line in lines if line.startswith("Deleted ") and PROBE not in line]
 
 
 @contextmanager
-def removals(netns: str, path: Path, table: str = "all") -> Iterator[Removals]:
+def removals(netns: str, path: Path) -> Iterator[Removals]:
     """`path`: a file for what the monitor says."""
-    probe = "192.0.2.255"
     with path.open("ab") as file:  # it begins anew when the file is emptied
         words = ["stdbuf", "-oL", "ip", "monitor", "route"]
         monitor = subprocess.Popen(exec_in(netns, *words), stdout=file)
@@ -54,8 +57,8 @@ def removals(netns: str, path: Path, table: str = "all") -> Iterator[Removals]:
 
         def listens() -> bool:
             for verb in ("add", "del"):
-                run("ip", "-n", netns, "route", verb, "blackhole", probe, "table", "999")
-            return probe in path.read_text()
+                run("ip", "-n", netns, "route", verb, "blackhole", PROBE, "table", "999")
+            return PROBE in path.read_text()
 
         until(listens, "the monitor listens", every=0.02)
         path.write_text("")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.routes.engines import Bird, Engine, Router
+from tests.e2e.routes.engines import Bird, Engine, Frr, GoBgp, Router
 from tests.e2e.routes.exported import exported, removals
 from tests.support.patience import until
 from tests.support.running import Daemon, port, switch, take_over
@@ -20,7 +20,7 @@ def addresses(version: int) -> list[str]:
     return [f"10.2.{4 + k // 200}.{1 + k % 200}" if version == 4 else f"fd02::{k + 1:x}" for k in range(MANY)]
 
 
-@pytest.mark.parametrize("engine", [Bird], ids=lambda engine: str(engine.__name__))
+@pytest.mark.parametrize("engine", [Bird, Frr, GoBgp], ids=lambda engine: str(engine.__name__))
 def test_what_is_owned_is_announced_and_nothing_else(lab: Lab, engine: type[Engine], tmp_path: Path) -> None:
     mine = {*addresses(4), *addresses(6)}
     ports = [
