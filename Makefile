@@ -68,6 +68,9 @@ honest: setup test-packages  ## clients as people run them behind all guards, wh
 soak: setup test-packages  ## everything changed at random under traffic, memory recorded: build/soak [MINUTES=30]
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.soak.run --minutes '$(or $(MINUTES),30)'
 
+cluster: setup test-packages  ## 20 hosts with BGP: addresses move, hosts and racks are lost [KEEP=1]
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.cluster.run $(if $(KEEP),--keep)
+
 san: setup  ## the C-level tests, and a hostile minute of the daemon, under ASan and UBSan
 	scripts/sanitize $(SAN)
 
@@ -112,4 +115,4 @@ bench-packages:
 
 always:
 
-.PHONY: help setup run test lint format docs judges judge-docker judge-podman conformance bench where fuzz honest soak san wheel deb debcheck fresh clean system test-packages bench-packages always
+.PHONY: help setup run test lint format docs judges judge-docker judge-podman conformance bench where fuzz honest soak cluster san wheel deb debcheck fresh clean system test-packages bench-packages always

@@ -58,8 +58,12 @@ class Engine(ABC):
         self.netns, self.directory = netns, directory
         self.processes: list[subprocess.Popen[bytes]] = []
         directory.mkdir()
-        if shutil.which(self.program) is None and not Path(self.program).exists():
-            pytest.skip(f"{self.program} is not installed")
+        self.need()
+
+    @classmethod
+    def need(cls) -> None:
+        if shutil.which(cls.program) is None:
+            pytest.skip(f"{cls.program} is not installed")
 
     @abstractmethod
     def start(self) -> None: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from ipaddress import ip_address
 from typing import Any, cast
 
@@ -170,6 +170,36 @@ def test_what_is_stolen_is_bound_at_every_moment(alone: list[tuple[str, str]], t
     table.detach("p")
     table.detach("q")
     assert not machine.bound and not machine.stolen and not machine.attached
+
+
+@given(STEPS, STEPS)
+def test_routing_daemons_know_no_address_that_is_not_stolen(
+    alone: list[tuple[str, str]], together: list[tuple[str, str]]
+) -> None:
+    """Told of an address after it is there, and that it leaves before it does."""
+    machine, told = Machine(), set[bytes]()
+    changes = Changes("lan", cast(Any, machine), cast(Any, machine))
+    table = Table("lan", changes, lambda: None, lambda port: None)
+
+    def leave(addresses: Collection[bytes]) -> None:
+        assert told.intersection(addresses) <= machine.stolen
+        told.difference_update(addresses)
+
+    def arrive(addresses: Collection[bytes]) -> None:
+        assert {*addresses} <= machine.stolen
+        told.update(addresses)
+
+    changes.leaving, changes.arriving = leave, arrive
+    up(table, "p")
+    up(table, "q")
+    for step in alone:
+        do(table, *step)
+        assert told == machine.stolen
+    with table.change():
+        for step in together:
+            if step[0] != "again":
+                do(table, *step)
+    assert told == machine.stolen
 
 
 def do(table: Table, what: str, port: str) -> None:
