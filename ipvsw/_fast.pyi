@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from ipaddress import IPv4Address, IPv6Address
+from threading import Thread
 from typing import Any
 
 OUTCOMES: tuple[str, ...]
@@ -54,6 +55,8 @@ class Datapath:
         UDP datagrams of one flow that arrive together from the master become one for a port that `accepts_uso`."""
 
     n_workers: int
+    threads: list[Thread]
+    """Those of the workers, in their order; none before the start and after the end."""
 
     @property
     def io(self) -> str:
@@ -260,6 +263,10 @@ class Datapath:
         interface for "host". Bytes include the Ethernet header."""
     def ring_starts(self) -> list[int]:
         """Once the workers are halted: of each worker's receive ring the slot that comes next."""
+
+    def waiting(self) -> list[tuple[int, int, int]]:
+        """Frames in the queues of each worker at this moment: multicast frames to be copied, those for `slow`, those
+        for `punted`."""
 
     def frames_read(self) -> int:
         """On all interfaces: another number when a frame has come since."""

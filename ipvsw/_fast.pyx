@@ -17,7 +17,7 @@ from ipvsw.datapath.face.limits cimport limits_new, macnat_new
 from ipvsw.datapath.face.queries cimport addresses_used, frames_read, offence_of, routes_used, traffic_total
 from ipvsw.datapath.face.trace cimport traced
 from ipvsw.datapath.face.workers cimport (
-    commit_batch, events_taken, give_credit_to, have_rings, punted_taken, rings_open, slow_taken,
+    commit_batch, events_taken, frames_waiting, give_credit_to, have_rings, punted_taken, rings_open, slow_taken,
 )
 from ipvsw.datapath.kernel.packetring cimport SEND_SLOT, SEND_SLOTS, SLOT, SLOTS
 from ipvsw.datapath.kernel.sys cimport EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_read, load_u64, store_u32
@@ -77,7 +77,7 @@ cdef class Datapath:
     cdef readonly int notify_fd
     cdef int done_fd
     cdef uint64_t *flows
-    cdef list threads
+    cdef readonly list threads
     cdef EditList edits  # for the next commit
     cdef list keep  # what the edits point to
     cdef dict macnat  # port number -> address of the MAC that its endpoint uses
@@ -132,9 +132,8 @@ cdef class Datapath:
         if self.threads or self.workers == NULL:
             raise RuntimeError("a datapath starts once")
         for i in range(self.n_workers):
-            thread = threading.Thread(target=self.run, args=(i,), name=f"ipvsw-{i}", daemon=True)
-            thread.start()
-            self.threads.append(thread)
+            self.threads.append(threading.Thread(target=self.run, args=(i,), name=f"ipvsw-{i}", daemon=True))
+            self.threads[i].start()
 
     def run(self, int number):
         cdef Worker *w = self.workers[number]
@@ -413,8 +412,7 @@ cdef class Datapath:
     cdef int *lend_fds(self, fds) except NULL:
         return <int *> self.lend(b"".join(int(fd).to_bytes(sizeof(int), sys.byteorder, signed=True) for fd in fds))
 
-    cdef void *lend(self, bytes raw):
-        """Memory that lives until the commit."""
+    cdef void *lend(self, bytes raw):  # memory that lives until the commit
         self.keep.append(raw)
         return <void *> PyBytes_AS_STRING(raw)
 
@@ -457,8 +455,7 @@ cdef class Datapath:
     def guards(self, int32_t port):
         if port not in self.numbers or port >= self.workers[0].switch_.n_ports:
             return ()
-        bits = self.workers[0].switch_.rules[port].guards
-        return tuple([name for name, bit in GUARDS.items() if bits & bit])
+        return tuple([name for name, bit in GUARDS.items() if self.workers[0].switch_.rules[port].guards & bit])
 
     def offence(self, int32_t port):
         cdef Offence *offence = offence_of(self.workers, self.n_workers, self.known(port))
@@ -497,3 +494,6 @@ cdef class Datapath:
 
     def frames_read(self):
         return frames_read(self.workers, self.n_workers)
+
+    def waiting(self):
+        return frames_waiting(self.workers, self.n_workers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ipvsw.outcomes import is_drop
@@ -33,9 +33,20 @@ SORTS = {
 """By the key that asks for it: what the order is called, and how it comes about."""
 
 
+class Load(NamedTuple):
+    """The workers of one switch."""
+
+    name: str  # the switch's
+    cpu: tuple[float, ...]  # of each the share of one CPU
+    flood: int  # of all the frames that wait, at the second reading: to be copied to ports,
+    router: int  # for a route of the host's,
+    snooper: int  # and for the daemon to look at them
+
+
 class Difference(NamedTuple):
     rows: list[Row]
     drops: list[tuple[str, float]]  # of all interfaces by reason, a second's, the most first
+    loads: list[Load]  # the busiest first
 
 
 def difference(before: Sequence[Record], after: Sequence[Record], seconds: float) -> Difference:
@@ -53,7 +64,23 @@ def difference(before: Sequence[Record], after: Sequence[Record], seconds: float
             (now[key] - then.get(key, 0)) / seconds for key in ("rx_frames", "rx_bytes", "tx_frames", "tx_bytes")
         )
         rows.append(Row(name, rx_frames, 8 * rx_bytes, tx_frames, 8 * tx_bytes, sum(drops.values()) / seconds, most))
-    return Difference(rows, [(reason, count / seconds) for reason, count in reasons.most_common()])
+    dropped = [(reason, count / seconds) for reason, count in reasons.most_common()]
+    return Difference(rows, dropped, sorted(_loads(before, after, seconds), key=lambda load: -sum(load.cpu)))
+
+
+def _loads(before: Sequence[Record], after: Sequence[Record], seconds: float) -> Iterator[Load]:
+    """A worker that was not there before has done nothing yet."""
+    had = {switch["name"]: switch.get("workers", ()) for switch in before}
+    for switch in after:
+        workers = switch.get("workers", ())
+        then = had.get(switch["name"], ())
+        if workers:
+            done = zip(workers, then if len(then) == len(workers) else workers, strict=True)
+            yield Load(
+                switch["name"],
+                tuple(max(now["cpu"] - was["cpu"], 0) / seconds for now, was in done),
+                *(sum(worker[queue] for worker in workers) for queue in ("flood", "router", "snooper")),
+            )
 
 
 def _interfaces(stats: Iterable[Record]) -> Iterable[tuple[str, Record]]:

@@ -249,6 +249,15 @@ class Traffic(Struct, frozen=True, kw_only=True):
     outcomes: dict[str, int] = {}
 
 
+class WorkerLoad(Struct, frozen=True):
+    """What one worker has done, and what waits for it or for the daemon at this moment, in frames."""
+
+    cpu: float  # seconds, of all its time
+    flood: int  # multicast frames to be copied
+    router: int  # packets for which the daemon asks the host's routes
+    snooper: int  # frames at which the daemon looks first
+
+
 class SwitchStats(Struct, frozen=True, kw_only=True):
     name: str
     master: Traffic
@@ -259,6 +268,7 @@ class SwitchStats(Struct, frozen=True, kw_only=True):
     repaired: dict[str, int] = {}  # what others had changed and was put back, by `Subject`
     learned: dict[str, int] = {}  # outcomes of address learning
     routed: dict[str, int] = {}  # l3: how the frames ended that the data plane handed to the router (`to_slowpath`)
+    workers: tuple[WorkerLoad, ...] = ()  # since the daemon has started
 
 
 class States(Struct, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 import msgspec
@@ -10,7 +11,7 @@ from ipvsw._fast import Datapath
 from ipvsw.model import Io, SwitchConfig
 from ipvsw.ports.port import Port
 from ipvsw.snooping.snooper import Snooper
-from ipvsw.status import PortStatus, SwitchStatus
+from ipvsw.status import PortStatus, SwitchStatus, WorkerLoad
 from ipvsw.switch.master import Master
 
 
@@ -38,6 +39,15 @@ def switch_status(
         workers=datapath.n_workers,
         io=Io(datapath.io),
         ports=tuple(_port_status(port, snooper) for port in ports),
+    )
+
+
+def worker_loads(datapath: Datapath) -> tuple[WorkerLoad, ...]:
+    """Of the workers that run."""
+    clocks = [time.pthread_getcpuclockid(thread.ident) for thread in datapath.threads if thread.ident is not None]
+    return tuple(
+        WorkerLoad(time.clock_gettime(clock), *queues)
+        for clock, queues in zip(clocks, datapath.waiting(), strict=False)  # no clock: they don't run yet
     )
 
 

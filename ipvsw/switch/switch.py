@@ -32,7 +32,7 @@ from ipvsw.switch.guards import GuardLog, guards_of, holds_unknown
 from ipvsw.switch.held import COUNTS, MasterLeft, held_name
 from ipvsw.switch.hostport import HostPortConfig
 from ipvsw.switch.master import Master
-from ipvsw.switch.status import switch_status
+from ipvsw.switch.status import switch_status, worker_loads
 from ipvsw.switch.tracing.kernelpath import KernelPath
 from ipvsw.switch.tracing.trace import Tracer
 
@@ -377,7 +377,8 @@ class Switch:
 
     def stats(self) -> SwitchStats:
         ports = {name: self._table.traffic(name) for name in (*self.ports, *self.links)}
-        return msgspec.structs.replace(self._other_stats(), ports=ports, master=self._table.counters.of_master())
+        master, loads = self._table.counters.of_master(), worker_loads(self._datapath)
+        return msgspec.structs.replace(self._other_stats(), ports=ports, master=master, workers=loads)
 
     def _other_stats(self) -> SwitchStats:
         """All but what the kernel counts too."""

@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from ipvsw.cli.command import Asked, Command, Failed, Option, Usage, read_nothing
 from ipvsw.cli.watch import line
-from ipvsw.rates import SORTS, Difference, difference, short
+from ipvsw.rates import SORTS, Difference, Load, difference, short
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleRenderable
 
+    from ipvsw.cli.diagnose.flows import FlowWatch, Seen
     from ipvsw.client import Client, Record
 
 INTERVAL = 2.0  # seconds
 EVENTS = 4  # the last of them are shown
 REASONS = 3  # of drops
-QUIT = "q"
+LOADS = 2  # switches whose workers are shown
+FLOWS = 5
+QUIT, BY_FLOW = "q", "f"
 ORDERS = {name: key for key, (name, _) in SORTS.items()}
 COLUMNS = ("RX/s", "RX bit/s", "TX/s", "TX bit/s", "DROPS/s")
 
@@ -53,20 +56,30 @@ def _top(asked: Asked) -> None:
     console = Console()
     key, interval = ORDERS[asked.options.get("sort", "rx")], _interval(asked)
     if "once" in asked.options or not (console.is_terminal and sys.stdin.isatty()):
-        _once(console, asked.client, key, interval)
+        _once(console, asked.client, key, interval, flows="flows" in asked.options)
     else:
-        _live(console, asked.client, key, interval)
+        _live(console, asked.client, key, interval, flows="flows" in asked.options)
 
 
-def _once(console: Console, client: Client, key: str, interval: float) -> None:
+def _once(console: Console, client: Client, key: str, interval: float, *, flows: bool) -> None:
     """One table of all interfaces, without events."""
     before, began = client.stats(), time.monotonic()
+    watch = _watch_flows(client, before) if flows else None
     time.sleep(interval)
+    seen = watch.read(FLOWS) if watch else None
     found = difference(before, client.stats(), time.monotonic() - began)
-    console.print(screen(found, key, len(found.rows), ()), end="")
+    if watch:
+        watch.stop()
+    console.print(screen(found, key, len(found.rows), (), seen), end="")
 
 
-def _live(console: Console, client: Client, key: str, interval: float) -> None:
+def _watch_flows(client: Client, stats: list[Record]) -> FlowWatch:
+    from ipvsw.cli.diagnose.flows import FlowWatch
+
+    return FlowWatch(client, [switch["name"] for switch in stats])
+
+
+def _live(console: Console, client: Client, key: str, interval: float, *, flows: bool) -> None:
     """Until it is ended by a key, or the daemon ends."""
     from rich.live import Live
 
@@ -74,18 +87,35 @@ def _live(console: Console, client: Client, key: str, interval: float) -> None:
     threading.Thread(target=_follow, args=(client, events), daemon=True).start()
     before, began = client.stats(), time.monotonic()
     found = difference(before, before, 1.0)
+    watch = _watch_flows(client, before) if flows else None
+    seen = watch.read(FLOWS) if watch else None
     with _keys(), Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            rows = console.size.height - EVENTS - REASONS - 5
-            live.update(screen(found, key, max(rows, 1), tuple(events)), refresh=True)
+            rows = _room(console.size.height, found, seen)
+            live.update(screen(found, key, rows, tuple(events), seen), refresh=True)
             pressed = _pressed(max(began + interval - time.monotonic(), 0))
             if pressed == QUIT:
-                return
+                break
             key = pressed if pressed in SORTS else key
+            if pressed == BY_FLOW and watch:
+                watch.stop()
+                watch = seen = None
+            elif pressed == BY_FLOW:
+                watch = _watch_flows(client, before)
+                seen = watch.read(FLOWS)
             if (now := time.monotonic()) >= began + interval:
                 after = client.stats()
                 found = difference(before, after, now - began)
                 before, began = after, now
+                seen = watch.read(FLOWS) if watch else None
+    if watch:
+        watch.stop()
+
+
+def _room(height: int, found: Difference, seen: Seen | None) -> int:
+    """For rows, on a terminal of so many lines."""
+    below = EVENTS + REASONS + min(len(found.loads), LOADS) + (FLOWS + 1 if seen else 0)
+    return max(height - below - 5, 1)
 
 
 def _follow(client: Client, events: deque[Record]) -> None:
@@ -121,8 +151,10 @@ def _pressed(seconds: float) -> str:
     return data.decode(errors="replace")
 
 
-def screen(found: Difference, key: str, rows: int, events: tuple[Record, ...]) -> ConsoleRenderable:
-    """As many rows as there is room for, the first in the order of `key`."""
+def screen(
+    found: Difference, key: str, rows: int, events: tuple[Record, ...], seen: Seen | None = None
+) -> ConsoleRenderable:
+    """As many rows as there is room for, the first in the order of `key`; the busiest flows, if they are looked at."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -139,11 +171,28 @@ def screen(found: Difference, key: str, rows: int, events: tuple[Record, ...]) -
         table.add_row(Text(row.name), *rates, row.reason, style="red" if row.drops else "")
     hidden = len(ordered) - rows
     keys = "  ".join(f"{key} by {what}" for key, (what, _) in SORTS.items())
-    lines = [f"{len(ordered)} interfaces by {name}{f', {hidden} more' if hidden > 0 else ''}    {keys}  {QUIT} quit"]
+    more = f", {hidden} more" if hidden > 0 else ""
+    head = f"{len(ordered)} interfaces by {name}{more}    {keys}  {BY_FLOW} flows  {QUIT} quit"
     drops = [f"{short(count):>6}/s  {reason}" for reason, count in found.drops[:REASONS]]
-    parts: list[Any] = [_one_line(lines[0], "bold"), table, Text("")]
+    parts: list[Any] = [_one_line(head, "bold"), table, Text("")]
+    parts += [_one_line(_load(load), "") for load in found.loads[:LOADS]]
+    parts += [_one_line(text, "bold" if not n else "") for n, text in enumerate(_flows(seen))]
     parts += [_one_line(text, "red") for text in drops] + [_one_line(line(event), "dim") for event in events]
     return Group(*parts)
+
+
+def _load(load: Load) -> str:
+    workers = " ".join(f"{100 * cpu:.0f}%" for cpu in load.cpu)
+    queues = f"{load.flood} to copy, {load.router} to route, {load.snooper} to look at"
+    return f"{load.name}: CPU of workers {workers}   frames that wait: {queues}"
+
+
+def _flows(seen: Seen | None) -> list[str]:
+    if seen is None:
+        return []
+    missed = f", of {100 * seen.share:.0f}% of the frames" if seen.share < 1 else ""
+    lines = [f"  bit/s  frames/s  FLOW{missed}{f': {seen.problem}' if seen.problem else ''}"]
+    return lines + [f"{short(one.bits):>7}  {short(one.frames):>8}  {one.at}  {one.text}" for one in seen.flows]
 
 
 def _one_line(text: str, style: str) -> Any:
@@ -155,13 +204,18 @@ def _one_line(text: str, style: str) -> Any:
 COMMANDS = (
     Command(
         name="top",
-        summary="what goes on now: rates, drops, events",
+        summary="what goes on now: rates, drops, workers, flows, events",
         about="""\
 Show the interfaces with what they received and sent in each second, as the switch sees it, and what
-was dropped; the reasons of most drops; and the last events. Needs 80 columns and 24 lines.
+was dropped; the reasons of most drops; how busy the data plane's workers are, with the frames that
+wait in their queues; and the last events. Needs 80 columns and 24 lines.
 
 Keys:  n, r, t, d   order by name, by what was received or sent, by drops
+       f            the busiest flows, from where their frames come; again: without them
        q            quit
+
+For flows frames are captured (see `ipvsw capture --help`) as long as they are shown: the daemon
+forwards for veth ports meanwhile. Of frames that come faster than they are read some are not counted.
 
 Without a terminal, or with --once, it prints one table of everything and ends.
 """,
@@ -170,6 +224,7 @@ Without a terminal, or with --once, it prints one table of everything and ends.
         options=(
             Option("--interval", f"seconds between two readings [{INTERVAL:g}]", operand="SECONDS"),
             Option("--sort", f"{', '.join(ORDERS)} [rx]", operand="ORDER"),
+            Option("--flows", "with the busiest flows"),
             Option("--once", "one table, and the end"),
         ),
     ),

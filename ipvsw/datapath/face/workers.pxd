@@ -32,6 +32,19 @@ cdef inline bint have_rings(Worker **workers, int n) noexcept nogil:
     return n > 0
 
 
+cdef inline list frames_waiting(Worker **workers, int n):
+    """As `Datapath.waiting` gives it."""
+    cdef list found = []
+    cdef int i
+    for i in range(n):
+        found.append((
+            load_u32(&workers[i].backlog_length),
+            load_u32(&workers[i].slow.tail) - load_u32(&workers[i].slow.head),
+            load_u32(&workers[i].punted.tail) - load_u32(&workers[i].punted.head),
+        ))
+    return found
+
+
 cdef inline void commit_batch(Worker **workers, int n, int done_fd, Batch *batch, bint running) noexcept nogil:
     """Returns when every worker has made the changes; here, if they don't run. Of `batch` the edits are given."""
     cdef uint64_t value

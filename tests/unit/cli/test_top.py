@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import copy
-import fcntl
 import io
-import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,12 +13,13 @@ import pytest
 from rich.console import Console
 
 from ipvsw import cli
-from ipvsw.cli.diagnose.top import screen
+from ipvsw.capture.flows import Flow
+from ipvsw.cli.diagnose.flows import Seen
+from ipvsw.cli.diagnose.top import _room, screen
 from ipvsw.rates import SORTS, difference, short
-from tests.support.patience import LIMIT, until
+from tests.support.patience import LIMIT
+from tests.support.programs.terminal import Terminal
 from tests.unit.daemon.fake_manager import Daemon
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def traffic(rx: int = 0, tx: int = 0, **outcomes: int) -> dict[str, Any]:
@@ -58,6 +51,31 @@ def test_rates_are_what_was_counted_between_two_readings() -> None:
     assert found.drops == [("guard_arp", 10), ("drop_full", 5), ("limit_rate", 2)]
 
 
+def worker(cpu: float, flood: int = 0, router: int = 0, snooper: int = 0) -> dict[str, Any]:
+    return {"cpu": cpu, "flood": flood, "router": router, "snooper": snooper}
+
+
+def loaded(name: str, *workers: dict[str, Any]) -> dict[str, Any]:
+    return stats()[0] | {"name": name, "workers": list(workers)}
+
+
+def test_workers_are_as_busy_as_they_were_between_two_readings() -> None:
+    before = [loaded("lan", worker(1.0), worker(2.0, 9)), loaded("dmz", worker(7.0))]
+    after = [
+        loaded("lan", worker(2.0), worker(2.5, 4, 1)),
+        loaded("dmz", worker(11.0, snooper=3)),
+        loaded("new", worker(9)),
+    ]
+    loads = difference(before, after, 4.0).loads
+    assert [tuple(load) for load in loads] == [
+        ("dmz", (1.0,), 0, 0, 3),
+        ("lan", (0.25, 0.125), 4, 1, 0),
+        ("new", (0.0,), 0, 0, 0),
+    ]
+    assert difference(after, before, 1.0).loads[0].cpu == (0.0, 0.0)  # another daemon's
+    assert difference(BEFORE, AFTER, 1.0).loads == []  # an older one's
+
+
 def test_counters_that_begin_anew_are_no_negative_rate() -> None:
     (_, a, *_) = difference(AFTER, BEFORE, 1.0).rows
     assert (a.rx_frames, a.drops) == (10, 0)
@@ -86,14 +104,21 @@ def test_numbers_are_short(value: float, text: str) -> None:
     assert short(value) == text
 
 
+@pytest.mark.parametrize("flows", [0, 5])
 @pytest.mark.parametrize("ports", [1, 1000])
-def test_it_fits_on_80_by_24(ports: int) -> None:
+def test_it_fits_on_80_by_24(ports: int, flows: int) -> None:
     many = {
         f"port-with-a-long-name-{k}": traffic(k, k, guard_arp=k % 2, drop_full=1, limit_rate=1) for k in range(ports)
     }
     event = {"time": 0.0, "event": "state", "text": "switch lan: " + "a long line " * 20}
     console = Console(width=80, height=24, file=io.StringIO(), record=True)
-    console.print(screen(difference([], stats(**many), 1.0), "r", 24 - 12, (event,) * 4))
+    found = difference([], [stats(**many)[0] | loaded(name, worker(1), worker(2)) for name in ("lan", "dmz", "x")], 1.0)
+    found = found._replace(rows=difference([], stats(**many), 1.0).rows)
+    flow = Flow(
+        "lan/port-with-a-long-name", "TCP [fd00:1111:2222:3333::1]:443 > [fd00:1111:2222:3333::2]:50000", 9e9, 9e9
+    )
+    seen = Seen([flow] * flows, 0.5) if flows else None
+    console.print(screen(found, "r", _room(24, found, seen), (event,) * 4, seen))
     lines = console.export_text().splitlines()
     assert len(lines) <= 24 and all(len(line) <= 80 for line in lines)
     assert all(word in lines[1] for word in ("PORT", "RX/s", "RX bit/s", "TX/s", "TX bit/s", "DROPS/s", "REASON"))
@@ -136,46 +161,9 @@ def test_usage(daemon: Daemon, words: list[str], error: str, capsys: pytest.Capt
     assert capsys.readouterr().err == f"ipvsw: top: {error} (see ipvsw top --help)\n"
 
 
-class Terminal:
-    """`ipvsw top` on a terminal of 80 by 24."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        self.master, inside = pty.openpty()
-        fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        program = "import sys; from ipvsw.cli import main; sys.exit(main())"
-        command = [sys.executable, "-c", program, "--socket", str(daemon.path), "top", "--interval", "0.1"]
-        environment = os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, stdin=inside, stdout=inside, stderr=inside, env=environment, start_new_session=True
-        )
-        os.close(inside)
-        self.shown = b""
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        try:
-            while data := os.read(self.master, 65536):
-                self.shown += data
-        except OSError:  # the other end is closed
-            pass
-
-    def wait(self, text: str) -> None:
-        until(lambda: text.encode() in self.shown, f"{text} is shown: {self.shown[-2000:]!r}")
-
-    def press(self, key: str) -> None:
-        os.write(self.master, key.encode())
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self._thread.join(LIMIT)
-        os.close(self.master)
-
-
 @pytest.fixture
 def terminal(daemon: Daemon) -> Iterator[Terminal]:
-    made = Terminal(daemon)
+    made = Terminal(daemon.path)
     yield made
     made.close()
 
