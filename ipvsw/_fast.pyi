@@ -74,7 +74,9 @@ class Datapath:
     def close(self) -> None:
         """Stop the workers and free everything. Idempotent."""
 
-    def set_mode(self, mode: int, flag: int, access: int = 0) -> None: ...
+    def set_mode(self, mode: int, flag: int, access: int = 0, groups: Sequence[bytes] = ()) -> None:
+        """`groups` are the addresses (4 or 16 bytes, at most 16) of those whose packets l3 and l3s switch."""
+
     def attach_master(
         self,
         fds: Sequence[int],

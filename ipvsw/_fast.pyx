@@ -11,7 +11,7 @@ from ipvsw.datapath.backends.unixsock cimport (
     DATAGRAMS, NO_FRAMING, PACKETS, STREAM, Socket, socket_new, socket_send, socket_tx,
 )
 from ipvsw.datapath.face.captures cimport Captures, capture_layout, captures_committed, captures_end, captures_start
-from ipvsw.datapath.face.convert cimport address_of, as_address, as_mac, check
+from ipvsw.datapath.face.convert cimport address_of, as_address, as_mac, check, packed_groups
 from ipvsw.datapath.face.edits cimport EditList, edit, edits_add, edits_forget, edits_free
 from ipvsw.datapath.face.limits cimport limits_new, macnat_new
 from ipvsw.datapath.face.queries cimport addresses_used, frames_read, offence_of, routes_used, traffic_total
@@ -175,11 +175,12 @@ cdef class Datapath:
 
     # -------------------------------------------------------------------------------- changes
 
-    def set_mode(self, int mode, int flag, int access=CLOSED):
+    def set_mode(self, int mode, int flag, int access=CLOSED, groups=()):
         cdef Edit e = edit(SET_MODE)
         if mode not in MODES.values() or flag not in FLAGS.values() or access not in ACCESS.values():
             raise ValueError(f"there is no mode {mode} with flag {flag} and access {access}")
-        e.mode, e.flag, e.access = mode, flag, access
+        e.mode, e.flag, e.access, e.n_groups = mode, flag, access, len(groups)
+        e.switched = self.lend(packed_groups(groups))
         edits_add(&self.edits, &e)
 
     def attach_master(self, fds, int inject_fd, bytes mac, *, send_fds=(), starts=(), int index=0, stack_fds=(-1, -1)):
@@ -211,8 +212,7 @@ cdef class Datapath:
         cdef Edit e = edit(ATTACH_PORT)
         if framing not in FRAMINGS.values() or (framing != NO_FRAMING and fd >= 0):
             raise ValueError(f"there is no framing {framing}, or it is not for a descriptor")
-        e.port, e.mtu, e.accepts_uso = self.free_number(), mtu, accepts_uso
-        e.queues = 1 + len(extra_fds)
+        e.port, e.mtu, e.accepts_uso, e.queues = self.free_number(), mtu, accepts_uso, 1 + len(extra_fds)
         if e.queues > self.n_workers:
             raise ValueError(f"{e.queues} queues need as many workers; there are {self.n_workers}")
         e.fds = self.lend_fds((fd, *extra_fds))

@@ -73,6 +73,7 @@ class Changes:
         self._wanted_host = self._host
         self._gateways: frozenset[bytes] = frozenset()  # of the host's routes, as the datapath has them
         self._wanted_gateways = self._gateways
+        self._switched: Mapping[bytes, bytes] = {}  # in l3 and l3s: groups whose packets are switched, and their MACs
         self._vlans: frozenset[int] = frozenset()  # with a device of their own on the master
         self._detaching: list[tuple[int, Callable[[], None]]] = []
         self._fast: dict[int, FastDevice] = {}  # by the port's number
@@ -103,6 +104,15 @@ class Changes:
     def diverted(self) -> Set[bytes]:
         """Those of them for which the host's own traffic is the port's too. Not to be kept."""
         return self._diverted
+
+    @property
+    def switched_macs(self) -> frozenset[bytes] | None:
+        """Of the groups that ports may listen to; None: all."""
+        return frozenset(self._switched.values()) or None
+
+    def switched_groups(self, macs: Set[bytes]) -> frozenset[bytes]:
+        """In l3 and l3s: those of the switched groups that have these MAC addresses."""
+        return frozenset(group for group, mac in self._switched.items() if mac in macs)
 
     def review_diversion(self, addresses: Iterable[bytes]) -> None:
         """`diverts` may say something else of these addresses than before."""
@@ -138,15 +148,18 @@ class Changes:
         """Within a batch: the port goes when no address is bound to it any more; `before` is called just before."""
         self._detaching.append((port, before))
 
-    def set_mode(self, mode: int, flag: int, access: int) -> None:
-        """Numbers of `_fast.MODES`, `FLAGS` and `ACCESS`."""
+    def set_mode(self, mode: int, flag: int, access: int, groups: Mapping[bytes, bytes]) -> None:
+        """Numbers of `_fast.MODES`, `FLAGS` and `ACCESS`. `groups` are those, each with its MAC address, whose packets
+        are switched in l3 and l3s."""
         host_access = access != ACCESS["none"]
         diverting = host_access or mode == MODES["l3s"]
         self._shim.stop_deciding()
         with self.batch() as datapath:
-            datapath.set_mode(mode, flag, access)
+            datapath.set_mode(mode, flag, access, sorted(groups))
+        self._shim.set_groups(groups.keys())
         self._shim.set_mode(mode)
         self._shim.set_fast_rules(mode, flag, host_access)
+        self._switched = groups if mode != MODES["l2"] else {}
         if diverting != self._diverting:
             self._diverting = diverting
             self.review_diversion(self._stolen)

@@ -211,6 +211,7 @@ class SwitchConfig(Struct, frozen=True, kw_only=True):
     flag: Flag = Flag.BRIDGE
     l3_output: L3Output = L3Output.FAST
     host_access: HostAccess = HostAccess.NONE
+    multicast: tuple[Address, ...] = ()  # groups that are switched in l3 and l3s; in l2 all are
     export: Export = Export.NONE  # modes l3 and l3s
     guard: tuple[Guard, ...] | None = None  # of its ports that have none of their own; None: by their kind
     device: Device = Device.TAP  # of its ports that have none of their own

@@ -114,9 +114,9 @@ _IN_ORDER = (
     ),
     Outcome(
         "drop_multicast",
-        "`l3`, `l3s`: is a multicast frame from a port, or an ARP request or neighbour solicitation that the "
-        "switch does not answer",
-        "modes l3 and l3s: no multicast frame leaves a port, and this query gets no answer",
+        "`l3`, `l3s`: is a multicast frame from a port, of no group that `multicast` has, or an ARP request or "
+        "neighbour solicitation that the switch does not answer",
+        "modes l3 and l3s: no multicast frame leaves a port, but for groups of `multicast`; this query gets no answer",
     ),
     Outcome(
         "drop_not_ip",

@@ -218,6 +218,7 @@ class SwitchStatus(Struct, frozen=True, kw_only=True):
     flag: Flag
     l3_output: L3Output = L3Output.FAST
     host_access: HostAccess = HostAccess.NONE
+    multicast: tuple[str, ...] = ()  # groups that are switched in l3 and l3s
     export: Export = Export.NONE
     exported: int = 0  # routes that routing daemons see
     guard: tuple[Guard, ...] | None = None  # as configured: of ports that have none of their own; None: by their kind

@@ -248,8 +248,9 @@ class Table:
                 self._on_changed()
 
     def groups(self) -> frozenset[bytes]:
-        """Every group that a port listens to."""
-        return frozenset(self._listeners)
+        """Every group that a port listens to, and whose frames it gets."""
+        switched = self._changes.switched_macs
+        return frozenset(group for group in self._listeners if switched is None or group in switched)
 
     # ------------------------------------------------------------------------ addresses
 

@@ -17,6 +17,7 @@ from typing import Any
 from msgspec import structs
 
 from ipvsw.config import keys, port_keys
+from ipvsw.config.multicast import check_groups
 from ipvsw.config.port_keys import DEVICES, SOCKETS
 from ipvsw.config.values import MTU_MIN_IPV6, ConfigError, ifname_fault, join, quoted, read_list, read_table
 from ipvsw.model import (
@@ -160,7 +161,7 @@ def check(config: Config) -> None:
 
 def checked(switch: SwitchConfig) -> SwitchConfig:
     """The switch, if its keys go together. Errors: ConfigError."""
-    _check_export(switch, f"switch {switch.name}")
+    _check_mode(switch, f"switch {switch.name}")
     return switch
 
 
@@ -312,7 +313,7 @@ def _check_together(config: Config, name: Callable[[int, int | None], str], owne
         claim(("masters", _same_netns(switch.netns)), switch.master, "the interface", place, "master")
         claim((s, f"in {_same_netns(switch.netns)}"), switch.master, "the interface", place, "master")
         claim("switches", switch.name, "the name", place, "name")
-        _check_export(switch, place)
+        _check_mode(switch, place)
     for s, switch in enumerate(config.switches):
         doubled = _has_doubles(switch)
         for p, port in enumerate(switch.ports):
@@ -328,7 +329,9 @@ def _check_together(config: Config, name: Callable[[int, int | None], str], owne
                 claim(("addresses", s), interface.ip, "the address", place, f"addresses[{a}]")
 
 
-def _check_export(switch: SwitchConfig, place: str) -> None:
+def _check_mode(switch: SwitchConfig, place: str) -> None:
+    """Keys that switches of this mode do not have."""
+    check_groups(switch, f"{place}.multicast")
     if switch.export is not Export.NONE and switch.mode is Mode.L2:
         raise ConfigError(f"{place}.export: {switch.export} needs mode l3 or l3s; hosts on the link find l2's by ARP")
 

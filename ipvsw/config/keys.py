@@ -14,6 +14,7 @@ from typing import Any
 from msgspec import UNSET, Struct
 
 from ipvsw import DEFAULT_SOCKET, DEFAULT_STATE
+from ipvsw.config.multicast import GROUPS_MAX, read_groups
 from ipvsw.config.values import (
     BUSY_POLL_MAX,
     SOCKET_PATH_MAX,
@@ -262,6 +263,18 @@ SWITCH = (
         help="who may initiate: `none`, `to-host`, `from-host` or `both`",
         more="It is about flows between the host and the ports. `to-host`: ports may initiate them. `from-host`: the"
         " host may. The other side may always answer.",
+    ),
+    Key(
+        name="multicast",
+        read=read_groups,
+        type=tuple[str, ...],
+        default=(),
+        change=Change.IN_PLACE,
+        help="groups that pass between ports, wire and host in `l3` and `l3s`",
+        more=f"Addresses of at most {GROUPS_MAX} groups. Their packets are switched as in `l2`, to the ports that"
+        " listen to the group; those for all others end at the switch. mDNS has 224.0.0.251 and ff02::fb, SSDP"
+        " 239.255.255.250 and ff02::c.",
+        example='["224.0.0.251", "ff02::fb"]',
     ),
     Key(
         name="export",

@@ -6,12 +6,12 @@ import enum
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ipvsw.config.file import with_defaults
 from ipvsw.config.keys import DAEMON, SWITCH, Key
 from ipvsw.config.port_keys import PORT
-from ipvsw.model import Config, DaemonConfig, Kind, PortConfig, SwitchConfig
+from ipvsw.model import Config, DaemonConfig, Kind, Mode, PortConfig, SwitchConfig
 
 
 def document(config: Config, write_port: Callable[[PortConfig], object] | None = None) -> dict[str, Any]:
@@ -26,8 +26,9 @@ def daemon_table(daemon: DaemonConfig) -> dict[str, Any]:
 
 
 def switch_table(switch: SwitchConfig) -> dict[str, Any]:
-    """Without its ports."""
-    return _table(SWITCH, switch, SwitchConfig(name="", master=""))
+    """Without its ports. Groups that a switch does without since it was set to l2 would be a mistake in a file."""
+    groups = () if switch.mode is Mode.L2 else switch.multicast
+    return _table(SWITCH, structs.replace(switch, multicast=groups), SwitchConfig(name="", master=""))
 
 
 def port_table(port: PortConfig) -> dict[str, Any]:

@@ -95,6 +95,7 @@ class Shim:
         self._capacity = 0
         self._count = 0
         self._vlans: Set[int] = frozenset()
+        self._groups: Set[bytes] = frozenset()
         self._rules = self._resuming = 0  # what `_FAST_RULES` is made of
         self._heartbeat: Heartbeat | None = None
         self._traced: TracedPrograms | None = None  # from the first trace on
@@ -122,6 +123,7 @@ class Shim:
             self._owned = self._lib.bpf_map__fd(self._map("owned"))
             self._settings = self._lib.bpf_map__fd(self._map("settings"))
             self._vlan_words = self._lib.bpf_map__fd(self._map("vlans"))
+            self._switched = self._lib.bpf_map__fd(self._map("groups"))
             self._install(CAPACITY)
             beat = self._program("ipvsw_beat")
             self._heartbeat = Heartbeat(lambda: self._lib.bpf_prog_test_run_opts(beat, ctypes.byref(_NO_OPTIONS)))
@@ -196,6 +198,14 @@ class Shim:
                 self._lib.bpf_map_update_elem(self._vlan_words, key, value, ctypes.c_uint64(0)), "the BPF map of VLANs"
             )
         self._vlans = frozenset(vlans)
+
+    def set_groups(self, groups: Set[bytes]) -> None:
+        """Those (4 or 16 bytes) whose packets reach the data plane from now on in l3 and l3s."""
+        for group in self._groups - groups:
+            _checked(self._lib.bpf_map_delete_elem(self._switched, _keys([group])), "the BPF map of groups")
+        for group in groups - self._groups:
+            self._update(self._switched, _keys([group]), bytes(VALUE_SIZE), 1)
+        self._groups = frozenset(groups)
 
     def add(self, addresses: Sequence[bytes], owner: int = 0) -> None:
         """Frames for these addresses (4 or 16 bytes, none of them there yet) are ports' from now on. `owner` as for

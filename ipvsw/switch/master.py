@@ -218,13 +218,13 @@ class Master(TrackedDevice):
     async def _listen(self) -> None:
         """Have the device listen to every group that a port listens to."""
         assert self._sockets is not None and self.link is not None
-        wanted, had = self._table.groups(), self._groups
-        if wanted == had:
+        sockets, index, wanted, had = self._sockets, self.link.index, self._table.groups(), self._groups
+        join = self._changes.switched_groups(wanted)
+        if (wanted, join) == (had, sockets.membership.joined):
             return
         self._groups = wanted
-        sock, index = self._sockets.frames[0], self.link.index
         try:
-            await self._runtime.run_blocking(lambda: packet.set_groups(sock, index, wanted - had, had - wanted))
+            await self._runtime.run_blocking(lambda: sockets.listen(index, wanted - had, had - wanted, join))
         except OSError as error:
             if error.errno != errno.ENODEV:  # that the device is gone netlink announces
                 log.warning("%s: does not listen to every group: %s", self.label, error.strerror)

@@ -6,13 +6,14 @@ import contextlib
 import errno
 import logging
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 
 from msgspec import Struct
 
 from ipvsw._fast import PACKET_RING, SEND_RING, Datapath
 from ipvsw.linux.bpf import MARK, WIRE_MARK, Shim
 from ipvsw.linux.devices import packet
+from ipvsw.linux.devices.membership import Membership
 from ipvsw.linux.devices.raw import Stack, open_stack
 from ipvsw.linux.netlink import DeviceReader, Link, RouteLookup, RouteMonitor
 from ipvsw.model import Address
@@ -36,6 +37,7 @@ class Sockets(Struct, frozen=True):
     routes: RouteMonitor
     lookup: RouteLookup
     device: DeviceReader
+    membership: Membership
 
     def attach(self, datapath: Datapath, mac: bytes) -> None:
         """Have the data plane read and write them; `mac` is the master's."""
@@ -64,6 +66,12 @@ class Sockets(Struct, frozen=True):
             lookup=self.lookup,
         )
 
+    def listen(self, index: int, add: Set[bytes], drop: Set[bytes], join: Set[bytes]) -> None:
+        """Have the master, with that index, listen to these groups more, by MAC address, and to those no longer; the
+        host is a member of `join`, by IP address, and of no others. Errors: OSError."""
+        packet.set_groups(self.frames[0], index, add, drop)
+        self.membership.set(join)
+
     def close(self) -> None:
         for each in (*self.frames, *self.senders, self.inject, self.claim):
             each.close()
@@ -71,6 +79,7 @@ class Sockets(Struct, frozen=True):
         self.routes.close()
         self.lookup.close()
         self.device.close()
+        self.membership.close()
 
 
 def open_sockets(
@@ -93,8 +102,9 @@ def open_sockets(
     routes = undo.enter_context(contextlib.closing(RouteMonitor()))
     lookup = undo.enter_context(contextlib.closing(RouteLookup()))
     device = undo.enter_context(contextlib.closing(DeviceReader()))
+    membership = undo.enter_context(contextlib.closing(Membership(link.index)))
     listening = left.groups if left is not None and starts else frozenset()
-    return Sockets(claim, frames, starts, listening, senders, inject, stack, routes, lookup, device)
+    return Sockets(claim, frames, starts, listening, senders, inject, stack, routes, lookup, device, membership)
 
 
 def _adopt(link: Link, workers: int, shim: Shim, left: MasterLeft) -> tuple[list[socket.socket], list[int]]:

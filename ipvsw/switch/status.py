@@ -27,6 +27,7 @@ def switch_status(
         flag=config.flag,
         l3_output=config.l3_output,
         host_access=config.host_access,
+        multicast=tuple(map(str, config.multicast)),
         export=config.export,
         exported=master.exported,
         guard=config.guard,

@@ -20,6 +20,7 @@ from ipvsw.linux.fastports import FastCounts
 from ipvsw.linux.netlink import KmodAttrs
 from ipvsw.linux.runtime import Runtime
 from ipvsw.model import DaemonConfig, Export, Flag, HostAccess, L3Output, Mode, PortConfig, Refused, SwitchConfig
+from ipvsw.packets.multicast import group_mac
 from ipvsw.ports.backend import Left, MasterState, PortEnvironment
 from ipvsw.ports.backends.kmod import KmodDevice
 from ipvsw.ports.kinds import configured_port, kmod_port
@@ -245,9 +246,11 @@ class Switch:
         self._config = msgspec.structs.replace(config, ports=())
         for port in self._all_ports():
             self._restrain(port.config)
+            self._ask_groups(port)  # their reports went unread where no group is switched
         mode, access = config.mode, config.host_access
         routed = mode is not Mode.L2
-        self._changes.set_mode(MODES[mode], FLAGS[config.flag], ACCESS[access])
+        groups = {group.packed: group_mac(group) for group in config.multicast}
+        self._changes.set_mode(MODES[mode], FLAGS[config.flag], ACCESS[access], groups)
         self._router.set_mode(routes=routed, exact=mode is Mode.L3S or config.l3_output is L3Output.HOST)
         host_access, l3s = access is not HostAccess.NONE, mode is Mode.L3S
         host = HostPortConfig(host_access or l3s, routes=routed, forward=l3s, host_access=host_access)
@@ -306,10 +309,13 @@ class Switch:
         port = self._port(number)
         self._announcer.want(addresses if port is not None and port.serves_vm else moved)
         self._snooper.release(number)
-        if port is not None and port.serves_vm and self._config.mode is Mode.L2:
-            self._snooper.query_soon(port.config.name)  # it may have joined groups before the switch was there
         if port is not None and port.serves_vm:
+            self._ask_groups(port)  # it may have joined some before the switch was there
             self._runtime.note_change()
+
+    def _ask_groups(self, port: Port) -> None:
+        if port.serves_vm and (self._config.mode is Mode.L2 or self._config.multicast):
+            self._snooper.query_soon(port.config.name)
 
     def _table_changed(self) -> None:
         self.master.wake()

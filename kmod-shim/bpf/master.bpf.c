@@ -25,6 +25,14 @@
 #define ICMP_TIME_EXCEEDED 11
 #define ICMPV6_TIME_EXCEEDED 3
 
+/* Groups whose packets the data plane switches in l3 and l3s. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16);
+	__uint(key_size, sizeof(struct address));
+	__uint(value_size, sizeof(__u32));
+} groups SEC(".maps");
+
 /* Run by the daemon every second: by the kernel's clock, as the daemon's may be another (time_namespaces(7)). */
 SEC("syscall")
 int ipvsw_beat(void *context)
@@ -34,6 +42,20 @@ int ipvsw_beat(void *context)
 
 	(void)context;
 	return bpf_map_update_elem(&heartbeat, &first, &now, 0);
+}
+
+/* In l3 and l3s: whether the packet is for a group that is switched there. */
+static __always_inline int to_switched_group(struct __sk_buff *skb)
+{
+	struct address to = {};
+
+	if (!to_ip_group(skb))
+		return 0;
+	to.family = skb->protocol == bpf_htons(ETH_P_IP) ? 4 : 6;
+	if (to.family == 4 ? bpf_skb_load_bytes(skb, ETH_HLEN + 16, to.bytes, 4) :
+			     bpf_skb_load_bytes(skb, ETH_HLEN + 24, to.bytes, 16))
+		return 0;
+	return bpf_map_lookup_elem(&groups, &to) != 0;
 }
 
 /*
@@ -57,7 +79,7 @@ int ipvsw_filter(struct __sk_buff *skb)
 	if (owned)
 		return is_fast(skb) && fast_receiver(*owned) ? 0 : -1;
 	if (setting(MODE) != L2)
-		return 0;
+		return to_switched_group(skb) ? -1 : 0;
 	return to_dhcp_client(skb) || answers_arp_probe(skb) || to_ip_group(skb) ? -1 : 0;
 }
 
@@ -102,7 +124,8 @@ static __always_inline int is_diverted(struct __sk_buff *skb)
 	return flags && *flags & DIVERTED;
 }
 
-/* Master, clsact egress: what the host itself sends, and the ports' frames with a mark. */
+/* Master, clsact egress: what the host itself sends, and the ports' frames with a mark. In l3 and l3s the host's routes
+ * lead its unicast to the ports. */
 SEC("tc")
 int ipvsw_inject(struct __sk_buff *skb)
 {
@@ -111,11 +134,16 @@ int ipvsw_inject(struct __sk_buff *skb)
 
 	if (skb->mark == MARK)
 		return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
-	if (setting(MODE) == L3S)
-		return reveals_hop(skb) ? TC_ACT_SHOT : TC_ACT_OK;
+	if (setting(MODE) == L3S && reveals_hop(skb))
+		return TC_ACT_SHOT;
 	interface = setting(HOST_IFINDEX);
-	if (!interface || skb->mark == WIRE_MARK || setting(MODE) != L2 || !is_alive())
+	if (!interface || skb->mark == WIRE_MARK || !is_alive())
 		return TC_ACT_OK;
+	if (setting(MODE) != L2) {
+		if (setting(FAST_RULES) & FAST_HOST_ACCESS && !skb->vlan_present && to_switched_group(skb))
+			bpf_clone_redirect(skb, interface, 0);
+		return TC_ACT_OK;
+	}
 	if (to_group(skb)) {
 		bpf_clone_redirect(skb, interface, 0);
 		return TC_ACT_OK;

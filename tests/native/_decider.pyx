@@ -54,13 +54,13 @@ cdef Verdict verdict(const Switch *s, int way, uint8_t *block, uint32_t length) 
 
 cdef class Decider:
     """A switch without its interfaces. `ports` are (up, mtu, everything, groups), `table` is {address: port}, `host`
-    are
-    the master's own addresses."""
+    are the master's own addresses, `multicast` the groups that are switched in l3 and l3s."""
 
     cdef Switch s
 
     def __cinit__(self, int mode, int flag, bytes mac, ports, table, host=(), int access=0,
-                  uint64_t key=0x5B5C31F2A97D4E63u, vlans=()):  # a key as good as the random ones of a datapath
+                  uint64_t key=0x5B5C31F2A97D4E63u,  # as good as the random ones of a datapath
+                  vlans=(), multicast=()):
         cdef Address a
         cdef int32_t i
         cdef uint32_t k
@@ -79,6 +79,9 @@ cdef class Decider:
                 self.s.rules[i].groups[k] = mac48(<const uint8_t *> PyBytes_AS_STRING(group))
             self.s.rules[i].n_groups = len(groups)
             self.s.n_ports = i + 1
+        for group in multicast:
+            self.s.groups[self.s.n_groups] = address_from(group)
+            self.s.n_groups += 1
         for vlan in vlans:
             self.s.vlans[<int> vlan >> 6] |= <uint64_t> 1 << (<int> vlan & 63)
         for address, port in [*table.items(), *((address, HOST_PORT) for address in host)]:

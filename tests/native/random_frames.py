@@ -19,6 +19,8 @@ GROUPS = [
 V4 = [bytes([10, 1, 0, last]) for last in range(8)] + [bytes(4), b"\xff" * 4, bytes([224, 0, 0, 1])]
 V6 = [bytes.fromhex("fd000001" + "00" * 11) + bytes([last]) for last in range(8)]
 V6 += [bytes(16), bytes.fromhex("ff02" + "00" * 13 + "01"), bytes.fromhex("fe80" + "00" * 13 + "01")]
+MULTICAST = [bytes([224, 0, 0, 1]), bytes([224, 0, 0, 251]), bytes.fromhex("ff02" + "00" * 13 + "01")]
+V4.append(MULTICAST[1])
 ETHERTYPES = [0x0800, 0x0806, 0x86DD, 0x8100, 0x88A8, 0x8808, 0x88B5, 0x0026, 0x9100]
 IPV6_NEXT = [0, 6, 17, 43, 44, 58, 58, 58, 59, 60]
 ICMPV6_TYPES = [128, 133, 134, 135, 135, 135, 136, 143]
@@ -47,7 +49,18 @@ def random_switch(rng: random.Random, mode: str = "l2", flag: str = "bridge", ac
     table = {a: rng.randrange(len(ports)) for a in owned}
     host = {a for a in V4[:8] + V6[:8] if a not in table and rng.random() < 0.4}
     vlans = set(rng.sample(range(8192), 4096))
-    return Switch(MASTER, mode=mode, flag=flag, access=access, ports=ports, table=table, host=host, vlans=vlans)
+    multicast = {group for group in MULTICAST if rng.random() < 0.5}
+    return Switch(
+        MASTER,
+        mode=mode,
+        flag=flag,
+        access=access,
+        ports=ports,
+        table=table,
+        host=host,
+        vlans=vlans,
+        multicast=multicast,
+    )
 
 
 def random_mac(rng: random.Random) -> bytes:

@@ -43,6 +43,7 @@ class Switch:
     host: set[bytes] = field(default_factory=set)  # the master's own addresses, none of them in `table`
     gateways: set[bytes] = field(default_factory=set)  # of the host's routes, none of them in `table` or `host`
     former: dict[bytes, int] = field(default_factory=dict)  # nobody's, but that port's until just now
+    multicast: set[bytes] = field(default_factory=set)  # groups that are switched in l3 and l3s
     vlans: set[int] = field(default_factory=set)  # with a device of their own on the master; 4096 more for 802.1ad
     flows: set[Flow] = field(default_factory=set)  # established between the host and ports
 
@@ -189,18 +190,34 @@ def from_port_l3(switch: Switch, frame: bytes, gso: bool) -> Verdict:
     if port is not None:
         return to_sibling(switch, port, frame, gso)
     if is_group(frame):
+        if frame[:6] == switched_group(switch, packet):
+            return Verdict("to_ports")
         return Verdict("to_host" if host_hears(switch, packet) else "drop_multicast")
     least = LEAST.get(packet.ethertype)
     return Verdict("drop_not_ip" if least is None or len(packet.data) < least else "to_route")
 
 
+def switched_group(switch: Switch, packet: Packet) -> bytes | None:
+    """The MAC address of the group that a packet is for, if that is switched in l3 and l3s."""
+    group = (packet.data[24:40] if packet.ethertype == 0x86DD else packet.data[16:20]) if is_for_group(packet) else b""
+    if group not in switch.multicast:
+        return None
+    if packet.ethertype == 0x86DD:
+        return b"\x33\x33" + group[12:]
+    return b"\x01\x00\x5e" + bytes([group[1] % 128]) + group[2:]
+
+
 def from_master_l3(switch: Switch, frame: bytes) -> Verdict:
-    return to_owner(switch, as_received(frame))
+    verdict = to_owner(switch, as_received(frame))
+    return verdict if verdict.port is not None else from_master_l3s(switch, frame)
 
 
 def from_master_l3s(switch: Switch, frame: bytes) -> Verdict:
-    """The host's own stack is on the way to every port."""
-    return Verdict("left_to_host")
+    """The host's own stack is on the way to every port, but for what is for a group."""
+    group = switched_group(switch, as_received(frame))
+    if group is None or frame[6:12] == switch.mac or frame[:6] not in (group, switch.mac):
+        return Verdict("left_to_host")
+    return Verdict("to_ports")
 
 
 FROM_PORT: dict[str, Callable[[Switch, bytes, bool], Verdict]] = {

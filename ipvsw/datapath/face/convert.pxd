@@ -8,6 +8,7 @@ from libc.stdlib cimport free
 from ipvsw.datapath.kernel.sys cimport add_i32, load_u32, mac48, store_u32
 from ipvsw.datapath.loop.state cimport FROM_GONE, SLOW, Held, Queue, Slow, Worker, punted_by
 from ipvsw.datapath.packet.headers cimport IPV4, Address, ipv4_address, ipv6_address
+from ipvsw.datapath.rules.decide cimport GROUPS
 
 
 cdef inline list queue_take(Worker *w, Queue *q):
@@ -46,6 +47,18 @@ cdef inline bytes address_of(const Address *a):
     if a.family == IPV4:
         return int(a.lo).to_bytes(4, "big")
     return (<const char *> a)[:16]
+
+
+cdef inline bytes packed_groups(groups):
+    """Addresses of groups, one behind the other."""
+    cdef Address a
+    packed = b""
+    if len(groups) > GROUPS:
+        raise ValueError(f"at most {GROUPS} groups, not {len(groups)}")
+    for raw in groups:
+        a = as_address(raw)
+        packed += (<const char *> &a)[:sizeof(a)]
+    return packed
 
 
 cdef inline uint64_t as_mac(bytes raw) except? 0:

@@ -29,11 +29,11 @@ from ipvsw.datapath.packet.headers cimport (
 )
 from ipvsw.datapath.rules.decide cimport (
     L2, LEARNING, LIMITED, MAC_NAT, REPORTING, PortRule, Switch, Verdict, decide_from_host, decide_from_master,
-    decide_from_port, host_hears_group, is_for_vlan_device, port_accepts, port_listens,
+    decide_from_port, host_hears_group, is_for_vlan_device, port_accepts, port_listens, switches_groups,
 )
 from ipvsw.datapath.rules.guard cimport UNKNOWN, claimed_address, guard_check, guard_host, is_on
 from ipvsw.datapath.rules.hostaccess cimport FLOWS
-from ipvsw.datapath.rules.macnat cimport macnat_restore, macnat_rewrite
+from ipvsw.datapath.rules.macnat cimport macnat_restore, macnat_rewrite, put_mac
 from ipvsw.datapath.rules.ndproxy cimport is_neighbour_query, neighbour_reply
 from ipvsw.datapath.rules.outcome cimport (
     ANSWERED, DROP_ERROR, DROP_MULTICAST, DROP_NO_MASTER, DROP_NO_ROUTE, DROP_PORT_DOWN, DROP_RUNT, GUARD_HOST,
@@ -204,7 +204,7 @@ cdef inline int trace_punt(Trace *t, const PortRule *rule) except -1:
     if (rule.extra_stages & LEARNING and sender.family and (sender.hi or sender.lo)
             and table_find(&t.s.table, &sender) != t.source):
         return tell_punt(t, "new-address", credit > FOR_DHCP)
-    if rule.extra_stages & REPORTING and t.s.mode == L2 and frame_is_multicast(&t.f) and (
+    if rule.extra_stages & REPORTING and switches_groups(&t.s) and frame_is_multicast(&t.f) and (
             frame_is_membership_report(&t.f)):
         return tell_punt(t, "report", credit > FOR_DHCP)
     if t.s.mode != L2 or not may_be_control(&t.f):
@@ -307,10 +307,12 @@ cdef inline int trace_to_ports(Trace *t) except -1:
     for port in range(t.s.n_ports):
         if port != t.source and port_listens(&t.s.rules[port], group):
             trace_copy_to(t, port)
-    if t.source >= 0 and t.w.master_fd >= 0:
-        receive(t, "wire")
     if t.source == FROM_MASTER or (t.source >= 0 and host_hears_group(&t.s, &t.f) and t.w.inject_fd >= 0):
         receive(t, "host")
+    if t.source >= 0 and t.w.master_fd >= 0:
+        if t.s.mode != L2:
+            put_mac(t.f.data + 6, t.s.mac)
+        receive(t, "wire")
     return tell(t, "flood", TO_PORTS, {"group": mac_bytes(group)})
 
 

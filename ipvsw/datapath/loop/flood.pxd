@@ -13,7 +13,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
-from ipvsw.datapath.rules.decide cimport BROADCAST, host_hears_group, port_accepts, port_listens
+from ipvsw.datapath.rules.decide cimport BROADCAST, L2, host_hears_group, port_accepts, port_listens
 from ipvsw.datapath.rules.outcome cimport DROP_BACKLOG, LIMIT_BROADCAST, TO_PORTS
 from ipvsw.datapath.rules.ratelimit cimport may_fan_out
 from ipvsw.datapath.rules.macnat cimport put_mac
@@ -35,9 +35,15 @@ cdef enum:
     PATIENCE = 16  # queued multicast frames: with more of them copying gets more time than pausing
 
 
-cdef inline int queue_flood(Worker *w, int32_t source, const Frame *f) noexcept nogil:
+cdef inline int note_report(Worker *w, int32_t source, const Frame *f) noexcept nogil:
+    """Of a multicast frame that goes to no port: it may still tell which groups its sender listens to."""
     if source >= 0 and frame_is_membership_report(f):
         raise_event(w, source, EVENT_GROUPS_BIT)
+    return 0
+
+
+cdef inline int queue_flood(Worker *w, int32_t source, const Frame *f) noexcept nogil:
+    note_report(w, source, f)
     if source >= 0 and w.ports[source].limits != NULL and not may_fan_out(
             w.ports[source].limits, f.data - HEADER, f.length + HEADER, round_ns(w)):
         return LIMIT_BROADCAST
@@ -58,6 +64,8 @@ cdef inline void flood_slice(Worker *w) noexcept nogil:
         if entry.source >= 0 or entry.source == FROM_GONE:
             flood_host(w, entry)
             memcpy(w.tx_buffers[w.tx_length] + ROOM, entry.frame, entry.length)
+            if w.switch_.mode != L2:  # as everything that is routed, and known by that if it comes back
+                put_mac(w.tx_buffers[w.tx_length] + ROOM + HEADER + 6, w.switch_.mac)
             # Its outcome is counted already.
             queue_master_tx(w, FROM_GONE, w.tx_buffers[w.tx_length] + ROOM, entry.length)
             if w.tx_length == BURST:

@@ -34,7 +34,7 @@ from libc.string cimport memcpy, memset
 
 from ipvsw.datapath.mirror.frames cimport capture_again
 from ipvsw.datapath.kernel.sys cimport VIRTIO_NET_HDR_GSO_NONE, unlikely
-from ipvsw.datapath.loop.flood cimport queue_flood
+from ipvsw.datapath.loop.flood cimport note_report, queue_flood
 from ipvsw.datapath.loop.guards cimport note_offence, stopped_by_guard
 from ipvsw.datapath.loop.punt cimport punt_control, punt_new_address, punt_report, punt_to_port
 from ipvsw.datapath.loop.state cimport (
@@ -175,6 +175,8 @@ cdef inline void dispatch(Worker *w, Traffic *traffic, int32_t source, Verdict v
         outcome = run_apart(forward_to_host, w, source, f)
     elif outcome == TO_ROUTE:
         outcome = run_apart(route_tx, w, source, f)
+    elif outcome == DROP_MULTICAST:
+        run_apart(note_report, w, source, f)
     if outcome != NO_OUTCOME:
         traffic.outcomes[outcome] += 1
 
@@ -182,6 +184,7 @@ cdef inline void dispatch(Worker *w, Traffic *traffic, int32_t source, Verdict v
 cdef inline int forward_to_host(Worker *w, int32_t source, const Frame *f) noexcept nogil:
     """Guards once more: what reaches the host is known only now."""
     w.source = source
+    note_report(w, source, f)
     if source >= 0 and w.switch_.rules[source].guards and guard_host(&w.switch_, source, f):
         note_offence(w, source, GUARD_HOST, f)
         return GUARD_HOST

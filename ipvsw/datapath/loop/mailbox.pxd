@@ -72,6 +72,7 @@ cdef struct Edit:
     int mode
     int flag
     int access
+    void *switched  # SET_MODE: `n_groups` addresses
     uint8_t learn
     uint32_t guards
     Limits *limits
@@ -180,6 +181,8 @@ cdef inline int apply_edit(Worker *w, const Edit *e) noexcept nogil:
         w.switch_.mode = e.mode
         w.switch_.flag = e.flag
         w.switch_.access = e.access
+        w.switch_.n_groups = e.n_groups
+        memcpy(w.switch_.groups, e.switched, e.n_groups * sizeof(Address))
     elif e.kind == SET_VLANS:
         memcpy(w.switch_.vlans, e.vlans, sizeof(w.switch_.vlans))
     elif e.kind == SET_MASTER:

@@ -11,7 +11,7 @@ from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
 from ipvsw.datapath.rules.hostaccess cimport ipv4_transport
-from ipvsw.datapath.rules.decide cimport L2, LEARN_LINK_LOCAL
+from ipvsw.datapath.rules.decide cimport L2, LEARN_LINK_LOCAL, switches_groups
 from ipvsw.datapath.loop.state cimport (
     HEADER, MARKS, SLOW, SLOW_OCTETS, Held, Queue, Slow, Worker, punted_by, run_apart,
 )
@@ -44,7 +44,7 @@ cdef inline bint punt_new_address(Worker *w, int32_t port, const Frame *f) noexc
 
 cdef inline int punt_report(Worker *w, int32_t port, const Frame *f) noexcept nogil:
     """Whether a membership report waits, of a port that gets every group: it tells which ones the port listens to."""
-    return (w.switch_.mode == L2 and frame_is_membership_report(f)
+    return (switches_groups(&w.switch_) and frame_is_membership_report(f)
             and punt(w, &w.ports[port].credit, FOR_DHCP, port, f))
 
 

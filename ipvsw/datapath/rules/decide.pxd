@@ -23,12 +23,13 @@ from ipvsw.datapath.rules.outcome cimport (
 from ipvsw.datapath.rules.table cimport Table, table_find
 from ipvsw.datapath.packet.headers cimport (
     ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, ETH_P_PAUSE, VLAN_HLEN, Address, Frame, frame_address,
-    frame_destination, frame_is_multicast, frame_received, frame_source, packet_group,
+    frame_destination, frame_is_multicast, frame_received, frame_source, ipv4_address, ipv6_address, packet_group,
 )
 
 cdef enum:
     VLANS = 4096
     VLAN_WORDS = 2 * VLANS // 64  # bits of 802.1Q, then those of 802.1ad
+    GROUPS = 16  # of those that l3 and l3s switch
 
 cdef enum:
     L2 = 0
@@ -85,6 +86,8 @@ cdef struct Switch:
     uint64_t *flows  # shared by all workers; see hostaccess.pxd
     uint64_t vlans[VLAN_WORDS]  # those that have a device of their own on the master
     int32_t n_ports
+    uint32_t n_groups
+    Address groups[GROUPS]  # whose packets l3 and l3s switch, as l2 does with every multicast frame
 
 cdef struct Verdict:
     int outcome
@@ -161,6 +164,37 @@ cdef inline bint is_for_vlan_device(const Switch *s, const Frame *f) noexcept no
     return s.vlans[vlan >> 6] >> (vlan & 63) & 1
 
 
+cdef inline bint switches_groups(const Switch *s) noexcept nogil:
+    """Whether ports get multicast frames that are for no address of theirs."""
+    return s.mode == L2 or s.n_groups
+
+
+cdef inline bint is_switched_group(const Switch *s, const Frame *f) noexcept nogil:
+    """In l3 and l3s: whether a packet is for one of the groups that are switched there. By its destination: that may be
+    another address than the one that `frame_address` gives."""
+    cdef Address a
+    cdef uint32_t i
+    if s.n_groups == 0 or not packet_group(f):
+        return False
+    a = ipv4_address(f.l3 + 16) if f.ethertype == ETH_P_IP else ipv6_address(f.l3 + 24)
+    for i in range(s.n_groups):
+        if s.groups[i].lo == a.lo and s.groups[i].hi == a.hi and s.groups[i].family == a.family:
+            return True
+    return False
+
+
+cdef inline bint sends_to_switched_group(const Switch *s, const Frame *f) noexcept nogil:
+    """The same of a port's frame, which is to its packet's group."""
+    return is_switched_group(s, f) and frame_destination(f) == packet_group(f)
+
+
+cdef inline bint receives_switched_group(const Switch *s, const Frame *f) noexcept nogil:
+    """The same of a frame from the wire, which may be for the master's MAC address as well, see `is_unicast_to_group`.
+    One from that address is a port's own or the host's, and was sent to the ports already."""
+    return (is_switched_group(s, f) and frame_source(f) != s.mac
+            and (frame_destination(f) == packet_group(f) or frame_destination(f) == s.mac))
+
+
 cdef inline Verdict receive_l2(const Switch *s, const Frame *f) noexcept nogil:
     cdef int32_t port
     if frame_is_multicast(f):
@@ -204,8 +238,13 @@ cdef inline Verdict receive_l3(const Switch *s, const Frame *f) noexcept nogil:
     """Whatever its MAC says, the owner of its address gets it."""
     cdef int32_t port = owner_of(s, f, False)
     if port < 0:
-        return Verdict(LEFT_TO_HOST, -1)
+        return receive_l3s(s, f)
     return Verdict(TO_PORT if s.rules[port].up else LEFT_TO_HOST, port)
+
+
+cdef inline Verdict receive_l3s(const Switch *s, const Frame *f) noexcept nogil:
+    """The host's own stack forwards to the ports, but for what is for a group: that it keeps to itself."""
+    return Verdict(TO_PORTS if receives_switched_group(s, f) else LEFT_TO_HOST, -1)
 
 
 cdef inline Verdict transmit_l3(const Switch *s, const Frame *f, bint gso) noexcept nogil:
@@ -215,6 +254,8 @@ cdef inline Verdict transmit_l3(const Switch *s, const Frame *f, bint gso) noexc
         if port >= 0:
             return deliver_to_sibling(s, port, f, gso)
     if frame_is_multicast(f):
+        if sends_to_switched_group(s, f):
+            return Verdict(TO_PORTS, -1)
         return Verdict(TO_HOST if host_hears_group(s, f) else DROP_MULTICAST, -1)
     if (f.ethertype == ETH_P_IP and f.l3_length >= 20) or (f.ethertype == ETH_P_IPV6 and f.l3_length >= 40):
         return Verdict(TO_ROUTE, -1)
@@ -254,7 +295,7 @@ cdef inline Verdict decide_from_master(const Switch *s, const Frame *f) noexcept
         return receive_l2(s, &received)
     if s.mode == L3:
         return receive_l3(s, &received)
-    return Verdict(LEFT_TO_HOST, -1)  # l3s: the host's own stack forwards it to the port
+    return receive_l3s(s, &received)
 
 
 cdef inline Verdict decide_from_host(const Switch *s, const Frame *f) noexcept nogil:

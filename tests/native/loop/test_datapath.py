@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from ipvsw._fast import EVENT_GONE, EVENT_GROUPS, FLAGS, MODES
+from ipvsw._fast import ACCESS, EVENT_GONE, EVENT_GROUPS, FLAGS, MODES
 from tests.native.interfaces import (
     FOREIGN,
     GSO_HEADER,
@@ -278,3 +278,16 @@ def test_membership_reports_raise_an_event_and_are_flooded() -> None:
         it.master[0].send(frame(MDNS, FOREIGN, report[14:]))  # of the wire nobody needs to know
         it.settled(None, 1)
         assert it.datapath.events() == []
+
+
+@pytest.mark.parametrize(("access", "outcome"), [("none", "drop_multicast"), ("both", "to_host")])
+def test_membership_reports_raise_an_event_where_they_are_not_flooded(access: str, outcome: str) -> None:
+    with lab(1, mode="l3") as it:
+        it.datapath.set_mode(MODES["l3"], FLAGS["bridge"], ACCESS[access])
+        it.datapath.commit()
+        all_reports = bytes.fromhex("01005e000016")
+        report = frame(all_reports, MASTER, ipv4(v4(0), bytes([224, 0, 0, 22]), bytes(16), protocol=2))
+        it.interfaces[0].send(report)
+        assert it.settled(0, 1).outcomes == {outcome: 1}
+        until(lambda: select.select([it.datapath.notify_fd], [], [], 0)[0], "an event")
+        assert it.datapath.events() == [(0, EVENT_GROUPS)]

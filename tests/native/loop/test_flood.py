@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from ipvsw._fast import ACCESS, FLAGS, MODES
 from tests.native.interfaces import (
     BROADCAST,
     FOREIGN,
@@ -77,6 +78,76 @@ def test_groups_go_to_who_joined() -> None:
         it.interfaces[0].send(mdns)
         assert it.master[0].receive() == mdns
         assert it.interfaces[1].waiting() == []
+
+
+def to_mdns(source: bytes, sender: bytes = v4(50)) -> bytes:
+    return frame(MDNS, source, ipv4(sender, bytes([224, 0, 0, 251])))
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+@pytest.mark.parametrize("mode", ["l3", "l3s"])
+def test_in_l3_the_listed_groups_go_to_who_joined_and_on_the_wire(mode: str, flag: str) -> None:
+    """There from the master's MAC address, whatever the port has sent from."""
+    with lab(4, mode=mode, flag=flag) as it:
+        it.datapath.set_mode(MODES[mode], FLAGS[flag], ACCESS["none"], [bytes([224, 0, 0, 251])])
+        for k in (0, 2):
+            it.datapath.set_groups(k, [MDNS])
+        it.datapath.commit()
+        spoofed = to_mdns(FOREIGN, v4(0))
+        it.interfaces[0].send(spoofed)
+        assert it.master[0].receive() == to_mdns(MASTER, v4(0))
+        assert [interface.waiting() for interface in it.interfaces] == [[], [], [spoofed], []]
+        assert it.settled(0, 1).outcomes == {"to_ports": 1}
+        for other in (
+            frame(MDNS, MASTER, ipv4(v4(0), bytes([224, 0, 0, 252]))),  # another group, to this one's MAC address
+            frame(ALL_HOSTS, MASTER, ipv4(v4(0), bytes([224, 0, 0, 251]))),
+            frame(MDNS, MASTER, ipv4(v4(0), bytes([224, 0, 0, 251])), tags=[b"\x81\0\0\7"]),
+            broadcast(0),
+        ):
+            it.interfaces[0].send(other)
+        assert it.settled(0, 5).outcomes == {"to_ports": 1, "drop_multicast": 4}
+        it.datapath.set_mode(MODES[mode], FLAGS[flag])
+        it.datapath.commit()
+        it.interfaces[0].send(spoofed)
+        assert it.settled(0, 6).outcomes == {"to_ports": 1, "drop_multicast": 5}
+        assert it.master[0].waiting() == it.interfaces[2].waiting() == it.host.waiting() == []
+
+
+@pytest.mark.parametrize("mode", ["l3", "l3s"])
+def test_in_l3_the_listed_groups_come_from_the_wire_and_do_not_go_back(mode: str) -> None:
+    """Nor does what comes from the master's own MAC address go to any port: it has been there."""
+    with lab(3, mode=mode) as it:
+        it.datapath.set_mode(MODES[mode], FLAGS["bridge"], ACCESS["both"], [bytes([224, 0, 0, 251])])
+        it.datapath.set_groups(1, [MDNS])
+        it.datapath.commit()
+        it.master[0].send(to_mdns(MASTER, v4(0)))
+        it.master[0].send(to_mdns(MASTER))
+        it.master[0].send(frame(MDNS, FOREIGN, ipv4(v4(50), bytes([224, 0, 0, 252]))))
+        assert it.settled(None, 3).outcomes == {"left_to_host": 3}
+        to_all, to_one = to_mdns(FOREIGN), frame(MASTER, FOREIGN, ipv4(v4(50), bytes([224, 0, 0, 251])))
+        for arrival in (to_all, to_one):  # the latter as RFC 6085 has it
+            it.master[0].send(arrival)
+            assert it.interfaces[1].receive() == arrival
+        assert it.settled(None, 5).outcomes == {"left_to_host": 3, "to_ports": 2}
+        places = [*it.master, *it.interfaces, it.host]
+        assert [place.waiting() for place in places] == [[]] * len(places)
+
+
+def test_in_l3_too_a_port_floods_no_more_than_its_limit() -> None:
+    with lab(2, mode="l3") as it:
+        it.datapath.set_mode(MODES["l3"], FLAGS["bridge"], ACCESS["none"], [bytes([224, 0, 0, 251])])
+        it.datapath.set_limits(0, broadcast=1)
+        it.datapath.commit()
+        for _ in range(40):
+            it.interfaces[0].send(to_mdns(MASTER, v4(0)))
+        ends = it.settled(0, 40).outcomes
+        assert ends.keys() == {"to_ports", "limit_broadcast"}
+        assert ends["limit_broadcast"] > ends["to_ports"]
+
+
+def test_no_more_groups_are_listed_than_there_is_room_for() -> None:
+    with lab(1, mode="l3") as it, pytest.raises(ValueError, match="at most 16 groups, not 17"):
+        it.datapath.set_mode(MODES["l3"], FLAGS["bridge"], 0, [bytes([239, 0, 0, n]) for n in range(17)])
 
 
 def test_copies_above_a_siblings_mtu_are_lost_there_alone() -> None:

@@ -314,6 +314,23 @@ def test_membership_reports_of_a_port_that_gets_every_group(report: bytes) -> No
         assert it.datapath.punted() == []
 
 
+@pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
+@pytest.mark.parametrize("mode", ["l3", "l3s"])
+def test_in_l3_reports_are_of_interest_where_groups_are_switched(mode: str, report: bytes) -> None:
+    with lab(1, mode=mode) as it:
+        it.datapath.set_groups(0, (), all_multicast=True)
+        it.datapath.commit()
+        it.interfaces[0].send(report)
+        assert it.settled(0, 1).outcomes == {"drop_multicast": 1}
+        it.datapath.set_mode(MODES[mode], FLAGS["bridge"], ACCESS["none"], [bytes((224, 0, 0, 251))])
+        it.datapath.commit()
+        it.interfaces[0].send(report)
+        assert punted(it, 1) == [(0, HEADER + report)]
+        it.datapath.reinject(0, HEADER + report)
+        it.datapath.commit()
+        assert it.settled(0, 2).outcomes == {"drop_multicast": 2}
+
+
 def test_in_l3_only_addresses_are_of_interest() -> None:
     with lab(1, mode="l3") as it:
         snooper(it)

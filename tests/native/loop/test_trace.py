@@ -36,7 +36,8 @@ class Bench:
         self.datapath = Datapath(1, "epoll")
         self.wire, self.injected, self.host = Interface(), Interface(), Interface()
         self.ports = [Interface() for _ in switch.ports]
-        self.datapath.set_mode(MODES[switch.mode], FLAGS[switch.flag], ACCESS[switch.access])
+        numbers = MODES[switch.mode], FLAGS[switch.flag], ACCESS[switch.access]
+        self.datapath.set_mode(*numbers, sorted(switch.multicast))
         self.datapath.attach_master([self.wire.inside.fileno()], self.injected.inside.fileno(), MASTER)
         self.datapath.attach_host(self.host.inside.fileno())
         self.datapath.set_vlans(switch.vlans)

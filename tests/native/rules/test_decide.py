@@ -39,7 +39,17 @@ def everything(port: Port) -> int:
 def probe_of(switch: Switch) -> Decider:
     ports = [(p.up, p.mtu, everything(p), sorted(p.groups)) for p in switch.ports]
     mode, flag, access = MODES[switch.mode], FLAGS[switch.flag], ACCESS[switch.access]
-    return Decider(mode, flag, switch.mac, ports, switch.table, switch.host, access, vlans=switch.vlans)
+    return Decider(
+        mode,
+        flag,
+        switch.mac,
+        ports,
+        switch.table,
+        switch.host,
+        access,
+        vlans=switch.vlans,
+        multicast=sorted(switch.multicast),
+    )
 
 
 def forget(switch: Switch, probe: Decider, frame: bytes) -> int:

@@ -14,7 +14,7 @@ import pytest
 from ipvsw._fast import FLAGS, MODES, OUTCOMES
 from ipvsw.linux.bpf import Shim
 from tests.native._decider import Decider
-from tests.native.random_frames import MASTER, V4, V6, random_frame, seed_from_environment
+from tests.native.random_frames import MASTER, MULTICAST, V4, V6, random_frame, seed_from_environment
 from tests.netns.kernel.bpf_run import returned
 
 TC_ACT_OK, TC_ACT_SHOT = 0, 2
@@ -46,11 +46,13 @@ def rules(request: pytest.FixtureRequest) -> Iterator[tuple[str, Shim, Decider]]
     """Both, with the same addresses."""
     mode = str(request.param)
     ports = [(True, 1500, False, [])] * len(OWNED)
-    decider = Decider(MODES[mode], FLAGS["bridge"], MASTER, ports, {address: k for k, address in enumerate(OWNED)})
+    table = {address: k for k, address in enumerate(OWNED)}
+    decider = Decider(MODES[mode], FLAGS["bridge"], MASTER, ports, table, multicast=MULTICAST)
     shim = Shim()
     try:
         shim.set_mode(MODES[mode])
         shim.add(OWNED)
+        shim.set_groups(frozenset(MULTICAST))
         yield mode, shim, decider
     finally:
         shim.close()
@@ -87,6 +89,16 @@ def test_random_frames_are_stolen_if_and_only_if_they_are_delivered(rules: tuple
     found = compare(shim, decider, [random_frame(rng) for _ in range(RANDOM)])
     assert found["left_to_host"] > RANDOM / 20
     assert mode == "l3s" or found["to_port"] > RANDOM / 20
+    assert found["to_ports"]
+
+
+def test_groups_that_are_switched_no_more_do_not_wake_the_daemon(rules: tuple[str, Shim, Decider]) -> None:
+    mode, shim, _ = rules
+    packet = bytes.fromhex("4500001c00000000ff110000") + bytes([192, 0, 2, 99]) + MULTICAST[1] + bytes(8)
+    frame = bytes.fromhex("01005e0000fb") + b"\2" + bytes(5) + b"\x08\0" + packet
+    for groups, passes in ((MULTICAST, True), (MULTICAST[2:], False), (MULTICAST[:2], True), ([], False)):
+        shim.set_groups(frozenset(groups))
+        assert bool(returned(shim.filter_fd, frame[:ETH_HLEN] + frame)) is (passes or mode == "l2")
 
 
 def test_a_reply_to_an_arp_probe_reaches_both(rules: tuple[str, Shim, Decider]) -> None:

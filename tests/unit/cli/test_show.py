@@ -40,13 +40,15 @@ fe80::1234  lan/ipvl0  owned      netlink
 
 def test_show_names_what_is_not_the_default() -> None:
     other = msgspec.structs.replace(DMZ, ports=(), l3_output=L3Output.HOST, host_access=HostAccess.TO_HOST)
+    other = msgspec.structs.replace(other, multicast=("224.0.0.251", "ff02::fb"))
     other = msgspec.structs.replace(other, export=Export.ROUTES, exported=7)
     titles, first, second = (
         line.split() for line in show((msgspec.structs.replace(LAN, ports=()), other)).splitlines()
     )
     at = titles.index("L3-OUTPUT")
-    assert titles[at : at + 3] == ["L3-OUTPUT", "HOST-ACCESS", "EXPORT"]
-    assert (first[at : at + 3], second[at : at + 4]) == (["-"] * 3, ["host", "to-host", "7", "routes"])
+    assert titles[at : at + 4] == ["L3-OUTPUT", "HOST-ACCESS", "MULTICAST", "EXPORT"]
+    assert first[at : at + 4] == ["-"] * 4
+    assert second[at : at + 5] == ["host", "to-host", "224.0.0.251,ff02::fb", "7", "routes"]
 
 
 def test_stats_have_the_host_where_it_spoke() -> None:

@@ -87,6 +87,27 @@ BROKEN: tuple[tuple[str, str], ...] = (
         _switch("host_access = 'all'"),
         'switch[0].host_access: "all" is not valid; use none, to-host, from-host or both',
     ),
+    (_switch("mode = 'l3'\nmulticast = '224.0.0.251'"), "switch[0].multicast: must be an array, not a string"),
+    (
+        _switch("mode = 'l3'\nmulticast = ['224.0.0.251', '10.0.0.1']"),
+        "switch[0].multicast[1]: 10.0.0.1 is not the address of a multicast group",
+    ),
+    (
+        _switch("mode = 'l3'\nmulticast = ['mdns']"),
+        'switch[0].multicast[0]: "mdns" is not an IPv4 or IPv6 address',
+    ),
+    (
+        _switch("mode = 'l3s'\nmulticast = ['ff02::fb', 'ff02::c', 'ff02:0::fb']"),
+        "switch[0].multicast[2]: the group ff02::fb is already switch[0].multicast[0]",
+    ),
+    (
+        _switch(f"mode = 'l3'\nmulticast = {[f'239.0.0.{n}' for n in range(17)]}"),
+        "switch[0].multicast: 17 groups are more than 16",
+    ),
+    (
+        _switch("multicast = ['224.0.0.251']"),
+        "switch[0].multicast: is for modes l3 and l3s; in l2 every group passes",
+    ),
     (_switch("host_access = true"), "switch[0].host_access: must be a string, not a boolean"),
     (_switch("host_acces = 'both'"), "switch[0].host_acces: unknown key; did you mean host_access?"),
     (_switch("l3_output = 'slow'"), 'switch[0].l3_output: "slow" is not valid; use fast or host'),

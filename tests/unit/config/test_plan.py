@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_interface
+from typing import Any
 
 import msgspec
 import pytest
@@ -158,14 +159,15 @@ def test_a_master_is_given_up_before_another_switch_takes_it() -> None:
 
 
 def test_mode_belongs_to_the_switch() -> None:
-    changes = {"mode": Mode.L3, "flag": Flag.VEPA, "l3_output": L3Output.HOST, "host_access": HostAccess.BOTH}
+    changes: dict[str, Any] = {"mode": Mode.L3, "flag": Flag.VEPA, "l3_output": L3Output.HOST}
+    changes |= {"host_access": HostAccess.BOTH, "multicast": (ip_address("224.0.0.251"),)}
     changes["export"] = Export.ROUTES
     wanted = switch("lan", port(), **changes)
     actions = diff(Config(switches=(switch("lan", port()),)), Config(switches=(wanted,)))
     assert actions == (SetMode(switch("lan", **changes)),)
     assert str(actions[0]) == (
-        "set switch lan: mode l3, flag vepa, l3_output host, host_access both, export routes, guard by the port's kind,"
-        " device tap, users none"
+        "set switch lan: mode l3, flag vepa, l3_output host, host_access both, multicast 224.0.0.251, export routes,"
+        " guard by the port's kind, device tap, users none"
     )
     for name, value in changes.items():
         wanted = switch("lan", port(), **{name: value})

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from ipvsw.config.file import ConfigError, parse, read_document
 from ipvsw.config.keys import DAEMON, KINDS, SWITCH, Key
@@ -50,6 +51,7 @@ SWITCH_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "flag": st.sampled_from(list(map(str, Flag))),
     "l3_output": st.sampled_from(list(map(str, L3Output))),
     "host_access": st.sampled_from(list(map(str, HostAccess))),
+    "multicast": st.lists(st.sampled_from(["224.0.0.251", "239.255.255.250", "ff02::fb"]), unique=True),
     "export": st.sampled_from(list(map(str, Export))),
     "guard": GUARDS,
     "device": st.sampled_from(list(map(str, Device))),
@@ -100,6 +102,7 @@ def fitting_switch(found: dict[str, Any]) -> dict[str, Any]:
     """A switch without the keys that its mode does not have."""
     kept = dict(found)
     if kept.get("mode", Mode.L2) == Mode.L2:
+        kept.pop("multicast", None)
         kept.pop("export", None)
     return kept
 
@@ -179,6 +182,14 @@ def test_defaults_are_left_out() -> None:
     ports = "[[switch.port]]\nname = 'a'\nkind = 'tap'\nmac = 'own'\n"
     text = write(parse(f"[[switch]]\nmaster = 'm0'\nmode = 'l2'\n{ports}"))
     assert " ".join(text.split()) == '[[switch]] name = "m0" master = "m0" [[switch.port]] name = "a" kind = "tap"'
+
+
+def test_a_switch_that_was_set_to_l2_is_written_without_its_groups() -> None:
+    """Which would be a mistake there."""
+    config = parse("[[switch]]\nmaster = 'm0'\nmode = 'l3'\nmulticast = ['224.0.0.251', 'FF02::FB']\n")
+    assert 'multicast = [\n    "224.0.0.251",\n    "ff02::fb",\n]' in write(config)
+    set_to_l2 = structs.replace(config, switches=(structs.replace(config.switches[0], mode=Mode.L2),))
+    assert parse(write(set_to_l2)) == parse("[[switch]]\nmaster = 'm0'\n")
 
 
 def test_the_example() -> None:
