@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from tests.vm import guest
+from tests.vm.guest import lacking
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    reason = _missing()
+    reason = lacking()
     here = Path(__file__).parent
     for item in items:
         if reason and here in item.path.parents and "bootable" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.skip(reason=reason))
-
-
-def _missing() -> str:
-    if os.geteuid() != 0:
-        return "needs root: namespaces, and the host's root file system in a guest"
-    try:
-        guest.programs()
-        guest.newest_kernel()
-    except guest.NoGuest as lack:
-        return f"needs a guest: {lack}"
-    return ""
 
 
 @pytest.fixture(scope="session")

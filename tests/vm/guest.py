@@ -131,6 +131,18 @@ def programs() -> dict[str, str]:
     return found
 
 
+def lacking() -> str:
+    """What this machine lacks for a guest, "" if nothing."""
+    if os.geteuid() != 0:
+        return "needs root: namespaces, and the host's root file system in a guest"
+    try:
+        programs()
+        newest_kernel()
+    except NoGuest as lack:
+        return f"needs a guest: {lack}"
+    return ""
+
+
 def module_files(modprobe: str, kernel: str, modules: Sequence[str]) -> list[Path]:
     """The files of `modules` and what they depend on, in loading order. Errors: GuestError for an unknown module."""
     files: dict[Path, None] = {}

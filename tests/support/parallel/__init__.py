@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 WORKER = Path(__file__).with_name("worker")
-LONG_FIRST = ("vm", "e2e", "fuzz", "bench", "lab", "netns", "native", "conformance")  # all else is short
+LONG_FIRST = ("vm", "field", "e2e", "fuzz", "bench", "lab", "netns", "native", "conformance")  # all else is short
 
 
 def isolate_workers(config: pytest.Config) -> None:

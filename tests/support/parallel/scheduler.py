@@ -6,7 +6,7 @@ from typing import Any
 
 from xdist.scheduler import LoadScopeScheduling
 
-GUESTS = "tests/vm/"
+GUESTS = ("tests/vm/", "tests/field/")
 
 
 class ByModule(LoadScopeScheduling):
@@ -17,4 +17,4 @@ class ByModule(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         """The module; what follows may be a parameter such as "::1". Guests are emulated and take a core and more: they
         go to one worker, beside tests that wait most of their time."""
-        return GUESTS if nodeid.startswith(GUESTS) else nodeid.partition("::")[0]
+        return GUESTS[0] if nodeid.startswith(GUESTS) else nodeid.partition("::")[0]
