@@ -56,7 +56,9 @@ class ConfigFile:
                 if not isinstance(port, dict) or _MARK not in port:
                     digests.append(b"")
                     continue
-                part = parts[port[_MARK]]
+                if found == len(parts) or port[_MARK] != found:
+                    raise _Whole  # the file has such a key itself
+                part = parts[found]
                 digest = blake2b(part.encode(), digest_size=16).digest()
                 ports[at] = self._known.get(digest) or tomllib.loads(part)
                 digests.append(digest)

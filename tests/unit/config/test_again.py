@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ipvsw.config.again import ConfigFile
@@ -76,6 +76,8 @@ def test_a_file_with_everything_but_a_line(without: int) -> None:
 
 
 @given(st.lists(st.sampled_from(LINES), max_size=12), st.booleans())
+@example(["[[switch.port]]\r", '"" = 0'], True)
+@example(["[[switch.port]]\r", '"" = "a"', "[[switch.port]]", 'name = "a"'], True)
 def test_lines_in_any_order(lines: list[str], headed: bool) -> None:
     file, shuffled = known(), random.Random(1).sample(lines, len(lines))
     for some in (lines, lines, shuffled, lines):
