@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from ipvsw._fast import Datapath
+from ipvsw.addresses.table import Table
 from ipvsw.model import Io, SwitchConfig
 from ipvsw.ports.port import Port
+from ipvsw.routing.router import Router
 from ipvsw.snooping.snooper import Snooper
-from ipvsw.status import PortStatus, SwitchStatus, WorkerLoad
+from ipvsw.status import PortStatus, SwitchStats, SwitchStatus, Traffic, WorkerLoad
 from ipvsw.switch.master import Master
 
 
@@ -40,6 +42,20 @@ def switch_status(
         workers=datapath.n_workers,
         io=Io(datapath.io),
         ports=tuple(_port_status(port, snooper) for port in ports),
+    )
+
+
+def own_stats(name: str, table: Table, snooper: Snooper, router: Router, repaired: Mapping[str, int]) -> SwitchStats:
+    """What the kernel has no part in: without the ports and the master."""
+    return SwitchStats(
+        name=name,
+        master=Traffic(),
+        host=table.counters.of_host(),
+        duplicates=table.duplicates,
+        refused=table.refused,
+        repaired=dict(repaired),
+        learned=dict(snooper.counters),
+        routed=dict(router.counters),
     )
 
 

@@ -28,12 +28,12 @@ from ipvsw.ports.port import Port
 from ipvsw.routing.router import Router
 from ipvsw.snooping.saved import Snooped
 from ipvsw.snooping.snooper import Snooper
-from ipvsw.status import LeaseStatus, States, SwitchStats, SwitchStatus, TraceAsked, TraceStatus, Traffic
+from ipvsw.status import LeaseStatus, States, SwitchStats, SwitchStatus, TraceAsked, TraceStatus
 from ipvsw.switch.guards import GuardLog, guards_of, holds_unknown
 from ipvsw.switch.held import COUNTS, MasterLeft, held_name
 from ipvsw.switch.hostport import HostPortConfig
 from ipvsw.switch.master import Master
-from ipvsw.switch.status import switch_status, worker_loads
+from ipvsw.switch.status import own_stats, switch_status, worker_loads
 from ipvsw.switch.tracing.kernelpath import KernelPath
 from ipvsw.switch.tracing.trace import Tracer
 
@@ -388,13 +388,4 @@ class Switch:
 
     def _other_stats(self) -> SwitchStats:
         """All but what the kernel counts too."""
-        return SwitchStats(
-            name=self.name,
-            master=Traffic(),
-            host=self._table.counters.of_host(),
-            duplicates=self._table.duplicates,
-            refused=self._table.refused,
-            repaired=dict(self._repaired),
-            learned=dict(self._snooper.counters),
-            routed=dict(self._router.counters),
-        )
+        return own_stats(self.name, self._table, self._snooper, self._router, self._repaired)
