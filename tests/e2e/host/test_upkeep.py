@@ -2,57 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import struct
-import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support import leftovers
 from tests.support.patience import patient, until
 from tests.support.running import Daemon, port, switch
-from tests.support.topology import MASTER_MAC, WIRE4, Lab, batch, inside, port4, port6, run
+from tests.support.topology import MASTER_MAC, WIRE4, Lab, batch, port4, port6, run
+from tests.support.upkeep import HOST_DEVICE, MODES, host_state, settings, under_traffic
 
-HOST_DEVICE = "ipvsw-m0"
 SOON = patient(5)  # seconds in which everything is to be put back
-MODES = ("l2", "l3", "l3s")
 PIDFD_GETFD = 438
 SOL_PACKET, PACKET_DROP_MEMBERSHIP = 263, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def settings(lab: Lab) -> dict[str, str]:
-    """Sysctls of the master and the host's interface, where there is one."""
-    found = {}
-    with inside(lab.host):
-        for device in ("m0", HOST_DEVICE):
-            for name in ("ipv4/conf/{}/forwarding", "ipv6/conf/{}/force_forwarding", "ipv6/conf/{}/addr_gen_mode"):
-                with contextlib.suppress(FileNotFoundError):
-                    found[name.format(device)] = Path("/proc/sys/net", name.format(device)).read_text()
-    return found
-
-
-def host_state(lab: Lab) -> dict[str, object]:
-    """Everything that the daemon sets there. The kernel numbers a device that is made again anew."""
-    ip = {
-        f"{family} {words}": sorted(run("ip", family, "-n", lab.host, *words.split()).splitlines())
-        for family in ("-4", "-6")
-        for words in ("rule", "route show table all proto 118")
-    }
-    device = lab.link(lab.host, HOST_DEVICE)
-    groups = {tuple(line.split()[1:]) for line in lab.read(lab.host, "dev_mcast").splitlines()}
-    return {
-        **ip,
-        "programs": leftovers.tc_programs(lab.host, "m0"),
-        "device": device and (device["flags"], device["address"], device["mtu"]),
-        "sysctls": settings(lab),
-        "groups": {(name, group) for name, *_, group in groups if name == "m0"},
-    }
 
 
 class Net:
@@ -69,23 +36,6 @@ class Net:
         change()
         until(lambda: self.repaired(subject) > before, f"{subject} are repaired", limit=SOON, every=0.02)
         until(lambda: host_state(self.lab) == self.wanted, f"{subject} are as before", limit=SOON, every=0.05)
-
-
-@contextlib.contextmanager
-def under_traffic(lab: Lab) -> Iterator[None]:
-    pings = [
-        subprocess.Popen(
-            ["nsenter", f"--net=/run/netns/{netns}", "ping", "-n", "-q", "-i", "0.01", address],
-            stdout=subprocess.DEVNULL,
-        )
-        for netns, address in ((lab.wire, port4(1)), (lab.ports[0], port6(2)), (lab.host, port4(2)))
-    ]
-    try:
-        yield
-    finally:
-        for ping in pings:
-            ping.kill()
-            ping.wait()
 
 
 @pytest.fixture(scope="module", params=MODES)
@@ -135,7 +85,8 @@ def test_everything_is_put_back(net: Net) -> None:
     assert bool(groups) is not routed  # of the ports' addresses
     with under_traffic(lab):
         net.mended("filters", lambda: run("tc", "-n", lab.host, "qdisc", "del", "dev", "m0", "clsact"))
-        net.mended("filters", lambda: run("tc", "-n", lab.host, "filter", "del", "dev", "m0", "ingress"))
+        for side in ("ingress", "egress"):
+            net.mended("filters", lambda side=side: run("tc", "-n", lab.host, "filter", "del", "dev", "m0", side))  # type: ignore[misc]
         for group in groups:
             net.mended("groups", lambda group=group: drop_group(net, bytes.fromhex(group)))  # type: ignore[misc]
         net.mended("host_device", change(lab, "link", "set", HOST_DEVICE, "down"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,9 +11,24 @@ import pytest
 from tests.support import leftovers
 from tests.support.patience import patient, until
 from tests.support.running import Daemon, port, switch
-from tests.support.topology import MASTER_MAC, WIRE4, WIRE6, Lab, batch, port4, port6, run
+from tests.support.topology import MASTER_MAC, WIRE4, WIRE6, Lab, port4, port6, run
+from tests.support.upkeep import MODES, host_state, under_traffic
 
 SOON = patient(5)  # seconds in which everything is to be put back
+ROUTE: dict[str, Any] = {"routes": [f"198.51.100.0/24 via {WIRE4}"]}
+
+# Commands of `ip` inside, and what the daemon counts for each.
+REMOVALS = [
+    ("link set ipvl1 down; link set ipvl1 up", ("addresses", "gateways", "routes")),
+    ("addr flush dev ipvl1", ("addresses", "gateways", "routes")),
+    (f"addr del {port4(1)}/16 dev ipvl1", ("addresses", "gateways", "routes")),
+    ("-6 addr flush dev ipvl1 scope global", ("addresses",)),
+    ("route del default", ("gateways",)),
+    ("-6 route del default", ("gateways",)),
+    ("route del 198.51.100.0/24", ("routes",)),
+    ("link set ipvl1 address 02:00:00:00:00:77", ("mac",)),
+    ("link set ipvl1 mtu 1300", ("mtu",)),
+]
 
 
 class Net:
@@ -28,12 +43,15 @@ class Net:
         addresses = self.lab.addresses(self.netns, "ipvl1")
         with_global = {(one["local"], one["prefixlen"]) for one in addresses if one["scope"] == "global"}
         routes = [run("ip", version, "-n", self.netns, "route", "show", "default") for version in ("-4", "-6")]
+        others = run("ip", "-n", self.netns, "route", "show", "198.51.100.0/24").split()[:5]
         return {
             "mac": link["address"],
             "up": "UP" in link["flags"],
+            "mtu": link["mtu"],
             "mode": link["inet6_addr_gen_mode"],
             "addresses": with_global,
             "gateways": [sorted(line.split()[2] for line in text.splitlines()) for text in routes],
+            "routes": others,
         }
 
     def repaired(self, subject: str) -> int:
@@ -56,39 +74,41 @@ class Net:
         return self.lab.ip(self.netns, *words)
 
 
-@pytest.fixture(scope="module", params=["l2", "l3", "l3s"])
+@pytest.fixture(scope="module", params=[(mode, "tap") for mode in MODES], ids="-".join)
 def net(request: pytest.FixtureRequest) -> Iterator[Net]:
     with Lab(2) as lab:
-        before = leftovers.network(lab)
+        before = leftovers.network(lab), host_state(lab)
+        mode, device = request.param
         lab.ip(lab.wire, "addr", "add", "192.0.2.1/32", "dev", "lo")
         lab.ip(lab.host, "route", "add", "192.0.2.1", "via", WIRE4)
         for k in (1, 2):
             for address in (port4(k), port6(k)):
                 lab.ip(lab.wire, "neigh", "replace", address, "lladdr", MASTER_MAC, "dev", "w0")
         ports = [
-            port(f"ipvl{k}", netns, [f"{port4(k)}/16", f"{port6(k)}/64"], gateway=[WIRE4, WIRE6])
+            port(f"ipvl{k}", netns, [f"{port4(k)}/16", f"{port6(k)}/64"], gateway=[WIRE4, WIRE6], mtu=1400, **ROUTE)
             for k, netns in enumerate(lab.ports, 1)
         ]
-        with Daemon(switch("m0", lab.host, ports, mode=request.param), home=lab.home) as daemon:
+        table = switch("m0", lab.host, ports, mode=mode, device=device)
+        with Daemon(table, home=lab.home) as daemon:
             daemon.wait()
             lab.reachable(lab.wire, port4(1))
             lab.reachable(lab.wire, port6(1))
-            yield Net(lab, daemon)
-        until(lambda: leftovers.network(lab) == before, "the network is as it was", every=0.1)
+            with under_traffic(lab):
+                yield Net(lab, daemon)
+        until(lambda: (leftovers.network(lab), host_state(lab)) == before, "the network is as it was", every=0.1)
 
 
-def test_addresses_and_gateways_are_put_back(net: Net) -> None:
-    down_up = ["link set ipvl1 down", "link set ipvl1 up"]
-    net.mended(lambda: batch(down_up, net.netns), "addresses", "gateways")
-    net.mended(lambda: net.ip("addr", "flush", "dev", "ipvl1"), "addresses", "gateways")
-    net.mended(lambda: net.ip("addr", "del", f"{port4(1)}/16", "dev", "ipvl1"), "addresses")
-    net.mended(lambda: net.ip("-6", "addr", "flush", "dev", "ipvl1", "scope", "global"), "addresses")
-    net.mended(lambda: net.ip("route", "del", "default"), "gateways")
-    net.mended(lambda: net.ip("-6", "route", "del", "default"), "gateways")
+@pytest.mark.parametrize("net", [(mode, device) for mode in MODES for device in ("tap", "veth")], indirect=True)
+@pytest.mark.parametrize(("words", "subjects"), REMOVALS, ids=[words for words, _ in REMOVALS])
+def test_what_is_removed_is_put_back(net: Net, words: str, subjects: Sequence[str]) -> None:
+    def remove() -> None:
+        for command in words.split("; "):
+            net.ip(*command.split())
+
+    net.mended(remove, *subjects)
 
 
-def test_mac_and_identifiers_are_put_back(net: Net) -> None:
-    net.mended(lambda: net.ip("link", "set", "ipvl1", "address", "02:00:00:00:00:77"), "mac")
+def test_identifiers_are_put_back(net: Net) -> None:
     net.mended(lambda: net.lab.sysctl(net.netns, "net/ipv6/conf/ipvl1/addr_gen_mode", "0"), "addr_gen_mode")
     eui64 = [one["local"] for one in net.lab.addresses(net.netns, "ipvl1") if "ff:fe00" in one["local"]]
     for address in eui64:
@@ -115,7 +135,7 @@ def test_a_device_that_was_set_down_stays_down(net: Net) -> None:
     net.mended(lambda: net.ip("link", "set", "ipvl1", "up"), "addresses")
 
 
-@pytest.mark.parametrize("net", ["l2"], indirect=True)
+@pytest.mark.parametrize("net", [("l2", "tap")], indirect=True)
 def test_a_namespace_that_removes_it_each_time_is_no_busy_loop(net: Net) -> None:
     cpu, end, removed = net.daemon.cpu_ns(), time.monotonic() + 10, 0
     while time.monotonic() < end:
