@@ -71,6 +71,9 @@ soak: setup test-packages  ## everything changed at random under traffic, memory
 cluster: setup test-packages  ## 20 hosts with BGP: addresses move, hosts and racks are lost [KEEP=1]
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.cluster.run $(if $(KEEP),--keep)
 
+upgrade: setup test-packages  ## to this commit from another, and back, by take-over and kill under traffic [FROM=HEAD~1]
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.e2e.restart.upgrade --from '$(or $(FROM),HEAD~1)'
+
 san: setup  ## the C-level tests, and a hostile minute of the daemon, under ASan and UBSan
 	scripts/sanitize $(SAN)
 
@@ -115,4 +118,4 @@ bench-packages:
 
 always:
 
-.PHONY: help setup run test lint format docs judges judge-docker judge-podman conformance bench where fuzz honest soak cluster san wheel deb debcheck fresh clean system test-packages bench-packages always
+.PHONY: help setup run test lint format docs judges judge-docker judge-podman conformance bench where fuzz honest soak upgrade cluster san wheel deb debcheck fresh clean system test-packages bench-packages always
