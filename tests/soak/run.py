@@ -3,8 +3,10 @@
     python -m tests.soak.run [--minutes 30] [--seed 1] [--out build/soak]
 
 In the first fifth daemons are killed, restarted and taken over too. The last of them then lives to the end, so that the
-slope of its memory says something. Every few seconds memory and descriptors of daemon and keeper are recorded. A table
-and, where matplotlib is installed, a picture are left in the folder; the exit status is 1 if anything went wrong.
+slope of its memory says something: some hundred changes of each kind follow each other without a pause, after which its
+heaps and buffers have been used as far as they ever are. Every few seconds memory and descriptors of daemon and keeper
+are recorded. A table and, where matplotlib is installed, a picture are left in the folder; the exit status is 1 if
+anything went wrong.
 """
 
 from __future__ import annotations
@@ -24,13 +26,13 @@ from tests.support import leftovers
 from tests.support.outage import LinkEvents, Numbered
 from tests.support.patience import LIMIT, until
 from tests.support.running import Daemon, port, switch
-from tests.support.topology import WIRE4, Lab, port4, run
+from tests.support.topology import WIRE4, Lab, batch, port4, run
 from tests.support.traffic import Stream
 
 RATE = 200  # datagrams a second on each of the flows
 PAUSE = 0.0, 2.0  # seconds between two changes
 EVERY = 5.0  # seconds between two samples
-WARM = 0.3  # of the time: what memory does before is not in the slope
+WARM = 350  # rounds of changes: what memory does before is not in the slope
 
 
 class Soak:
@@ -43,27 +45,29 @@ class Soak:
         self.samples: list[tuple[float, int, int, int]] = []  # seconds, pid, memory in KiB, descriptors
         self.start = self._sampled = time.monotonic()
         self.good = daemon.config.read_text()
+        self.warm_at = 0.0  # seconds
+
+    def request(self, method: str, path: str, body: object = None) -> None:
+        status, answer = self.daemon.call(method, path, body)
+        assert status < 300, f"{method} {path}: {status}: {answer}"
 
     def churn_port(self) -> None:
-        words = f"link add link m0 name churn netns {self.lab.ports[2]} type ipvlan address {port4(9)}/16"
-        self.daemon.cli(*words.split())
+        wanted = {"master": "m0", "name": "churn", "netns": self.lab.ports[2], "addresses": [f"{port4(9)}/16"]}
+        self.request("POST", "/v1/ports", wanted)
         self.lab.reachable(self.lab.ports[2], port4(1))
-        self.daemon.cli("link", "del", "churn")
+        self.request("DELETE", "/v1/ports/churn")
 
     def churn_addresses(self) -> None:
         addresses = [f"10.1.{100 + self.dice.randrange(90)}.{k}/32" for k in range(1, 50)]
-        for address in addresses:
-            self.lab.ip(self.lab.ports[1], "addr", "add", address, "dev", "ipvl2")
+        batch((f"addr add {address} dev ipvl2" for address in addresses), self.lab.ports[1])
         self.lab.reachable(self.lab.ports[0], addresses[-1].partition("/")[0])
-        for address in addresses:
-            self.lab.ip(self.lab.ports[1], "addr", "del", address, "dev", "ipvl2")
+        batch((f"addr del {address} dev ipvl2" for address in addresses), self.lab.ports[1])
 
     def reload(self) -> None:
         added = f'\n[[switch.port]]\nname = "filed"\nnetns = "{self.lab.ports[2]}"\naddresses = ["{port4(8)}/16"]\n'
-        self.daemon.config.write_text(self.good + added)
-        self.daemon.cli("reload")
-        self.daemon.config.write_text(self.good)
-        self.daemon.cli("reload")
+        for text in (self.good + added, self.good):
+            self.daemon.config.write_text(text)
+            self.request("POST", "/v1/reload")
 
     def flap_master(self) -> None:
         self.lab.ip(self.lab.host, "link", "set", "m0", "down")
@@ -100,9 +104,11 @@ class Soak:
         gentle: list[Callable[[], None]] = [
             self.churn_port, self.churn_addresses, self.reload, self.flap_master, self.remove_filters, self.hang_up,
         ]  # fmt: skip
+        rough = self.start + minutes * 60 / 5
         while time.monotonic() < end:
-            rough = time.monotonic() < self.start + minutes * 60 / 5
-            change = self.dice.choice([*gentle, self.kill, self.take_over] if rough else gentle)
+            if time.monotonic() > rough and not self.warm_at:
+                self.warm_up()
+            change = self.dice.choice(gentle if self.warm_at else [*gentle, self.kill, self.take_over])
             self.changes[change.__name__] += 1
             try:
                 change()
@@ -115,10 +121,17 @@ class Soak:
             self.sample()
             time.sleep(self.dice.uniform(*PAUSE))
 
+    def warm_up(self) -> None:
+        for _ in range(WARM):
+            for change in (self.churn_port, self.churn_addresses, self.reload, self.flap_master):
+                change()
+                self.changes[change.__name__] += 1
+            self.sample()
+        self.warm_at = time.monotonic() - self.start
+
     def of_last(self) -> list[tuple[float, int, int]]:
         """Seconds, memory and descriptors of the daemon that has lived to the end, once it was warm."""
-        pid, last = self.samples[-1][1], self.samples[-1][0]
-        return [(at, rss, fds) for at, one, rss, fds in self.samples if one == pid and at >= WARM * last]
+        return [(at, rss, fds) for at, _, rss, fds in self.samples if at >= self.warm_at]
 
 
 def slope(points: list[tuple[float, int]]) -> float:
