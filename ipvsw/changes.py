@@ -221,6 +221,11 @@ class Changes:
             return self._shim.fast.counts(THE_MASTER)
         return self._shim.fast.counts(self._fast[port].end) if port in self._fast else FastCounts()
 
+    def all_fast_counts(self) -> dict[int, FastCounts]:
+        """The same of all ports that have counted anything, at once."""
+        found = self._shim.fast.all_counts() if self._fast else {}
+        return {port: found[device.end] for port, device in self._fast.items() if device.end in found}
+
     @property
     def fast(self) -> Mapping[int, FastDevice]:
         """The ports whose unicast the kernel may forward, by number. Not to be kept."""

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msgspec import Struct, structs
+
 from ipvsw._fast import OUTCOMES
 from ipvsw.changes import Changes
 from ipvsw.linux.fastports import FastCounts
@@ -13,6 +15,17 @@ from ipvsw.status import Traffic
 
 NOTHING = FastCounts()
 MASTER = ""  # in the place of a port's name
+
+Counted = tuple[int, int, int, int, int, int, tuple[int, ...]]
+"""What `Datapath.traffic` gives."""
+
+
+class _Own(Struct, frozen=True):
+    """What a port has counted before, and what the data plane counts, with the sum of them."""
+
+    past: Traffic | None
+    now: Counted | None
+    sum: Traffic
 
 
 class Counters:
@@ -24,6 +37,7 @@ class Counters:
         self._past: dict[str, Traffic] = {}  # of a port's earlier attachments
         self._past_master = self._past_host = Traffic()  # of earlier daemons
         self._forwarded: dict[str | None, FastCounts] = {}  # by the kernel, under them; None: from the master
+        self._own_known: dict[str, _Own] = {}  # as they were last asked for: most ports are idle
 
     def set_past(
         self, ports: Mapping[str, Traffic], master: Traffic, host: Traffic, forwarded: Mapping[str, FastCounts]
@@ -49,13 +63,23 @@ class Counters:
         """The port won't come back."""
         self._past.pop(port, None)
         self._forwarded.pop(port, None)
+        self._own_known.pop(port, None)
 
     def of_port(self, port: str, number: int | None) -> Traffic:
         """Of all its attachments, one after the other."""
-        return _add(self._own(port, number), None, self._by_kernel(port, number))
+        now = NOTHING if number is None else self._changes.fast_counts(number)
+        return _add(self._own(port, number), None, self._by_kernel(port, now))
+
+    def of_ports(self, ports: Mapping[str, int | None]) -> dict[str, Traffic]:
+        """The same of many, with their numbers."""
+        now = self._changes.all_fast_counts()
+        return {
+            port: _add(self._own(port, number), None, self._by_kernel(port, _of(now, number)))
+            for port, number in ports.items()
+        }
 
     def of_master(self) -> Traffic:
-        return _add(self._own_master(), None, self._by_kernel(None, None))
+        return _add(self._own_master(), None, self._by_kernel(None, self._changes.fast_counts(None)))
 
     def of_host(self) -> Traffic:
         return _add(self._past_host, self._datapath.traffic("host"))
@@ -63,26 +87,40 @@ class Counters:
     def split(self, ports: Mapping[str, int | None]) -> tuple[dict[str, Traffic], Traffic, dict[str, FastCounts]]:
         """For `set_past` of a successor: of the ports with their numbers and of the master, without what the kernel
         counts, and that."""
-        forwarded = {MASTER: self._by_kernel(None, None)}
-        forwarded |= {port: self._by_kernel(port, number) for port, number in ports.items()}
+        now = self._changes.all_fast_counts()
+        forwarded = {MASTER: self._by_kernel(None, self._changes.fast_counts(None))}
+        forwarded |= {port: self._by_kernel(port, _of(now, number)) for port, number in ports.items()}
         own = {port: self._own(port, number) for port, number in ports.items()}
         return own, self._own_master(), {name: counts for name, counts in forwarded.items() if counts != NOTHING}
 
     def _own(self, port: str, number: int | None) -> Traffic:
-        return _add(self._past.get(port), None if number is None else self._datapath.traffic(number))
+        """Only the outcomes that a frame had."""
+        past, now = self._past.get(port), None if number is None else self._datapath.traffic(number)
+        known = self._own_known.get(port)
+        if known is None or known.past is not past or known.now != now:
+            known = self._own_known[port] = _Own(past, now, _without_zeros(_add(past, now)))
+        return known.sum
 
     def _own_master(self) -> Traffic:
         return _add(self._past_master, self._datapath.traffic(None))
 
-    def _by_kernel(self, port: str | None, number: int | None) -> FastCounts:
-        """Since the port was made, or as long as the master is served; None: the master."""
-        now = self._changes.fast_counts(number) if port is None or number is not None else NOTHING
+    def _by_kernel(self, port: str | None, now: FastCounts) -> FastCounts:
+        """With `now` since the port was made, or as long as the master is served; None: the master."""
         return now + self._forwarded[port] if port in self._forwarded else now
+
+
+def _of(counts: Mapping[int, FastCounts], number: int | None) -> FastCounts:
+    """None: of a port that isn't attached."""
+    return NOTHING if number is None else counts.get(number, NOTHING)
+
+
+def _without_zeros(traffic: Traffic) -> Traffic:
+    return structs.replace(traffic, outcomes={name: count for name, count in traffic.outcomes.items() if count})
 
 
 def _add(
     past: Traffic | None,
-    now: tuple[int, int, int, int, int, int, tuple[int, ...]] | None,
+    now: Counted | None,
     fast: FastCounts = NOTHING,
 ) -> Traffic:
     """What was counted before, by the data plane, and by the kernel."""

@@ -386,6 +386,6 @@ class Table:
 
     # ------------------------------------------------------------------------ counters
 
-    def traffic(self, port: str) -> Traffic:
-        """Of all the port's attachments, one after the other."""
-        return self.counters.of_port(port, self._numbers.get(port))
+    def traffic(self, ports: Iterable[str]) -> dict[str, Traffic]:
+        """Of all attachments of each port, one after the other."""
+        return self.counters.of_ports({port: self._numbers.get(port) for port in ports})

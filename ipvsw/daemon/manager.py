@@ -165,6 +165,7 @@ class Manager:
     # ------------------------------------------------------------------------ status
 
     def switches(self) -> tuple[SwitchStatus, ...]:
+        self._state.write_noted()
         return tuple(switch.status() for switch in self._switches.values())
 
     def switch(self, name: str) -> SwitchStatus:
@@ -300,8 +301,7 @@ class Manager:
         """`name` is that of a switch, of a port on it or of its master: mode and flag belong to the whole switch.
         Errors: NotFound, Refused."""
         async with self._lock:
-            switch = self._switches.find_switch(name)
-            now = switch.config
+            now = (switch := self._switches.find_switch(name)).config
             switch.set_mode(checked(msgspec.structs.replace(now, mode=mode or now.mode, flag=flag or now.flag)))
             self._state.write()
             return switch.status()

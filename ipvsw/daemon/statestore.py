@@ -22,7 +22,7 @@ from ipvsw.model import Config, Refused
 
 log = logging.getLogger("ipvsw")
 
-SHARE = 0.1  # of the time: what writing may cost while much changes
+SHARE = 0.03  # of the time: what writing may cost while much changes
 PERIOD = 1.0  # seconds between two looks at the counters
 
 
@@ -101,6 +101,11 @@ class StateStore:
         if delay > 0:
             self._soon = asyncio.get_running_loop().call_later(delay, self.write)
         else:
+            self.write()
+
+    def write_noted(self) -> None:
+        """Somebody is about to be told how things are: no successor may know less."""
+        if self._soon is not None:
             self.write()
 
     def write(self) -> None:

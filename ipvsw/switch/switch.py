@@ -382,7 +382,7 @@ class Switch:
         return self._snooper.save()
 
     def stats(self) -> SwitchStats:
-        ports = {name: self._table.traffic(name) for name in (*self.ports, *self.links)}
+        ports = self._table.traffic([*self.ports, *self.links])
         master, loads = self._table.counters.of_master(), worker_loads(self._datapath)
         return msgspec.structs.replace(self._other_stats(), ports=ports, master=master, workers=loads)
 

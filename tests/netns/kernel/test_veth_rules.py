@@ -16,7 +16,7 @@ import pytest
 
 from ipvsw._fast import ACCESS, FLAGS, MODES, OUTCOMES
 from ipvsw.linux.bpf import Shim
-from ipvsw.linux.fastports import THE_MASTER, FastDevice, FastFlag
+from ipvsw.linux.fastports import THE_MASTER, FastCounts, FastDevice, FastFlag
 from ipvsw.linux.netlink import Handle
 from ipvsw.linux.shim.traced import FastReason, FastVerdict
 from tests.native._decider import Decider
@@ -127,7 +127,11 @@ class Rig:
 
     def received(self) -> dict[int, int]:
         keys = [THE_MASTER, *(device.end for device in self.fast.values())]
-        return {key: self.shim.fast.counts(key).tx_frames for key in keys}
+        all_counts = self.shim.fast.all_counts()
+        counts = {key: self.shim.fast.counts(key) for key in keys}
+        assert all_counts.keys() >= {key for key in keys if counts[key] != FastCounts()}
+        assert counts == {key: all_counts.get(key, FastCounts()) for key in keys}
+        return {key: counts[key].tx_frames for key in keys}
 
 
 def is_dhcp(frame: bytes) -> bool:

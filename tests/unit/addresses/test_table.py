@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Sequence
 from ipaddress import ip_address
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,6 +16,7 @@ from ipvsw._fast import OUTCOMES
 from ipvsw.addresses.table import Table
 from ipvsw.batch import Batcher
 from ipvsw.changes import Changes, Former
+from ipvsw.linux.fastports import FastCounts
 from ipvsw.model import Address
 from ipvsw.status import AddressSource, AddressState
 
@@ -41,6 +43,7 @@ class Machine:
         self.full = False
         self.frames = 0
         self.commits = 0
+        self.fast = SimpleNamespace(counts=lambda key: FastCounts())  # no port's unicast is the kernel's
 
     def attach_port(self, fd: int, mtu: int, **_how: object) -> int:
         number = min(set(range(100)) - self.attached)
@@ -297,13 +300,29 @@ def test_counters_outlive_a_device_but_not_its_port() -> None:
     up(table, "p")
     machine.frames = 10
     table.detach("p")
-    assert table.traffic("p").rx_frames == 11
+    assert table.traffic(["p"])["p"].rx_frames == 11
     up(table, "p")
-    traffic = table.traffic("p")
+    traffic = table.traffic(["p"])["p"]
     assert traffic.rx_frames == 11 + 12 and traffic.outcomes[OUTCOMES[0]] == 11 + 12
     table.detach("p")
     table.forget("p")
-    assert table.traffic("p").rx_frames == 0
+    assert table.traffic(["p"])["p"].rx_frames == 0
+
+
+def test_what_a_successor_is_told_is_made_again_only_for_ports_that_have_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table, machine, _ = made()
+    up(table, "p")
+    frames = [10]
+    nothing = (0,) * (len(OUTCOMES) - 1)
+    monkeypatch.setattr(machine, "traffic", lambda number: (frames[0], 0, 0, 0, 0, 0, (frames[0], *nothing)))
+    numbers = {"p": table.number("p"), "absent": None}
+    before, again = (table.counters.split(numbers)[0] for _ in range(2))
+    assert before["p"].rx_frames == 10 and before["p"].outcomes == {OUTCOMES[0]: 10}
+    assert again["p"] is before["p"] and again["absent"] is before["absent"]
+    frames[0] = 12
+    assert table.counters.split(numbers)[0]["p"].rx_frames == 12
 
 
 def test_ports_that_leave_at_one_moment_leave_together() -> None:
@@ -323,7 +342,7 @@ def test_ports_that_leave_at_one_moment_leave_together() -> None:
         commits.append(machine.commits - before)
         assert not machine.attached and not machine.bound and not machine.stolen
     assert commits[0] == commits[1]
-    assert table.traffic("r").rx_frames
+    assert table.traffic(["r"])["r"].rx_frames
 
 
 def test_who_asks_later_is_served_as_well() -> None:
