@@ -36,6 +36,7 @@ log = logging.getLogger("ipvsw")
 POLL = 1.0  # seconds between polls of names that have no events
 FAST_POLL = 0.05  # seconds, while a namespace's name exists and the namespace doesn't yet
 CLOSERS = 256  # threads at most: closing a TAP waits 16 ms for the kernel's grace periods, which many wait for at once
+CLOSERS_IDLE = 2.0  # seconds after which they end: starting one takes longer than most of what they do
 NETNS_REQUESTS = 8  # requests that may wait for the netlink thread, each with an fd that pins a namespace
 BURST = 256  # events that are read before others have their turn, and before some are handled
 TURNS = 2  # namespaces whose turn it is then
@@ -74,7 +75,8 @@ class Runtime:
         self.reading = 0.003  # seconds of CPU: what reading an interface's device has cost of late
         self._netns_requests = asyncio.Semaphore(NETNS_REQUESTS)
         self._watch = Watch()
-        self._closers: ThreadPoolExecutor | None = None  # while there is something to close
+        self._closers: ThreadPoolExecutor | None = None  # while there is something to close, and a moment longer
+        self._dismissing: asyncio.TimerHandle | None = None  # of them
         self._closing = 0  # works of theirs
         self._followers: dict[int | None, dict[int, Follower]] = {}  # nsid -> index -> the device's
         self._following = threading.Lock()
@@ -100,6 +102,8 @@ class Runtime:
         self.netlink.close()
         if self._hidden >= 0:
             os.close(self._hidden)
+        if self._dismissing:
+            self._dismissing.cancel()
         if self._closers:
             self._closers.shutdown()
 
@@ -127,16 +131,25 @@ class Runtime:
 
     async def run_blocking(self, work: Callable[[], T]) -> T:
         """Run what blocks and needs no namespace."""
+        loop = asyncio.get_running_loop()
+        if self._dismissing is not None:
+            self._dismissing.cancel()
+            self._dismissing = None
         if self._closers is None:
             self._closers = ThreadPoolExecutor(CLOSERS, "closer")
         self._closing += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._closers, work)
+            return await loop.run_in_executor(self._closers, work)
         finally:
             self._closing -= 1
             if not self._closing:
-                self._closers.shutdown(wait=False)
-                self._closers = None
+                self._dismissing = loop.call_later(CLOSERS_IDLE, self._dismiss_closers)
+
+    def _dismiss_closers(self) -> None:
+        self._dismissing = None
+        if self._closers is not None:
+            self._closers.shutdown(wait=False)
+            self._closers = None
 
     # ------------------------------------------------------------------------ followers
 
