@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import select
@@ -17,7 +18,19 @@ from typing import Any
 
 import pytest
 
-from ipvsw.linux.netlink import AddressEvent, GroupsEvent, Handle, LinkEvent, NamespaceGone, Netlink, Overrun
+from ipvsw.linux.bpf import Shim
+from ipvsw.linux.netlink import (
+    AddressEvent,
+    GroupsEvent,
+    Handle,
+    LinkEvent,
+    NamespaceGone,
+    Netlink,
+    Overrun,
+    thread,
+)
+from ipvsw.linux.netlink.messages import RTM_DELQDISC, RTM_DELTFILTER
+from ipvsw.linux.netlink.thread import GC_INTERVAL
 from tests.netns.handles import Make, Pair, run
 from tests.support.effort import calls
 from tests.support.patience import LIMIT, until
@@ -161,6 +174,43 @@ def test_thousands_of_events_are_read_with_little_effort(netlink: Netlink, netns
     assert Overrun() not in events
     assert len([e for e in events if isinstance(e, LinkEvent) and e.link.name == near]) >= 2000
     assert effort / len(events) < 400  # calls
+
+
+def test_of_filters_only_that_they_are_gone_is_told(netlink: Netlink, veth: Pair) -> None:
+    """And nothing of chains, which come and go with them: ports have thousands of filters."""
+    near, _ = veth()
+    index = socket.if_nametoindex(near)
+    list(netlink.events())
+    kinds: list[int] = []
+
+    def is_told() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                kinds.append(struct.unpack_from("=IH", messages.recv(1 << 16))[1])
+        return RTM_DELQDISC in kinds
+
+    with contextlib.closing(Shim()) as shim, socket.socket(fileno=os.dup(netlink.fileno())) as messages:
+        run(netlink, None, lambda handle: handle.mute(index, shim.mute_fd))
+        run(netlink, None, lambda handle: handle.detach_clsact(index))
+        until(is_told, "the end of both")
+    assert kinds == [RTM_DELTFILTER, RTM_DELQDISC]
+
+
+# ---------------------------------------------------------------------------- what works leave
+
+
+@pytest.mark.parametrize("count, uses_pyroute2", [(3 * GC_INTERVAL, False), (GC_INTERVAL, True)])
+def test_garbage_is_collected_where_works_leave_it(
+    netlink: Netlink, netns: Make, monkeypatch: pytest.MonkeyPatch, count: int, uses_pyroute2: bool
+) -> None:
+    collected = []
+    monkeypatch.setattr(thread.gc, "collect", lambda: collected.append(True))
+    there = netns()
+    for _ in range(count):
+        run(netlink, there, lambda handle: handle.link("lo"))
+        if uses_pyroute2:
+            run(netlink, there, lambda handle: handle.alias(1))
+    assert collected == [True] * uses_pyroute2
 
 
 # ---------------------------------------------------------------------------- namespaces are not kept

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Sequence
 
 from ipvsw.linux.netlink.messages import RTM_DELQDISC, RTM_DELTFILTER, attributes, pack_attribute
 from ipvsw.linux.netlink.questions import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Questions
@@ -59,10 +60,10 @@ def set_noqueue(kernel: Questions, index: int) -> None:
     kernel.change_one(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, wanted)
 
 
-def programs(kernel: Questions, index: int) -> dict[int, int]:
-    """INGRESS and EGRESS -> the id of our program there. Errors: OSError, ENODEV if the device is gone."""
+def programs(kernel: Questions, index: int, where: Sequence[int]) -> dict[int, int]:
+    """INGRESS, EGRESS -> the id of our program there. Errors: OSError, ENODEV if the device is gone."""
     found = {}
-    for parent in (INGRESS, EGRESS):
+    for parent in where:
         for body in _filters(kernel, index, parent):
             _, _, handle, _, info = _TCMSG.unpack_from(body)
             options = attributes(attributes(body, _TCMSG.size).get(TCA_OPTIONS, b""), 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import struct
 import sys
 from collections.abc import Iterator
@@ -139,3 +140,13 @@ def _of_multipath(hops: bytes, index: int) -> Iterator[Address]:
         if device == index and gateway is not None:
             yield gateway
         start += (length + 3) & ~3
+
+
+def read_groups(name: str) -> tuple[bytes, ...]:
+    """The device's list of group MACs, exactly (/proc/net/dev_mcast)."""
+    # /proc/net is the process's first thread's; only thread-self is where this thread is.
+    with open("/proc/thread-self/net/dev_mcast", "rb", buffering=0) as file:
+        content = file.readall()
+    # Index, name, users, of these global ones, address; there are thousands on a master.
+    found = re.findall(rb"^\d+ +%b +\d+ +\d+ +([0-9a-f]+)$" % re.escape(os.fsencode(name)), content, re.MULTILINE)
+    return tuple(bytes.fromhex(address.decode()) for address in found)

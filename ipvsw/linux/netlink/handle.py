@@ -6,16 +6,16 @@ import contextlib
 import errno
 import functools
 import os
-import re
+import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv6Address, ip_network
 from typing import Any
 
 from ipvsw.linux.netlink import addresses, clsact, rules
-from ipvsw.linux.netlink.device import RTPROT_STATIC, DeviceReader
+from ipvsw.linux.netlink.device import RTPROT_STATIC, DeviceReader, read_groups
 from ipvsw.linux.netlink.dump import dump_links
-from ipvsw.linux.netlink.links import add_veth, delete_links
+from ipvsw.linux.netlink.links import add_veth, delete_links, read_sysctl, write_sysctl
 from ipvsw.linux.netlink.messages import (
     AF_INET,
     AF_INET6,
@@ -73,6 +73,10 @@ class Handle:
 
         return IPRoute(ext_ack=True)
 
+    @property
+    def has_used_pyroute2(self) -> bool:
+        return "_route" in self.__dict__
+
     @functools.cached_property
     def _kernel(self) -> DeviceReader:
         """For what is asked often."""
@@ -85,6 +89,13 @@ class Handle:
 
     def link_at(self, index: int) -> Link | None:
         return self._kernel.link(index)
+
+    def index(self, name: str) -> int:
+        """Of the device with that name. Errors: OSError, ENODEV if there is none."""
+        try:
+            return socket.if_nametoindex(name)
+        except OSError:
+            raise OSError(errno.ENODEV, f"{name} is gone") from None
 
     def links(self) -> list[Link]:
         """All in this namespace."""
@@ -138,10 +149,10 @@ class Handle:
         with _readable(name):
             self._route.link("add", ifname=name, index=index, kind="macvtap", link=lower, macvtap_mode="passthru")
 
-    def add_veth(self, name: str, peer: str, netns_fd: int, mac: bytes) -> None:
-        """A pair with the same MAC address, `name` here and `peer` there."""
+    def add_veth(self, name: str, peer: str, netns_fd: int, mac: bytes, mtu: tuple[int, int]) -> None:
+        """A pair with the same MAC address, `name` here and `peer` there, `mtu` in the same order."""
         with _readable(peer):
-            add_veth(self._kernel, name, peer, netns_fd, mac)
+            add_veth(self._kernel, name, peer, netns_fd, mac, mtu)
 
     def alias(self, index: int) -> str:
         """The device's IFLA_IFALIAS, "" if it has none."""
@@ -264,44 +275,30 @@ class Handle:
     # ------------------------------------------------------------------------ groups and secrets
 
     def groups(self, name: str) -> tuple[bytes, ...]:
-        """The device's list of group MACs, exactly (/proc/net/dev_mcast)."""
-        # /proc/net is the process's first thread's; only thread-self is where this thread is.
-        with open("/proc/thread-self/net/dev_mcast", "rb", buffering=0) as file:
-            content = file.readall()
-        # Index, name, users, of these global ones, address; there are thousands on a master.
-        found = re.findall(rb"^\d+ +%b +\d+ +\d+ +([0-9a-f]+)$" % re.escape(os.fsencode(name)), content, re.MULTILINE)
-        return tuple(bytes.fromhex(address.decode()) for address in found)
+        """The device's list of group MACs, exactly."""
+        return read_groups(name)
 
     def set_stable_secret(self, name: str, secret: bytes) -> None:
         """16 bytes from which the kernel makes IPv6 interface identifiers (RFC 7217).
 
         Nothing happens where the device has no IPv6.
         """
-        with contextlib.suppress(FileNotFoundError):
-            fd = os.open(f"/proc/sys/net/ipv6/conf/{name}/stable_secret", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(fd, str(IPv6Address(secret)).encode())
-            finally:
-                os.close(fd)
+        write_sysctl(f"net/ipv6/conf/{name}/stable_secret", str(IPv6Address(secret)))
+
+    def disable_ipv6(self, name: str) -> None:
+        """On the device. Nothing happens where it has none."""
+        write_sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "1")
 
     def set_sysctl(self, path: str, value: str) -> str | None:
         """Write /proc/sys/`path`; what it was before, None if this kernel doesn't have it."""
-        try:
-            with open(f"/proc/sys/{path}", "r+", encoding="ascii") as file:
-                before = file.read().strip()
-                file.seek(0)
-                file.write(value)
-                return before
-        except FileNotFoundError:
-            return None
+        before = read_sysctl(path)
+        if before is not None:
+            write_sysctl(path, value)
+        return before
 
     def sysctl(self, path: str) -> str | None:
         """What /proc/sys/`path` says, None if this kernel doesn't have it."""
-        try:
-            with open(f"/proc/sys/{path}", encoding="ascii") as file:
-                return file.read().strip()
-        except FileNotFoundError:
-            return None
+        return read_sysctl(path)
 
     # ------------------------------------------------------------------------ namespaces
 
@@ -337,9 +334,9 @@ class Handle:
         with _readable(f"tc filters on link {index}"):
             clsact.attach(self._kernel, index, ingress_fd, egress_fd)
 
-    def clsact_programs(self, index: int) -> dict[int, int]:
+    def clsact_programs(self, index: int, *, where: Sequence[int] = (clsact.INGRESS, clsact.EGRESS)) -> dict[int, int]:
         """Where (`clsact.INGRESS`, `EGRESS`) -> the id of our program."""
-        return clsact.programs(self._kernel, index)
+        return clsact.programs(self._kernel, index, where)
 
     def mute(self, index: int, drop_fd: int) -> None:
         """Have a BPF program keep what a device receives from this namespace's stack."""

@@ -1,7 +1,9 @@
-"""Links made, and many deleted at once: the kernel waits for its readers once for all of them, and not for each."""
+"""Links made and set up, and many deleted at once: the kernel waits for its readers once for all of them, and not for
+each."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -17,7 +19,7 @@ from ipvsw.linux.netlink.questions import NLM_F_CREATE, NLM_F_EXCL, Questions
 NLMSG_ERROR = 2
 NLM_F_REQUEST, NLM_F_ACK = 0x1, 0x4
 RTM_DELLINK, RTM_SETLINK = 17, 19
-IFLA_ADDRESS, IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD = 1, 18, 27, 28
+IFLA_ADDRESS, IFLA_MTU, IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD = 1, 4, 18, 27, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1  # and linux/veth.h
 _INT = struct.Struct("=i")
 
@@ -25,12 +27,18 @@ GROUPS = 1 << 30, 1 << 31  # numbers that administrators don't use, of which one
 BUFFER = 64 << 10  # bytes
 
 
-def add_veth(kernel: Questions, name: str, peer: str, netns_fd: int, mac: bytes) -> None:
-    """A pair with the same MAC address, `name` here and `peer` there. Errors: OSError."""
-    there = _link((IFLA_IFNAME, os.fsencode(peer) + b"\0"), (IFLA_ADDRESS, mac), (IFLA_NET_NS_FD, _INT.pack(netns_fd)))
+def add_veth(kernel: Questions, name: str, peer: str, netns_fd: int, mac: bytes, mtu: tuple[int, int]) -> None:
+    """A pair with the same MAC address, `name` here and `peer` there, `mtu` in the same order. Errors: OSError."""
+    near, far = (_INT.pack(one) for one in mtu)
+    there = _link(
+        (IFLA_IFNAME, os.fsencode(peer) + b"\0"),
+        (IFLA_ADDRESS, mac),
+        (IFLA_MTU, far),
+        (IFLA_NET_NS_FD, _INT.pack(netns_fd)),
+    )
     info = pack_attribute(IFLA_INFO_KIND, b"veth\0")
     info += pack_attribute(IFLA_INFO_DATA, pack_attribute(VETH_INFO_PEER, there))
-    here = _link((IFLA_IFNAME, os.fsencode(name) + b"\0"), (IFLA_ADDRESS, mac), (IFLA_LINKINFO, info))
+    here = _link((IFLA_IFNAME, os.fsencode(name) + b"\0"), (IFLA_ADDRESS, mac), (IFLA_MTU, near), (IFLA_LINKINFO, info))
     kernel.change_one(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, here)
 
 
@@ -69,3 +77,23 @@ def _answer(data: bytes) -> int | None:
             if asked == RTM_DELLINK:
                 return -int(error)
     return None
+
+
+def read_sysctl(path: str) -> str | None:
+    """What /proc/sys/`path` says, None if it isn't there. To find it the kernel passes by the same path of all other
+    namespaces (proc_sys_compare in fs/proc/proc_sysctl.c): what thousands of ports need is asked for by netlink."""
+    try:
+        with open(f"/proc/sys/{path}", encoding="ascii") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return None
+
+
+def write_sysctl(path: str, value: str) -> None:
+    """Nothing happens if it isn't there. Errors: OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        fd = os.open(f"/proc/sys/{path}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)

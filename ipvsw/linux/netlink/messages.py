@@ -40,6 +40,7 @@ class Link(Struct, frozen=True, kw_only=True):
     ethernet: bool  # ARPHRD_ETHER
     kind: str  # IFLA_INFO_KIND, "" if none
     master: int = 0  # the index of the bridge, bond or team that it is part of, 0 if none
+    addr_gen_mode: int | None = None  # IN6_ADDR_GEN_MODE_*, None without IPv6
     served: KmodAttrs | None = None  # of kind "ipvsw" only
 
 
@@ -96,6 +97,7 @@ ARPHRD_ETHER = 1
 ETH_ALEN = 6  # bytes of a MAC address
 
 _IFLA_ADDRESS, IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
+_IFLA_AF_SPEC, _IFLA_INET6_ADDR_GEN_MODE = 26, 8
 _IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _NETNSA_NSID = 1
@@ -143,9 +145,12 @@ def _read_event(kind: int, body: bytes, nsid: int | None) -> Event | None:
     if kind in (RTM_NEWLINK, RTM_DELLINK):
         # Bridges tell about their ports as links of family AF_BRIDGE; a RTM_DELLINK of that kind
         # is a port that left a bridge, not a device that is gone.
-        if body[0] != AF_UNSPEC or (kind == RTM_NEWLINK and not _is_whole_link(body)):
+        if body[0] != AF_UNSPEC:
             return None
-        return LinkEvent(nsid, read_link(body), kind == RTM_DELLINK)
+        found = attributes(body, IFINFOMSG.size)
+        if kind == RTM_NEWLINK and not _is_whole_link(body, found):
+            return None
+        return LinkEvent(nsid, _link_of(body, found), kind == RTM_DELLINK)
     if kind in (RTM_NEWADDR, RTM_DELADDR):
         owned = read_address(body)
         return (
@@ -164,11 +169,10 @@ def _read_event(kind: int, body: bytes, nsid: int | None) -> Event | None:
     return None
 
 
-def _is_whole_link(body: bytes) -> bool:
+def _is_whole_link(body: bytes, found: dict[int, bytes]) -> bool:
     """Whether a message describes the device. A wireless event is a RTM_NEWLINK too, and has little but the name
     (`rtmsg_iwinfo` in net/wireless/wext-core.c); what it changes of the device is announced by itself."""
     hardware = IFINFOMSG.unpack_from(body)[1]
-    found = attributes(body, IFINFOMSG.size)
     return _IFLA_MTU in found and (hardware != ARPHRD_ETHER or len(found.get(_IFLA_ADDRESS, b"")) == ETH_ALEN)
 
 
@@ -195,8 +199,11 @@ def _owned_address(family: int, address: bytes | None, local: bytes | None) -> A
 
 def read_link(body: bytes) -> Link:
     """Of a struct ifinfomsg with its attributes."""
+    return _link_of(body, attributes(body, IFINFOMSG.size))
+
+
+def _link_of(body: bytes, found: dict[int, bytes]) -> Link:
     _, hardware, index, flags, _ = IFINFOMSG.unpack_from(body)
-    found = attributes(body, IFINFOMSG.size)
     info = attributes(found.get(_IFLA_LINKINFO, b""), 0)
     kind = _text(info.get(_IFLA_INFO_KIND, b""))
     served = _read_served(info, found.get(_IFLA_LINK)) if kind == SERVED_KIND else None
@@ -211,8 +218,14 @@ def read_link(body: bytes) -> Link:
         ethernet=hardware == ARPHRD_ETHER,
         kind=kind,
         master=_INT.unpack(found[_IFLA_MASTER])[0] if _IFLA_MASTER in found else 0,
+        addr_gen_mode=_addr_gen_mode(found.get(_IFLA_AF_SPEC, b"")),
         served=served,
     )
+
+
+def _addr_gen_mode(families: bytes) -> int | None:
+    found = attributes(attributes(families, 0).get(AF_INET6, b""), 0).get(_IFLA_INET6_ADDR_GEN_MODE)
+    return found[0] if found else None
 
 
 def _read_served(info: dict[int, bytes], master: bytes | None) -> KmodAttrs | None:

@@ -18,6 +18,7 @@ from typing import TypeVar
 from ipvsw.linux.netlink.device import RTPROT_STATIC
 from ipvsw.linux.netlink.handle import Handle
 from ipvsw.linux.netlink.messages import (
+    RTM_DELNSID,
     RTM_DELQDISC,
     RTM_DELROUTE,
     RTM_DELTFILTER,
@@ -46,7 +47,7 @@ NLMSG_HDRLEN = 16  # linux/netlink.h
 LOAD_BYTE, IF_EQUAL, IF_GREATER, IF_AT_LEAST, RETURN = 0x30, 0x15, 0x25, 0x35, 0x06  # linux/bpf_common.h
 
 EVENT_BUFFER = 16 << 20  # bytes: some ten thousand messages, which wait while the loop is busy
-GC_INTERVAL = 128  # requests between two collections of the garbage that pyroute2 leaves
+GC_INTERVAL = 128  # works with pyroute2 between two collections of the garbage that it leaves
 DATAGRAM = 64 << 10  # bytes, far above a link with all its attributes
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -130,7 +131,7 @@ class Netlink:
         try:
             return work(self._at_home)
         finally:
-            self._clean_up()
+            self._clean_up(self._at_home)
 
     def _work_within(self, fd: int, work: Callable[[Handle], T]) -> T:
         try:
@@ -140,16 +141,19 @@ class Netlink:
             os.close(fd)
         try:
             with Handle.opened() as handle:
-                return work(handle)
+                try:
+                    return work(handle)
+                finally:
+                    self._clean_up(handle)
         finally:
             enter_namespace(self._home)
-            self._clean_up()
 
-    def _clean_up(self) -> None:
-        """A handle keeps something of every request, and leaves a thousand objects in cycles when it is closed,
-        an event loop among them."""
-        self._works += 1
-        if self._works % GC_INTERVAL == 0:
+    def _clean_up(self, handle: Handle) -> None:
+        """pyroute2 keeps something of every request, and leaves a thousand objects in cycles when it is closed, an
+        event loop among them. To collect them takes longer than all else that a work does, where ports are many."""
+        self._works += handle.has_used_pyroute2
+        if self._works >= GC_INTERVAL:
+            self._works = 0
             self._stay.close()
             self._at_home = None
             gc.collect()
@@ -212,11 +216,12 @@ def _pass_few(events: socket.socket) -> None:
     low = 4 if sys.byteorder == "little" else 5  # of nlmsg_type: all types of rtnetlink are below 256
     program = [  # struct sock_filter: code, where to go if true and if false (after the next one), operand
         (LOAD_BYTE, 0, 0, low),
-        (IF_GREATER, 0, 9, RTM_NEWROUTE - 1),  # links and addresses are below: pass
-        (IF_EQUAL, 3, 0, RTM_DELROUTE),
-        (IF_EQUAL, 7, 0, RTM_DELQDISC),
-        (IF_EQUAL, 6, 0, RTM_DELTFILTER),
-        (IF_AT_LEAST, 5, 4, RTM_NEWMULTICAST),  # groups and namespaces are above: pass
+        (IF_GREATER, 0, 10, RTM_NEWROUTE - 1),  # links and addresses are below: pass
+        (IF_EQUAL, 4, 0, RTM_DELROUTE),
+        (IF_EQUAL, 8, 0, RTM_DELQDISC),
+        (IF_EQUAL, 7, 0, RTM_DELTFILTER),
+        (IF_AT_LEAST, 0, 5, RTM_NEWMULTICAST),
+        (IF_GREATER, 4, 5, RTM_DELNSID),  # groups and namespaces are in between: pass; chains of filters are above
         (LOAD_BYTE, 0, 0, NLMSG_HDRLEN + 1),  # rtm_dst_len, which is 0 of a default route
         (IF_EQUAL, 3, 0, 0),
         (LOAD_BYTE, 0, 0, NLMSG_HDRLEN + 5),  # rtm_protocol

@@ -19,6 +19,8 @@ ONLY_VLANS = pack_attribute(_IFLA_LINKINFO, pack_attribute(_IFLA_INFO_KIND, KIND
 
 def is_vlan(body: bytes) -> bool:
     """Whether a link message is about a VLAN device."""
+    if KIND not in body:  # most are not, and there may be many
+        return False
     info = attributes(attributes(body, IFINFOMSG.size).get(_IFLA_LINKINFO, b""), 0)
     return info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0") == KIND
 

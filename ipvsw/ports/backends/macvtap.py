@@ -87,7 +87,7 @@ class MacvtapBackend(DeviceBackend):
         index = free_index()
         handle.add_macvtap(name, lower.index, index)
         for device in (lower.name, name):
-            handle.set_sysctl(f"net/ipv6/conf/{device}/disable_ipv6", "1")
+            handle.disable_ipv6(device)
         self._follow(index)
         self._node = open_node(index)
         handle.set_link(lower.index, up=True)

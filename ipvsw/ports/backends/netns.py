@@ -12,11 +12,12 @@ from __future__ import annotations
 import errno
 from functools import partial
 from hashlib import blake2b
+from typing import Any
 
 import msgspec
 
 from ipvsw.linux.devices.tap import QUEUE, Tap, adopt_tap, open_tap
-from ipvsw.linux.netlink import Handle, Link
+from ipvsw.linux.netlink import Handle
 from ipvsw.linux.repair import Part
 from ipvsw.linux.teardown import PendingDelete
 from ipvsw.linux.tracked import Snapshot
@@ -28,7 +29,7 @@ from ipvsw.ports.backends.reconfigure import Reconfiguration
 from ipvsw.status import Subject
 
 # By the MAC address, which all ports share. That the namespace makes its own identifiers, or none, is its business.
-EUI64 = "0"  # addr_gen_mode: IN6_ADDR_GEN_MODE_EUI64 of linux/if_link.h
+EUI64 = 0  # IN6_ADDR_GEN_MODE_EUI64 of linux/if_link.h
 IDENTIFIERS = Part(Subject.ADDR_GEN_MODE, "", "IPv6 identifiers that are not made of the MAC address")
 DEFAULT_METRIC6 = 1024  # IP6_RT_PRIO_USER of linux/ipv6_route.h
 SECRET_SIZE = 16  # bytes; stable_secret in Documentation/networking/ip-sysctl.rst
@@ -74,14 +75,11 @@ class NetnsBackend(DeviceBackend):
         await self._finish()
         return None if self.port.stopping else await self.read()
 
-    def _open_tap(self, handle: Handle, settings: Settings) -> Link:
-        """Make the TAP, in the daemon's own namespace yet."""
+    def _open_tap(self, handle: Handle, settings: Settings) -> int:
+        """Make the TAP, in the daemon's own namespace yet. Its index."""
         self._tap = open_tap(self._queues(settings))
         self._spread(self._tap)
-        link = handle.link(self._tap.name)
-        if link is None:
-            raise OSError(errno.ENODEV, f"{self._tap.name} is gone")
-        return link
+        return handle.index(self._tap.name)
 
     def _queues(self, settings: Settings) -> int:
         return min(settings.config.queues, self.port.env.table.readers)
@@ -92,11 +90,11 @@ class NetnsBackend(DeviceBackend):
 
     def _create(self, handle: Handle, netns_fd: int, settings: Settings) -> int | None:
         """Make the TAP and move it."""
-        link = self._open_tap(handle, settings)
+        index = self._open_tap(handle, settings)
         if not settings.carrier:
             self._set_carrier(False)
         handle.set_link(
-            link.index,
+            index,
             mac=settings.mac,
             mtu=settings.mtu,
             queue=QUEUE,
@@ -111,19 +109,20 @@ class NetnsBackend(DeviceBackend):
     def _install(self, handle: Handle, settings: Settings) -> Snapshot:
         """Set the device up and give it its addresses."""
         name = settings.config.ifname
-        link = handle.link(name)
-        if link is None:
-            raise OSError(errno.ENODEV, f"{name} is gone")
-        self._follow(link.index)  # before the first address can be announced
+        self._follow(handle.index(name))  # before the first address can be announced
         if self.extra_fds:
-            handle.set_noqueue(link.index)
+            handle.set_noqueue(self._index)
         handle.set_stable_secret(name, self._secret())
-        handle.set_link(link.index, up=True)
+        handle.set_link(self._index, up=True, **self._unset(settings))
         self._reconfigure(handle, Reconfiguration(settings.config, None))
         snapshot = self._read_device(handle)
         if snapshot is None:
             raise OSError(errno.ENODEV, f"{name} is gone")
         return snapshot
+
+    def _unset(self, settings: Settings) -> dict[str, Any]:
+        """What of the device is to be set as it is set up: words of `Handle.set_link`."""
+        return {}
 
     def _secret(self) -> bytes:
         """Makes link-local and SLAAC identifiers unique per port though all share one MAC, and the same
@@ -174,8 +173,7 @@ class NetnsBackend(DeviceBackend):
         snapshot = super()._read_device(handle)
         if snapshot is None or not snapshot.link.up:
             return snapshot
-        mode = handle.sysctl(f"net/ipv6/conf/{snapshot.link.name}/addr_gen_mode")
-        parts: dict[Part, object] = {IDENTIFIERS: mode != EUI64}
+        parts: dict[Part, object] = {IDENTIFIERS: snapshot.link.addr_gen_mode != EUI64}
         if self.port.config.gateway:
             parts |= {_gateway(one): True for one in handle.default_gateways(self._index)}
         if self.port.config.routes:

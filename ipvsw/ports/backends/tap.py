@@ -71,7 +71,7 @@ class TapBackend(DeviceBackend):
             raise OSError(errno.ENODEV, f"{name} is gone")
         self._ifname = name
         self._follow(link.index)
-        handle.set_sysctl(_disable_ipv6(name), "1")
+        handle.disable_ipv6(name)
         handle.set_link(link.index, mtu=settings.mtu, alias=self._alias())
         handle.mute(link.index, self.port.env.shim.mute_fd)
         self._socket = open_far_end(link.index)
@@ -103,7 +103,7 @@ class TapBackend(DeviceBackend):
         if snapshot is None:
             return None
         muted = INGRESS in handle.clsact_programs(self._index)  # also one of the last daemon's
-        ipv6 = handle.sysctl(_disable_ipv6(snapshot.link.name))
+        ipv6 = handle.sysctl(f"net/ipv6/conf/{snapshot.link.name}/disable_ipv6")
         return msgspec.structs.replace(snapshot, parts={MUTED: muted, NO_IPV6: ipv6 in (None, "1")})
 
     def _wanted(self, settings: Settings) -> dict[Part, object]:
@@ -113,7 +113,7 @@ class TapBackend(DeviceBackend):
         if part == MUTED:
             handle.mute(self._index, self.port.env.shim.mute_fd)
         elif self.port.link is not None:
-            handle.set_sysctl(_disable_ipv6(self.port.link.name), "1")
+            handle.disable_ipv6(self.port.link.name)
 
     def is_taken(self, link: Link) -> bool:
         return link.carrier
@@ -151,7 +151,3 @@ class TapBackend(DeviceBackend):
                 await self.port.env.runtime.run_in_netns(open_place, lambda handle: handle.delete_link(index))
         if end is not None:
             end.close()
-
-
-def _disable_ipv6(device: str) -> str:
-    return f"net/ipv6/conf/{device}/disable_ipv6"

@@ -16,6 +16,7 @@ import errno
 import os
 from collections.abc import Callable
 from hashlib import blake2b
+from typing import Any
 
 import msgspec
 
@@ -86,11 +87,19 @@ class VethBackend(NetnsBackend):
         return fd
 
     def _create(self, handle: Handle, netns_fd: int, settings: Settings) -> int | None:
-        """Make the TAP, and move it to the master."""
-        link = self._open_tap(handle, settings)
+        """Make the TAP, and move it to the master. It is the endpoint that has the port's MTU."""
+        index = self._open_tap(handle, settings)
         home = self._open_home()
         try:
-            handle.set_link(link.index, mac=settings.mac, queue=QUEUE, name=self._tap_name, netns_fd=home)
+            handle.set_link(
+                index,
+                mac=settings.mac,
+                mtu=MAX_MTU,
+                queue=QUEUE,
+                alias=self._alias(),
+                name=self._tap_name,
+                netns_fd=home,
+            )
         finally:
             os.close(home)
         return handle.nsid(netns_fd)
@@ -113,39 +122,39 @@ class VethBackend(NetnsBackend):
             self._devices = await netlink.run(home, find)
             self.port.env.table.put_devices(self.port.config.name, self._devices, settings.mtu, adopted=adopted)
             self._beside.follow(self._devices)
-            await netlink.run(home, lambda handle: self._run_programs(handle, settings))
+            await netlink.run(home, lambda handle: self._run_programs(handle, settings, adopted=adopted))
         finally:
             os.close(home)
 
     def _pair(self, handle: Handle, netns_fd: int, settings: Settings, same_netns: bool) -> FastDevice:
         """In the master's namespace: make the veth. Nothing is up yet."""
-        left = handle.link(self._end_name)
-        if left is not None:  # by a daemon that was killed
-            handle.delete_link(left.index)
-        handle.add_veth(self._end_name, settings.config.ifname, netns_fd, settings.mac)
+        try:
+            self._add_veth(handle, netns_fd, settings)
+        except FileExistsError:
+            left = handle.link(self._end_name)
+            if left is None:  # it is the endpoint's name that is taken
+                raise
+            handle.delete_link(left.index)  # of a daemon that was killed
+            self._add_veth(handle, netns_fd, settings)
         devices = self._find_devices(handle, same_netns)
-        for index, name in ((devices.end, self._end_name), (devices.tap, self._tap_name)):
-            handle.set_sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "1")
-            handle.set_link(index, alias=self._alias(), mtu=MAX_MTU)  # it is the endpoint that has the port's
+        for name in (self._end_name, self._tap_name):
+            handle.disable_ipv6(name)
+        handle.set_link(devices.end, alias=self._alias())
         handle.set_noqueue(devices.tap)
         return devices
 
+    def _add_veth(self, handle: Handle, netns_fd: int, settings: Settings) -> None:
+        handle.add_veth(self._end_name, settings.config.ifname, netns_fd, settings.mac, (MAX_MTU, settings.mtu))
+
     def _find_devices(self, handle: Handle, same_netns: bool) -> FastDevice:
-        end, tap = handle.link(self._end_name), handle.link(self._tap_name)
-        if end is None or tap is None:
-            raise OSError(errno.ENODEV, f"{self._tap_name if end else self._end_name} is gone")
-        return FastDevice(end.index, tap.index, same_netns)
+        return FastDevice(handle.index(self._end_name), handle.index(self._tap_name), same_netns)
 
-    def _run_programs(self, handle: Handle, settings: Settings) -> None:
+    def _run_programs(self, handle: Handle, settings: Settings, *, adopted: bool) -> None:
         assert self._devices is not None
-        self._beside.run_programs(handle, self._devices, settings)
+        self._beside.run_programs(handle, self._devices, settings, adopted=adopted)
 
-    def _install(self, handle: Handle, settings: Settings) -> Snapshot:
-        link = handle.link(settings.config.ifname)
-        if link is None:
-            raise OSError(errno.ENODEV, f"{settings.config.ifname} is gone")
-        handle.set_link(link.index, mtu=settings.mtu, alias=self._alias(), noarp=settings.noarp)
-        return super()._install(handle, settings)
+    def _unset(self, settings: Settings) -> dict[str, Any]:
+        return {"alias": self._alias(), "noarp": settings.noarp}
 
     # ------------------------------------------------------------------------ for a successor
 
@@ -183,12 +192,14 @@ class VethBackend(NetnsBackend):
         snapshot = await super().read()
         if snapshot is None or self._tap is None:
             return None
-        try:
-            parts = await self.port.env.runtime.run_in_netns(self._tap.open_namespace, self._beside.read)
-        except OSError as error:
-            if not is_gone(error):
-                raise
-            return None
+        parts = self._beside.known
+        if parts is None:
+            try:
+                parts = await self.port.env.runtime.run_in_netns(self._tap.open_namespace, self._beside.read)
+            except OSError as error:
+                if not is_gone(error):
+                    raise
+                return None
         return None if parts is None else msgspec.structs.replace(snapshot, parts={**snapshot.parts, **parts})
 
     def _wanted(self, settings: Settings) -> dict[Part, object]:
