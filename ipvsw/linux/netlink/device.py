@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import struct
 import sys
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from ipvsw.model import Address, Network
 SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12  # linux/netlink.h
 RTM_GETADDR, RT_TABLE_UNSPEC, RT_TABLE_MAIN = 22, 0, 254  # linux/rtnetlink.h
 RTPROT_STATIC = 4
+PART = 4096  # bytes of a list of the kernel's that are read at a time
 _RTA_DST, _RTA_PRIORITY, _RTA_MULTIPATH = 1, 6, 9
 _RTNEXTHOP = struct.Struct("=HBBi")  # length, flags, hops, index
 
@@ -143,10 +143,17 @@ def _of_multipath(hops: bytes, index: int) -> Iterator[Address]:
 
 
 def read_groups(name: str) -> tuple[bytes, ...]:
-    """The device's list of group MACs, exactly (/proc/net/dev_mcast)."""
+    """The device's list of group MACs, exactly (/proc/net/dev_mcast). Read as far as its end: the kernel lists the
+    devices in the order in which they were made, and on a host there may be thousands later ones."""
+    wanted, found, rest = os.fsencode(name), list[bytes](), b""
     # /proc/net is the process's first thread's; only thread-self is where this thread is.
     with open("/proc/thread-self/net/dev_mcast", "rb", buffering=0) as file:
-        content = file.readall()
-    # Index, name, users, of these global ones, address; there are thousands on a master.
-    found = re.findall(rb"^\d+ +%b +\d+ +\d+ +([0-9a-f]+)$" % re.escape(os.fsencode(name)), content, re.MULTILINE)
-    return tuple(bytes.fromhex(address.decode()) for address in found)
+        while part := file.read(PART):
+            *lines, rest = (rest + part).split(b"\n")
+            for line in lines:
+                _, device, _, _, address = line.split()  # index, name, users, of these global ones, address
+                if device == wanted:
+                    found.append(bytes.fromhex(address.decode()))
+                elif found:
+                    return tuple(found)
+    return tuple(found)

@@ -112,7 +112,7 @@ class Netlink:
         closed as soon as this coroutine waits; it has a copy. A work that is cancelled before its
         turn is never started. Errors: OSError, and what `work` raises.
         """
-        if netns_fd is None:
+        if netns_fd is None or self._is_home(netns_fd):
             return await asyncio.wrap_future(self._thread.submit(self._work_at_home, work))
         fd = os.dup(netns_fd)
         try:
@@ -122,6 +122,10 @@ class Netlink:
             raise
         future.add_done_callback(lambda done: _close_if_cancelled(done, fd))
         return await asyncio.wrap_future(future)
+
+    def _is_home(self, netns_fd: int) -> bool:
+        """Masters mostly are: nothing has to be opened there for each work."""
+        return os.path.samestat(os.fstat(netns_fd), os.fstat(self._home))
 
     def _work_at_home(self, work: Callable[[Handle], T]) -> T:
         """The daemon's own namespace lives as long as we do, so a handle may stay there."""
