@@ -173,6 +173,7 @@ class PortConfig(Struct, frozen=True, kw_only=True):
     gateway: tuple[Address, ...] = ()
     metric: int | None = None  # of the default routes; None: the kernel's default
     routes: tuple[Route, ...] = ()
+    dhcp: bool = False  # of a namespace: the daemon leases an IPv4 address for it
     mtu: int | None = None  # bytes without the Ethernet header; None: the master's
     index: int | None = None  # of a namespace's device; None: the kernel's choice
     queues: int = 1  # of a namespace: workers that read it, if there are as many; of a VM: descriptors that it opens

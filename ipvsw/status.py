@@ -56,6 +56,12 @@ class LeaseStatus(Struct, frozen=True, kw_only=True):
     server: str = ""  # its address, for IPv6 its DUID
     remaining: int | None  # seconds of a clock that stands still while the machine sleeps; None: for ever
     ends: float | None = None  # seconds since the epoch, by the wall clock as it was when it was granted; None: unknown
+    # Of a port with `dhcp`, whose client the daemon is, when its namespace has all of it:
+    prefix: int | None = None  # length
+    gateway: str = ""
+    routes: tuple[str, ...] = ()  # as ip-route(8) writes them
+    dns: tuple[str, ...] = ()
+    domain: str = ""
 
 
 class Subject(enum.StrEnum):

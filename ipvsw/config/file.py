@@ -322,6 +322,8 @@ def _check_together(config: Config, name: Callable[[int, int | None], str], owne
             if port.kind in DEVICES:
                 claim(_room(port), port.ifname, "the interface name", place, "ifname")
                 claim((s, _room(port)), port.ifname, "the interface name", place, "ifname")  # nor its own master's
+            if port.dhcp and switch.mode is not Mode.L2:
+                raise ConfigError(f"{place}.dhcp: needs mode l2; {switch.mode} passes no broadcast")
             for key in ("path", "connect", "local", "remote"):
                 if path := getattr(port, key):
                     claim("paths", path, "the path", place, key)

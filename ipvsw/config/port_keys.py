@@ -167,6 +167,20 @@ PORT = (
         example='["198.51.100.0/24 via 192.0.2.1"]',
     ),
     Key(
+        name="dhcp",
+        read=read_boolean,
+        type=bool,
+        default=False,
+        change=Change.ANEW,
+        kinds=(Kind.NETNS,),
+        operand="on|off",
+        help="lease an IPv4 address for the namespace by DHCP, and renew it",
+        more="The daemon is the client, with an identifier of the port's own; the namespace needs none. The lease's"
+        " address is the port's besides those in `addresses`, its gateway and routes are set with the port's `metric`,"
+        " and name servers are shown (`ipvsw lease --json`). Needs mode `l2`.",
+        example="true",
+    ),
+    Key(
         name="mtu",
         read=integer(MTU_MIN, MTU_MAX),
         type=int,

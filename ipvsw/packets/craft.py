@@ -47,8 +47,15 @@ def craft(words: Words) -> bytes:
         return _solicitation(words)
     if words.kind == "dhcp":
         return _dhcp(words)
-    payload = _segment(words) if words.kind == "tcp" else _datagram(words) if words.kind == "udp" else _echo(words)
+    if words.kind == "udp":
+        return udp_frame(words, b"ping")
+    payload = _segment(words) if words.kind == "tcp" else _echo(words)
     return _packet(words, words.source, words.destination, _number(words), payload)
+
+
+def udp_frame(words: Words, payload: bytes) -> bytes:
+    """As `craft`, with a payload."""
+    return _packet(words, words.source, words.destination, PROTOCOLS["udp"], _datagram(words, payload))
 
 
 def mac_for_all(address: Address) -> bytes | None:
@@ -89,8 +96,8 @@ def _segment(words: Words) -> bytes:
     return struct.pack("!HHIIBBHHH", words.source_port, words.destination_port, 1, 0, 0x50, _SYN, 65535, 0, 0)
 
 
-def _datagram(words: Words) -> bytes:
-    return struct.pack("!HHHH", words.source_port, words.destination_port, 8 + 4, 0) + b"ping"
+def _datagram(words: Words, payload: bytes) -> bytes:
+    return struct.pack("!HHHH", words.source_port, words.destination_port, 8 + len(payload), 0) + payload
 
 
 def _echo(words: Words) -> bytes:

@@ -85,6 +85,7 @@ class PortEnvironment(Struct, frozen=True, eq=False):
     repaired: Counter[str]  # what others had changed and ports have put back, by `model.Subject`
     left: dict[str, Left] = {}  # by port; each is adopted, or undone, once
     lost: Callable[[str], None] = lambda port: None  # its namespace is gone, and it does not outlive it
+    changed: Callable[[BackendPort, Backend], None] = lambda port, backend: None  # its endpoint has come, up or down
     is_filed: Callable[[str], bool] = lambda port: True  # whether the file has it; else it was added at run time
 
 

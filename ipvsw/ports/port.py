@@ -360,6 +360,7 @@ class Port(TrackedDevice):
         attached = (state in (PortState.UP, PortState.DEGRADED), link.mtu)
         if self._attached != attached:
             self._attached = attached
+            self.env.changed(self, self._backend)
             self.env.table.set_port(self.config.name, up=attached[0], mtu=link.mtu)
 
     def _state_of(self, link: Link) -> tuple[PortState, str]:

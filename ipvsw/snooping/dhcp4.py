@@ -20,18 +20,26 @@ CLIENT, SERVER = 68, 67  # UDP ports
 CLIENT6, SERVER6 = 546, 547
 UDP = 17
 
-_FIXED = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s4s")  # RFC 2131 section 2, up to the magic cookie
-_COOKIE = bytes((99, 130, 83, 99))
+FIXED = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s4s")  # RFC 2131 section 2, up to the magic cookie
+COOKIE = bytes((99, 130, 83, 99))
 _FLAGS_AT = 10  # in the message
 _BROADCAST = 0x8000
 _NEEDS_CSUM = 1  # VIRTIO_NET_HDR_F_NEEDS_CSUM: the checksum is of the pseudo header alone
 FOREVER = 0xFFFFFFFF
 
-_DISCOVER, _REQUEST, _DECLINE, _ACK, _NAK, _RELEASE, _INFORM = 1, 3, 4, 5, 6, 7, 8
-_PAD, _HOSTNAME, _REQUESTED, _SECONDS, _OVERLOAD, _KIND, _SERVER_ID, _CLIENT_ID, _END = (
-    *(0, 12, 50, 51, 52, 53, 54, 61),
-    255,
-)
+
+class Kind(enum.IntEnum):
+    """Of a message: RFC 2132 section 9.6."""
+
+    DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK, RELEASE, INFORM = range(1, 9)
+
+
+class Code(enum.IntEnum):
+    """Of an option: RFC 2132, 3442."""
+
+    PAD, MASK, ROUTER, DNS, HOSTNAME, DOMAIN = 0, 1, 3, 6, 12, 15
+    REQUESTED, SECONDS, OVERLOAD, KIND, SERVER_ID, WANTED = 50, 51, 52, 53, 54, 55
+    T1, T2, CLIENT_ID, ROUTES, END = 58, 59, 61, 121, 255
 
 
 class Datagram(Struct, frozen=True):
@@ -101,27 +109,36 @@ def datagram(frame: bytes) -> Datagram | None:
 def read(message: bytes, to_port: int) -> DhcpMessage | None:
     """What a message for IPv4 to that UDP port says; None if it isn't DHCP, or is between relay and server. A relay
     leaves its address in what it hands on to a client (RFC 1542 section 4.1.2). Raises nothing."""
-    if len(message) < _FIXED.size:
+    if len(message) < FIXED.size:
         return None
-    op, _, hardware, _, xid, _, _, ciaddr, yiaddr, _, giaddr, chaddr, name, file, cookie = _FIXED.unpack_from(message)
-    if cookie != _COOKIE or hardware > len(chaddr):
+    op, _, hardware, _, xid, _, _, ciaddr, yiaddr, _, giaddr, chaddr, _, _, cookie = FIXED.unpack_from(message)
+    if cookie != COOKIE or hardware > len(chaddr):
         return None
     if (op, to_port) != (2, CLIENT) and ((op, to_port) != (1, SERVER) or any(giaddr)):
         return None
-    options = _options(message[_FIXED.size :], file, name)
-    kind = options.get(_KIND, b"\0")[:1] or b"\0"
-    action, addresses = _meaning(op, kind[0], ciaddr, yiaddr, options)
-    server = options.get(_SERVER_ID, b"")
+    found = options(message)
+    kind = found.get(Code.KIND, b"\0")[:1] or b"\0"
+    action, addresses = _meaning(op, kind[0], ciaddr, yiaddr, found)
+    server = found.get(Code.SERVER_ID, b"")
     return DhcpMessage(
         version=4,
         xid=xid,
         action=action,
         chaddr=chaddr[:hardware],
-        client=options.get(_CLIENT_ID, b""),
+        client=found.get(Code.CLIENT_ID, b""),
         addresses=addresses,
         server=str(IPv4Address(server)) if len(server) == 4 else "",
-        hostname=_printable(options.get(_HOSTNAME, b"")),
+        hostname=_printable(found.get(Code.HOSTNAME, b"")),
     )
+
+
+def is_for_sender(frame: bytes) -> bool:
+    """Whether the frame is for the MAC address that it comes from, as a port's for another: all have the master's."""
+    return frame[HEADER : HEADER + 6] == frame[HEADER + 6 : HEADER + 12]
+
+
+def as_broadcast(frame: bytes) -> bytes:
+    return frame[:HEADER] + b"\xff" * 6 + frame[HEADER + 6 :]
 
 
 def wants_broadcast(message: bytes) -> bool:
@@ -152,24 +169,26 @@ def _meaning(
     op: int, kind: int, ciaddr: bytes, yiaddr: bytes, options: dict[int, bytes]
 ) -> tuple[DhcpAction, tuple[tuple[Address, int | None], ...]]:
     if op == 1:
-        given = options.get(_REQUESTED, b"") if kind == _DECLINE else ciaddr if kind == _RELEASE else b""
-        if kind in (_DECLINE, _RELEASE):
+        given = options.get(Code.REQUESTED, b"") if kind == Kind.DECLINE else ciaddr if kind == Kind.RELEASE else b""
+        if kind in (Kind.DECLINE, Kind.RELEASE):
             return DhcpAction.GIVE_UP, ((IPv4Address(given), 0),) if len(given) == 4 else ()
         return DhcpAction.ASK, ()
-    if kind == _NAK:
+    if kind == Kind.NAK:
         return DhcpAction.REFUSE, ()
-    seconds = options.get(_SECONDS, b"")
-    if kind != _ACK or len(seconds) != 4 or not any(yiaddr):  # the answer to an INFORM has neither
+    seconds = options.get(Code.SECONDS, b"")
+    if kind != Kind.ACK or len(seconds) != 4 or not any(yiaddr):  # the answer to an INFORM has neither
         return DhcpAction.OTHER, ()
     valid = int.from_bytes(seconds, "big")
     return DhcpAction.GRANT, ((IPv4Address(yiaddr), None if valid == FOREVER else valid),)
 
 
-def _options(field: bytes, file: bytes, name: bytes) -> dict[int, bytes]:
-    """Code -> content, in pieces put together (RFC 3396); `file` and `name` hold more if option 52 says so."""
+def options(message: bytes) -> dict[int, bytes]:
+    """Code -> content, in pieces put together (RFC 3396); `file` and `name` hold more if option 52 says so. `message`
+    is one that `read` has understood."""
+    name, file, _ = FIXED.unpack_from(message)[-3:]
     found: dict[int, bytes] = {}
-    _add_options(found, field)
-    overload = found.get(_OVERLOAD, b"\0")[:1]
+    _add_options(found, message[FIXED.size :])
+    overload = found.get(Code.OVERLOAD, b"\0")[:1]
     if overload in (b"\1", b"\3"):
         _add_options(found, file)
     if overload in (b"\2", b"\3"):
@@ -179,8 +198,8 @@ def _options(field: bytes, file: bytes, name: bytes) -> dict[int, bytes]:
 
 def _add_options(found: dict[int, bytes], field: bytes) -> None:
     at = 0
-    while at < len(field) and field[at] != _END:
-        if field[at] == _PAD:
+    while at < len(field) and field[at] != Code.END:
+        if field[at] == Code.PAD:
             at += 1
             continue
         if at + 2 > len(field) or at + 2 + field[at + 1] > len(field):

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from ipvsw.model import Address
 from ipvsw.snooping.dhcp4 import DhcpAction, DhcpMessage
+from ipvsw.status import AddressState, LeaseStatus
 
 TRANSACTION_TIMEOUT = 120.0  # seconds that an answer may take; clients retry after 64 at most (RFC 2131 section 4.1)
 TRANSACTIONS = 16  # of a port, the newest
@@ -30,6 +31,22 @@ class Lease(Struct, frozen=True, kw_only=True):
     server: str
     hostname: str
     ends: float | None = None
+
+
+def lease_status(switch: str, lease: Lease, state: AddressState | None, now: float) -> LeaseStatus:
+    """As the API shows it; `state` is the address's."""
+    return LeaseStatus(
+        switch=switch,
+        port=lease.port,
+        address=str(lease.address),
+        state=state,
+        client_id=lease.client.hex(":"),
+        mac=lease.chaddr.hex(":"),
+        hostname=lease.hostname,
+        server=lease.server,
+        remaining=None if lease.until is None else max(0, round(lease.until - now)),
+        ends=lease.ends,
+    )
 
 
 class Answer(Struct, frozen=True):

@@ -1,4 +1,5 @@
-"""What the next daemon must know of virtual machines: their learned addresses and leases, as JSON has them. Pure.
+"""What the next daemon must know: of virtual machines the learned addresses and leases, and what the daemon itself has
+leased, as JSON has them. Pure.
 
 Times are those of the loops, CLOCK_MONOTONIC, which all processes share until the machine is started anew.
 """
@@ -10,6 +11,7 @@ from ipaddress import ip_address
 
 from msgspec import Struct
 
+from ipvsw.snooping.dhcpclient import Leased
 from ipvsw.snooping.learned import Learning
 from ipvsw.snooping.leases import Lease, Leases
 from ipvsw.status import AddressSource
@@ -39,6 +41,7 @@ class Snooped(Struct):
 
     learned: dict[str, list[SavedAddress]] = {}
     leases: list[SavedLease] = []
+    clients: dict[str, Leased] = {}  # what the daemon itself has leased, by port
 
     def of_port(self, port: str) -> tuple[list[SavedAddress], list[Lease]]:
         leases = [one for one in self.leases if one.port == port]

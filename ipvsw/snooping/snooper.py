@@ -20,7 +20,7 @@ from ipvsw.model import Address
 from ipvsw.snooping import dhcp4, dhcp6
 from ipvsw.snooping.groups import QUERY_INTERVAL, Memberships, is_query, queries, read_reports
 from ipvsw.snooping.learned import Full, Learning, claimed_address
-from ipvsw.snooping.leases import Lease, Leases
+from ipvsw.snooping.leases import Lease, Leases, lease_status
 from ipvsw.snooping.port import SnoopedPort
 from ipvsw.snooping.probes import Probes, as_from_another, comes_from_asker, probe_reply, probed_address
 from ipvsw.snooping.saved import Snooped, save
@@ -64,6 +64,9 @@ class Snooper:
         self._held: dict[int, list[bytes]] = {}  # port number -> frames that wait for their address
         self._spenders: set[int] = set()  # sources of frames that were punted since credits were last renewed
         self._timers = Timers(clock)
+        self.answered: Callable[[str, bytes], bool] = lambda port, message: False
+        """Called with the port that has asked a DHCP server, and the server's message; whether the daemon itself is the
+        client."""
 
     def stop(self) -> None:
         self._timers.stop()
@@ -113,18 +116,7 @@ class Snooper:
         now = self._clock.time()
         for lease in self._leases.all():
             states = {one.address: one.state for one in self._table.statuses(lease.port)}
-            yield LeaseStatus(
-                switch=self._switch,
-                port=lease.port,
-                address=str(lease.address),
-                state=states.get(str(lease.address)),
-                client_id=lease.client.hex(":"),
-                mac=lease.chaddr.hex(":"),
-                hostname=lease.hostname,
-                server=lease.server,
-                remaining=None if lease.until is None else max(0, round(lease.until - now)),
-                ends=lease.ends,
-            )
+            yield lease_status(self._switch, lease, states.get(str(lease.address)), now)
 
     # ------------------------------------------------------------------------ frames
 
@@ -217,8 +209,11 @@ class Snooper:
         if message is None:
             return frame, BY_RULES
         if message.is_reply:
-            number = self._table.number(self._on_server(message, port) or "")
-            if number is None or (port is not None and not _is_for_master(frame)):
+            asker = self._on_server(message, port) or ""
+            number, is_broadcast = self._table.number(asker), not dhcp4.is_for_sender(frame)
+            if message.version == 4 and self.answered(asker, payload):
+                frame = dhcp4.as_broadcast(frame)  # of which no stack says that nobody listens
+            if number is None or (port is not None and is_broadcast):
                 return frame, BY_RULES
             return frame, number
         if port is not None:
@@ -226,6 +221,13 @@ class Snooper:
             if message.version == 4 and self._table.own_mac(port) is not None and dhcp4.wants_broadcast(payload):
                 frame = dhcp4.with_broadcast(frame, where)
         return frame, BY_RULES
+
+    def send(self, port: str, frame: bytes) -> None:
+        """A DHCP message to all of the daemon's own client for the port, unless the port is gone."""
+        if (number := self._table.number(port)) is not None:
+            self._consider_dhcp(port, frame)
+            with self._changes.batch() as datapath:
+                datapath.announce(number, frame)
 
     def _on_server(self, message: dhcp4.DhcpMessage, sender: str | None) -> str | None:
         """The port whose client's the message is."""
@@ -388,8 +390,3 @@ class Snooper:
         with self._table.change():
             self._end(self._leases.expire(self._clock.time()))
         self._await_end()
-
-
-def _is_for_master(frame: bytes) -> bool:
-    """Whether a port's frame is for the MAC address that it comes from: all ports have the master's."""
-    return frame[dhcp4.HEADER : dhcp4.HEADER + 6] == frame[dhcp4.HEADER + 6 : dhcp4.HEADER + 12]

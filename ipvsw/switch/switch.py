@@ -29,6 +29,7 @@ from ipvsw.routing.router import Router
 from ipvsw.snooping.saved import Snooped
 from ipvsw.snooping.snooper import Snooper
 from ipvsw.status import LeaseStatus, States, SwitchStats, SwitchStatus, TraceAsked, TraceStatus
+from ipvsw.switch.clients import Clients
 from ipvsw.switch.guards import GuardLog, guards_of, holds_unknown
 from ipvsw.switch.held import COUNTS, MasterLeft, held_name
 from ipvsw.switch.hostport import HostPortConfig
@@ -88,10 +89,11 @@ class Switch:
         kernel = KernelPath(runtime, self._changes, self._shim, lambda: self.master.open_place())
         self._tracer = Tracer(config.name, self._datapath, self._table, self._router, kernel)
         self._snooper = Snooper(config.name, self._table, self._changes, self._named_port, asyncio.get_running_loop())
+        self._clients = Clients(config.name, self._table, self._snooper, asyncio.get_running_loop())
         self._guard_log = GuardLog(config.name, self._datapath, self._table.name, asyncio.get_running_loop())
-        state, left = self._master_state, self._left
+        state, left, changed = self._master_state, self._left, self._clients.port_changed
         self._port_env = PortEnvironment(
-            config.name, runtime, self._table, self._shim, state, self._repaired, left, lost, is_filed
+            config.name, runtime, self._table, self._shim, state, self._repaired, left, lost, changed, is_filed
         )
         self.master = Master(
             runtime,
@@ -150,6 +152,7 @@ class Switch:
     async def stop(self) -> None:
         """Nothing is left of the switch when this returns."""
         self.captures.end()
+        self._clients.stop()
         await asyncio.gather(*(self.remove_port(name) for name in list(self.ports)))
         await asyncio.gather(*(self.remove_link(port) for port in list(self.links.values())))
         await self._router.stop()
@@ -172,11 +175,13 @@ class Switch:
         self._restrain(config)
         if config.name in self._left:
             self._snooper.restore(config.name, self._snooped)
+            self._clients.restore(config.name, self._snooped)
         port.start()
         return port
 
     async def remove_port(self, name: str) -> None:
         port = self.ports[name]
+        await self._clients.remove(name)
         await port.stop()
         del self.ports[name]
         self._table.forget(name)
@@ -355,7 +360,7 @@ class Switch:
         return await self._tracer.trace(asked, at, self._config, self._master_state.mac)
 
     def leases(self) -> tuple[LeaseStatus, ...]:
-        return tuple(self._snooper.leases())
+        return tuple(map(self._clients.describe, self._snooper.leases()))
 
     def left(self) -> dict[str, Left]:
         """What a successor would find if the daemon were killed now, by port."""
@@ -378,8 +383,8 @@ class Switch:
         return msgspec.structs.replace(self._other_stats(), ports=own, master=master), forwarded
 
     def snooped(self) -> Snooped:
-        """What is known of virtual machines."""
-        return self._snooper.save()
+        """What is known of virtual machines, and what was leased."""
+        return self._clients.save(self._snooper.save())
 
     def stats(self) -> SwitchStats:
         ports = self._table.traffic([*self.ports, *self.links])

@@ -122,9 +122,9 @@ def test_starts_quickly(daemon: Daemon, line: str) -> None:
         ("link set ipvl1 type ipvlan vepa ", "mode mtu"),
         (
             "link add ",
-            "address allow bridge broadcast claim connect device gateway group guard ifname index kind label learn"
-            " link local mac max_addresses max_groups max_learned metric mode mtu name netns owner packets path persist"
-            " private queues rate remote route type vepa",
+            "address allow bridge broadcast claim connect device dhcp gateway group guard ifname index kind label"
+            " learn link local mac max_addresses max_groups max_learned metric mode mtu name netns owner packets"
+            " path persist private queues rate remote route type vepa",
         ),
         ("link add link e", "eth0 eth1"),
         ("link add link eth0 name x netns ", "ns0 ns1"),

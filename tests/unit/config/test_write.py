@@ -68,6 +68,7 @@ PORT_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "gateway": st.lists(V4 | V6, max_size=2),
     "metric": st.integers(1, 0xFFFFFFFF),
     "routes": st.lists(st.sampled_from(ROUTES), max_size=3, unique=True),
+    "dhcp": st.booleans(),
     "mtu": st.integers(1280, 65535),
     "index": st.integers(1, (1 << 31) - 1),
     "queues": st.integers(1, 16),
