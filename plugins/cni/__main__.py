@@ -32,7 +32,7 @@ from cni.config import (
     read_config,
     read_version,
 )
-from cni.ipam import delegate
+from cni.ipam import IPVSW_DHCP, delegate, leased
 from cni.port import master_of, read_options, read_routes, requested_ips, result
 
 SINCE = {"CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"}  # verbs that came later
@@ -89,12 +89,14 @@ def tell_versions(content):
 def add(config):
     attachment = Attachment(config, needs_netns=True)
     previous = config.get("prevResult")
-    ipam = config.get("ipam", {}).get("type")
+    ipam, dhcp = delegated(config), uses_dhcp(config)
     if ipam:
         found = delegate("ADD", config)
         if not found.get("ips"):
             delegate("DEL", config)
             raise Fault(BAD_CONFIG, f"ipam.type: {ipam} has given no address")
+    elif dhcp:
+        found = {}
     else:
         found = {"ips": (previous or {}).get("ips") or requested_ips(config), "routes": (previous or {}).get("routes")}
         found["dns"] = (previous or {}).get("dns")
@@ -104,7 +106,19 @@ def add(config):
         if ipam:
             delegate("DEL", config, quiet=True)
         raise
-    return result(config, attachment, found, port, previous if ipam else None)
+    if dhcp:
+        found = lease(config, attachment, port)
+    return result(config, attachment, found, port, previous if ipam or dhcp else None)
+
+
+def lease(config, attachment, port):
+    """What the daemon has leased for the port, in the form of an IPAM plugin's answer. Without a lease there is no
+    port."""
+    try:
+        return leased(lambda: call(config, "GET", "/v1/leases"), port["name"])
+    except BaseException:
+        remove_labelled(socket_of(config), attachment.label)
+        raise
 
 
 def attach(config, attachment, found):
@@ -116,6 +130,7 @@ def attach(config, attachment, found):
         "label": attachment.label,
         "persist": "netns",
         "addresses": [one["address"] for one in found.get("ips") or ()],
+        **({"dhcp": True} if uses_dhcp(config) else {}),
         **read_options(config),
     }
     body["gateway"], routes = read_routes(found, config)
@@ -152,7 +167,7 @@ def delete(config):
     except DaemonDown:
         if attachment.netns and os.path.exists(attachment.netns):
             raise  # else the daemon removes the port when it is there again
-    if config.get("ipam", {}).get("type"):
+    if delegated(config):
         delegate("DEL", config)
 
 
@@ -161,7 +176,7 @@ def check(config):
     previous = config.get("prevResult")
     if previous is None:
         raise Fault(BAD_CONFIG, "prevResult: CHECK needs it")
-    if config.get("ipam", {}).get("type"):
+    if delegated(config):
         delegate("CHECK", config)
     found = labelled(config, attachment.label)
     if not found:
@@ -201,7 +216,7 @@ def status(config):
         raise Fault(NOT_AVAILABLE, f"master: there is no {master}")
     if found and found[0]["state"] not in ("up", "degraded"):
         raise Fault(NOT_AVAILABLE, f"master: {master} is {found[0]['state']} {found[0]['reason']}".rstrip())
-    if config.get("ipam", {}).get("type"):
+    if delegated(config):
         delegate("STATUS", config)
 
 
@@ -213,11 +228,21 @@ def collect(config):
     for port in labelled(config, f"cni:{config['name']}"):
         if port["label"] not in kept:
             remove_labelled(socket_of(config), port["label"])
-    if config.get("ipam", {}).get("type"):
+    if delegated(config):
         delegate("GC", config)
 
 
 # ---------------------------------------------------------------------------- the daemon
+
+
+def uses_dhcp(config):
+    """Whether the daemon itself leases the address."""
+    return config.get("ipam", {}).get("type") == IPVSW_DHCP
+
+
+def delegated(config):
+    """The IPAM plugin that is to be started; "" if none is."""
+    return "" if uses_dhcp(config) else config.get("ipam", {}).get("type", "")
 
 
 def socket_of(config):

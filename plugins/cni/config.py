@@ -102,9 +102,7 @@ def read_config(content):
         if key not in OUR_KEYS:
             raise Fault(BAD_CONFIG, f"ipvsw.{key}: unknown key; known are {', '.join(sorted(OUR_KEYS))}")
     if config.get("ipam", {}).get("type") == "dhcp":
-        raise Fault(
-            UNSUPPORTED, "ipam.type: dhcp needs the interface first; leave ipam out for a client in the container"
-        )
+        raise Fault(UNSUPPORTED, "ipam.type: dhcp needs the interface first; with ipvsw-dhcp ipvswd leases the address")
     if config.get("linkInContainer"):
         raise Fault(UNSUPPORTED, "linkInContainer: the master must be in the daemon's namespace")
     return config

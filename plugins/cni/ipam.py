@@ -1,9 +1,15 @@
-"""The IPAM plugin that the configuration names, started as the specification says."""
+"""Where addresses come from: the IPAM plugin that the configuration names, started as the specification says; or the
+daemon, which leases one by DHCP."""
 
 import json
 import os
+import time
 
-from cni.config import BAD_CONFIG, BAD_JSON, IO_FAILED, RESULT, Fault, fit
+from cni.config import BAD_CONFIG, BAD_JSON, IO_FAILED, RESULT, TRY_LATER, Fault, fit
+
+IPVSW_DHCP = "ipvsw-dhcp"
+PATIENCE = 30.0  # seconds for a DHCP server
+EVERY = 0.02  # seconds between two questions to the daemon
 
 
 def delegate(command, config, *, quiet=False):
@@ -32,6 +38,32 @@ def delegate(command, config, *, quiet=False):
     if answer is None:
         raise Fault(BAD_JSON, f"ipam.type: {kind} has not answered with JSON")
     return fit(answer, RESULT, kind, BAD_JSON)
+
+
+def leased(leases, port):
+    """What the daemon has leased for the port, as an IPAM plugin would say it; `leases` asks the daemon."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        for one in leases():
+            if one["port"] == port and one.get("prefix") is not None and one["state"] == "owned":
+                return described(one)
+        if time.monotonic() > end:
+            raise Fault(TRY_LATER, f"{IPVSW_DHCP}: no DHCP server has leased an address within {PATIENCE:g} s")
+        time.sleep(EVERY)
+
+
+def described(lease):
+    ip = {"address": f"{lease['address']}/{lease['prefix']}"}
+    routes = []
+    if lease["gateway"]:
+        ip["gateway"] = lease["gateway"]
+        routes.append({"dst": "0.0.0.0/0", "gw": lease["gateway"]})
+    for words in map(str.split, lease["routes"]):
+        routes.append({"dst": words[0], **({"gw": words[2]} if len(words) > 2 else {})})
+    dns = {"nameservers": lease["dns"]} if lease["dns"] else {}
+    if lease["domain"]:
+        dns["domain"] = lease["domain"]
+    return {"ips": [ip], "routes": routes, "dns": dns}
 
 
 def fault_of(kind, answer, said):
