@@ -16,7 +16,7 @@ WORKERS = $$(tests/support/parallel/worker true && printf '%s ' -n auto --max-wo
 built = $(if $(wildcard $(1)),,always)
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: system .venv/.native  ## install what is missing, make .venv, build
 
@@ -42,8 +42,14 @@ docs: setup  ## the tables of configuration keys and the example, from their rec
 judges: setup test-packages  ## real container runtimes in a Debian root, with the plugins [JUDGE=podman]
 	scripts/judge '$(JUDGE)'
 
+judge-containerd:  ## containerd, asked as a kubelet asks it, with the CNI plugin
+	$(MAKE) judges JUDGE=containerd
+
 judge-docker:  ## Docker, with the network plugin
 	$(MAKE) judges JUDGE=docker
+
+judge-lxc:  ## LXC and systemd-nspawn, by the recipes in docs/containers.md
+	$(MAKE) judges JUDGE=lxc
 
 judge-podman:  ## Podman 5 with netavark, root and rootless
 	$(MAKE) judges JUDGE=podman
@@ -118,4 +124,4 @@ bench-packages:
 
 always:
 
-.PHONY: help setup run test lint format docs judges judge-docker judge-podman conformance bench where fuzz honest soak upgrade cluster san wheel deb debcheck fresh clean system test-packages bench-packages always
+.PHONY: help setup run test lint format docs judges judge-containerd judge-docker judge-lxc judge-podman conformance bench where fuzz honest soak upgrade cluster san wheel deb debcheck fresh clean system test-packages bench-packages always

@@ -22,10 +22,14 @@ READY = "/run/ready"
 class Judged:
     """The root, in the network namespace `netns`. A context manager; it needs `make judges` to have made the root."""
 
-    def __init__(self, netns: str, shared: Path, *, cgroups_of_machine: bool = False) -> None:
+    def __init__(
+        self, netns: str, shared: Path, *, cgroups_of_machine: bool = False, netns_of_machine: bool = False
+    ) -> None:
+        """`netns_of_machine`: a namespace's path in the root is its path here too."""
         if not TRIXIE.is_dir():
             pytest.skip("there is no root to judge in: make judges")
-        environment = {**os.environ, **({"CGROUPS_OF_MACHINE": "1"} if cgroups_of_machine else {})}
+        wanted = {"CGROUPS_OF_MACHINE": cgroups_of_machine, "NETNS_OF_MACHINE": netns_of_machine}
+        environment = {**os.environ, **{name: "1" for name, is_wanted in wanted.items() if is_wanted}}
         command = [str(ENTER), str(TRIXIE), str(shared), "bash", "-c", f"touch {READY}; exec sleep infinity"]
         self._outer = subprocess.Popen(exec_in(netns, *command), env=environment)
         self._children = Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children")
