@@ -27,6 +27,20 @@ def test_the_unit_is_understood_and_confined(tmp_path: Path) -> None:
     assert judged.returncode == 0, judged.stdout[-200:]
 
 
+def test_the_unit_for_docker_is_understood_and_the_package_has_it(tmp_path: Path) -> None:
+    text = (ROOT / "contrib/ipvsw-docker.service").read_text()
+    rules = (ROOT / "contrib/debian/rules").read_text()
+    assert "ExecStart=/usr/local/sbin/ipvsw-docker\n" in text and "s|/usr/local/sbin/|/usr/sbin/|" in rules
+    assert "scripts/plugin docker debian/ipvsw/usr/sbin/ipvsw-docker\n" in rules
+    assert "StateDirectory=ipvsw-docker\n" in text
+    assert "/var/lib/ipvsw-docker\n" in (ROOT / "contrib/debian/ipvsw.postrm").read_text(), "purged with the package"
+    if shutil.which("systemd-analyze") is not None:
+        unit = tmp_path / "ipvsw-docker.service"
+        unit.write_text(text.replace("/usr/local/sbin/ipvsw-docker", "/bin/true"))
+        verified = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True)
+        assert [line for line in verified.stderr.splitlines() if unit.name in line] == []
+
+
 def test_the_package_has_the_version() -> None:
     changelog = (ROOT / "contrib/debian/changelog").read_text()
     found = re.match(r"ipvsw \((.+)-\d+\) ", changelog)
