@@ -87,13 +87,15 @@ class Datapath:
         starts: Sequence[int] = (),
         index: int = 0,
         stack_fds: tuple[int, int] = (-1, -1),
+        tunnel_fd: int = -1,
     ) -> None:
         """AF_PACKET sockets with PACKET_VNET_HDR (10 bytes), PACKET_AUXDATA and, where it could be had, a
         PACKET_RX_RING of the size PACKET_RING, one for each worker; the marked socket whose frames the shim redirects
         to ingress; in `send_fds`, if they could be had, as many sockets to send from with PACKET_VNET_HDR and a
         PACKET_TX_RING of the size SEND_RING (one with a ring is attached only once); in `starts` the slot that is
         taken first of each receive ring, if they are not new; and for l3 the master's interface index and the raw
-        sockets, IPv4 and IPv6, into the host's IP output."""
+        sockets, IPv4 and IPv6, into the host's IP output. What is written to `tunnel_fd`, a TAP with the 24-byte
+        header, leaves on the wire; -1: there is none."""
 
     def set_master(self, mac: bytes) -> None:
         """The master's MAC address changed (6 bytes)."""
@@ -108,13 +110,15 @@ class Datapath:
         macnat: bytes | None = None,
         framing: int = 0,
         accepts_uso: bool = False,
+        long_header: bool = False,
     ) -> int:
         """A TAP with a 10-byte virtio_net_hdr, non-blocking. Returns the port's number, which stays
         its own until `detach_port` is committed. The port starts down. `extra_fds`: of its other queues, each of which
         another worker reads, so that there can't be more than workers. `macnat`: MAC NAT for an
         endpoint with this MAC address, until its frames have another source. With a `framing`, and -1 for `fd`, the
         port is a unix socket: its frames have no virtio_net_hdr, what it receives is completed and
-        segmented, and no peer is connected yet. `accepts_uso`: the TAP's reader takes UDP GSO frames."""
+        segmented, and no peer is connected yet. `accepts_uso`: the TAP's reader takes UDP GSO frames. `long_header`:
+        it has the 24-byte header, which tells a UDP tunnel's GSO frames."""
 
     def connect_port(self, port: int, fd: int) -> None:
         """A peer has connected: `fd` is its socket, non-blocking; -1: it has disconnected. What is buffered for an

@@ -183,12 +183,13 @@ cdef class Datapath:
         e.switched = self.lend(packed_groups(groups))
         edits_add(&self.edits, &e)
 
-    def attach_master(self, fds, int inject_fd, bytes mac, *, send_fds=(), starts=(), int index=0, stack_fds=(-1, -1)):
+    def attach_master(self, fds, int inject_fd, bytes mac, *, send_fds=(), starts=(), int index=0, stack_fds=(-1, -1),
+                      int tunnel_fd=-1):
         cdef Edit e = edit(ATTACH_MASTER)
         for each in (fds, *filter(None, (send_fds, starts))):
             if len(each) != self.n_workers:
                 raise ValueError(f"{self.n_workers} workers need as many sockets, not {len(each)}")
-        e.inject_fd, e.mac, e.master_index = inject_fd, as_mac(mac), index
+        e.inject_fd, e.tunnel_fd, e.mac, e.master_index = inject_fd, tunnel_fd, as_mac(mac), index
         e.stack_fds[0], e.stack_fds[1] = stack_fds
         e.fds = self.lend_fds(fds)
         if send_fds:
@@ -206,13 +207,13 @@ cdef class Datapath:
         cdef Edit e = edit(DETACH_MASTER)
         edits_add(&self.edits, &e)
 
-    def attach_port(
-        self, int fd, uint32_t mtu, *, extra_fds=(), bytes macnat=None, int framing=NO_FRAMING, bint accepts_uso=False
-    ):
+    def attach_port(self, int fd, uint32_t mtu, *, extra_fds=(), bytes macnat=None, int framing=NO_FRAMING,
+                    bint accepts_uso=False, bint long_header=False):
         cdef Edit e = edit(ATTACH_PORT)
         if framing not in FRAMINGS.values() or (framing != NO_FRAMING and fd >= 0):
             raise ValueError(f"there is no framing {framing}, or it is not for a descriptor")
-        e.port, e.mtu, e.accepts_uso, e.queues = self.free_number(), mtu, accepts_uso, 1 + len(extra_fds)
+        e.port, e.mtu, e.accepts_uso, e.long_header = self.free_number(), mtu, accepts_uso, long_header
+        e.queues = 1 + len(extra_fds)
         if e.queues > self.n_workers:
             raise ValueError(f"{e.queues} queues need as many workers; there are {self.n_workers}")
         e.fds = self.lend_fds((fd, *extra_fds))

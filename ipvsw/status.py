@@ -107,7 +107,7 @@ class PortStatus(Struct, frozen=True, kw_only=True):
     mac_source: MacSource = MacSource.MASTER
     mtu: int = 0
     carrier: bool = False
-    offloads: tuple[str, ...] = ()  # of "csum", "tso4", "tso6", "uso4", "uso6"
+    offloads: tuple[str, ...] = ()  # of "csum", "tso4", "tso6", "uso4", "uso6", "tunnel"
     addresses: tuple[AddressStatus, ...] = ()
     guards: tuple[Guard, ...] = ()  # that are on
     limits: dict[str, str | int] = {}  # by key, as configured, where they are not the default

@@ -89,14 +89,21 @@ class Table:
         extra_fds: Sequence[int] = (),
         framing: str = "",
         accepts_uso: bool = False,
+        long_header: bool = False,
         device: FastDevice | None = None,
     ) -> None:
         """`extra_fds`: of its device's other queues, less than there are readers. `macnat`: the MAC address that the
         endpoint is expected to use in the place of the master's. `framing`: of a port that is a socket, see
-        `_fast.FRAMINGS`. `accepts_uso`: it takes UDP GSO frames. `device`: of a port whose unicast the kernel may
-        forward, after `put_devices`."""
+        `_fast.FRAMINGS`. `accepts_uso`: it takes UDP GSO frames. `long_header`: see `Datapath`. `device`: of a port
+        whose unicast the kernel may forward, after `put_devices`."""
         number = self._datapath.attach_port(
-            fd, mtu, extra_fds=extra_fds, macnat=macnat, framing=FRAMINGS[framing], accepts_uso=accepts_uso
+            fd,
+            mtu,
+            extra_fds=extra_fds,
+            macnat=macnat,
+            framing=FRAMINGS[framing],
+            accepts_uso=accepts_uso,
+            long_header=long_header,
         )
         self._numbers[port], self._names[number] = number, port
         if device is not None:

@@ -24,7 +24,7 @@ from ipvsw.daemon import keeper, logs, watchdog
 from ipvsw.daemon.api import listener
 from ipvsw.daemon.manager import Manager
 from ipvsw.daemon.preflight import preflight, preflight_start
-from ipvsw.daemon.state import TAKES_MASTERS
+from ipvsw.daemon.state import VERSION
 from ipvsw.linux.lasting.fdstore import FdStore, NoStore, SystemdStore, notify
 from ipvsw.linux.lasting.keeperstore import KeeperStore
 from ipvsw.linux.netlink import Netlink
@@ -163,7 +163,7 @@ def _state_of(config: Config, socket_path: str) -> str:
 def _take_over(socket_path: str) -> None:
     """Have the daemon that serves there stop, and leave everything as it is. Errors: Refused."""
     try:
-        Client(socket_path).take_over(TAKES_MASTERS)
+        Client(socket_path).take_over(VERSION)
     except Unreachable as error:
         log.info("there is nothing to take over: %s", error)
     except ApiError as error:

@@ -31,7 +31,7 @@ from ipvsw.daemon.events import Events, about_action
 from ipvsw.daemon.kmodlinks import KmodLinks
 from ipvsw.daemon.preflight import preflight, preflight_start
 from ipvsw.daemon.running import Running
-from ipvsw.daemon.state import TAKES_MASTERS, VERSION, Inherited
+from ipvsw.daemon.state import VERSION, Inherited
 from ipvsw.daemon.statestore import StateStore
 from ipvsw.linux.lasting.fdstore import FdStore, NoStore
 from ipvsw.linux.peercred import Peer
@@ -146,16 +146,14 @@ class Manager:
         called. Errors: Refused."""
         if version < VERSION:
             raise Refused(f"this ipvswd has a state of version {VERSION}; an older one can't take over")
-        await self.leave(masters=version >= TAKES_MASTERS)
+        await self.leave()
         self.taken_over()
 
-    async def leave(self, *, masters: bool = True) -> None:
-        """Forward nothing more, and leave everything as it is to the next daemon; without `masters`, ports alone: it
-        makes the rest itself. This process must end without `stop`."""
+    async def leave(self) -> None:
+        """Forward nothing more, and leave everything as it is to the next daemon. This process must end without
+        `stop`."""
         async with self._lock:
             await self._links.stop()
-            if not masters:
-                await asyncio.gather(*(switch.master.forsake() for switch in self._switches.values()))
             for switch in self._switches.values():
                 switch.halt()
             self._state.write()

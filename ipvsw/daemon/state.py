@@ -26,14 +26,16 @@ from ipvsw.model import Config, Kind, Persist, PortConfig, Refused, SwitchConfig
 from ipvsw.ports.backend import Holding, Left, Settings, held_name
 from ipvsw.snooping.saved import Snooped
 from ipvsw.status import SwitchStats
-from ipvsw.switch.held import COUNTS, MasterLeft, frame_names
+from ipvsw.switch.held import COUNTS, TUNNELS, MasterLeft, frame_names
 from ipvsw.switch.held import held_name as held_master_name
 from ipvsw.switch.hostport import HostLeft
 
 log = logging.getLogger("ipvsw")
 
-VERSION = 1  # of both records: one more when an older ipvswd would misread them
-TAKES_MASTERS = 2  # what a successor says that goes on with masters too; VERSION: with ports alone
+# Of both records: one more when an older ipvswd would misread them. From 3 on, frames may wait in TAPs that can't be
+# read with the short virtio_net_hdr: its reads would fail.
+VERSION = 3
+WITHOUT_DEVICES = 1  # the version of a structure that has no endpoints, such as the file's
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -143,7 +145,7 @@ def describe(
     """To be encoded: `tables`, which are kept from one call to the next, give a port's as it is written."""
     tables.renew()
     return Structure(
-        version=VERSION,
+        version=VERSION if endpoints or masters else WITHOUT_DEVICES,
         running=document(running, tables.write),
         filed=document(filed, tables.write),
         endpoints={name: _endpoint(left, tables) for name, left in endpoints.items()},
@@ -261,7 +263,8 @@ def inherit(
         if master.sockets == wanted.daemon.workers and all(name in held for name in names):
             host = inherited.unwanted.pop(held_master_name(switch, "host"), None) if master.host_index else None
             frames = [inherited.unwanted.pop(name) for name in names]
-            inherited.masters[switch] = _master_left(master, frames, host)
+            tunnels = inherited.unwanted.pop(held_master_name(switch, TUNNELS), None)
+            inherited.masters[switch] = _master_left(master, frames, host, tunnels)
     inherited.counters = {name: counted for name, counted in moving.counters.items() if name in kept}
     inherited.forwarded = {name: counted for name, counted in moving.forwarded.items() if name in kept}
     for switch in (*kept, *gone):
@@ -315,10 +318,10 @@ def _is_wanted(before: SwitchConfig, port: PortConfig, switch: SwitchConfig) -> 
     return any(each.name == port.name and same_port(before, port, switch, each) for each in switch.ports)
 
 
-def _master_left(master: MasterEndpoint, frames: Sequence[int], host: int | None) -> MasterLeft:
+def _master_left(master: MasterEndpoint, frames: Sequence[int], host: int | None, tunnels: int | None) -> MasterLeft:
     groups = frozenset(map(bytes.fromhex, master.groups))
     left = None if host is None else HostLeft(host, master.host_index)
-    return MasterLeft(master.index, master.place, tuple(frames), master.ring, master.starts, groups, left)
+    return MasterLeft(master.index, master.place, tuple(frames), master.ring, master.starts, groups, left, tunnels)
 
 
 def _left(switch: str, port: str, endpoint: Endpoint, held: Mapping[str, int]) -> Left | None:

@@ -82,10 +82,10 @@ class Shim:
 
     `filter_fd` is for SO_ATTACH_BPF on the receiving sockets, `ingress_fd` and `egress_fd` for clsact on the master
     (`programs` are the kernel's ids of these), `mute_fd` for clsact ingress on virtual machines' TAPs, `port_fd` and
-    `feed_fd` on the two devices of a port of kind veth, `spread_fd` for spreading flows over several readers: the
-    fanout of the packet sockets, and ports' TAPs; `errors_fd` for what the host's TAP is read. What the programs are
-    attached to keeps them alive, this object the access to the maps, and the heartbeat: without that they leave to the
-    host what the daemon would deliver.
+    `feed_fd` on the two devices of a port of kind veth, `wire_fd` on the TAP of tunnels' GSO frames, `spread_fd` for
+    spreading flows over several readers: the fanout of the packet sockets, and ports' TAPs; `errors_fd` for what the
+    host's TAP is read. What the programs are attached to keeps them alive, this object the access to the maps, and the
+    heartbeat: without that they leave to the host what the daemon would deliver.
     """
 
     def __init__(self, counts: int | None = None) -> None:
@@ -116,6 +116,7 @@ class Shim:
             self.errors_fd = self._program("ipvsw_errors")
             self.port_fd = self._program("ipvsw_port")
             self.feed_fd = self._program("ipvsw_feed")
+            self.wire_fd = self._program("ipvsw_wire")
             self.counts_fd = self._lib.bpf_map__fd(self._map("fast_counts"))
             self.fast = FastPorts(self._lib, self._lib.bpf_map__fd(self._map("fast_ports")), self.counts_fd)
             self.programs = _id_of(self.ingress_fd), _id_of(self.egress_fd)

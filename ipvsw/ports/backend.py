@@ -158,12 +158,17 @@ class Backend(ABC):
 
     @property
     def offloads(self) -> tuple[str, ...]:
-        """Those of "csum", "tso4", "tso6", "uso4", "uso6" that frames may come with."""
+        """Those of "csum", "tso4", "tso6", "uso4", "uso6", "tunnel" that frames may come with."""
         return ()
 
     @property
     def accepts_uso(self) -> bool:
         """Whether the endpoint takes UDP GSO frames."""
+        return False
+
+    @property
+    def long_header(self) -> bool:
+        """Whether its frames have the virtio_net_hdr of 24 bytes."""
         return False
 
     @property

@@ -332,6 +332,7 @@ class Port(TrackedDevice):
                 extra_fds=backend.extra_fds,
                 framing=backend.framing,
                 accepts_uso=backend.accepts_uso,
+                long_header=backend.long_header,
                 device=backend.fast_device,
             )
             self._attached = None

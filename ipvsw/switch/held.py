@@ -1,5 +1,5 @@
-"""What of a master outlives the daemon: the receiving sockets and the host's interface, by the names under which the
-holder of descriptors has them.
+"""What of a master outlives the daemon: the receiving sockets, the TAP for tunnels and the host's interface, by the
+names under which the holder of descriptors has them.
 
 Frames wait in the receiving sockets' rings while no daemon runs, as they do in the TAPs of ports. A daemon that leaves
 in good order says how far it has read. Of one that was killed the frames that wait tell it: what it had in hand, a
@@ -14,11 +14,13 @@ from hashlib import blake2b
 
 from msgspec import Struct
 
+from ipvsw.linux.devices.tap import Tap
 from ipvsw.linux.lasting.fdstore import FdStore, close_fds
 from ipvsw.linux.netlink import Link
 from ipvsw.switch.hostport import HostLeft
 
 COUNTS = "counts"  # the map of what the kernel has forwarded
+TUNNELS = "tunnels"  # the TAP by which GSO frames of tunnels leave
 
 
 class MasterLeft(Struct, frozen=True):
@@ -31,11 +33,12 @@ class MasterLeft(Struct, frozen=True):
     starts: tuple[int, ...] = ()  # the slots that come next; (): it was killed
     groups: frozenset[bytes] = frozenset()  # that the device listens to for them
     host: HostLeft | None = None  # the host's interface
+    tunnels: int | None = None  # the descriptor of the TAP for tunnels
 
 
 def held_name(switch: str, word: str) -> str:
-    """The name under which a descriptor of the master's is held, see `FdStore`. `word`: "host", COUNTS, or a worker's
-    number."""
+    """The name under which a descriptor of the master's is held, see `FdStore`. `word`: "host", COUNTS, TUNNELS, or a
+    worker's number."""
     return f"master-{blake2b(switch.encode(), digest_size=12).hexdigest()}-{word}"
 
 
@@ -45,11 +48,12 @@ def frame_names(switch: str, workers: int) -> list[str]:
 
 
 class HeldFrames:
-    """One master's receiving sockets: those of the last daemon, and this one's for the next."""
+    """One master's receiving sockets and TAP for tunnels: the last daemon's, and this one's for the next."""
 
     def __init__(self, store: FdStore, switch: str, workers: int, left: MasterLeft | None) -> None:
         self._store = store
         self._names = frame_names(switch, workers)
+        self._tunnels = held_name(switch, TUNNELS)
         self._left = left
 
     def take(self, link: Link, place: tuple[int, int] | None) -> MasterLeft | None:
@@ -60,10 +64,14 @@ class HeldFrames:
         self._left = None
         return left
 
-    def hold(self, frames: Sequence[socket.socket], *, adopted: bool) -> None:
-        """Have a successor find these. `adopted`: they are those of the last daemon, and held already. Their numbers
-        would not tell: a socket that was closed leaves its own to the next one."""
+    def hold(self, frames: Sequence[socket.socket], tunnels: Tap | None, *, adopted: bool) -> None:
+        """Have a successor find these. `adopted`: the sockets are those of the last daemon, and held already. Their
+        numbers would not tell: a socket that was closed leaves its own to the next one."""
         self._discard()
+        if tunnels is not None:
+            self._store.put(self._tunnels, tunnels.fd)
+        else:
+            self._store.forget(self._tunnels)
         if adopted:
             return
         for name, each in zip(self._names, frames, strict=True):
@@ -72,11 +80,16 @@ class HeldFrames:
     def release(self) -> None:
         """No successor finds any. Idempotent."""
         self._discard()
-        for name in self._names:
+        for name in (*self._names, self._tunnels):
             self._store.forget(name)
 
+    async def drop(self) -> None:
+        """As `release`; returns when nobody holds the TAP any more, which is gone when the caller closes it."""
+        await self._store.drop(self._tunnels)
+        self.release()
+
     def _discard(self) -> None:
-        """Sockets on a device that is not the master any more."""
+        """What was open on a device that is not the master any more."""
         left, self._left = self._left, None
         if left is not None:
-            close_fds(left.frames)
+            close_fds([*left.frames, *([] if left.tunnels is None else [left.tunnels])])

@@ -109,11 +109,6 @@ class Master(TrackedDevice):
         if self._sockets is not None:
             self._sockets.claim.close()
 
-    async def forsake(self) -> None:
-        """The next daemon does not know that sockets and the host's interface are held."""
-        self._held.release()
-        await self._host.close(self.open_place)
-
     @property
     def left(self) -> MasterLeft | None:
         """What a successor would find if the daemon ended now."""
@@ -272,7 +267,7 @@ class Master(TrackedDevice):
         if not self._resuming:  # then `resume` does it, when the ports are there
             delete_orphans(handle)
         with contextlib.ExitStack() as undo:
-            sockets = open_sockets(undo, link, self._workers, self._shim, lambda: self._held.take(link, self._place))
+            sockets = open_sockets(undo, handle, link, self._workers, self._shim, self._held, self._place)
             if not (self._resuming and len(handle.clsact_programs(link.index)) == 2):
                 handle.attach_clsact(link.index, self._shim.ingress_fd, self._shim.egress_fd)
             undo.callback(handle.detach_clsact, link.index)
@@ -290,7 +285,7 @@ class Master(TrackedDevice):
         with self._changes.batch() as datapath:
             self._sockets.attach(datapath, snapshot.link.mac)
         self._changes.set_uplink(snapshot.link.index)
-        self._held.hold(self._sockets.frames, adopted=bool(self._sockets.starts))
+        self._held.hold(self._sockets.frames, self._sockets.tunnels, adopted=bool(self._sockets.starts))
         self._see(snapshot)
         self._runtime.note_change()
 
@@ -375,7 +370,7 @@ class Master(TrackedDevice):
 
     async def _shut(self) -> None:
         self._runtime.found_device(self)
-        self._held.release()
+        await self._held.drop()
         sockets, self._sockets = self._sockets, None
         if sockets is None:
             await self._host.port.close(self.open_place)  # the last daemon's

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import logging
 import socket
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Iterable, Set
 
 from msgspec import Struct
 
@@ -15,11 +15,13 @@ from ipvsw.linux.bpf import MARK, WIRE_MARK, Shim
 from ipvsw.linux.devices import packet
 from ipvsw.linux.devices.membership import Membership
 from ipvsw.linux.devices.raw import Stack, open_stack
-from ipvsw.linux.netlink import DeviceReader, Link, RouteLookup, RouteMonitor
+from ipvsw.linux.devices.tap import Tap
+from ipvsw.linux.netlink import DeviceReader, Handle, Link, RouteLookup, RouteMonitor
 from ipvsw.model import Address
 from ipvsw.routing.router import RouterUplink
 from ipvsw.switch.fitness import Taken
-from ipvsw.switch.held import MasterLeft
+from ipvsw.switch.held import HeldFrames, MasterLeft
+from ipvsw.switch.tunneltap import open_tunnel_tap
 
 log = logging.getLogger("ipvsw")
 
@@ -33,6 +35,7 @@ class Sockets(Struct, frozen=True):
     listening: frozenset[bytes]  # groups that the device listens to for them already
     senders: list[socket.socket]  # of short frames
     inject: socket.socket
+    tunnels: Tap | None  # by which tunnels' GSO frames leave, where the kernel has them
     stack: Stack
     routes: RouteMonitor
     lookup: RouteLookup
@@ -49,6 +52,7 @@ class Sockets(Struct, frozen=True):
             starts=self.starts,
             index=self.stack.index,
             stack_fds=(self.stack.ipv4.fileno(), self.stack.ipv6.fileno()),
+            tunnel_fd=self.tunnels.fd if self.tunnels else -1,
         )
 
     def uplink(self, link: Link, addresses: Iterable[Address]) -> RouterUplink:
@@ -75,6 +79,8 @@ class Sockets(Struct, frozen=True):
     def close(self) -> None:
         for each in (*self.frames, *self.senders, self.inject, self.claim):
             each.close()
+        if self.tunnels is not None:
+            self.tunnels.close()
         self.stack.close()
         self.routes.close()
         self.lookup.close()
@@ -83,12 +89,18 @@ class Sockets(Struct, frozen=True):
 
 
 def open_sockets(
-    undo: contextlib.ExitStack, link: Link, workers: int, shim: Shim, take_left: Callable[[], MasterLeft | None]
+    undo: contextlib.ExitStack,
+    handle: Handle,
+    link: Link,
+    workers: int,
+    shim: Shim,
+    held: HeldFrames,
+    place: tuple[int, int] | None,
 ) -> Sockets:
-    """In the master's namespace: claim it and open everything, which `undo` closes. `take_left` is called once it is
-    claimed, and gives what the last daemon had on this device. Errors: Taken, OSError."""
+    """In the master's namespace, whose identity is `place`: claim it and open everything, which `undo` closes. What the
+    last daemon had on this device is taken once it is claimed. Errors: Taken, OSError."""
     claim = undo.enter_context(_claim(link))
-    left = take_left()
+    left = held.take(link, place)
     frames, starts = _adopt(link, workers, shim, left) if left is not None else ([], [])
     if not frames:
         frames = packet.open_master(link.index, workers, shim.filter_fd, shim.spread_fd, WIRE_MARK, ring=PACKET_RING)
@@ -98,13 +110,18 @@ def open_sockets(
     for each in senders:
         undo.enter_context(each)
     inject = undo.enter_context(packet.open_inject(link.index, MARK))
+    tunnels = open_tunnel_tap(handle, link, shim.wire_fd, left.tunnels if left is not None else None)
+    if tunnels is not None:
+        undo.callback(tunnels.close)
     stack = undo.enter_context(contextlib.closing(open_stack(link.index)))
     routes = undo.enter_context(contextlib.closing(RouteMonitor()))
     lookup = undo.enter_context(contextlib.closing(RouteLookup()))
     device = undo.enter_context(contextlib.closing(DeviceReader()))
     membership = undo.enter_context(contextlib.closing(Membership(link.index)))
     listening = left.groups if left is not None and starts else frozenset()
-    return Sockets(claim, frames, starts, listening, senders, inject, stack, routes, lookup, device, membership)
+    return Sockets(
+        claim, frames, starts, listening, senders, inject, tunnels, stack, routes, lookup, device, membership
+    )
 
 
 def _adopt(link: Link, workers: int, shim: Shim, left: MasterLeft) -> tuple[list[socket.socket], list[int]]:

@@ -8,7 +8,10 @@
  *   from the endpoint: host end, clsact ingress (port: decided here, or redirected to the TAP, where the daemon reads it)
  *   from the daemon:   TAP, clsact ingress (feed: redirected to the endpoint)
  *
- * Neither lets a frame pass to the host's stack.
+ * wire: on clsact ingress of the TAP to which the daemon writes the GSO frames of tunnels, which it can't send with a
+ * packet socket. Redirected to the wire.
+ *
+ * None lets a frame pass to the host's stack.
  */
 #include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
@@ -39,6 +42,17 @@ int ipvsw_feed(struct __sk_buff *skb)
 	if (skb->vlan_present || skb->pkt_type != PACKET_HOST)
 		return bpf_redirect(port->other, 0);
 	return to_endpoint(port->other, port->flags);
+}
+
+SEC("tc")
+int ipvsw_wire(struct __sk_buff *skb)
+{
+	__u32 master = setting(MASTER_IFINDEX), mtu = 0;
+
+	if (!master || bpf_check_mtu(skb, master, &mtu, 0, BPF_MTU_CHK_SEGS))
+		return TC_ACT_SHOT;
+	skb->mark = WIRE_MARK;
+	return bpf_redirect(master, 0);
 }
 
 char _license[] SEC("license") = "GPL";

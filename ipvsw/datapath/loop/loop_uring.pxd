@@ -29,6 +29,7 @@ from ipvsw.datapath.loop.state cimport (
 from ipvsw.datapath.kernel.busypoll cimport clock_ns, busypoll_learn, busypoll_on, busypoll_pays
 from ipvsw.datapath.kernel.sys cimport EPOLLERR, EPOLLIN, eventfd_write, load_ptr
 from ipvsw.datapath.loop.tx cimport master_tx, port_tx_ended, publish_captured, sockets_tx
+from ipvsw.datapath.packet.longheader cimport LONG_HEADER, LONGER, header_shorten
 from ipvsw.datapath.kernel.uring cimport (
     IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, io_uring_cqe, ring_completions, ring_buffer,
     ring_cancel, ring_enter, ring_recycle, ring_peek, ring_poll, ring_publish, ring_stirs, ring_submit, ring_take,
@@ -157,13 +158,15 @@ cdef inline void ring_collect_ahead(Worker *w) noexcept nogil:
     cdef Ahead ahead
     cdef io_uring_cqe *cqe
     cdef uint8_t *buffer
+    cdef uint32_t header
     cdef uint32_t i
     ahead.length = 0
     for i in range(ring_completions(&w.ring)):
         cqe = ring_peek(&w.ring, i)
-        if cqe.flags & IORING_CQE_F_BUFFER and cqe.res >= HEADER:
+        if cqe.flags & IORING_CQE_F_BUFFER and cqe.res >= LONG_HEADER:
+            header = HEADER + w.ports[<uint32_t> cqe.user_data].longer
             buffer = ring_buffer(&w.ring, cqe.flags >> IORING_CQE_BUFFER_SHIFT)
-            collect_ahead(&w.switch_, &ahead, buffer + HEADER, cqe.res - HEADER)
+            collect_ahead(&w.switch_, &ahead, buffer + header, cqe.res - header)
     ahead_fetch(&ahead)
 
 
@@ -189,7 +192,7 @@ cdef inline void ring_rx(Worker *w, int32_t port, const io_uring_cqe *cqe) noexc
     if cqe.res >= HEADER:
         p.got_frame = True
         waiting = w.backlog_length
-        receive_from_port(w, port, ring_buffer(&w.ring, number), cqe.res)
+        ring_frame(w, port, ring_buffer(&w.ring, number), cqe.res)
         note_activity(w, waiting)
         if w.tx_length == BURST:
             master_tx(w)
@@ -200,6 +203,14 @@ cdef inline void ring_rx(Worker *w, int32_t port, const io_uring_cqe *cqe) noexc
         w.leaving -= 1
     elif cqe.res >= HEADER or cqe.res == -ENOBUFS or not port_rx_over(w, port, max(0, -cqe.res)):
         ring_starved(w, port)
+
+
+cdef inline void ring_frame(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """As it was read, n bytes."""
+    if not w.ports[port].longer:
+        receive_from_port(w, port, buffer, n)
+    elif n >= LONG_HEADER:
+        receive_from_port(w, port, header_shorten(buffer), n - LONGER)
 
 
 cdef inline void ring_starved(Worker *w, int32_t port) noexcept nogil:

@@ -25,6 +25,7 @@ from ipvsw.datapath.kernel.sys cimport add_i32, eventfd_write, load_ptr, store_p
 from ipvsw.datapath.rules.ratelimit cimport RX, TX, Limits, limits_direction
 from ipvsw.datapath.rules.table cimport table_put, table_remove
 from ipvsw.datapath.packet.headers cimport Address
+from ipvsw.datapath.packet.longheader cimport LONGER
 
 cdef enum:
     MAIL = 128  # edits that a worker makes in one round: some 60 us where each misses the cache or is given a new page
@@ -66,7 +67,9 @@ cdef struct Edit:
     int backend  # ATTACH_PORT: DEVICE, or another of state.pxd's
     Socket *socket  # ATTACH_PORT: of a UNIX_SOCKET
     bint accepts_uso
+    bint long_header
     int inject_fd
+    int tunnel_fd
     uint32_t *starts  # ATTACH_MASTER: of each worker's receive ring the slot that is taken first; NULL: they are new
     int *send_fds  # ATTACH_MASTER: one for each worker, with a ring to send from; NULL: none
     int mode
@@ -215,10 +218,11 @@ cdef inline int attach_port(Worker *w, const Edit *e) noexcept nogil:
     p.backend = e.backend
     p.socket = e.socket
     p.accepts_uso = e.accepts_uso
-    note_special(w, e.port)
+    p.longer = LONGER if e.long_header else 0
     p.credit = CREDIT
     w.switch_.rules[e.port].mtu = e.mtu
     w.switch_.rules[e.port].own = e.macnat
+    note_special(w, e.port)
     note_stages(&w.switch_.rules[e.port])
     return watch_port(w, e.port) if e.backend == DEVICE and reads_port(w, e.port) else 0
 
@@ -298,7 +302,7 @@ cdef inline void set_limits(Worker *w, int32_t port, Limits *limits) noexcept no
 
 cdef inline void note_special(Worker *w, int32_t port) noexcept nogil:
     cdef Port *p = &w.ports[port]
-    p.special = (p.backend != DEVICE or w.capture != NULL
+    p.special = (p.backend != DEVICE or w.switch_.rules[port].own != NULL or w.capture != NULL
                  or (p.limits != NULL and limits_direction(p.limits, TX)))
 
 
@@ -367,6 +371,7 @@ cdef inline int attach_master(Worker *w, const Edit *e) noexcept nogil:
     w.switch_.mac = e.mac
     w.master_fd = e.fds[w.number]
     w.inject_fd = e.inject_fd
+    w.tunnel_fd = e.tunnel_fd
     w.stack_fds[0] = e.stack_fds[0]
     w.stack_fds[1] = e.stack_fds[1]
     w.master_index = e.master_index
@@ -382,7 +387,7 @@ cdef inline void detach_master(Worker *w) noexcept nogil:
     packets_unmap(&w.packets)
     send_ring_unmap(&w.txring)
     w.master_fd = -1
-    w.inject_fd = -1
+    w.inject_fd = w.tunnel_fd = -1
     w.stack_fds[0] = w.stack_fds[1] = -1
 
 

@@ -6,39 +6,49 @@ reads the frames. What goes on in their place has a header that describes it, so
 of them:
 
 - a CRC32c is written into the frame;
-- a GSO frame of a UDP tunnel, for a port that takes UDP GSO frames, becomes such frames (`datagrams_tx`): its datagrams
-  are of equal length, as the segments in them are;
+- a GSO frame of a UDP tunnel stays one for TAPs with the long header (packet/longheader.pxd): ports, and the TAP
+  whose frames leave on the wire;
+- for another port that takes UDP GSO frames it becomes such frames (`forward_datagrams`): its datagrams are of equal
+  length, as the segments in them are;
 - any other becomes its segments, each of them a frame of its own.
 
-A frame counts as those that it becomes, and once in `offload_fixed`.
+A frame counts as those that it becomes, and once in `offload_fixed`, unless it came with a long header and stays whole.
 """
 
+from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from ipvsw.datapath.kernel.sys cimport (
-    VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, iovec, unlikely, virtio_net_hdr,
+    VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, iovec, unlikely, virtio_net_hdr, writev,
 )
 from ipvsw.datapath.kernel.uring cimport ring_submit
 from ipvsw.datapath.loop.forward cimport forward_from_master, forward_from_port
-from ipvsw.datapath.loop.state cimport BURST, FROM_MASTER, HEADER, ROOM, Traffic, Worker
-from ipvsw.datapath.loop.tx cimport begin_captured, drop_read, gro_tx, is_captured, master_tx, takes_gro, traffic_of
+from ipvsw.datapath.loop.state cimport BURST, FROM_MASTER, HEADER, ROOM, Port, Traffic, Worker, tag_of
+from ipvsw.datapath.loop.tx cimport (
+    begin_captured, count_master_tx, drop_read, gro_tx, is_captured, master_tx, port_failure, queue_master_tx,
+    settle_captured, takes_gro, takes_merged, traffic_of,
+)
+from ipvsw.datapath.mirror.frames cimport capture_written
 from ipvsw.datapath.packet.gro cimport MAX_BATCH, UDP_CHECK, UDP_HLEN
-from ipvsw.datapath.packet.headers cimport Frame, frame_parse
+from ipvsw.datapath.packet.headers cimport Frame, frame_header, frame_parse
+from ipvsw.datapath.packet.longheader cimport LONG_HEADER, LONGER, header_of_tunnel
 from ipvsw.datapath.packet.offload cimport GSO_UDP_L4, asks_for_offload, offload_fits
 from ipvsw.datapath.packet.segment cimport (
     HEAD, Segmenter, segmenter_complete, segmenter_head, segmenter_parse, segmenter_payload,
 )
 from ipvsw.datapath.packet.tunnel cimport carries_datagrams, tunnel_merge
-from ipvsw.datapath.rules.decide cimport Verdict, decide_from_master
+from ipvsw.datapath.rules.decide cimport CAPTURED, Verdict, decide_from_master, decide_from_port
 from ipvsw.datapath.rules.guard cimport guard_checksum
-from ipvsw.datapath.rules.outcome cimport DROP_BAD_HEADER, TO_PORT
+from ipvsw.datapath.rules.outcome cimport DROP_BAD_HEADER, TO_MASTER, TO_PORT, TO_ROUTE
+from ipvsw.datapath.rules.routecache cimport BY_NEXTHOP, Route, route_find, route_rewrite, wire_length
 
 cdef enum:
     MOST_PACKET = 65535  # bytes
 
 # Segments that are written as one UDP GSO frame: headers of their own, and payloads where they are.
 cdef struct Datagrams:
+    uint8_t room[LONGER]
     uint8_t first[HEADER + HEAD]  # what is in front of the first datagram's payload
     uint8_t heads[MAX_BATCH][HEAD]
     iovec pieces[1 + 2 * MAX_BATCH]
@@ -75,9 +85,11 @@ cdef inline void fix_from_port(Worker *w, int32_t port, uint8_t *buffer, uint32_
     cdef uint8_t *frame = w.rx_buffer + ROOM  # where it stands its own segments would be
     cdef Segmenter c
     cdef uint32_t number
-    memcpy(frame, buffer, n)
-    if not parsed(w, port, &c, frame, n):
+    if not parsed(w, port, &c, buffer, n) or tunnel_from_port(w, port, &c, buffer, n):
         return
+    w.ports[port].traffic.offload_fixed += 1
+    memcpy(frame, buffer, n)
+    c.frame = frame + HEADER
     for number in range(c.count):
         buffer = w.tx_buffers[w.tx_length] + ROOM
         forward_from_port(w, port, buffer, put_segment(&c, number, buffer))
@@ -91,11 +103,12 @@ cdef inline bint fix_from_master(Worker *w, uint8_t *buffer, uint32_t n) noexcep
     cdef uint32_t number
     if not parsed(w, FROM_MASTER, &c, buffer, n):
         return True
+    w.master.offload_fixed += 1
     if not c.size:
         segmenter_complete(&c, buffer + HEADER)
         memset(buffer, 0, HEADER)
         return False
-    if forward_datagrams(w, &c, buffer, n):
+    if tunnel_from_master(w, &c, buffer, n) or forward_datagrams(w, &c, buffer, n):
         return True
     for number in range(c.count):
         buffer = w.tx_buffers[w.tx_length] + ROOM
@@ -106,11 +119,9 @@ cdef inline bint fix_from_master(Worker *w, uint8_t *buffer, uint32_t n) noexcep
 cdef inline bint parsed(Worker *w, int32_t source, Segmenter *c, const uint8_t *buffer, uint32_t n) noexcept nogil:
     """False for a frame that can't be completed or segmented: a contradiction, or an encapsulation that isn't known.
     What follows is written at once, behind what is queued."""
-    cdef Traffic *traffic = traffic_of(w, source)
     if not segmenter_parse(c, buffer, n):
         drop_bad_header(w, source, buffer, n)
         return False
-    traffic.offload_fixed += 1
     if w.ring.running:
         ring_submit(&w.ring)
     w.may_queue = False
@@ -124,6 +135,100 @@ cdef inline uint32_t put_segment(const Segmenter *c, uint32_t number, uint8_t *b
     segmenter_head(c, number, buffer + HEADER)
     memcpy(buffer + HEADER + c.head, c.frame + c.head + number * c.size, payload)
     return HEADER + c.head + payload
+
+
+cdef inline bint tunnel_from_master(Worker *w, const Segmenter *c, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """Forward a UDP tunnel's GSO frame whole. False if it is none, or if it is not for a port that takes it."""
+    cdef uint8_t header[LONG_HEADER]
+    cdef Verdict v
+    cdef Frame f
+    if not header_of_tunnel(c, header) or not frame_parse(&f, buffer + HEADER, n - HEADER):
+        return False
+    v = decide_from_master(&w.switch_, &f)
+    if v.outcome != TO_PORT or not w.ports[v.port].longer or not takes_merged(w, v.port):
+        return False
+    begin_whole(w, FROM_MASTER, &f)
+    w.master.outcomes[tunnel_port_tx(w, FROM_MASTER, v.port, header, &f)] += 1
+    return True
+
+
+cdef inline bint tunnel_from_port(
+    Worker *w, int32_t port, const Segmenter *c, uint8_t *buffer, uint32_t n
+) noexcept nogil:
+    """The same for one from a port that needs no more stages than decide and dispatch."""
+    cdef uint8_t header[LONG_HEADER]
+    cdef Verdict v
+    cdef Frame f
+    if w.switch_.rules[port].extra_stages & ~CAPTURED or not header_of_tunnel(c, header):
+        return False
+    if not frame_parse(&f, buffer + HEADER, n - HEADER):
+        return False
+    v = decide_from_port(&w.switch_, &f, True)
+    if v.outcome == TO_PORT and w.ports[v.port].longer and takes_merged(w, v.port):
+        begin_whole(w, port, &f)
+        w.ports[port].traffic.outcomes[tunnel_port_tx(w, port, v.port, header, &f)] += 1
+        return True
+    if w.tunnel_fd < 0:
+        return False
+    if v.outcome == TO_ROUTE and not is_captured(w, port) and routed_to_wire(w, &f):  # recorded is what was read
+        v.outcome = TO_MASTER
+    return v.outcome == TO_MASTER and tunnel_master_tx(w, port, header, &f)
+
+
+cdef inline void begin_whole(Worker *w, int32_t source, const Frame *f) noexcept nogil:
+    """It will be forwarded as it is."""
+    cdef Traffic *traffic = traffic_of(w, source)
+    traffic.rx_frames += 1
+    traffic.rx_bytes += f.length
+    if is_captured(w, source):
+        begin_captured(w, source, f)
+    else:
+        settle_captured(w)
+
+
+cdef inline bint routed_to_wire(Worker *w, const Frame *f) noexcept nogil:
+    """Whether the route cache has the next hop of a packet that fits the path's MTU, which gets its Ethernet header."""
+    cdef Route *route = route_find(&w.routes, f)
+    if route == NULL or route.kind != BY_NEXTHOP or wire_length(f, frame_header(f)) > route.mtu:
+        return False
+    route.used = True
+    route_rewrite(f, route, w.switch_.mac)
+    return True
+
+
+cdef inline int tunnel_port_tx(
+    Worker *w, int32_t source, int32_t port, uint8_t *header, const Frame *f
+) noexcept nogil:
+    """The outcome."""
+    cdef Port *p = &w.ports[port]
+    if not tunnel_tx(p.fd, header, f):
+        p.traffic.tx_errors += 1
+        return port_failure(errno)
+    p.traffic.tx_frames += 1
+    p.traffic.tx_bytes += f.length
+    if w.capture != NULL:
+        capture_written(w.capture, p.tag, is_captured(w, port), source, tag_of(w, source), f.data - HEADER,
+                        f.length + HEADER, 0)
+    return TO_PORT
+
+
+cdef inline bint tunnel_master_tx(Worker *w, int32_t port, uint8_t *header, const Frame *f) noexcept nogil:
+    """False if the TAP is not there any more, or down. Else the frame is a batch for the wire by itself."""
+    master_tx(w)  # what came before it
+    if not tunnel_tx(w.tunnel_fd, header, f):
+        return False
+    begin_whole(w, port, f)
+    queue_master_tx(w, port, f.data - HEADER, f.length + HEADER)
+    count_master_tx(w, 0, TO_MASTER)
+    w.tx_length = 0
+    return True
+
+
+cdef inline bint tunnel_tx(int fd, uint8_t *header, const Frame *f) noexcept nogil:
+    """Whether the TAP took it."""
+    cdef iovec pieces[2]
+    pieces[0], pieces[1] = iovec(header, LONG_HEADER), iovec(f.data, f.length)
+    return writev(fd, pieces, 2) >= 0
 
 
 cdef inline bint forward_datagrams(Worker *w, const Segmenter *c, uint8_t *buffer, uint32_t n) noexcept nogil:

@@ -3,7 +3,7 @@ the next is read.
 """
 
 from libc.errno cimport EAGAIN, ECONNREFUSED, EINTR, EIO, ENETDOWN, errno
-from libc.stdint cimport int32_t, uint8_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport read
 
@@ -14,6 +14,7 @@ from ipvsw.datapath.loop.state cimport (
     BURST, EVENT_GONE_BIT, HEADER, LONGEST, ROOM, UNIX_SOCKET, Worker, raise_event, unpoll_fd,
 )
 from ipvsw.datapath.loop.tx cimport drop_read, master_tx, settle_captured
+from ipvsw.datapath.packet.longheader cimport LONG_HEADER, header_shorten
 from ipvsw.datapath.backends.unixsock cimport (
     DATAGRAMS, STREAM, Socket, socket_end, socket_send, stream_fill, stream_next,
 )
@@ -21,6 +22,7 @@ from ipvsw.datapath.rules.outcome cimport DROP_BAD_HEADER, DROP_ERROR
 
 
 cdef inline void port_rx(Worker *w, int32_t port) noexcept nogil:
+    cdef uint32_t longer = w.ports[port].longer
     cdef uint8_t *buffer
     cdef ssize_t n
     cdef int _i
@@ -30,13 +32,16 @@ cdef inline void port_rx(Worker *w, int32_t port) noexcept nogil:
     for _i in range(BURST):
         # Where the next frame for the wire would stay; any other leaves it free, and warm, for the next read.
         buffer = w.tx_buffers[w.tx_length] + ROOM
-        n = read(w.ports[port].fd, buffer, HEADER + LONGEST)
-        if n < HEADER:
+        n = read(w.ports[port].fd, buffer, LONG_HEADER + LONGEST)
+        if n < HEADER + longer:
             if n >= 0:
                 port_rx_over(w, port, 0)
             elif errno != EAGAIN:
                 port_rx_over(w, port, errno)
             return
+        if longer:
+            buffer = header_shorten(buffer)
+            n -= longer
         receive_from_port(w, port, buffer, n)
         if w.tx_length == BURST:
             master_tx(w)

@@ -21,6 +21,7 @@ from ipvsw.datapath.kernel.busypoll cimport BusyPoll, clock_ns
 from ipvsw.datapath.backends.unixsock cimport Socket, socket_release
 from ipvsw.datapath.packet.gro cimport GroBatch
 from ipvsw.datapath.packet.headers cimport Address, Frame
+from ipvsw.datapath.packet.longheader cimport LONG_HEADER
 from ipvsw.datapath.rules.decide cimport Switch
 from ipvsw.datapath.rules.outcome cimport N_OUTCOMES
 from ipvsw.datapath.rules.ratelimit cimport Limits
@@ -33,7 +34,7 @@ cdef enum:
     HEADER = 10  # sizeof(struct virtio_net_hdr)
     ROOM = 16  # before the header, so that a VLAN tag can be put back in place
     LONGEST = 65536 + 64  # a GSO packet with its Ethernet header
-    BUFFER = ROOM + HEADER + LONGEST
+    BUFFER = ROOM + LONG_HEADER + LONGEST
     # Multicast frames that may wait; from one interface half of it, the kernel driver's IPVLAN_QBACKLOG_LIMIT.
     BACKLOG = 2000
     BACKLOG_OCTETS = 16 << 20  # bytes of them; from one interface half of it
@@ -109,8 +110,9 @@ cdef struct Port:
     int fd  # of the queue that this worker uses; -1: no such port, or no peer is connected to its socket
     int queues  # each of which has its reader
     Socket *socket  # UNIX_SOCKET alone
+    uint32_t longer  # bytes that its frames' virtio_net_hdr has more than HEADER: LONGER, or 0
     bint accepts_uso  # takes datagrams that have become one (USO)
-    bint special  # no DEVICE, or there are limits to what it gets, or frames are captured
+    bint special  # no DEVICE, or has MAC NAT, or there are limits to what it gets, or frames are captured
     uint32_t tag  # for captures
     Limits *limits  # shared by all workers; NULL: none
     bint tx_pending  # frames for its socket wait to be sent together
@@ -169,6 +171,7 @@ cdef struct Worker:
     int notify_fd  # eventfd of the control thread: a port has events
     int master_fd  # -1: none
     int inject_fd
+    int tunnel_fd  # a TAP whose frames leave on the wire, with the long virtio_net_hdr; -1: none
     int host_fd  # -1: the host has no interface of its own
     int stack_fds[2]  # raw sockets, IPv4 and IPv6; -1: none
     int master_index
@@ -322,7 +325,7 @@ cdef inline Worker *worker_new(int number, int workers, int notify_fd, uint64_t 
         error[0] = ENOMEM
         return NULL
     w.number, w.workers, w.notify_fd = number, workers, notify_fd
-    w.master_fd = w.inject_fd = w.host_fd = w.epoll_fd = w.control_fd = w.ring.fd = -1
+    w.master_fd = w.inject_fd = w.tunnel_fd = w.host_fd = w.epoll_fd = w.control_fd = w.ring.fd = -1
     w.starved[0] = w.starved[1] = -1
     w.stack_fds[0] = w.stack_fds[1] = -1
     w.credit = MASTER_CREDIT

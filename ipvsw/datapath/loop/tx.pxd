@@ -24,6 +24,7 @@ from ipvsw.datapath.backends.unixsock cimport socket_send, socket_tx
 from ipvsw.datapath.kernel.sys cimport MSG_DONTWAIT, iovec, send, sendmmsg, unlikely, writev
 from ipvsw.datapath.kernel.uring cimport ring_write
 from ipvsw.datapath.packet.headers cimport Frame
+from ipvsw.datapath.packet.longheader cimport LONG_HEADER, LONGER, header_lengthen, header_restore
 
 ctypedef int (*Tx)(Worker *, int32_t, uint8_t *, uint32_t) noexcept nogil
 ctypedef void (*Settle)(Worker *) noexcept nogil
@@ -35,22 +36,26 @@ cdef extern from *:
 
 cdef inline int port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
     """The outcome; NO_OUTCOME if the write was queued on the io_uring, whose completion counts it."""
-    cdef Port *p = &w.ports[port]
-    cdef uint64_t *own = w.switch_.rules[port].own
-    if own != NULL:
-        macnat_restore(own, w.switch_.mac, w.switch_.mode != L2, buffer + HEADER, n - HEADER)
-    if p.special:
+    if w.ports[port].special:
         return apart(special_tx)(w, port, buffer, n)
     return device_tx(w, port, buffer, n)
 
 
 cdef inline int special_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
-    """To a port that has limits or is a unix socket, or to any while frames are captured."""
+    """To a port that has MAC NAT or limits or is a unix socket, or to any while frames are captured."""
     cdef Port *p = &w.ports[port]
-    cdef int outcome = limit_tx(w, p, buffer, n)
+    cdef uint64_t *own = w.switch_.rules[port].own
+    cdef bint may_queue = w.may_queue
+    cdef int outcome
+    if own != NULL:
+        macnat_restore(own, w.switch_.mac, w.switch_.mode != L2, buffer + HEADER, n - HEADER)
+    outcome = limit_tx(w, p, buffer, n)
     if outcome != NO_OUTCOME:
         return outcome
+    if p.longer and w.capture != NULL:
+        w.may_queue = False  # it would lose the header that is recorded
     outcome = socket_port_tx(w, port, buffer, n) if p.backend == UNIX_SOCKET else device_tx(w, port, buffer, n)
+    w.may_queue = may_queue
     if w.capture != NULL and (outcome == TO_PORT or outcome == NO_OUTCOME):
         capture_written(w.capture, p.tag, is_captured(w, port), w.source, tag_of(w, w.source), buffer, n,
                         write_tag(w, port, n) if outcome == NO_OUTCOME else 0)
@@ -61,12 +66,21 @@ cdef inline int device_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) 
     cdef Port *p = &w.ports[port]
     if w.may_queue and queue_port_tx(w, port, buffer, n):
         return NO_OUTCOME
-    if write(p.fd, buffer, n) < 0:
+    if (write_long(p.fd, buffer, n) if p.longer else write(p.fd, buffer, n)) < 0:
         p.traffic.tx_errors += 1
         return port_failure(errno)
     p.traffic.tx_frames += 1
     p.traffic.tx_bytes += n - HEADER
     return TO_PORT
+
+
+cdef inline ssize_t write_long(int fd, uint8_t *buffer, uint32_t n) noexcept nogil:
+    """write() with a long virtio_net_hdr. The frame is as it was afterwards: others may be to have it too."""
+    cdef uint8_t header[LONG_HEADER]
+    cdef iovec pieces[2]
+    header_lengthen(buffer, header)
+    pieces[0], pieces[1] = iovec(&header[0], LONG_HEADER), iovec(buffer + HEADER, n - HEADER)
+    return writev(fd, pieces, 2)
 
 
 cdef inline int limit_tx(Worker *w, Port *p, const uint8_t *buffer, uint32_t n) noexcept nogil:
@@ -79,18 +93,24 @@ cdef inline int limit_tx(Worker *w, Port *p, const uint8_t *buffer, uint32_t n) 
 
 
 cdef inline bint takes_gro(const Worker *w, int32_t port) noexcept nogil:
-    """Whether a port takes UDP GSO frames: not with MAC NAT nor with limits, which look at each frame."""
+    """Whether a port takes UDP GSO frames."""
+    return w.ports[port].accepts_uso and takes_merged(w, port)
+
+
+cdef inline bint takes_merged(const Worker *w, int32_t port) noexcept nogil:
+    """Whether a port may get packets as one frame: not with MAC NAT nor with limits, which look at each."""
     cdef const Port *p = &w.ports[port]
-    return p.accepts_uso and w.switch_.rules[port].own == NULL and (
-        not p.special or p.limits == NULL or not limits_direction(p.limits, TX))
+    return not p.special or (
+        w.switch_.rules[port].own == NULL and (p.limits == NULL or not limits_direction(p.limits, TX)))
 
 
 cdef inline int gro_tx(
-    Worker *w, int32_t port, const iovec *pieces, uint32_t n, uint32_t count, uint64_t total
+    Worker *w, int32_t port, iovec *pieces, uint32_t n, uint32_t count, uint64_t total
 ) noexcept nogil:
-    """Write n pieces as one GSO frame. Counted are the datagrams that it is made of, `total` bytes."""
+    """Write n pieces as one GSO frame, of which the first has LONGER bytes of room before it. Counted are the datagrams
+    that it is made of, `total` bytes."""
     cdef Port *p = &w.ports[port]
-    if writev(p.fd, pieces, n) < 0:
+    if (writev_long(p.fd, pieces, n) if p.longer else writev(p.fd, pieces, n)) < 0:
         p.traffic.tx_errors += count
         return port_failure(errno)
     p.traffic.tx_frames += count
@@ -100,10 +120,30 @@ cdef inline int gro_tx(
     return TO_PORT
 
 
+cdef inline ssize_t writev_long(int fd, iovec *pieces, uint32_t n) noexcept nogil:
+    """The same as writev()."""
+    cdef iovec first = pieces[0]
+    cdef uint8_t *buffer = <uint8_t *> first.iov_base
+    cdef ssize_t written
+    header_lengthen(buffer, buffer - LONGER)
+    pieces[0] = iovec(buffer - LONGER, first.iov_len + LONGER)
+    written = writev(fd, pieces, n)
+    pieces[0] = first
+    header_restore(buffer)
+    return written
+
+
 cdef inline bint queue_port_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) noexcept nogil:
-    """The completion's tag has all that `port_tx_ended` counts: source, port, length. False if the ring has failed."""
-    cdef bint queued = ring_write(&w.ring, w.ports[port].fd, buffer, n, write_tag(w, port, n))
+    """The completion's tag has all that `port_tx_ended` counts: source, port, length. False if the ring has failed. A
+    frame that may be queued has LONGER bytes of room before it, and nobody else is to have it."""
+    cdef uint32_t longer = w.ports[port].longer
+    cdef bint queued
+    if longer:
+        header_lengthen(buffer, buffer - LONGER)
+    queued = ring_write(&w.ring, w.ports[port].fd, buffer - longer, n + longer, write_tag(w, port, n))
     w.inflight_writes += queued
+    if longer and not queued:
+        header_restore(buffer)
     return queued
 
 

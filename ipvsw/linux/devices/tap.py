@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pytun import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, TunTapDevice
 
 VNET_HEADER = 10  # bytes: struct virtio_net_hdr, without num_buffers
+LONG_HEADER = 24  # bytes: struct virtio_net_hdr_v1_hash_tunnel
 
 # How many frames wait in each queue of a TAP that we read: those of two seconds, at 2,000 a second, in which one daemon
 # follows another. The kernel's own 1,000 are those of half a second. A place for a frame takes 8 bytes.
@@ -28,11 +29,19 @@ TUNSETOWNER, TUNSETGROUP = 0x400454CC, 0x400454CE
 TUNSETOFFLOAD, TUNSETVNETHDRSZ, TUNSETCARRIER, TUNGETDEVNETNS = 0x400454D0, 0x400454D8, 0x400454E2, 0x54E3
 TUNSETSTEERINGEBPF, TUNSETFILTEREBPF, TUNGETIFF = 0x800454E0, 0x800454E1, 0x800454D2
 TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6 = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
+TUN_F_UDP_TUNNEL_GSO, TUN_F_UDP_TUNNEL_GSO_CSUM = 0x80, 0x100  # from 6.17, with the long header alone
 
 IFF_MULTI_QUEUE = 0x0100
 _FLAGS = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
 
-_NAMES = {TUN_F_CSUM: "csum", TUN_F_TSO4: "tso4", TUN_F_TSO6: "tso6", TUN_F_USO4: "uso4", TUN_F_USO6: "uso6"}
+_NAMES = {
+    TUN_F_CSUM: "csum",
+    TUN_F_TSO4: "tso4",
+    TUN_F_TSO6: "tso6",
+    TUN_F_USO4: "uso4",
+    TUN_F_USO6: "uso6",
+    TUN_F_UDP_TUNNEL_GSO: "tunnel",
+}
 
 # From all to nothing. A kernel refuses the whole set for one that it doesn't know (set_offload in
 # tun.c), takes USO for both families or for none (from 6.2), and segmentation with checksums only.
@@ -46,10 +55,11 @@ _OFFLOADS = (
 
 
 class Tap:
-    """A TAP with a 10-byte virtio_net_hdr and every offload that the kernel grants.
+    """A TAP with a virtio_net_hdr and every offload that the kernel grants.
 
+    The header has LONG_HEADER bytes with the offload "tunnel", which is asked for only with `tunnels`; else 10.
     `fd` is non-blocking, and so are `extra_fds`, those of its other queues; `name` is the one the device was made with;
-    `offloads` are those of "csum", "tso4", "tso6", "uso4", "uso6" that frames may come with on the fds.
+    `offloads` are those of "csum", "tso4", "tso6", "uso4", "uso6", "tunnel" that frames may come with on the fds.
     """
 
     __slots__ = ("extra_fds", "fd", "name", "offloads")
@@ -59,7 +69,7 @@ class Tap:
     name: str
     offloads: tuple[str, ...]
 
-    def __init__(self, name: str, fds: Sequence[int]) -> None:
+    def __init__(self, name: str, fds: Sequence[int], *, tunnels: bool = False) -> None:
         """Takes the descriptors. Errors: OSError; they are closed then."""
         self.fd, *others = fds
         self.extra_fds = tuple(others)
@@ -68,7 +78,7 @@ class Tap:
             for fd in fds:
                 os.set_inheritable(fd, False)
                 os.set_blocking(fd, False)
-            self.offloads = prepare(self.fd)
+            self.offloads = prepare(self.fd, tunnels=tunnels)
         except OSError:
             self.close()
             raise
@@ -102,7 +112,7 @@ class Tap:
                 os.close(fd)
 
 
-def open_tap(queues: int = 1) -> Tap:
+def open_tap(queues: int = 1, *, tunnels: bool = False) -> Tap:
     """Create one in the caller's namespace under a name of the kernel's choosing. Errors: OSError."""
     name, fds = "", []
     with contextlib.ExitStack() as undo:
@@ -112,10 +122,10 @@ def open_tap(queues: int = 1) -> Tap:
                 fds.append(os.dup(device.fileno()))
             undo.callback(os.close, fds[-1])
         undo.pop_all()
-    return Tap(name, fds)
+    return Tap(name, fds, tunnels=tunnels)
 
 
-def adopt_tap(fds: Sequence[int]) -> Tap:
+def adopt_tap(fds: Sequence[int], *, tunnels: bool = False) -> Tap:
     """One that another process has made, of which these are all the queues. Takes the descriptors. Errors: OSError if
     they aren't of one such TAP; they are closed then."""
     try:
@@ -128,7 +138,7 @@ def adopt_tap(fds: Sequence[int]) -> Tap:
         for fd in fds:
             os.close(fd)
         raise
-    return Tap(name, fds)
+    return Tap(name, fds, tunnels=tunnels)
 
 
 def _name_and_flags(fd: int) -> tuple[str, int]:
@@ -170,12 +180,22 @@ def _open_shared(name: str, queues: int) -> TunTapDevice:
         raise OSError(*error.args) from error
 
 
-def prepare(fd: int) -> tuple[str, ...]:
-    """Have a TAP speak with a virtio_net_hdr of VNET_HEADER bytes, and with all offloads that it grants: their names.
+def prepare(fd: int, *, tunnels: bool = False) -> tuple[str, ...]:
+    """Have a TAP speak with a virtio_net_hdr, and with all offloads that it grants: their names, see `Tap`.
     Errors: OSError."""
+    if tunnels:
+        fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("=i", LONG_HEADER))
+        offloads = _OFFLOADS[0] | TUN_F_UDP_TUNNEL_GSO | TUN_F_UDP_TUNNEL_GSO_CSUM
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(fd, TUNSETOFFLOAD, offloads)
+            return _named(offloads)
     fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("=i", VNET_HEADER))
     for offloads in _OFFLOADS:
         with contextlib.suppress(OSError):
             fcntl.ioctl(fd, TUNSETOFFLOAD, offloads)
-            return tuple(name for bit, name in _NAMES.items() if offloads & bit)
+            return _named(offloads)
     raise OSError(errno.EINVAL, "the kernel takes no set of TAP offloads, not even none")
+
+
+def _named(offloads: int) -> tuple[str, ...]:
+    return tuple(name for bit, name in _NAMES.items() if offloads & bit)

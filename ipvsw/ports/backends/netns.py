@@ -66,6 +66,10 @@ class NetnsBackend(DeviceBackend):
     def accepts_uso(self) -> bool:
         return "uso4" in self.offloads  # a kernel that sends UDP GSO frames takes them
 
+    @property
+    def long_header(self) -> bool:
+        return "tunnel" in self.offloads
+
     # ------------------------------------------------------------------------ opening
 
     async def open(self, settings: Settings) -> Snapshot | None:
@@ -77,7 +81,7 @@ class NetnsBackend(DeviceBackend):
 
     def _open_tap(self, handle: Handle, settings: Settings) -> int:
         """Make the TAP, in the daemon's own namespace yet. Its index."""
-        self._tap = open_tap(self._queues(settings))
+        self._tap = open_tap(self._queues(settings), tunnels=True)
         self._spread(self._tap)
         return handle.index(self._tap.name)
 
@@ -149,7 +153,8 @@ class NetnsBackend(DeviceBackend):
 
     def _adopt_tap(self, holding: Holding, settings: Settings) -> Tap:
         """That of the last daemon, with all its queues. Errors: OSError."""
-        self._tap = adopt_tap([fd for _, fd in sorted(holding.fds.items(), key=lambda item: int(item[0]))])
+        fds = [fd for _, fd in sorted(holding.fds.items(), key=lambda item: int(item[0]))]
+        self._tap = adopt_tap(fds, tunnels=True)
         if len(holding.fds) != self._queues(settings):
             raise OSError(errno.EINVAL, f"it has {len(holding.fds)} queues")
         self._spread(self._tap)

@@ -20,6 +20,7 @@ from ipvsw.linux.netlink import Handle, Netlink
 from tests.netns.devices.frames import HEADER, Make, Pair, frame
 from tests.support.patience import LIMIT, until
 from tests.support.spaces import Namespace
+from tests.support.topology import run
 
 # ---------------------------------------------------------------------------- TAP
 
@@ -81,6 +82,47 @@ def test_a_kernel_without_uso_grants_the_rest(monkeypatch: pytest.MonkeyPatch) -
     interface = tap.open_tap()
     interface.close()
     assert interface.offloads == ("csum", "tso4", "tso6")
+
+
+def kernel_has_tunnels() -> bool:
+    release = os.uname().release.split(".")
+    return (int(release[0]), int(release[1])) >= (6, 17)
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_the_long_header_comes_with_the_offload_for_tunnels(monkeypatch: pytest.MonkeyPatch, granted: bool) -> None:
+    """From Linux 6.17, or never where an older kernel is played; every other offload as ever."""
+    real = fcntl.ioctl
+
+    def older(fd: int, request: int, argument: int = 0) -> object:
+        if request == tap.TUNSETOFFLOAD and not granted and argument & tap.TUN_F_UDP_TUNNEL_GSO:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(fd, request, argument)
+
+    monkeypatch.setattr(tap.fcntl, "ioctl", older)
+    expected = granted and kernel_has_tunnels()
+    with contextlib.closing(tap.open_tap()) as plain, contextlib.closing(tap.open_tap(tunnels=True)) as interface:
+        assert interface.offloads == plain.offloads + (("tunnel",) if expected else ())
+        size = real(interface.fd, 0x800454D7, bytes(4))  # TUNGETVNETHDRSZ
+        assert struct.unpack("=i", size)[0] == (tap.LONG_HEADER if expected else tap.VNET_HEADER)
+
+
+@pytest.mark.parametrize("tunnels", [True, False], ids=["upgrade", "downgrade"])
+def test_a_tap_of_a_daemon_with_the_other_header_is_adopted(tunnels: bool) -> None:
+    """Its frames have this daemon's from then on, those too that have waited."""
+    with contextlib.closing(tap.open_tap(tunnels=not tunnels)) as former:
+        Path(f"/proc/sys/net/ipv6/conf/{former.name}/disable_ipv6").write_text("1")
+        run("ip", "link", "set", former.name, "up")
+        data = frame(text=b"one")
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+            sender.bind((former.name, 0))
+            sender.send(data)
+            with contextlib.closing(tap.adopt_tap([os.dup(former.fd)], tunnels=tunnels)) as adopted:
+                sender.send(data)
+                longer = "tunnel" in adopted.offloads
+                assert longer == (tunnels and kernel_has_tunnels())
+                header = bytes(tap.LONG_HEADER if longer else tap.VNET_HEADER)
+                assert [os.read(adopted.fd, 1 << 16) for _ in range(2)] == [header + data] * 2
 
 
 def test_a_tap_is_closed_once_and_its_device_goes(interface: tap.Tap) -> None:

@@ -24,7 +24,7 @@ from ipvsw.daemon.state import (
 from ipvsw.model import Config, Flag, Kind, Mode, PortConfig, Refused
 from ipvsw.ports.backend import Holding, Left, Settings, held_name
 from ipvsw.status import SwitchStats, Traffic
-from ipvsw.switch.held import MasterLeft, frame_names
+from ipvsw.switch.held import TUNNELS, MasterLeft, frame_names
 from ipvsw.switch.held import held_name as held_master_name
 from ipvsw.switch.hostport import HostLeft
 
@@ -230,6 +230,17 @@ def test_a_master_is_passed_on_with_where_its_reader_stopped() -> None:
     inherited = pass_on_master(master, {name: 40, held_master_name("lan", "host"): 41, "port-x": 1})
     assert inherited.masters == {"lan": master}
     assert inherited.unwanted == {"port-x": 1}
+
+
+def test_a_masters_tap_for_tunnels_is_passed_on_with_it() -> None:
+    """A daemon that knows of none leaves none, and drops what it does not know."""
+    master = MasterLeft(7, (4, 77), (40,), (2048, 2048), tunnels=42)
+    (name,) = frame_names("lan", 1)
+    fds = {name: 40, held_master_name("lan", TUNNELS): 42}
+    inherited = pass_on_master(master, fds)
+    assert (inherited.masters, inherited.unwanted) == ({"lan": master}, {})
+    inherited = pass_on_master(master, fds, FILE.replace('master = "eth0"', 'master = "eth9"'))
+    assert (inherited.masters, inherited.unwanted) == ({}, fds)
 
 
 def test_of_another_master_or_number_of_workers_nothing_is_passed_on() -> None:
