@@ -24,9 +24,9 @@ BUFFER = 1 << 17
 def guest(lab: Lab, daemon: Daemon, port: str, netns: str, device: str = "eth0") -> Iterator[None]:
     """The port's machine runs until the end of the body, with the namespace's own stack and a MAC of its own."""
     about, fds = Client(str(daemon.socket)).hand_over(port)
-    card = _card(netns, device)
+    end = card(netns, device)
     wake = os.eventfd(0, os.EFD_CLOEXEC)
-    cable = threading.Thread(target=_connect, args=(fds[0], card, wake), daemon=True)
+    cable = threading.Thread(target=_connect, args=(fds[0], end, wake), daemon=True)
     try:
         lab.ip(netns, "link", "set", device, "address", str(about["mac"]), "mtu", str(about["mtu"]), "up")
         cable.start()
@@ -36,14 +36,16 @@ def guest(lab: Lab, daemon: Daemon, port: str, netns: str, device: str = "eth0")
         os.eventfd_write(wake, 1)
         if cable.is_alive():
             cable.join()
-        for fd in (*fds, card, wake):
+        for fd in (*fds, end, wake):
             os.close(fd)
 
 
-def _card(netns: str, device: str) -> int:
+def card(netns: str, device: str, *, header: bool = True) -> int:
+    """A TAP in the namespace, without offloads, whose frames have a virtio_net_hdr or not. The caller closes it."""
+    flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if header else 0)
     with inside(netns):
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", device.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR))
+        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", device.encode(), flags))
     return fd
 
 
