@@ -87,6 +87,7 @@ def streams() -> Iterator[Row]:
         yield row(f"M5-{way}", words, f"ipvsw {way}", "macvlan", f"macvlan {way}", at_least(0.75))
         yield row(f"M5-{way}-9000", words, f"ipvsw {way}", "macvlan", f"macvlan {way}", None, 9000)
     yield row("R1", "port to wire, mode l3", "routed out", "macvlan", "macvlan out", at_least(0.60))
+    yield row("R3", "port to wire, mode l3s", "l3s out", "wire to port", "l3s in", None)
     with_it, without = (Sample("captured", "tcp_beside", (PACED, how)) for how in ("yes", "no"))
     what = f"TCP, port to port, beside {PACED // 1000} kpps that are captured"
     yield Row("Y1", what, "Gbit/s", "gbit", with_it, "not captured", without, at_least(0.90))
@@ -101,6 +102,14 @@ def streams() -> Iterator[Row]:
         yield Row(
             f"H2-{way}", f"the daemon's CPU, TCP {words}", "%", "daemon_percent", mine, wanted=at_most(HOST_PERCENT)
         )
+
+
+def tunnels() -> Iterator[Row]:
+    for way, words in (("out", "port to wire"), ("in", "wire to port")):
+        for row_id, device in (("X1", "tap"), ("X2", "veth")):
+            mine, theirs = (Sample(f"vxlan {kind} {way}", "tcp", (1450,)) for kind in (device, "macvlan"))
+            what = f"TCP through VXLAN, {words}, device {device}"
+            yield Row(f"{row_id}-{way}", what, "Gbit/s", "gbit", mine, "macvlan bridge", theirs, at_least(0.80))
 
 
 def datagrams() -> Iterator[Row]:
@@ -323,8 +332,8 @@ def tables() -> Iterator[Row]:
 
 
 ROWS: tuple[Row, ...] = (
-    *streams(), *datagrams(), *costs(), *guards(), *fast_path(), *backends(), *round_trips(), *fans(), *crowds(),
-    *tables(),
+    *streams(), *tunnels(), *datagrams(), *costs(), *guards(), *fast_path(), *backends(), *round_trips(), *fans(),
+    *crowds(), *tables(),
 )  # fmt: skip
 STAGES = tuple(dict.fromkeys(row.stage for row in ROWS))
 

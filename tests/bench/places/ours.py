@@ -164,20 +164,22 @@ def captured(ground: Ground) -> Mapping[str, Path]:
 # ---------------------------------------------------------------------------- mode l3
 
 
-def routed(ground: Ground) -> Mapping[str, Path]:
-    """Mode l3: a port in a subnet behind the master; the far end of the master's veth pair is its router, and the way
-    to ten thousand addresses that the route cache holds."""
+def routed(ground: Ground, mode: str = "l3") -> Mapping[str, Path]:
+    """Mode l3 or l3s: a port in a subnet behind the master; the far end of the master's veth pair is its router, and
+    in l3 the way to ten thousand addresses that the route cache holds."""
     lab = ground.stack.enter_context(Lab(1))
     lab.ip(lab.wire, "route", "add", "10.2.0.0/24", "via", MASTER4)
     lab.ip(lab.wire, "route", "add", "blackhole", "10.64.0.0/16")
     lab.ip(lab.host, "route", "add", "10.64.0.0/16", "via", WIRE4)
     ports = [port("p1", lab.ports[0], [f"{INNER4}/24"], gateway=[GATEWAY4])]
-    daemon = Daemon(switch("m0", lab.host, ports, mode="l3"), home=lab.home, io="auto")
+    daemon = Daemon(switch("m0", lab.host, ports, mode=mode), home=lab.home, io="auto")
     ground.stack.callback(daemon.close)
     daemon.wait()
     lab.reachable(lab.ports[0], WIRE4)
     mine, outside = End(lab.ports[0], "p1", INNER4, MASTER_MAC), wire(lab)
     out = Path(mine, replace(outside, mac=MASTER_MAC), (daemon.pid,), daemon)
+    if mode == "l3s":
+        return {"l3s out": out, "l3s in": Path(replace(outside, mac=WIRE_MAC), mine, (daemon.pid,), daemon)}
     far = replace(out, sink=replace(out.sink, address=FAR4))
     learn(ground, far)
     return {"routed out": out, "routed far": far}

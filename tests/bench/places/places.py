@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from tests.bench.places import crowd, ours, peers, socketports, tables
+from tests.bench.places import crowd, ours, peers, socketports, tables, tunnels
 from tests.bench.places.ground import Builder
 
 FANS = (1, 16, 256)  # receivers of a broadcast
@@ -25,6 +25,8 @@ PLACES: Mapping[str, Builder] = {
     "beside-stream": socketports.beside,
     "stream": socketports.stream,
     "routed": ours.routed,
+    "l3s": partial(ours.routed, mode="l3s"),
+    "vxlan": tunnels.vxlan,
     "workers1": partial(ours.workers, number=1),
     "workers2": partial(ours.workers, number=2),
     "captured": ours.captured,
