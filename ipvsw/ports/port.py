@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Mapping, Sequence, Set
-from hashlib import blake2b
 
 import msgspec
 
@@ -21,6 +20,7 @@ from ipvsw.linux.tracked import RETRY, Snapshot, TrackedDevice
 from ipvsw.model import Address, MacSource, Persist, PortConfig, Refused
 from ipvsw.ports.backend import Backend, BackendPort, Gone, Left, PortEnvironment, Settings
 from ipvsw.ports.held import HeldDescriptors
+from ipvsw.ports.mac import own_mac
 from ipvsw.ports.status import port_status
 from ipvsw.status import AddressSource, HandedOver, PortState, PortStatus
 
@@ -297,14 +297,11 @@ class Port(TrackedDevice):
         )
 
     def _make_own_mac(self) -> bytes:
-        """That of the configuration; else locally administered (IEEE 802 section 8.4), the same after a restart, and
-        unique."""
+        """Once made it stays, whatever the master's becomes."""
         if not isinstance(self.config.mac, MacSource):
             return bytes.fromhex(self.config.mac.replace(":", ""))
         if self._own_mac is None:
-            name = f"{self.env.switch}/{self.config.name}".encode()
-            digest = blake2b(name, digest_size=6, key=self.env.master.mac, person=b"ipvsw").digest()
-            self._own_mac = bytes([digest[0] & 0xFC | 2]) + digest[1:]
+            self._own_mac = own_mac(self.env.switch, self.config.name, self.env.master.mac)
         return self._own_mac
 
     async def _shut(self) -> None:
