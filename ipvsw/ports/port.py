@@ -376,8 +376,6 @@ class Port(TrackedDevice):
             self._tell(*self._state_of(self.link))
 
     def _needs_reading(self, event: DeviceEvent) -> bool:
-        if self.link is not None and isinstance(event, LinkEvent) and not event.gone:  # a carrier says all of itself
-            return msgspec.structs.replace(event.link, carrier=self.link.carrier) != self.link
         is_ours = isinstance(event, AddressEvent) and (
             event.address.is_link_local  # made by the kernel, of an identifier that may be another than before
             or (event.gone and self._addressing.is_configured(self.config, event.address, event.prefix))
@@ -386,12 +384,10 @@ class Port(TrackedDevice):
 
     def _follow(self, event: DeviceEvent) -> None:
         self.repairs.hope()
-        if self.link is None:
-            return
-        if isinstance(event, LinkEvent) and not event.gone:
+        if self.link is not None and isinstance(event, LinkEvent) and not event.gone:
             self._set_link(event.link)
             self._backend.link_announced(event.link)
-        elif isinstance(event, AddressEvent):
+        elif self.link is not None and isinstance(event, AddressEvent):
             self._addressing.follow(self.env.table, self.config, event)
 
 
