@@ -73,8 +73,7 @@ cdef class Datapath:
     """See `_fast.pyi`."""
 
     cdef Worker **workers
-    cdef readonly int n_workers
-    cdef readonly int notify_fd
+    cdef readonly int n_workers, notify_fd
     cdef int done_fd
     cdef uint64_t *flows
     cdef readonly list threads

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.judges.judged import Judged
-from tests.support.dnsmasq import Dnsmasq
 from tests.support.patience import LIMIT, until
+from tests.support.programs.dnsmasq import Dnsmasq
 from tests.support.running import ROOT, Daemon, switch
 from tests.support.sniff import sniffing
 from tests.support.topology import MASTER4, MASTER6, MASTER_MAC, WIRE4, WIRE6, Lab

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.dnsmasq import Dnsmasq
 from tests.support.patience import until
+from tests.support.programs.dnsmasq import Dnsmasq
 from tests.support.running import Daemon, port, switch
 from tests.support.topology import WIRE4, Lab
 

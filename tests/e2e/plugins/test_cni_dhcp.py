@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.plugins.cni import REAL, Cni
-from tests.support.dnsmasq import Dnsmasq
 from tests.support.patience import until
+from tests.support.programs.dnsmasq import Dnsmasq
 from tests.support.running import Daemon, switch
 from tests.support.topology import WIRE4, Lab
 
