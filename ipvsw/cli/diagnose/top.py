@@ -215,7 +215,7 @@ Keys:  n, r, t, d   order by name, by what was received or sent, by drops
        q            quit
 
 For flows frames are captured (see `ipvsw capture --help`) as long as they are shown: the daemon
-forwards for veth ports meanwhile. Of frames that come faster than they are read some are not counted.
+forwards for veth ports meanwhile. Frames that come too fast to be read are not counted.
 
 Without a terminal, or with --once, it prints one table of everything and ends.
 """,
