@@ -31,7 +31,7 @@ def reaches(netns: str, *addresses: str, device: str = "") -> None:
                 # What is said of a neighbour that does not answer is said by the next call.
                 with contextlib.suppress(OSError):
                     sock.sendto(request, (address, 0))
-                    return sock.recvfrom(1 << 10)[1][0] == address
+                    return bool(sock.recvfrom(1 << 10)[1][0] == address)
                 return False
 
             until(answered, f"{netns} reaches {address}")
