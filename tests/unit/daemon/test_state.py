@@ -239,7 +239,7 @@ def test_a_masters_tap_for_tunnels_is_passed_on_with_it() -> None:
     fds = {name: 40, held_master_name("lan", TUNNELS): 42}
     inherited = pass_on_master(master, fds)
     assert (inherited.masters, inherited.unwanted) == ({"lan": master}, {})
-    inherited = pass_on_master(master, fds, FILE.replace('master = "eth0"', 'master = "eth9"'))
+    inherited = pass_on_master(master, fds, "[daemon]\nworkers = 2\n" + FILE)
     assert (inherited.masters, inherited.unwanted) == ({}, fds)
 
 
