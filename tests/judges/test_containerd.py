@@ -183,6 +183,7 @@ def test_connections_outlive_ipvswd(containerd: Containerd, how: str) -> None:
 
 def test_pods_outlive_containerd(containerd: Containerd) -> None:
     pod = Pod(containerd, "one")
+    containerd.lab.reachable(containerd.lab.wire, pod.addresses[1])  # no other has the address: it may be bound to
     with Stream(containerd.lab.wire, pod.netns, pod.addresses[1]) as stream:
         stream.flows()
         containerd.end("KILL")
