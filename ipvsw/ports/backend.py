@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from ipvsw.addresses.table import Table
 from ipvsw.linux.bpf import Shim
-from ipvsw.linux.devices.tap import VNET_HEADER
+from ipvsw.linux.devices.tap import LONG_HEADER, VNET_HEADER
 from ipvsw.linux.fastports import FastDevice
 from ipvsw.linux.namespaceref import NamespaceRef
 from ipvsw.linux.netlink import Handle, Link
@@ -177,9 +177,11 @@ class Backend(ABC):
         return None
 
     def write(self, frame: bytes) -> None:
-        """Send the endpoint a frame, its virtio_net_hdr before it, unless it can't take one now."""
+        """Send the endpoint a frame, the short virtio_net_hdr before it, unless it can't take one now."""
         if own := self.port.env.table.own_mac(self.port.config.name):
             frame = frame[:VNET_HEADER] + own + frame[VNET_HEADER + len(own) :]
+        if self.long_header:
+            frame = frame[:VNET_HEADER] + bytes(LONG_HEADER - VNET_HEADER) + frame[VNET_HEADER:]
         with contextlib.suppress(OSError):
             os.write(self.fd, frame)
 
