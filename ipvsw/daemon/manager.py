@@ -112,6 +112,7 @@ class Manager:
             log.info("switch %s is not in the configuration any more: what is left of it goes", config.name)
             await self._add_switch(config)
             await self._switches.undo_ports([(config.name, port) for port in config.ports])
+            await self._switches[config.name].resume()  # which also deletes what no port is known to have
             await self._remove_switch(config.name)
 
     async def clean_up(self, config: Config) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
@@ -34,15 +35,16 @@ from ipvsw.ports.backends.beside import SUBJECTS, Beside
 from ipvsw.ports.backends.netns import NetnsBackend
 
 END, TAP = "se-", "st-"  # how the names of the two devices beside the master begin
+_END_NAME = re.compile(END + "[0-9a-f]{12}")
 
 
 def delete_orphans(handle: Handle) -> None:
     """In a master's namespace: the pairs of ports that nobody has any more. A port's TAP is gone with the last of its
-    descriptors, and its veth is not."""
+    descriptors, and its veth is not; that of a daemon that was killed while it made it has no alias yet."""
     links = {link.name: link for link in handle.links()}
     for name, link in links.items():
-        is_alone = name.startswith(END) and link.kind == "veth" and name.replace(END, TAP, 1) not in links
-        if is_alone and handle.alias(link.index).startswith("ipvsw "):
+        is_alone = _END_NAME.fullmatch(name) and link.kind == "veth" and name.replace(END, TAP, 1) not in links
+        if is_alone and (handle.alias(link.index) or "ipvsw ").startswith("ipvsw "):
             handle.delete_link(link.index)
 
 

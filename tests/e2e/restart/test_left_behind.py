@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,15 +43,29 @@ def other(lab: Lab) -> Table:
 
 
 def state(lab: Lab) -> dict[str, object]:
-    """Everything that a daemon leaves. The kernel numbers what is made again anew."""
+    """Everything that a daemon leaves, by names without the number that the kernel gives what is made again."""
     rules = [sorted(run("ip", family, "-n", lab.host, "rule").splitlines()) for family in ("-4", "-6")]
     with inside(lab.host):
         forwarding = {
             str(path): path.read_text() for path in sorted(Path("/proc/sys/net").glob("ipv[46]/conf/m*/*forwarding"))
         }
-    devices = {name: sorted(one["ifname"] for one in lab.links(name)) for name in (lab.host, lab.wire, *lab.ports)}
+    devices = {
+        name: sorted(re.sub(r"^(s.-)\d+$", r"\1", one["ifname"]) for one in lab.links(name))
+        for name in (lab.host, lab.wire, *lab.ports)
+    }
     programs = {name: len(leftovers.tc_programs(lab.host, name)) for name in ("m0", "m1") if name in devices[lab.host]}
     return {"rules": rules, "forwarding": forwarding, "devices": devices, "programs": programs}
+
+
+def settle(daemon: Daemon) -> None:
+    """Until every port is there, or it is known for what it waits."""
+
+    def there() -> bool:
+        ports = [found for switch in daemon.show() for found in switch["ports"]]
+        return all(found["state"] == "up" or found["reason"] for found in ports)
+
+    daemon.wait(states=("up", "waiting"))
+    until(there, "every port is there")
 
 
 def follows(daemon: Daemon, *tables: Table) -> None:
@@ -58,7 +73,7 @@ def follows(daemon: Daemon, *tables: Table) -> None:
     daemon.kill()
     daemon.config.write_text(toml(daemon.socket, tables))
     daemon.start()
-    daemon.wait(states=("up", "waiting"))
+    settle(daemon)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -68,7 +83,7 @@ def test_a_switch_that_left_the_file(lab: Lab, mode: str) -> None:
         daemon.wait()
         alone = state(lab)
     with Daemon(of_every_kind(lab, mode), other(lab), home=lab.home) as daemon:
-        daemon.wait(states=("up", "waiting"))
+        settle(daemon)
         assert state(lab) != alone
         follows(daemon, other(lab))
         assert "switch lan is not in the configuration any more" in daemon.said()
@@ -84,7 +99,7 @@ def test_a_switch_whose_master_is_gone(lab: Lab) -> None:
         alone = state(lab)
     lab.make_master()
     with Daemon(of_every_kind(lab, "l2"), other(lab), home=lab.home) as daemon:
-        daemon.wait(states=("up", "waiting"))
+        settle(daemon)
         lab.ip(lab.host, "link", "del", "m0")
         follows(daemon, other(lab))
         assert state(lab) == alone
@@ -98,10 +113,10 @@ def test_a_switch_that_is_another_one_now(lab: Lab, key: str) -> None:
     after = [before | {key: second} | ({"master": "w0"} if key == "netns" else {})]
     nothing = state(lab)
     with Daemon(*after, home=lab.home) as daemon:
-        daemon.wait(states=("up", "waiting"))
+        settle(daemon)
         alone = state(lab)
     with Daemon(before, home=lab.home) as daemon:
-        daemon.wait(states=("up", "waiting"))
+        settle(daemon)
         follows(daemon, *after)
         until(lambda: state(lab) == alone, f"a first daemon makes {alone}", every=0.1)
         lab.reachable(lab.ports[0], port4(2))
@@ -111,7 +126,7 @@ def test_a_switch_that_is_another_one_now(lab: Lab, key: str) -> None:
 def test_a_port_whose_device_stays_without_descriptors(lab: Lab) -> None:
     every = of_every_kind(lab, "l2")
     with Daemon(every, home=lab.home) as daemon:
-        daemon.wait(states=("up", "waiting"))
+        settle(daemon)
         follows(daemon, every | {"port": [one for one in every["port"] if one["name"] not in ("tap", "fast")]})
         found = state(lab)["devices"]
         assert isinstance(found, dict)
@@ -123,7 +138,7 @@ def test_a_port_whose_device_stays_without_descriptors(lab: Lab) -> None:
 def test_a_port_that_is_another_one_now(lab: Lab) -> None:
     every = of_every_kind(lab, "l2")
     with Daemon(every, home=lab.home) as daemon:
-        daemon.wait(states=("up", "waiting"))
+        settle(daemon)
         changed = [one | {"ifname": "tap9"} if one["name"] == "tap" else one for one in every["port"]]
         follows(daemon, every | {"port": changed})
         assert [one["ifname"] for one in lab.links(lab.ports[2]) if one["ifname"].startswith("tap")] == ["tap9"]
@@ -131,11 +146,11 @@ def test_a_port_that_is_another_one_now(lab: Lab) -> None:
 
 def test_ports_whose_namespace_is_gone(lab: Lab) -> None:
     with Daemon(of_every_kind(lab, "l2"), other(lab), home=lab.home) as daemon:
-        daemon.wait(states=("up", "waiting"))
+        settle(daemon)
         daemon.kill()
         run("ip", "netns", "del", lab.ports[2])
         daemon.start()
-        daemon.wait(states=("up", "waiting"))
+        settle(daemon)
         lab.reachable(lab.ports[0], port4(2))
         lab.add(lab.ports[2])
         until(lambda: lab.link(lab.ports[2], "tap0"), "the port is in the new one")
