@@ -134,7 +134,7 @@ class Daemon:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
-        if kind is not None:
+        if kind is not None and self.log.exists():
             print(f"--- ipvswd said:\n{self.said()[-4000:]}", file=sys.stderr)
         try:
             if kind is None and self.process is not None:
@@ -227,15 +227,17 @@ class Daemon:
                 shown = self.show()
             except (FileNotFoundError, ConnectionError):
                 return False
-            missing[:] = [p["name"] for s in shown for p in s["ports"] if p["state"] not in states]
+            others = (p for s in shown for p in s["ports"] if p["state"] not in states)
+            missing[:] = [f"{p['name']} is {p['state']} {p['reason']}" for p in others]
             return bool(shown) and not missing and all(s["state"] == "up" for s in shown)
 
         try:
             # Being asked about a thousand ports all the time would keep the daemon from bringing them up.
             until(settled, "the ports are up", every=0.05 if ports < 100 else 0.5, limit=limit)
         except AssertionError as error:
+            said = self.said()[-3000:]
             self.close()
-            raise AssertionError(f"{error}: {missing[:5]}") from None
+            raise AssertionError(f"{error}: {missing[:5]}\n{said}") from None
         return self
 
     def bpf(self) -> tuple[set[int], set[int]]:
