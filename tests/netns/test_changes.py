@@ -77,7 +77,7 @@ def test_the_api_adds_and_the_file_does_not_take_away(home: Namespace, netns: Sp
     assert running.switch()["flag"] == "vepa"
     assert running.reload(switch()) == [
         "remove port lan/a",
-        "set switch lan: mode l2, flag bridge, l3_output fast, host_access none, export none, "
+        "set switch lan: mode l2, flag bridge, l3_output fast, host_access none, multicast none, export none, "
         "guard by the port's kind, device tap, users none",
     ]
     assert [one["name"] for one in running.switch()["ports"]] == ["b", "c"]
