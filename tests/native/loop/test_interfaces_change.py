@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import threading
 import time
 from pathlib import Path
 
@@ -121,28 +120,17 @@ def test_a_commit_ends_no_sooner_for_a_signal(tmp_path: Path) -> None:
     """The workers use the batch, which is on the stack of `commit`. It reports the failure of its last edit: so it has
     waited for that."""
     caught: list[int] = []
-    committed = threading.Event()
-    main = threading.get_ident()
-
-    def interrupt() -> None:
-        while not committed.wait(0.0002):
-            signal.pthread_kill(main, signal.SIGUSR1)
-
-    before = signal.signal(signal.SIGUSR1, lambda number, _: caught.append(number))
-    thread = threading.Thread(target=interrupt)
+    before = signal.signal(signal.SIGALRM, lambda number, _: caught.append(number))
     try:
         with lab(2) as it, open(tmp_path / "file", "wb") as file:
             it.datapath.bind_all([bytes([10, 7, k >> 8 & 255, k & 255]) for k in range(60_000)], 1)
             it.datapath.attach_host(file.fileno())  # which can't be polled
-            thread.start()
-            try:
-                with pytest.raises(OSError, match="1 changes were not made"):
-                    it.datapath.commit()
-            finally:
-                committed.set()
-                thread.join()
+            signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+            with pytest.raises(OSError, match="1 changes were not made"):
+                it.datapath.commit()
     finally:
-        signal.signal(signal.SIGUSR1, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
     assert caught
 
 
