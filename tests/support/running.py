@@ -216,7 +216,8 @@ class Daemon:
         return self.get("/v1/stats")
 
     def wait(self, *, states: Sequence[str] = ("up",), limit: float = LIMIT) -> Daemon:
-        """Until every switch and every port is in one of `states`."""
+        """Until every switch and every port is in one of `states`. A port that has just been added, or waits for its
+        master, is not "waiting" yet."""
         missing: list[str] = []
         ports = self.config.read_text().count("[[switch.port]]")
 
@@ -227,7 +228,7 @@ class Daemon:
                 shown = self.show()
             except (FileNotFoundError, ConnectionError):
                 return False
-            others = (p for s in shown for p in s["ports"] if p["state"] not in states)
+            others = (p for s in shown for p in s["ports"] if p["state"] not in states or is_new(p))
             missing[:] = [f"{p['name']} is {p['state']} {p['reason']}" for p in others]
             return bool(shown) and not missing and all(s["state"] == "up" for s in shown)
 
@@ -266,6 +267,11 @@ class Daemon:
     def cpu_ns(self) -> int:
         """CPU time of all its threads in ns."""
         return cpu_ns(self.pid)
+
+
+def is_new(port: dict[str, Any]) -> bool:
+    """Whether it is not known yet if it has to wait for a namespace or a machine."""
+    return port["state"] == "waiting" and (not port["reason"] or port["reason"].startswith("for the master"))
 
 
 def take_over(daemon: Daemon) -> None:

@@ -57,23 +57,12 @@ def state(lab: Lab) -> dict[str, object]:
     return {"rules": rules, "forwarding": forwarding, "devices": devices, "programs": programs}
 
 
-def settle(daemon: Daemon) -> None:
-    """Until every port is there, or it is known for what it waits."""
-
-    def there() -> bool:
-        ports = [found for switch in daemon.show() for found in switch["ports"]]
-        return all(found["state"] == "up" or found["reason"] for found in ports)
-
-    daemon.wait(states=("up", "waiting"))
-    until(there, "every port is there")
-
-
 def follows(daemon: Daemon, *tables: Table) -> None:
     """The file says something else while nobody reads it, and a daemon is started."""
     daemon.kill()
     daemon.config.write_text(toml(daemon.socket, tables))
     daemon.start()
-    settle(daemon)
+    daemon.wait(states=("up", "waiting"))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -83,7 +72,7 @@ def test_a_switch_that_left_the_file(lab: Lab, mode: str) -> None:
         daemon.wait()
         alone = state(lab)
     with Daemon(of_every_kind(lab, mode), other(lab), home=lab.home) as daemon:
-        settle(daemon)
+        daemon.wait(states=("up", "waiting"))
         assert state(lab) != alone
         follows(daemon, other(lab))
         assert "switch lan is not in the configuration any more" in daemon.said()
@@ -99,7 +88,7 @@ def test_a_switch_whose_master_is_gone(lab: Lab) -> None:
         alone = state(lab)
     lab.make_master()
     with Daemon(of_every_kind(lab, "l2"), other(lab), home=lab.home) as daemon:
-        settle(daemon)
+        daemon.wait(states=("up", "waiting"))
         lab.ip(lab.host, "link", "del", "m0")
         follows(daemon, other(lab))
         assert state(lab) == alone
@@ -113,10 +102,10 @@ def test_a_switch_that_is_another_one_now(lab: Lab, key: str) -> None:
     after = [before | {key: second} | ({"master": "w0"} if key == "netns" else {})]
     nothing = state(lab)
     with Daemon(*after, home=lab.home) as daemon:
-        settle(daemon)
+        daemon.wait(states=("up", "waiting"))
         alone = state(lab)
     with Daemon(before, home=lab.home) as daemon:
-        settle(daemon)
+        daemon.wait(states=("up", "waiting"))
         follows(daemon, *after)
         until(lambda: state(lab) == alone, f"a first daemon makes {alone}", every=0.1)
         lab.reachable(lab.ports[0], port4(2))
@@ -126,7 +115,7 @@ def test_a_switch_that_is_another_one_now(lab: Lab, key: str) -> None:
 def test_a_port_whose_device_stays_without_descriptors(lab: Lab) -> None:
     every = of_every_kind(lab, "l2")
     with Daemon(every, home=lab.home) as daemon:
-        settle(daemon)
+        daemon.wait(states=("up", "waiting"))
         follows(daemon, every | {"port": [one for one in every["port"] if one["name"] not in ("tap", "fast")]})
         found = state(lab)["devices"]
         assert isinstance(found, dict)
@@ -138,7 +127,7 @@ def test_a_port_whose_device_stays_without_descriptors(lab: Lab) -> None:
 def test_a_port_that_is_another_one_now(lab: Lab) -> None:
     every = of_every_kind(lab, "l2")
     with Daemon(every, home=lab.home) as daemon:
-        settle(daemon)
+        daemon.wait(states=("up", "waiting"))
         changed = [one | {"ifname": "tap9"} if one["name"] == "tap" else one for one in every["port"]]
         follows(daemon, every | {"port": changed})
         assert [one["ifname"] for one in lab.links(lab.ports[2]) if one["ifname"].startswith("tap")] == ["tap9"]
@@ -146,11 +135,11 @@ def test_a_port_that_is_another_one_now(lab: Lab) -> None:
 
 def test_ports_whose_namespace_is_gone(lab: Lab) -> None:
     with Daemon(of_every_kind(lab, "l2"), other(lab), home=lab.home) as daemon:
-        settle(daemon)
+        daemon.wait(states=("up", "waiting"))
         daemon.kill()
         run("ip", "netns", "del", lab.ports[2])
         daemon.start()
-        settle(daemon)
+        daemon.wait(states=("up", "waiting"))
         lab.reachable(lab.ports[0], port4(2))
         lab.add(lab.ports[2])
         until(lambda: lab.link(lab.ports[2], "tap0"), "the port is in the new one")
