@@ -180,6 +180,7 @@ class Manager:
         return {name: switch.states() for name, switch in self._switches.items()}
 
     def leases(self) -> tuple[LeaseStatus, ...]:
+        self._state.write_noted()
         return tuple(lease for switch in self._switches.values() for lease in switch.leases())
 
     async def trace(self, asked: TraceAsked) -> TraceStatus:
