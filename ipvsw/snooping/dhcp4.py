@@ -117,8 +117,7 @@ def read(message: bytes, to_port: int) -> DhcpMessage | None:
     if (op, to_port) != (2, CLIENT) and ((op, to_port) != (1, SERVER) or any(giaddr)):
         return None
     found = options(message)
-    kind = found.get(Code.KIND, b"\0")[:1] or b"\0"
-    action, addresses = _meaning(op, kind[0], ciaddr, yiaddr, found)
+    action, addresses = _meaning(op, kind_of(found), ciaddr, yiaddr, found)
     server = found.get(Code.SERVER_ID, b"")
     return DhcpMessage(
         version=4,
@@ -180,6 +179,11 @@ def _meaning(
         return DhcpAction.OTHER, ()
     valid = int.from_bytes(seconds, "big")
     return DhcpAction.GRANT, ((IPv4Address(yiaddr), None if valid == FOREVER else valid),)
+
+
+def kind_of(options: dict[int, bytes]) -> int:
+    """A number of `Kind`, or another one; 0 if there is none."""
+    return int.from_bytes(options.get(Code.KIND, b"")[:1], "big")
 
 
 def options(message: bytes) -> dict[int, bytes]:

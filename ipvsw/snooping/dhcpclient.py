@@ -11,10 +11,11 @@ import enum
 import struct
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from itertools import islice
 
 from msgspec import Struct
 
-from ipvsw.snooping.dhcp4 import COOKIE, FIXED, FOREVER, Code, Kind, options
+from ipvsw.snooping.dhcp4 import COOKIE, FIXED, FOREVER, Code, Kind, kind_of, options
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 64.0  # seconds for an answer, doubled with each attempt (RFC 2131 section 4.1)
 RETRIES = 4  # requests without an answer, after which the client asks all servers
@@ -23,6 +24,7 @@ SHORTEST_LEASE = 10  # seconds; a shorter one would have the client do nothing e
 PAUSE = 10.0  # seconds after an address that others have, or a refusal (RFC 2131 section 3.1)
 RENEW, REBIND = 0.5, 0.875  # of a lease, where the server says nothing (RFC 2131 section 4.4.5)
 BROADCAST = 0x8000
+MOST_ROUTES, MOST_SERVERS, LONGEST_DOMAIN = 64, 8, 253  # of a lease; more than networks have
 SMALLEST = 300  # bytes: relays drop shorter ones (RFC 1542 section 2.1)
 WANTED = (Code.MASK, Code.ROUTER, Code.DNS, Code.DOMAIN, Code.SECONDS, Code.SERVER_ID, Code.T1, Code.T2, Code.ROUTES)
 ANY = IPv4Network("0.0.0.0/0")
@@ -100,11 +102,11 @@ class DhcpClient:
         return self._send(now) if phase is self._phase else self._enter(phase, now)
 
     def take(self, payload: bytes, now: float) -> Outgoing | None:
-        """A server's message."""
+        """A server's message, which `dhcp4.read` has understood. Raises nothing."""
         found = options(payload)
         head = FIXED.unpack_from(payload)
         xid, address = head[4], IPv4Address(head[8])
-        kind, server = found.get(Code.KIND, b"\0")[0], found.get(Code.SERVER_ID, b"")
+        kind, server = kind_of(found), found.get(Code.SERVER_ID, b"")
         if xid != self._xid or self._phase is Phase.BOUND or len(server) != 4:
             return None
         if self._phase is Phase.SELECTING:
@@ -198,7 +200,7 @@ class DhcpClient:
             if not 0 < t1 < t2 < valid:
                 t1, t2 = int(valid * RENEW), int(valid * REBIND)
             until, renew, rebind = self._asked + valid, self._asked + t1, self._asked + t2
-        routes = dict(_routes(found.get(Code.ROUTES, b"")))
+        routes = dict(islice(_routes(found.get(Code.ROUTES, b"")), MOST_ROUTES))
         router = next(_addresses(found.get(Code.ROUTER, b"")), NOBODY)
         gateway = routes.pop(ANY, NOBODY) if routes else router  # RFC 3442: with routes the router says nothing
         ends = [(str(to), "" if by == NOBODY else f" via {by}") for to, by in routes.items()]
@@ -210,7 +212,7 @@ class DhcpClient:
             rebind=rebind,
             gateway="" if gateway in (NOBODY, address) else str(gateway),
             routes=tuple(to + via for to, via in ends),
-            dns=tuple(map(str, _addresses(found.get(Code.DNS, b"")))),
+            dns=tuple(map(str, islice(_addresses(found.get(Code.DNS, b"")), MOST_SERVERS))),
             domain=_domain(found.get(Code.DOMAIN, b"")),
         )
 
@@ -236,8 +238,9 @@ def _prefix(content: bytes) -> int:
 
 
 def _domain(content: bytes) -> str:
-    text = content.rstrip(b"\0").decode("ascii", "replace")
-    return text if all(one.isalnum() or one in ".-" for one in text) and text.isascii() else ""
+    text = content[: LONGEST_DOMAIN + 1].rstrip(b"\0").decode("ascii", "replace")
+    is_name = text.isascii() and all(one.isalnum() or one in ".-" for one in text)
+    return text if is_name and len(text) <= LONGEST_DOMAIN else ""
 
 
 def _routes(content: bytes) -> Iterator[tuple[IPv4Network, IPv4Address]]:

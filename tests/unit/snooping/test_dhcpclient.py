@@ -6,10 +6,12 @@ import struct
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ipvsw.snooping import dhcp4
 from ipvsw.snooping.dhcp4 import COOKIE, FIXED, Code, Kind
-from ipvsw.snooping.dhcpclient import ALL, NOBODY, PAUSE, RETRIES, DhcpClient, Outgoing
+from ipvsw.snooping.dhcpclient import ALL, MOST_ROUTES, MOST_SERVERS, NOBODY, PAUSE, RETRIES, DhcpClient, Outgoing
 
 ADDRESS, OTHER, SERVER = IPv4Address("192.0.2.9"), IPv4Address("192.0.2.10"), IPv4Address("192.0.2.1")
 MAC = bytes.fromhex("020000000001")
@@ -38,7 +40,12 @@ class Talk:
         terms = TERMS if kind is not Kind.NAK else {}
         found = {Code.KIND: bytes([kind]), Code.SERVER_ID: SERVER.packed, **terms}
         found |= {Code[key]: content for key, content in more.items()}
-        body = b"".join(bytes([code, len(content)]) + content for code, content in found.items())
+        pieces = [
+            (code, content[at : at + 255])  # RFC 3396
+            for code, content in found.items()
+            for at in range(0, max(len(content), 1), 255)
+        ]
+        body = b"".join(bytes([code, len(piece)]) + piece for code, piece in pieces)
         message = FIXED.pack(*head, MAC, b"", b"", COOKIE) + body + b"\xff"
         self.out = self.client.take(message, self.now) or self.out
 
@@ -224,3 +231,35 @@ def test_names_that_are_none_are_left_out() -> None:
         talk = Talk()
         talk.bind(DOMAIN=sent)
         assert talk.client.lease is not None and talk.client.lease.domain == kept
+
+
+CODES = st.dictionaries(
+    st.sampled_from([one.name for one in Code if one not in (Code.PAD, Code.END)]), st.binary(max_size=255)
+)
+
+
+@given(CODES, CODES, st.sampled_from(Kind))
+def test_whatever_a_server_says_raises_nothing(offered: dict[str, bytes], said: dict[str, bytes], kind: Kind) -> None:
+    talk = Talk()
+    talk.answer(Kind.OFFER, **offered)
+    talk.answer(kind, **said)
+    for _ in range(3):
+        talk.wait()
+        talk.answer(kind, **said)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0"])
+def test_a_message_of_no_kind_is_no_answer(content: bytes) -> None:
+    talk = Talk()
+    talk.answer(Kind.OFFER, KIND=content)
+    assert talk.said[0] is Kind.DISCOVER
+
+
+def test_a_lease_brings_no_more_than_networks_have() -> None:
+    talk = Talk()
+    routes = b"".join(bytes([32, 198, 51, n >> 8, n & 255]) + SERVER.packed for n in range(1000))
+    talk.bind(ROUTES=routes, DNS=SERVER.packed * 100, DOMAIN=b"a" * 1000)
+    lease = talk.client.lease
+    assert lease is not None
+    assert (len(lease.routes), len(lease.dns), lease.domain) == (MOST_ROUTES, MOST_SERVERS, "")
+    assert lease.routes[0] == f"198.51.0.0/32 via {SERVER}"
