@@ -27,7 +27,7 @@ class Rule(Struct, frozen=True, kw_only=True):
     """What one port may claim."""
 
     pinned: frozenset[Packed] = frozenset()  # by the configuration
-    diverts: bool = True  # whether the host's own traffic to these may be the port's where they are not on-link
+    by_root: bool = True  # it is root's choice, for others than the LAN too; else that of the user who has the port
     prefixes: tuple[Network, ...] | None = None  # None: any address
     on_link: bool = False  # the master's on-link prefixes besides `prefixes`
     max_addresses: int | None = None  # None: any number
@@ -44,13 +44,13 @@ ANYTHING = Rule()
 def claim_rule(config: PortConfig) -> Rule:
     """The rule that a port's configuration makes. Without `claim` a namespace may claim anything, as with the kernel's
     driver, and a virtual machine what is on-link, if it is learned at all."""
-    pinned, diverts = frozenset(one.ip.packed for one in config.addresses), not config.is_users
+    pinned, by_root = frozenset(one.ip.packed for one in config.addresses), not config.is_users
     claim = config.claim if config.claim is not None else "any" if config.kind is Kind.NETNS else "on-link"
     if claim == "any":
-        return Rule(pinned=pinned, diverts=diverts, max_addresses=config.max_addresses)
+        return Rule(pinned=pinned, by_root=by_root, max_addresses=config.max_addresses)
     return Rule(
         pinned=pinned,
-        diverts=diverts,
+        by_root=by_root,
         prefixes=claim if isinstance(claim, tuple) else (),
         on_link=claim == "on-link",
         max_addresses=config.max_addresses,
@@ -180,12 +180,17 @@ class Admission:
         it to the port or the master has it on-link. Anything else belongs where the host's routes lead."""
         if address in self._gateways:
             return False
-        return address in self._on_link or (self._pinned.get(address) == port and self._of(port).rule.diverts)
+        return address in self._on_link or (self._pinned.get(address) == port and self._of(port).rule.by_root)
+
+    def may_export(self, address: Packed) -> bool:
+        """Whether routers may be told whose it is: not of one that a user has chosen."""
+        owner = self._ownership.owner(address)
+        return owner is not None and self._of(owner).rule.by_root
 
     def used_prefixes(self) -> Iterator[Network]:
-        """The prefixes of ports' rules in which they own an address."""
+        """The prefixes that routers may be told of: those of ports' rules in which they own an address."""
         for port, claims in self._ports.items():
-            for network in claims.rule.prefixes or ():
+            for network in (claims.rule.prefixes or ()) if claims.rule.by_root else ():
                 within = Prefixes((network,))
                 if any(address in within for address in self._ownership.owned(port)):
                     yield network

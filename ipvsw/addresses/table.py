@@ -25,7 +25,6 @@ from ipvsw.addresses.ownership import Bind, BindAll, Claims, Duplicate, Ownershi
 from ipvsw.batch import Batcher
 from ipvsw.changes import Changes
 from ipvsw.linux.fastports import FastDevice
-from ipvsw.linux.netlink import Destination
 from ipvsw.model import UNLIMITED, Address, Guard, Limit, Network
 from ipvsw.status import AddressSource, AddressState, AddressStatus, Event, Traffic
 
@@ -298,10 +297,10 @@ class Table:
             self._changes.set_gateways(frozenset(one.packed for one in gateways) - self._ownership.master_addresses())
         self._changes.review_diversion(self._changes.stolen)
 
-    def claimed_prefixes(self) -> frozenset[Destination]:
-        """Those of ports' rules in which they own an address; not what stands for all addresses, or for one."""
-        used = (one for one in self._claims.used_prefixes() if 0 < one.prefixlen < one.max_prefixlen)
-        return frozenset(Destination(one.network_address.packed, one.prefixlen) for one in used)
+    @property
+    def claims(self) -> Admission:
+        """Which port may have what."""
+        return self._claims
 
     def objection(self, port: str, address: Address) -> Refused | Duplicate | None:
         """Why a claim of the port's would be refused. None: it wouldn't."""

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from itertools import islice
 
 from ipvsw.linux.netlink import Destination
+from ipvsw.model import Network
 
 
 def to_address(packed: bytes) -> Destination | None:
@@ -20,6 +21,14 @@ def to_address(packed: bytes) -> Destination | None:
     if address.is_link_local or address.is_loopback or address.is_multicast or address.is_unspecified:
         return None
     return Destination(packed, 8 * len(packed))
+
+
+def to_prefix(network: Network) -> Destination | None:
+    """None for one that stands for every address, or for one, or means something on its link alone."""
+    if network.is_link_local or network.is_loopback or network.is_multicast:
+        return None
+    is_prefix = 0 < network.prefixlen < network.max_prefixlen
+    return Destination(network.network_address.packed, network.prefixlen) if is_prefix else None
 
 
 class Exports:

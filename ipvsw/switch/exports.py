@@ -18,7 +18,7 @@ from ipvsw.changes import Changes
 from ipvsw.linux.netlink import Destination, DeviceReader, export_routes, withdraw_routes
 from ipvsw.linux.repair import Part
 from ipvsw.linux.runtime import Runtime
-from ipvsw.routing.export import Exports
+from ipvsw.routing.export import Exports, to_prefix
 from ipvsw.status import Subject
 
 log = logging.getLogger("ipvsw")
@@ -52,12 +52,22 @@ class ExportedRoutes:
 
     def _arrive(self, addresses: Collection[bytes]) -> None:
         if self._read:
-            self._exports.arrive(one for one in addresses if one in self._changes.stolen)
+            wanted = {one for one in addresses if self._is_wanted(one)}
+            self._exports.arrive(wanted)
+            self._withdraw(self._exports.leave(one for one in addresses if one not in wanted))
 
     def _leave(self, addresses: Collection[bytes]) -> None:
         if self._read:
             going = self._exports.leave(addresses)
-            self._withdraw(going + self._exports.set_prefixes(self._table.claimed_prefixes()))
+            self._withdraw(going + self._set_prefixes())
+
+    def _is_wanted(self, address: bytes) -> bool:
+        return address in self._changes.stolen and self._table.claims.may_export(address)
+
+    def _set_prefixes(self) -> list[Destination]:
+        """The routes that have to go."""
+        used = map(to_prefix, self._table.claims.used_prefixes())
+        return self._exports.set_prefixes(frozenset(one for one in used if one is not None))
 
     # ------------------------------------------------------------------------ kernel
 
@@ -69,8 +79,8 @@ class ExportedRoutes:
         if not self._read:
             present = await self._runtime.run_blocking(lambda: kernel.exported(index))
             self._kernel, self._index, self._cleaned, self._read = kernel, index, 0, True
-            self._exports.begin(self._changes.stolen, present)
-        self._withdraw(self._exports.set_prefixes(self._table.claimed_prefixes()))
+            self._exports.begin(filter(self._is_wanted, self._changes.stolen), present)
+        self._withdraw(self._set_prefixes())
         if not self.keeps:
             self._withdraw(self._exports.take_stale())
         if not up:

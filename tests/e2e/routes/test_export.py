@@ -56,6 +56,24 @@ def test_each_owned_address_is_a_route_that_the_host_does_not_take(lab: Lab, dae
     assert kernel_routes(lab.host) == []
 
 
+def test_what_a_user_has_chosen_is_no_route(lab: Lab) -> None:
+    """Who is not root chooses any address; and one that root's port had is none any more when it is a user's."""
+    of_user = {"label": "user:1000", "claim": ["10.8.0.0/16", "fe80::/10"]}
+    ports = [
+        port("ipvl1", lab.ports[0], ["10.8.0.1/32"], **of_user),
+        port("ipvl2", lab.ports[1], [f"{SECOND[0]}/24"]),
+    ]
+    with Daemon(switch("m0", lab.host, ports, mode="l3", export="routes"), home=lab.home) as daemon:
+        daemon.wait()
+        until_exported(lab, SECOND[0])
+        lab.ip(lab.ports[1], "addr", "add", "10.8.0.2/32", "dev", "ipvl2")
+        until_exported(lab, SECOND[0], "10.8.0.2")
+        lab.ip(lab.ports[0], "addr", "add", "10.8.0.2/32", "dev", "ipvl1")
+        lab.ip(lab.ports[1], "addr", "del", "10.8.0.2/32", "dev", "ipvl2")
+        until_exported(lab, SECOND[0])
+        assert [one["state"] for one in daemon.port("ipvl1")["addresses"] if one["address"] == "10.8.0.2"] == ["owned"]
+
+
 def test_a_prefix_of_claim_is_a_route_while_the_port_has_an_address_in_it(lab: Lab) -> None:
     one = port("ipvl1", lab.ports[0], claim=["10.8.0.0/16", "fd08::/64", "0.0.0.0/0"])
     with Daemon(of(lab) | {"port": [one]}, home=lab.home) as daemon:

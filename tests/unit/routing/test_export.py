@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 
 from ipvsw.linux.netlink import Destination
-from ipvsw.routing.export import Exports, to_address
+from ipvsw.routing.export import Exports, to_address, to_prefix
 
 
 def packed(*addresses: str) -> list[bytes]:
@@ -31,6 +31,12 @@ def test_an_address_that_means_nothing_elsewhere_is_not_exported() -> None:
     assert [to_address(one) for one in packed(*local)] == [None] * len(local)
     assert [str(to_address(one)) for one in packed("10.0.0.1", "fd00::1")] == ["10.0.0.1", "fd00::1"]
     assert [str(one) for one in destinations("10.0.0.0/24", "fd00::/64")] == ["10.0.0.0/24", "fd00::/64"]
+
+
+def test_a_prefix_that_means_nothing_elsewhere_is_not_exported() -> None:
+    local = ["fe80::/10", "169.254.0.0/16", "127.0.0.0/8", "ff00::/8", "0.0.0.0/0", "::/0", "10.0.0.1/32"]
+    assert [to_prefix(ip_network(one)) for one in local] == [None] * len(local)
+    assert [str(to_prefix(ip_network(one))) for one in ("10.0.0.0/8", "0.0.0.0/1")] == ["10.0.0.0/8", "0.0.0.0/1"]
 
 
 def test_what_the_last_daemon_left_stays_if_it_is_owned_and_goes_when_that_is_known() -> None:
