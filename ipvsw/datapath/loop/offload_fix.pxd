@@ -20,14 +20,14 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from ipvsw.datapath.kernel.sys cimport (
-    VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, iovec, unlikely, virtio_net_hdr, writev,
+    VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, iovec, unlikely, virtio_net_hdr,
 )
 from ipvsw.datapath.kernel.uring cimport ring_submit
 from ipvsw.datapath.loop.forward cimport forward_from_master, forward_from_port
 from ipvsw.datapath.loop.state cimport BURST, FROM_MASTER, HEADER, ROOM, Port, Traffic, Worker, tag_of
 from ipvsw.datapath.loop.tx cimport (
     begin_captured, count_master_tx, drop_read, gro_tx, is_captured, master_tx, port_failure, queue_master_tx,
-    settle_captured, takes_gro, takes_merged, traffic_of,
+    settle_captured, takes_gro, takes_merged, traffic_of, write_behind,
 )
 from ipvsw.datapath.mirror.frames cimport capture_written
 from ipvsw.datapath.packet.gro cimport MAX_BATCH, UDP_CHECK, UDP_HLEN
@@ -201,7 +201,7 @@ cdef inline int tunnel_port_tx(
 ) noexcept nogil:
     """The outcome."""
     cdef Port *p = &w.ports[port]
-    if not tunnel_tx(p.fd, header, f):
+    if write_behind(p.fd, header, f.data, f.length) < 0:
         p.traffic.tx_errors += 1
         return port_failure(errno)
     p.traffic.tx_frames += 1
@@ -215,20 +215,13 @@ cdef inline int tunnel_port_tx(
 cdef inline bint tunnel_master_tx(Worker *w, int32_t port, uint8_t *header, const Frame *f) noexcept nogil:
     """False if the TAP is not there any more, or down. Else the frame is a batch for the wire by itself."""
     master_tx(w)  # what came before it
-    if not tunnel_tx(w.tunnel_fd, header, f):
+    if write_behind(w.tunnel_fd, header, f.data, f.length) < 0:
         return False
     begin_whole(w, port, f)
     queue_master_tx(w, port, f.data - HEADER, f.length + HEADER)
     count_master_tx(w, 0, TO_MASTER)
     w.tx_length = 0
     return True
-
-
-cdef inline bint tunnel_tx(int fd, uint8_t *header, const Frame *f) noexcept nogil:
-    """Whether the TAP took it."""
-    cdef iovec pieces[2]
-    pieces[0], pieces[1] = iovec(header, LONG_HEADER), iovec(f.data, f.length)
-    return writev(fd, pieces, 2) >= 0
 
 
 cdef inline bint forward_datagrams(Worker *w, const Segmenter *c, uint8_t *buffer, uint32_t n) noexcept nogil:

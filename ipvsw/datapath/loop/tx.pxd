@@ -77,9 +77,14 @@ cdef inline int device_tx(Worker *w, int32_t port, uint8_t *buffer, uint32_t n) 
 cdef inline ssize_t write_long(int fd, uint8_t *buffer, uint32_t n) noexcept nogil:
     """write() with a long virtio_net_hdr. The frame is as it was afterwards: others may be to have it too."""
     cdef uint8_t header[LONG_HEADER]
-    cdef iovec pieces[2]
     header_lengthen(buffer, header)
-    pieces[0], pieces[1] = iovec(&header[0], LONG_HEADER), iovec(buffer + HEADER, n - HEADER)
+    return write_behind(fd, header, buffer + HEADER, n - HEADER)
+
+
+cdef inline ssize_t write_behind(int fd, uint8_t *header, uint8_t *frame, uint32_t n) noexcept nogil:
+    """write() of a frame behind a long virtio_net_hdr that stands elsewhere."""
+    cdef iovec pieces[2]
+    pieces[0], pieces[1] = iovec(header, LONG_HEADER), iovec(frame, n)
     return writev(fd, pieces, 2)
 
 
