@@ -6,8 +6,9 @@ import errno
 import os
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_network
+from typing import TypeVar
 
 from ipvsw.linux.netlink.lookup import RTA_OIF, RTM_GETLINK, RTM_GETROUTE, gateway_of
 from ipvsw.linux.netlink.messages import (
@@ -26,6 +27,8 @@ from ipvsw.linux.netlink.questions import NLM_F_DUMP, Questions
 from ipvsw.linux.netlink.rules import EXPORT_TABLE, RTMSG, Destination, read_exported, read_host_route
 from ipvsw.linux.netlink.vlans import ONLY_VLANS, read_vlan
 from ipvsw.model import Address, Network
+
+T = TypeVar("T")
 
 SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12  # linux/netlink.h
 RTM_GETADDR, RT_TABLE_UNSPEC, RT_TABLE_MAIN = 22, 0, 254  # linux/rtnetlink.h
@@ -95,21 +98,16 @@ class DeviceReader(Questions):
 
     def host_routes(self, index: int) -> frozenset[tuple[Address, int]]:
         """The daemon's own routes to single addresses, with the table of each."""
-        found = set()
-        for family in (AF_INET, AF_INET6):
-            for route, parts in self._dump(family, index, RT_TABLE_UNSPEC):
-                if (host := read_host_route(route, parts)) is not None:
-                    found.add(host)
-        return frozenset(found)
+        return self._read_routes(index, RT_TABLE_UNSPEC, read_host_route)
 
     def exported(self, index: int) -> frozenset[Destination]:
         """The destinations of the daemon's exported routes."""
-        found = set()
-        for family in (AF_INET, AF_INET6):
-            for route, parts in self._dump(family, index, EXPORT_TABLE):
-                if (destination := read_exported(route, parts)) is not None:
-                    found.add(destination)
-        return frozenset(found)
+        return self._read_routes(index, EXPORT_TABLE, read_exported)
+
+    def _read_routes(self, index: int, table: int, read: Callable[[bytes, dict[int, bytes]], T | None]) -> frozenset[T]:
+        """What `read` makes of those of both families, given a struct rtmsg and its attributes."""
+        routes = (route for family in (AF_INET, AF_INET6) for route in self._dump(family, index, table))
+        return frozenset(found for route, parts in routes if (found := read(route, parts)) is not None)
 
     def _gateways(self, index: int) -> Iterator[Address]:
         for family in (AF_INET, AF_INET6):
