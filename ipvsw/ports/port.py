@@ -384,10 +384,12 @@ class Port(TrackedDevice):
 
     def _follow(self, event: DeviceEvent) -> None:
         self.repairs.hope()
-        if self.link is not None and isinstance(event, LinkEvent) and not event.gone:
+        if self.link is None:
+            return
+        if isinstance(event, LinkEvent) and not event.gone:
             self._set_link(event.link)
             self._backend.link_announced(event.link)
-        elif self.link is not None and isinstance(event, AddressEvent):
+        elif isinstance(event, AddressEvent):
             self._addressing.follow(self.env.table, self.config, event)
 
 

@@ -37,7 +37,7 @@ def _make(handle: Handle, master: Link, program_fd: int) -> Tap | None:
     try:
         link = handle.link(tap.name)
         if link is not None and "tunnel" in tap.offloads:
-            handle.set_sysctl(f"net/ipv6/conf/{tap.name}/disable_ipv6", "1")
+            handle.disable_ipv6(tap.name)
             name = f"{PREFIX}{link.index}"
             handle.set_link(link.index, name=name, alias=_alias(master), mtu=MAX_MTU, noarp=True)
             handle.mute(link.index, program_fd)
