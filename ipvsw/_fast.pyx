@@ -14,13 +14,15 @@ from ipvsw.datapath.face.captures cimport Captures, capture_layout, captures_com
 from ipvsw.datapath.face.convert cimport address_of, as_address, as_mac, check, packed_groups
 from ipvsw.datapath.face.edits cimport EditList, edit, edits_add, edits_forget, edits_free
 from ipvsw.datapath.face.limits cimport limits_new, macnat_new
-from ipvsw.datapath.face.queries cimport addresses_used, frames_read, offence_of, routes_used, traffic_total
+from ipvsw.datapath.face.queries cimport (
+    addresses_used, await_offences, frames_read, guards_of, offence_of, routes_used, traffic_total,
+)
 from ipvsw.datapath.face.trace cimport traced
 from ipvsw.datapath.face.workers cimport (
     commit_batch, events_taken, frames_waiting, give_credit_to, have_rings, punted_taken, rings_open, slow_taken,
 )
 from ipvsw.datapath.kernel.packetring cimport SEND_SLOT, SEND_SLOTS, SLOT, SLOTS
-from ipvsw.datapath.kernel.sys cimport EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_read, load_u64, store_u32
+from ipvsw.datapath.kernel.sys cimport EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_read, load_u64
 from ipvsw.datapath.kernel.uring cimport Ring, ring_close, ring_open
 from ipvsw.datapath.loop.loop cimport worker_run
 from ipvsw.datapath.loop.mailbox cimport (
@@ -30,7 +32,7 @@ from ipvsw.datapath.loop.mailbox cimport (
 )
 from ipvsw.datapath.loop.state cimport (
     BUFFER, EVENT_GONE_BIT, EVENT_GROUPS_BIT, EVENT_GUARD_BIT, FROM_HOST, FROM_MASTER, HEADER,
-    LONGEST, OFFENCE_WANTED, ROOM, UNIX_SOCKET, Offence, Worker, worker_free, worker_new,
+    LONGEST, ROOM, UNIX_SOCKET, Offence, Worker, worker_free, worker_new,
 )
 from ipvsw.datapath.rules.decide cimport (
     BRIDGE, EVERY_GROUP, FORMER_PORT, HOST_GATEWAY, HOST_PORT, JOINED_IPV4, JOINED_IPV6, L2, L3, L3S, LEARN_ALL,
@@ -131,8 +133,9 @@ cdef class Datapath:
         if self.threads or self.workers == NULL:
             raise RuntimeError("a datapath starts once")
         for i in range(self.n_workers):
-            self.threads.append(threading.Thread(target=self.run, args=(i,), name=f"ipvsw-{i}", daemon=True))
-            self.threads[i].start()
+            thread = threading.Thread(target=self.run, args=(i,), name=f"ipvsw-{i}", daemon=True)
+            thread.start()
+            self.threads.append(thread)
 
     def run(self, int number):
         cdef Worker *w = self.workers[number]
@@ -412,7 +415,8 @@ cdef class Datapath:
     cdef int *lend_fds(self, fds) except NULL:
         return <int *> self.lend(b"".join(int(fd).to_bytes(sizeof(int), sys.byteorder, signed=True) for fd in fds))
 
-    cdef void *lend(self, bytes raw):  # memory that lives until the commit
+    cdef void *lend(self, bytes raw):
+        """Memory that lives until the commit."""
         self.keep.append(raw)
         return <void *> PyBytes_AS_STRING(raw)
 
@@ -453,9 +457,8 @@ cdef class Datapath:
         return {ip_address(packed) for packed in routes_used(self.workers, self.n_workers)}
 
     def guards(self, int32_t port):
-        if port not in self.numbers or port >= self.workers[0].switch_.n_ports:
-            return ()
-        return tuple([name for name, bit in GUARDS.items() if self.workers[0].switch_.rules[port].guards & bit])
+        bits = guards_of(self.workers, port) if port in self.numbers else 0
+        return tuple([name for name, bit in GUARDS.items() if bits & bit])
 
     def offence(self, int32_t port):
         cdef Offence *offence = offence_of(self.workers, self.n_workers, self.known(port))
@@ -465,10 +468,7 @@ cdef class Datapath:
         return OUTCOMES[offence.outcome], offence.mac.to_bytes(6, "little"), address
 
     def await_offence(self, int32_t port):
-        cdef Offence *offence = offence_of(self.workers, self.n_workers, self.known(port))
-        while offence != NULL:
-            store_u32(&offence.state, OFFENCE_WANTED)
-            offence = offence_of(self.workers, self.n_workers, port)
+        await_offences(self.workers, self.n_workers, self.known(port))
 
     def own_mac(self, int32_t port):
         cdef size_t place = self.macnat.get(self.known(port), 0)

@@ -1,12 +1,12 @@
 """What all workers together say. `workers` has `n` of them, which go on meanwhile."""
 
-from libc.stdint cimport int32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from ipvsw.datapath.face.convert cimport address_of, as_address
-from ipvsw.datapath.kernel.sys cimport load_u32, take_u64
+from ipvsw.datapath.kernel.sys cimport load_u32, store_u32, take_u64
 from ipvsw.datapath.loop.punt cimport place_of
-from ipvsw.datapath.loop.state cimport MARKS, OFFENCE_KEPT, Offence, Traffic, Worker
+from ipvsw.datapath.loop.state cimport MARKS, OFFENCE_KEPT, OFFENCE_WANTED, Offence, Traffic, Worker
 from ipvsw.datapath.loop.tx cimport traffic_of
 from ipvsw.datapath.packet.headers cimport Address
 from ipvsw.datapath.rules.outcome cimport N_OUTCOMES
@@ -63,6 +63,19 @@ cdef inline Offence *offence_of(Worker **workers, int n, int32_t port):
         if port < workers[i].switch_.n_ports and load_u32(&workers[i].ports[port].offence.state) == OFFENCE_KEPT:
             return &workers[i].ports[port].offence
     return NULL
+
+
+cdef inline uint32_t guards_of(Worker **workers, int32_t port) noexcept:
+    """Those of the port that are on, as bits."""
+    return workers[0].switch_.rules[port].guards if port < workers[0].switch_.n_ports else 0
+
+
+cdef inline void await_offences(Worker **workers, int n, int32_t port) noexcept:
+    """Have every worker keep the port's next one, in the place of what it keeps."""
+    cdef Offence *offence = offence_of(workers, n, port)
+    while offence != NULL:
+        store_u32(&offence.state, OFFENCE_WANTED)
+        offence = offence_of(workers, n, port)
 
 
 cdef inline tuple traffic_total(Worker **workers, int n, int32_t source):
