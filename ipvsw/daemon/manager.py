@@ -186,19 +186,17 @@ class Manager:
     async def trace(self, asked: TraceAsked) -> TraceStatus:
         """What would become of a frame; nothing is sent. Errors: NotFound, Refused."""
         switch, at = self._switches.find_interface(asked.at)
-        return await self._switches[switch].trace(asked, at)
+        return await switch.trace(asked, at)
 
     def capture(self, asked: CaptureAsked) -> AbstractContextManager[Feed]:
         """Frames copied for a reader. Errors: NotFound, Refused; of the context also OSError."""
         switch, at = self._switches.find_captured(asked.at)
-        found = self._switches[switch]
-        return found.captures.open(at, found.config.master)
+        return switch.captures.open(at, switch.config.master)
 
     def end_streams(self) -> None:
         """Nobody gets more of what happens, nor of frames."""
         self.events.end()
-        for switch in self._switches.values():
-            switch.captures.end()
+        self._switches.end_captures()
 
     # ------------------------------------------------------------------------ virtual machines
 
@@ -301,7 +299,8 @@ class Manager:
         """`name` is that of a switch, of a port on it or of its master: mode and flag belong to the whole switch.
         Errors: NotFound, Refused."""
         async with self._lock:
-            now = (switch := self._switches.find_switch(name)).config
+            switch = self._switches.find_switch(name)
+            now = switch.config
             switch.set_mode(checked(msgspec.structs.replace(now, mode=mode or now.mode, flag=flag or now.flag)))
             self._state.write()
             return switch.status()
@@ -321,7 +320,8 @@ class Manager:
     async def plan(self) -> tuple[str, ...]:
         """What `reload` would do now. Errors: Refused."""
         async with self._lock:
-            return tuple(map(str, (await self._plan())[1]))
+            _, actions = await self._plan()
+            return tuple(map(str, actions))
 
     async def _plan(self) -> tuple[Config, tuple[Action, ...]]:
         """What the file has, and what has to be done for it. Changes nothing."""

@@ -42,29 +42,34 @@ class Switches(dict[str, Switch]):
             raise Refused(f"{name}: `ip link add` made this port; {otherwise}")
         return switch, self[switch].ports[port]
 
-    def find_interface(self, name: str) -> tuple[str, str]:
+    def find_interface(self, name: str) -> tuple[Switch, str]:
         """The switch, and the port, "master" or "host" that PORT, SWITCH/PORT, a master's name, "master", "host",
         SWITCH/master and SWITCH/host mean. A port comes first."""
         ports = self._ports()
         if names.find_ports(name, ports):
-            return names.find_port(name, ports)
+            switch, port = names.find_port(name, ports)
+            return self[switch], port
         of, _, last = name.rpartition("/")
         if last in ("master", "host"):
             if not of and len(ports) > 1:
                 raise Refused(f"{name}: say which switch's: {', '.join(f'{one}/{last}' for one in ports)}")
             if (of or next(iter(ports), None)) in ports:
-                return of or next(iter(ports)), last
-        return names.find_by_master(name, self._masters()), "master"
+                return self[of or next(iter(ports))], last
+        return self[names.find_by_master(name, self._masters())], "master"
 
-    def find_captured(self, name: str) -> tuple[str, str | None]:
+    def find_captured(self, name: str) -> tuple[Switch, str | None]:
         """The same, or None for all of a switch, which "" means if it is the only one."""
         if name in self and not names.find_ports(name, self._ports()):
-            return name, None
+            return self[name], None
         if name:
             return self.find_interface(name)
         if len(self) != 1:
             raise Refused(f"say which switch: {', '.join(self)}" if self else "there is no switch")
-        return next(iter(self)), None
+        return next(iter(self.values())), None
+
+    def end_captures(self) -> None:
+        for switch in self.values():
+            switch.captures.end()
 
     async def undo_ports(self, gone: Sequence[tuple[str, PortConfig]]) -> None:
         """Ports that the last daemon has left on these switches, and nobody wants any more: they are taken over, and
