@@ -26,6 +26,14 @@ _FIRST = bytes(4)  # the key of an array's only entry
 _CONTEXT, _IFINDEX, _GSO_SIZE = 192, 40, 176
 
 
+def sk_buff(ifindex: int, gso_size: int) -> bytes:
+    """The struct __sk_buff of a packet that has come by the device with this index, in segments of so many bytes."""
+    context = bytearray(_CONTEXT)
+    struct.pack_into("=I", context, _IFINDEX, ifindex)
+    struct.pack_into("=I", context, _GSO_SIZE, gso_size)
+    return bytes(context)
+
+
 class FastReason(enum.IntEnum):
     """enum fast_reason of lib/explain.h: forwarded, or why not."""
 
@@ -94,14 +102,12 @@ class TracedPrograms:
     def run(self, program: str, frame: bytes, ifindex: int, gso_size: int) -> FastVerdict | None:
         """As if it came from that device in the thread's namespace; `gso_size` of what isn't segmented is 0. None if
         the kernel takes no such frame for a test: longer than some 3,500 bytes, or one that ends in its IP header."""
-        context = bytearray(_CONTEXT)
-        struct.pack_into("=I", context, _IFINDEX, ifindex)
-        struct.pack_into("=I", context, _GSO_SIZE, gso_size)
+        context = sk_buff(ifindex, gso_size)
         options = _Options(
             size=ctypes.sizeof(_Options),
             data_in=frame,
             data_size_in=len(frame),
-            ctx_in=bytes(context),
+            ctx_in=context,
             ctx_size_in=len(context),
         )
         result = self._lib.bpf_prog_test_run_opts(self._fds[program], ctypes.byref(options))

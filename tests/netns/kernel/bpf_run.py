@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import platform
-import struct
+
+from ipvsw.linux.shim.traced import sk_buff
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 BPF_PROG_TEST_RUN = 10
-_SK_BUFF, _IFINDEX, _GSO_SIZE = 192, 40, 176  # bytes of struct __sk_buff, and where in it
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -38,10 +38,9 @@ def returned(program: int, frame: bytes, device: int = 0, gso_size: int = 0) -> 
     data = ctypes.create_string_buffer(frame, len(frame))
     run = TestRun(prog_fd=program, data_size_in=len(data), data_in=ctypes.addressof(data))
     if device:
-        context = ctypes.create_string_buffer(_SK_BUFF)
-        struct.pack_into("=I", context, _IFINDEX, device)
-        struct.pack_into("=I", context, _GSO_SIZE, gso_size)
-        run.ctx_size_in, run.ctx_in = _SK_BUFF, ctypes.addressof(context)
+        content = sk_buff(device, gso_size)
+        context = ctypes.create_string_buffer(content, len(content))
+        run.ctx_size_in, run.ctx_in = len(context), ctypes.addressof(context)
     if _libc.syscall(_SYS_BPF, BPF_PROG_TEST_RUN, ctypes.byref(run), ctypes.sizeof(run)):
         raise OSError(ctypes.get_errno(), "BPF_PROG_TEST_RUN")
     return int(run.retval)
