@@ -10,10 +10,11 @@ from collections import Counter
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from ipvsw.capture.words import ETHERTYPES
+
 MOST = 8192  # flows that are told apart between two readings; the frames of others are counted together
 OTHERS, RUNT = b"", b"\1"
 NAMES = {OTHERS: "all other flows", RUNT: "no whole Ethernet header"}
-ETHERTYPES = {b"\x08\x00": "IPv4", b"\x08\x06": "ARP", b"\x86\xdd": "IPv6"}
 TAGS = b"\x81\x00", b"\x88\xa8"
 PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 50: "ESP", 58: "ICMPv6", 132: "SCTP"}
 WITH_PORTS = 6, 17, 132
@@ -67,8 +68,8 @@ def _text(key: bytes) -> str:
     if key in NAMES:
         return NAMES[key]
     if not key[0]:
-        kind, source, destination = key[1:3], key[3:9], key[9:15]
-        return f"{ETHERTYPES.get(kind, f'0x{kind.hex()}')} {source.hex(':')} > {destination.hex(':')}"
+        kind, source, destination = int.from_bytes(key[1:3], "big"), key[3:9], key[9:15]
+        return f"{ETHERTYPES.get(kind, f'{kind:#06x}')} {source.hex(':')} > {destination.hex(':')}"
     size = 4 if key[0] == 4 else 16
     ends = [str(ip_address(key[at : at + size])) for at in (2, 2 + size)]
     if len(ports := key[2 + 2 * size :]) == 4:

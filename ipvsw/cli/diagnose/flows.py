@@ -64,8 +64,6 @@ class FlowWatch:
                             self._flows.add(frames.name(one.interface), one.frame)
                             self._counted += 1
                             self._lost[switch] = frames.lost
-                    if self._stopping.is_set():
-                        break
         except (ApiError, Unreachable, OSError) as error:
             self._problem = str(error)
         except Ended:
