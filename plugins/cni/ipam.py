@@ -9,7 +9,7 @@ from cni.config import BAD_CONFIG, BAD_JSON, IO_FAILED, RESULT, TRY_LATER, Fault
 
 IPVSW_DHCP = "ipvsw-dhcp"
 PATIENCE = 30.0  # seconds for a DHCP server
-EVERY = 0.02  # seconds between two questions to the daemon
+EVERY = 0.02, 0.2  # seconds between two questions to the daemon, first and at most
 
 
 def delegate(command, config, *, quiet=False):
@@ -42,14 +42,15 @@ def delegate(command, config, *, quiet=False):
 
 def leased(leases, port):
     """What the daemon has leased for the port, as an IPAM plugin would say it; `leases` asks the daemon."""
-    end = time.monotonic() + PATIENCE
+    end, pause = time.monotonic() + PATIENCE, EVERY[0]
     while True:
         for one in leases():
             if one["port"] == port and one.get("prefix") is not None and one["state"] == "owned":
                 return described(one)
         if time.monotonic() > end:
             raise Fault(TRY_LATER, f"{IPVSW_DHCP}: no DHCP server has leased an address within {PATIENCE:g} s")
-        time.sleep(EVERY)
+        time.sleep(pause)
+        pause = min(1.5 * pause, EVERY[1])
 
 
 def described(lease):
