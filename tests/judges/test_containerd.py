@@ -13,7 +13,7 @@ import pytest
 from tests.judges.judged import Judged
 from tests.support.patience import LIMIT, until
 from tests.support.programs.dnsmasq import Dnsmasq
-from tests.support.running import ROOT, Daemon, switch
+from tests.support.running import FOLLOWED, ROOT, Daemon, again, switch
 from tests.support.sniff import sniffing
 from tests.support.topology import MASTER4, MASTER6, MASTER_MAC, WIRE4, WIRE6, Lab
 from tests.support.traffic import Stream
@@ -168,14 +168,7 @@ def test_connections_outlive_ipvswd(containerd: Containerd, how: str) -> None:
     pod = Pod(containerd, "one")
     with Stream(lab.wire, pod.netns, pod.addresses[0]) as stream:
         stream.flows()
-        if how == "kill":
-            daemon.kill()
-            daemon.start()
-        else:
-            before = daemon.process
-            daemon.start("--takeover")
-            assert before is not None and before.wait(LIMIT) == 0
-        daemon.wait()
+        FOLLOWED[how](daemon)
         stream.flows()
     pod.reaches(WIRE6)
     pod.stop()
@@ -223,9 +216,7 @@ def test_pods_lease_by_dhcp(containerd: Containerd, tmp_path: Path) -> None:
     assert one.addresses != two.addresses and one.addresses[0].startswith("10.1.9.")
     one.reaches(two.addresses[0])
     one.reaches(WIRE4)
-    containerd.daemon.kill()
-    containerd.daemon.start()
-    containerd.daemon.wait()
+    again(containerd.daemon)
     containerd.lab.reachable(containerd.lab.wire, one.addresses[0])
     for pod in (one, two):
         pod.stop()

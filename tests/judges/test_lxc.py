@@ -17,7 +17,7 @@ from tests.judges.judged import Judged
 from tests.judges.recipes import here, recipes
 from tests.support.patience import LIMIT, until
 from tests.support.programs.dnsmasq import Dnsmasq
-from tests.support.running import ROOT, Daemon, switch
+from tests.support.running import FOLLOWED, ROOT, Daemon, switch
 from tests.support.sniff import sniffing
 from tests.support.topology import MASTER4, MASTER6, MASTER_MAC, WIRE4, WIRE6, Lab, run
 from tests.support.traffic import Stream
@@ -218,14 +218,7 @@ def test_connections_outlive_the_daemon(setting: Setting, runtime: Runtime, how:
     runtime.reaches("web", WIRE4)
     with setting.named(runtime.pid("web")) as inside, Stream(lab.wire, inside, WEB4) as stream:
         stream.flows()
-        if how == "kill":
-            daemon.kill()
-            daemon.start()
-        else:
-            before = daemon.process
-            daemon.start("--takeover")
-            assert before is not None and before.wait(LIMIT) == 0
-        daemon.wait()
+        FOLLOWED[how](daemon)
         stream.flows()
     assert setting.leased("db") == leased
     for name in ("web", "db"):

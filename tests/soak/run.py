@@ -24,8 +24,8 @@ from pathlib import Path
 
 from tests.support import leftovers
 from tests.support.outage import LinkEvents, Numbered
-from tests.support.patience import LIMIT, until
-from tests.support.running import Daemon, port, switch
+from tests.support.patience import until
+from tests.support.running import Daemon, again, port, switch, take_over
 from tests.support.topology import WIRE4, Lab, batch, port4, run
 from tests.support.traffic import Stream
 
@@ -79,16 +79,10 @@ class Soak:
         until(lambda: self.daemon.stats()[0]["repaired"].get("filters", 0) > before, "the filters are put back")
 
     def kill(self) -> None:
-        self.daemon.kill()
-        self.daemon.start()
-        self.daemon.wait()
+        again(self.daemon)
 
     def take_over(self) -> None:
-        before = self.daemon.process
-        assert before is not None
-        self.daemon.start("--takeover")
-        assert before.wait(LIMIT) == 0
-        self.daemon.wait()
+        take_over(self.daemon)
 
     def hang_up(self) -> None:
         os.kill(self.daemon.pid, signal.SIGHUP)

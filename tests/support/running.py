@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -281,6 +281,17 @@ def take_over(daemon: Daemon) -> None:
     daemon.start("--takeover")
     assert before.wait(LIMIT) == 0, daemon.said()
     daemon.wait()
+
+
+def again(daemon: Daemon) -> None:
+    """kill -9, and another start."""
+    daemon.kill()
+    daemon.start()
+    daemon.wait()
+
+
+FOLLOWED: Mapping[str, Callable[[Daemon], None]] = {"restart": take_over, "kill": again}
+"""The ways in which another daemon goes on."""
 
 
 def end_keeper(path: Path) -> None:

@@ -15,19 +15,12 @@ from ipvsw.linux.devices import tap
 from tests.support import leftovers
 from tests.support.outage import LinkEvents, Numbered
 from tests.support.patience import LIMIT, patient, until
-from tests.support.running import ROOT, Daemon, port, refused, switch
+from tests.support.running import ROOT, Daemon, again, port, refused, switch
 from tests.support.topology import WIRE4, Lab, exec_in, port4, port6, run
 from tests.support.traffic import Stream
 
 KILLS = 30
 OUTAGE = patient(5)  # seconds from a kill until frames arrive again; on an idle machine less than one
-
-
-def again(daemon: Daemon) -> None:
-    """kill -9, and another start."""
-    daemon.kill()
-    daemon.start()
-    daemon.wait()
 
 
 def index(lab: Lab, netns: str, device: str) -> int:

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.restart.test_kill import again
-from tests.e2e.restart.test_takeover import take_over
 from tests.support.patience import LIMIT, until
-from tests.support.running import Daemon, port, switch
+from tests.support.running import Daemon, again, port, switch, take_over
 from tests.support.topology import WIRE4, Lab, port4
 from tests.vm.guest import Guest, booted
 from tests.vm.ports.test_qemu import GUEST4, GUEST6, NIC, by_descriptor, configure
